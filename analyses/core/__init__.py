@@ -1,0 +1,1 @@
+"""What every analysis stands on: result, registry, runner, store, statistics, measures, figures."""

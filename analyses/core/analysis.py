@@ -1,0 +1,227 @@
+"""The registry: an analysis is one typed function in one file; everything around it is read off its signature.
+
+Nothing here imports torch, so ``probe list``, ``--help`` and the dashboard work without it. Input annotations
+(``Model``, ``Prompts`` ...) may therefore stay unimported at run time: they are matched by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from analyses.core.result import Result
+from probe.errors import InputError
+
+FOLDER = Path(__file__).resolve().parent.parent
+DOC_SECTIONS = ("Definition", "Units", "Source", "Does not show", "Control")
+T = TypeVar("T")
+
+
+class Kind:
+    """Stand-in for an input type while annotations are read."""
+
+
+class Model(Kind): ...
+
+
+class Prompts(Kind): ...
+
+
+class Rollouts(Kind): ...
+
+
+class RunLog(Kind): ...
+
+
+class Table(Kind): ...
+
+
+class Checkpoints(Kind): ...
+
+
+STAND_INS: dict[str, Any] = {k.__name__: k for k in (Model, Prompts, Rollouts, RunLog, Table, Checkpoints)}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One positional parameter: ``kind`` names its type; ``upstream`` the analysis a Result must come from."""
+
+    name: str
+    kind: str
+    optional: bool = False
+    upstream: str | None = None
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword-only parameter with its annotation, default and help line."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """Values of a Literal option, else ()."""
+        return typing.get_args(self.annotation) if typing.get_origin(self.annotation) is Literal else ()
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A registered analysis; calling it runs the function as it is, without store or provenance."""
+
+    name: str
+    function: Callable[..., Result]
+    inputs: tuple[Input, ...]
+    options: tuple[Option, ...]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Result:
+        return self.function(*args, **kwargs)
+
+    @property
+    def arity(self) -> Literal["checkpoint", "pair", "result"]:
+        """How a series is swept: one checkpoint, a pair of them, or results that already carry ``step``."""
+        models = sum(i.kind == "Model" for i in self.inputs)
+        return "checkpoint" if models == 1 else "pair" if models == 2 else "result"
+
+    @property
+    def title(self) -> str:
+        """First line of the module docstring."""
+        return self.doc.partition("\n")[0].strip()
+
+    @property
+    def doc(self) -> str:
+        """The module docstring."""
+        return inspect.getdoc(inspect.getmodule(self.function)) or ""
+
+    @property
+    def sections(self) -> dict[str, str]:
+        """Sections of the module docstring (Definition, Units, Source, Does not show, Control)."""
+        return docstring_sections(self.doc, DOC_SECTIONS)
+
+    def option(self, name: str) -> Option:
+        """The option called ``name``; an unknown one is an InputError naming the nearest."""
+        for option in self.options:
+            if option.name == name:
+                return option
+        raise InputError(unknown(f"option of {self.name}", name, [o.name for o in self.options]))
+
+    def figures(self, result: Result) -> dict[str, Any]:
+        """Plotly figures by name; {} for an analysis that draws none."""
+        draw = getattr(inspect.getmodule(self.function), "figures", None)
+        return draw(result) if draw else {}
+
+
+def analysis(function: Callable[..., Result]) -> Analysis:
+    """Register ``function`` under its own name (one analysis per file, file named alike).
+
+    Raises:
+        TypeError: an input without a known type, or an option without annotation or default.
+    """
+    hints = typing.get_type_hints(function, localns=STAND_INS, include_extras=True)
+    helps = argument_help(inspect.getdoc(function) or "")
+    inputs: list[Input] = []
+    options: list[Option] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            if parameter.default is inspect.Parameter.empty:
+                raise TypeError(f"{function.__name__}: option {name!r} needs a default")
+            options.append(Option(name, hints[name], parameter.default, helps.get(name, "")))
+        else:
+            inputs.append(_input(function.__name__, name, hints.get(name)))
+    return Analysis(function.__name__, function, tuple(inputs), tuple(options))
+
+
+def _input(owner: str, name: str, hint: Any) -> Input:
+    members = [hint]
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        members = list(typing.get_args(hint))
+    optional = type(None) in members
+    (kind,) = [m for m in members if m is not type(None)]
+    upstream = None
+    if typing.get_origin(kind) is Annotated:
+        kind, upstream = typing.get_args(kind)[:2]
+    if kind is not Result and not (inspect.isclass(kind) and issubclass(kind, Kind)):
+        raise TypeError(f"{owner}: input {name!r} must be one of {[*STAND_INS, 'Result']}, got {hint!r}")
+    return Input(name, kind.__name__, optional, upstream)
+
+
+def names() -> list[str]:
+    """Names of all analyses: the files of the folder."""
+    return sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_"))
+
+
+@cache
+def get(name: str) -> Analysis:
+    """The analysis called ``name``.
+
+    Raises:
+        InputError: no such analysis (the nearest names are given).
+    """
+    if name not in names():
+        raise InputError(unknown("analysis", name, names()))
+    found = getattr(importlib.import_module(f"analyses.{name}"), name, None)
+    if not isinstance(found, Analysis):
+        raise TypeError(f"analyses/{name}.py must define a function {name!r} decorated with @analysis")
+    return found
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> str:
+    """Message for a name that does not exist, with the nearest that do."""
+    known = sorted(known)
+    near = difflib.get_close_matches(given, known, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"no {what} called {given!r}.{hint} Known: {', '.join(known) or 'none'}."
+
+
+def docstring_sections(doc: str, headings: Iterable[str]) -> dict[str, str]:
+    """Text under each ``Heading:`` of a Google-style docstring."""
+    pattern = re.compile(rf"^({'|'.join(headings)}):[ \t]*", re.MULTILINE)
+    pieces = pattern.split(doc)
+    return {h: inspect.cleandoc(t).strip() for h, t in zip(pieces[1::2], pieces[2::2], strict=True)}
+
+
+def argument_help(doc: str) -> dict[str, str]:
+    """One help line per argument of a Google-style ``Args:`` section."""
+    text = docstring_sections(doc, ("Args", "Returns", "Raises")).get("Args", "")
+    found: dict[str, list[str]] = {}
+    current = ""
+    for line in text.splitlines():
+        head = re.match(r"(\w+): *(.*)", line)
+        if head and not line.startswith(" "):
+            current = head[1]
+            found[current] = [head[2]]
+        elif current:
+            found[current].append(line.strip())
+    return {name: " ".join(lines).strip() for name, lines in found.items()}
+
+
+def checked_options(of: Analysis, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of ``of`` with defaults filled in.
+
+    Raises:
+        InputError: an unknown option, or a value outside a Literal's choices.
+    """
+    for name, value in given.items():
+        option = of.option(name)
+        if option.choices and value not in option.choices:
+            raise InputError(f"{of.name}: {name}={value!r} is not one of {list(option.choices)}")
+    return {o.name: given.get(o.name, o.default) for o in of.options}
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+    """Iterate with a bar and ETA on standard error once it takes more than two seconds."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=what, total=total, delay=2, leave=False, disable=os.environ.get("PROBE_PROGRESS") == "0")

@@ -1,0 +1,159 @@
+"""The one result type: named arrays, a tidy table and the record of how both came about.
+
+Facts per item or per token are rows of ``table``; rectangular aggregates (curves, heatmaps, intervals) are
+variables of ``data``. An aggregate with uncertainty is a variable ``q`` with the companions ``q_ci_low``,
+``q_ci_high`` and ``q_n`` on the same dims; NaN means "not measured".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+DIMS: dict[str, str] = {
+    "item": "prompt, by id",
+    "pos": "position in the item's own sequence, padding not counted; a read at pos predicts the token at pos+1",
+    "key_pos": "attended position",
+    "layer": "block, from 0; resid_post of layer l is the output of block l",
+    "head": "query head, from 0",
+    "kv_head": "key/value head, from 0",
+    "neuron": "MLP hidden unit, from 0",
+    "d_model": "residual coordinate",
+    "vocab": "token id",
+    "step": "optimizer step of the checkpoint",
+    "sample": "independent generation of one item",
+    "site": "site kind",
+    "mask": "set of scored tokens",
+    "target": "token id whose probability is read",
+    "direction": "which checkpoint is patched into which",
+    "variant": "named form of a quantity",
+    "arm": "treatment or placebo",
+    "alpha": "strength of an intervention (1 = none)",
+    "draw": "seeded repetition of a random choice",
+    "sender": "component whose output is changed on a path",
+    "receiver": "component that reads the change",
+    "group": "design or label group of items",
+    "answer_kind": "what the scored answer text is",
+    "token_class": "class of a token's text",
+    "matrix": "weight matrix by name",
+    "window": "run of consecutive layers, by its first layer",
+    "source_step": "optimizer step of the checkpoint patched from",
+    "fraction": "share of the question shown, or of tokens selected",
+    "k": "number of samples, or of top tokens",
+    "role": "anchor or adapter",
+    "signal": "named per-token signal",
+    "stage": "training stage of a checkpoint",
+    "segment": "part of a response between boundaries",
+}
+COMPANIONS = ("ci_low", "ci_high", "n")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished analysis.
+
+    Attributes:
+        data: aggregates with named dims (see ``DIMS``); ``attrs["verdict"]`` holds a sentence where there is one.
+        table: facts, one per row, long form.
+        record: provenance, JSON-serialisable: key, analysis, inputs, options, versions, warnings, times.
+    """
+
+    data: xr.Dataset
+    table: pd.DataFrame
+    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def of(
+        cls,
+        table: pd.DataFrame,
+        data: xr.Dataset | None = None,
+        *,
+        verdict: str | None = None,
+        warnings: Sequence[str] = (),
+    ) -> Result:
+        """A result as an analysis returns it; the runner adds provenance.
+
+        Raises:
+            ValueError: a dim outside the vocabulary, or an interval without its estimate.
+        """
+        data = xr.Dataset() if data is None else data
+        _check(data)
+        if verdict is not None:
+            data = data.assign_attrs(verdict=verdict)
+        return cls(data, table.reset_index(drop=True), {"warnings": list(warnings)})
+
+    @property
+    def key(self) -> str:
+        """Content address of the result; empty before it went through ``run``."""
+        return str(self.record.get("key", ""))
+
+    @property
+    def analysis(self) -> str:
+        """Name of the analysis that made it."""
+        return str(self.record.get("analysis", ""))
+
+    @property
+    def verdict(self) -> str | None:
+        """The claim in words, or None where the analysis makes none."""
+        return self.data.attrs.get("verdict")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing the numbers."""
+        return list(self.record.get("warnings", []))
+
+    def summary(self) -> pd.DataFrame:
+        """Estimates as tidy rows ``quantity, unit, <dims>, value, ci_low, ci_high, n``; unmeasured cells dropped."""
+        frames = [_rows(self.data, str(name)) for name in self.data.data_vars if is_estimate(self.data, str(name))]
+        if not frames:
+            return pd.DataFrame(columns=["quantity", "unit", "value", *COMPANIONS])
+        joined = pd.concat(frames, ignore_index=True)
+        dims = [c for c in joined.columns if c in DIMS]
+        return joined[["quantity", "unit", *dims, "value", *COMPANIONS]]
+
+    def figures(self) -> dict[str, Any]:
+        """Plotly figures of this result by name, drawn by its analysis."""
+        from analyses.core.analysis import get
+
+        return get(self.analysis).figures(self)
+
+    def figure(self) -> Any:
+        """The first figure."""
+        return next(iter(self.figures().values()))
+
+    def with_record(self, **entries: Any) -> Result:
+        """The same numbers with provenance entries added."""
+        return replace(self, record={**self.record, **entries})
+
+
+def is_estimate(data: xr.Dataset, name: str) -> bool:
+    """True where ``name`` has an interval beside it."""
+    return all(f"{name}_{suffix}" in data for suffix in COMPANIONS)
+
+
+def _check(data: xr.Dataset) -> None:
+    unknown = sorted({str(d) for d in data.dims} - set(DIMS))
+    if unknown:
+        raise ValueError(f"unknown dims {unknown}; known: {sorted(DIMS)}. Register a new one in core/result.py.")
+    for name in map(str, data.data_vars):
+        base = name.removesuffix("_ci_low")
+        if base != name and not is_estimate(data, base):
+            raise ValueError(f"{name} has no complete estimate; expected {base} and {base}_{{ci_low,ci_high,n}}")
+
+
+def _rows(data: xr.Dataset, name: str) -> pd.DataFrame:
+    parts = {"value": data[name], **{s: data[f"{name}_{s}"] for s in COMPANIONS}}
+    frame = xr.Dataset({k: v.drop_attrs() for k, v in parts.items()})
+    rows = (
+        frame.to_dataframe().reset_index()
+        if frame.dims
+        else pd.DataFrame([{k: float(v) for k, v in frame.items()}])
+    )
+    rows = rows.dropna(subset=["value"])
+    rows.insert(0, "quantity", name)
+    rows.insert(1, "unit", data[name].attrs.get("units", ""))
+    return rows
