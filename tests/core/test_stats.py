@@ -144,7 +144,7 @@ def test_estimate_without_by_is_a_scalar():
 
 
 def test_estimate_names_a_missing_column():
-    with pytest.raises(InputError, match="no column.*'site'"):
+    with pytest.raises(InputError, match=r"no column.*'site'"):
         stats.estimate(toy_table(), "nll", ["site"])
 
 

@@ -1,0 +1,96 @@
+"""Drawing items again: bootstrap counts, permuted labels, and the statistic computed for all draws at once.
+
+A draw is a row of weights over items, so that any mean over items is one matrix product for all draws and all
+cells, and every cell sees the same draw. NaN in values means "not measured". Never imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from probe.errors import InputError
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Labels: TypeAlias = Sequence[Any] | Array
+
+
+def resample_counts(n: int, draws: int, seed: int, strata: Labels | None = None) -> Float[np.ndarray, "draw item"]:
+    """How often each of `n` items is taken in each bootstrap draw; with `strata`, within each stratum."""
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((draws, n))
+    for members in members_of(n, strata):
+        size = len(members)
+        counts[:, members] = rng.multinomial(size, np.full(size, 1 / size), size=draws)
+    return counts
+
+
+def members_of(n: int, strata: Labels | None) -> list[Array]:
+    """Indices of each stratum's items, in the order of the sorted stratum codes."""
+    if strata is None:
+        return [np.arange(n)]
+    codes = pd.factorize(np.asarray(strata), sort=True)[0]
+    if len(codes) != n:
+        raise InputError(f"strata has {len(codes)} entries for {n} items: give one stratum per item")
+    return [np.flatnonzero(codes == code) for code in np.unique(codes)]
+
+
+def divide(top: Array, bottom: Array) -> Array:
+    """top / bottom with NaN (not measured) where the denominator is 0."""
+    return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
+
+
+def permuted_labels(
+    is_first: Bool[np.ndarray, " item"],
+    draws: int,
+    seed: int,
+    strata: Labels | None = None,
+) -> Bool[np.ndarray, "draw item"]:
+    """Group labels permuted within strata, one row per draw; each stratum keeps its group sizes."""
+    rng = np.random.default_rng(seed)
+    is_first = np.asarray(is_first, bool)
+    out = np.tile(is_first, (draws, 1))
+    for members in members_of(len(is_first), strata):
+        out[:, members] = rng.permuted(out[:, members], axis=1)
+    return out
+
+
+def n_arrangements(is_first: Bool[np.ndarray, " item"], strata: Labels | None = None) -> float:
+    """Number of distinct relabellings within strata: 1 / this is the smallest p permutation can give."""
+    from math import comb, prod
+
+    is_first = np.asarray(is_first, bool)
+    return float(prod(comb(len(m), int(is_first[m].sum())) for m in members_of(len(is_first), strata)))
+
+
+def two_sample_t(
+    values: Float[np.ndarray, "item cell"],
+    first: Float[np.ndarray, "draw item"],
+    second: Float[np.ndarray, "draw item"],
+) -> Float[np.ndarray, "draw cell"]:
+    """Welch t of first minus second for many weightings of the items (0/1 labels or bootstrap counts).
+
+    Where both groups are constant, t is 0 if the means agree and +-inf if they do not; NaN where a group has
+    fewer than two measured items.
+    """
+    measured = ~np.isnan(values)
+    center = np.where(measured.any(0), np.nanmean(np.where(measured.any(0), values, 0.0), axis=0), 0.0)
+    x = np.where(measured, values - center, 0.0)  # centring first: E[x^2]-E[x]^2 cancels badly otherwise
+    # Constant columns differ from their mean by rounding only, which must not become a statistic.
+    x[:, np.abs(x).max(0, initial=0.0) <= 1e-12 * np.abs(center)] = 0.0
+    sides: list[tuple[Array, Array]] = []
+    for weights in (first, second):
+        n = weights @ measured
+        mean = divide(weights @ x, n)
+        spread = np.maximum(weights @ x**2 - n * mean**2, 0.0)
+        spread[spread <= 1e-12 * np.maximum(weights @ x**2, 1e-300)] = 0.0
+        sides.append((mean, np.where(n > 1, divide(spread, n * (n - 1)), np.nan)))
+    gap = sides[0][0] - sides[1][0]
+    gap[np.abs(gap) <= 1e-14 * np.abs(x).max(0, initial=0.0)] = 0.0
+    error = np.sqrt(sides[0][1] + sides[1][1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((error == 0) & (gap == 0), 0.0, gap / error)
