@@ -1,0 +1,1 @@
+"""Experiments: one folder per question, run from a checkout and never installed."""
