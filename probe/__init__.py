@@ -1,0 +1,72 @@
+"""The instrument: checkpoints in, activations and generations out.
+
+Importing this package does not import torch: every name is loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probe.checkpoints import Checkpoint, discover
+    from probe.errors import InputError, ProbeError
+    from probe.interventions import Edit, add, mean, patch, project_out, scale, zero
+    from probe.model import Model, Trace
+    from probe.prompts import Item, Prompts, TokenBatch
+    from probe.rollouts import Rollouts, RunLog
+    from probe.sites import Site
+
+_HOME = {
+    "Checkpoint": "checkpoints",
+    "discover": "checkpoints",
+    "InputError": "errors",
+    "ProbeError": "errors",
+    "Edit": "interventions",
+    "add": "interventions",
+    "mean": "interventions",
+    "patch": "interventions",
+    "project_out": "interventions",
+    "scale": "interventions",
+    "zero": "interventions",
+    "Model": "model",
+    "Trace": "model",
+    "Item": "prompts",
+    "Prompts": "prompts",
+    "TokenBatch": "prompts",
+    "Rollouts": "rollouts",
+    "RunLog": "rollouts",
+    "Site": "sites",
+}
+
+__all__ = [
+    "Checkpoint",
+    "Edit",
+    "InputError",
+    "Item",
+    "Model",
+    "ProbeError",
+    "Prompts",
+    "Rollouts",
+    "RunLog",
+    "Site",
+    "TokenBatch",
+    "Trace",
+    "add",
+    "discover",
+    "mean",
+    "patch",
+    "project_out",
+    "scale",
+    "zero",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'probe' has no attribute {name!r}")
+    return getattr(import_module(f"probe.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,83 @@
+"""Backends: each one class that runs a forward pass and shows the sites on its way.
+
+The seam is cut at the forward pass: a backend finds the tensors and hands each to a `Visit` in the
+shape `probe.sites.KINDS` gives. What is read, edited and at which positions is decided above it, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+    from probe.sites import Site
+
+Visit = Callable[[Tensor], Tensor | None]
+"""Gets a site's tensor; returns the tensor to go on with, or None to leave it."""
+
+NAMES = ("transformer_lens", "nnsight")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a forward pass reads. With a cache, `mask` also covers the cached positions."""
+
+    ids: Int[Tensor, "item pos"]
+    mask: Bool[Tensor, "item key_pos"]
+    position_ids: Int[Tensor, "item pos"]
+    cache: Any = None
+
+
+class Backend(Protocol):
+    """One way to run a model. `visits` maps whole sites (no head) to what to do with their tensor."""
+
+    name: str
+
+    @property
+    def config(self) -> Any: ...
+
+    def sites(self) -> frozenset[Site]: ...
+
+    def module_outputs(self) -> frozenset[Site]:
+        """Sites that equal the output of the module of their name (no post-norm in between)."""
+        ...
+
+    def forward(self, tokens: Tokens, visits: Mapping[Site, Visit]) -> Float[Tensor, "item pos d_model"]:
+        """Final hidden state, after the final norm; `head` turns it into logits."""
+        ...
+
+    def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """Logits of normed hidden states, the family's soft cap included."""
+        ...
+
+    def final_norm(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]: ...
+
+    def unembed_weights(self) -> tuple[Float[Tensor, "d_model vocab"], Float[Tensor, " vocab"] | None]: ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters under their Hugging Face names; views, tied ones under each name."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Put other weights of the same shapes in place."""
+        ...
+
+
+def wrap(name: str, hf_model: Any, tokenizer: Any) -> Backend:
+    """The named backend around a Hugging Face model (which it may change; hand in a copy to keep one)."""
+    if name == "transformer_lens":
+        from probe.backends.transformer_lens import TransformerLensBackend
+
+        return TransformerLensBackend(hf_model, tokenizer)
+    if name == "nnsight":
+        from probe.backends.nnsight import NnsightBackend
+
+        return NnsightBackend(hf_model, tokenizer)
+    raise InputError(f"unknown backend {name!r}; backends are: {', '.join(NAMES)}")

@@ -1,0 +1,89 @@
+"""Visits: reading and editing one site's tensor, the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from probe.errors import InputError, ProbeError
+from probe.interventions import Edit, selected
+from probe.sites import Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+    from torch import Tensor
+
+    from probe.tokens import TokenBatch
+
+
+@dataclass
+class Visitor:
+    """What to do at one whole site: apply edits in order, then keep the value if it is wanted."""
+
+    site: Site
+    keep: bool
+    keep_graph: bool = False
+    edits: list[tuple[Edit, Bool[Tensor, "item pos"]]] = field(default_factory=list["tuple[Edit, Tensor]"])
+    seen: Tensor | None = None
+    count: int = 0
+
+    def visit(self, x: Tensor) -> Tensor | None:
+        """The edited tensor, or None if nothing is edited here."""
+        self.count += 1
+        new = x
+        for edit, mask in self.edits:
+            new = _apply(edit, mask, new)
+        if self.keep:
+            self.seen = new if self.keep_graph else new.detach()
+        return new if self.edits else None
+
+    def value(self, site: Site) -> Tensor:
+        """The kept value: all heads, or the one the site names."""
+        if self.seen is None:
+            raise ProbeError(f"{site} was not kept")
+        return self.seen if site.head is None else self.seen.select(site.head_dim, site.head)
+
+
+def visitors(
+    read: Sequence[Site],
+    edits: Sequence[Edit],
+    batch: TokenBatch,
+    resolve: Callable[[Site | str], Site],
+    *,
+    keep_graph: bool = False,
+) -> dict[Site, Visitor]:
+    """One visitor per whole site that is read or edited."""
+    wanted = {site.whole for site in read}
+    out = {site: Visitor(site, keep=True, keep_graph=keep_graph) for site in wanted}
+    for edit in edits:
+        site = resolve(edit.site).whole
+        visitor = out.setdefault(site, Visitor(site, keep=False, keep_graph=keep_graph))
+        visitor.edits.append((edit, selected(edit, batch)))
+    return out
+
+
+def _apply(edit: Edit, mask: Bool[Tensor, "item pos"], x: Tensor) -> Tensor:
+    """The tensor with the edit's new values where its mask is True."""
+    site = edit.site
+    part = x if site.head is None else x.select(site.head_dim, site.head)
+    version = part._version  # pyright: ignore[reportPrivateUsage]
+    new = edit.function(part)
+    if part._version != version:  # pyright: ignore[reportPrivateUsage]
+        raise InputError(
+            f"edit at {site}: its function wrote into its argument, which would change positions that were not "
+            "selected; return a new tensor (start from x.clone())"
+        )
+    if new.shape != part.shape:
+        raise InputError(
+            f"edit at {site}: the function gave {tuple(new.shape)}; expected {tuple(part.shape)} {list(site.dims)}"
+        )
+    axis = site.dims.index("pos")
+    shape = [1] * part.ndim
+    shape[0], shape[axis] = mask.shape
+    chosen = torch.where(mask.view(shape), new.to(part.dtype), part)
+    if site.head is None:
+        return chosen
+    return x.select_scatter(chosen, site.head_dim, site.head)

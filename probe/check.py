@@ -1,0 +1,245 @@
+"""Proofs run when a model loads: what is read is what plain transformers computes, and edits land."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from probe.errors import ProbeError
+from probe.interventions import Edit
+from probe.prompts import Item
+from probe.sites import Site
+from probe.tokens import SPANS, Encoded, TokenBatch, plan
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from probe.model import Model
+
+_LENGTHS = (6, 3)
+_RESIDUAL = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One thing measured at load: `value` must be at most `bound` (or at least, for `*_changes`)."""
+
+    name: str
+    value: float
+    bound: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Plain Hugging Face logits of a few short texts, each alone and unpadded."""
+
+    ids: tuple[tuple[int, ...], ...]
+    logits: tuple[Float[Tensor, "pos vocab"], ...]
+
+    @property
+    def scale(self) -> float:
+        """Largest absolute logit."""
+        return max(float(x.abs().max()) for x in self.logits)
+
+
+def refer(hf_model: Any) -> Reference:
+    """Logits of a model that no backend has touched yet."""
+    vocab = int(hf_model.config.vocab_size)
+    rng = torch.Generator().manual_seed(0)
+    ids = [torch.randint(vocab, (1, n), generator=rng) for n in _LENGTHS]
+    with torch.no_grad():
+        logits = [hf_model(input_ids=x.to(hf_model.device), use_cache=False).logits[0].float() for x in ids]
+    return Reference(tuple(tuple(x[0].tolist()) for x in ids), tuple(logits))
+
+
+def prove(model: Model) -> list[Proof]:
+    """Every proof, each holding.
+
+    - `logits`: equal to plain Hugging Face's (float32: < 1e-4), alone and padded on either side;
+    - `residual`: resid_pre + attn_out + mlp_out = resid_post in every block, and mid where it exists;
+    - `unembed`: the lens of the last resid_post is the logits;
+    - `<kind>_changes`: an edit at every kind of site changes the logits (first and last block);
+    - `<kind>_lands`: after an edit in the residual stream the identities still hold (a write that
+      reaches one branch of two breaks them).
+
+    Raises:
+        ProbeError: the first proof that fails, by name, with its value.
+    """
+    proofs = [*prove_logits(model), *_prove_residual(model), *_prove_edits(model)]
+    return proofs
+
+
+def prove_logits(model: Model) -> list[Proof]:
+    """Logits equal plain Hugging Face's: alone, left-padded, right-padded; and through `unembed`."""
+    reference = _reference(model)
+    bound = _bound(model, reference)
+    out: list[Proof] = []
+    for name, batch in _arrangements(reference):
+        got = model.run(batch).logits
+        assert got is not None
+        worst = max(_distance(got[i][batch.mask[i]], reference, batch.items[i]) for i in range(len(batch)))
+        out.append(_hold(model, f"logits_{name}", worst, bound))
+    batch = _batch(reference)
+    trace = model.run(batch, [Site("resid_post", model.shape.n_layers - 1)])
+    assert trace.logits is not None
+    lens = model.unembed(trace[Site("resid_post", model.shape.n_layers - 1)])
+    out.append(_hold(model, "unembed", _worst(lens - trace.logits, batch), bound))
+    last = model.run(batch, logits="last").logits
+    rows = trace.logits[torch.arange(len(batch)), batch.last_prompt]
+    assert last is not None
+    out.append(_hold(model, "logits_last", float((last - rows).abs().max()), bound))
+    return out
+
+
+def _prove_residual(model: Model) -> list[Proof]:
+    batch = _batch(_reference(model))
+    sites = [s for kind in _RESIDUAL for s in model.sites(kind)]
+    trace = model.run(batch, sites, logits="none")
+    worst = max(_residual_errors(model, trace.activations, batch))
+    return [_hold(model, "residual", worst, _bound(model))]
+
+
+def _residual_errors(model: Model, at: dict[Site, Tensor], batch: TokenBatch) -> Iterator[float]:
+    """Largest deviation of each residual identity, relative to the stream (at least 1)."""
+
+    def error(got: Tensor, want: Tensor) -> float:
+        scale = max(1.0, float(want.abs().max()))
+        return _worst(got - want, batch) / scale
+
+    for layer in range(model.shape.n_layers):
+        pre, post, attn, mlp = (at[Site(k, layer)] for k in ("resid_pre", "resid_post", "attn_out", "mlp_out"))
+        mid = at.get(Site("resid_mid", layer))
+        if mid is None:
+            yield error(pre + attn + mlp, post)
+        else:
+            yield error(mid + mlp, post)
+            yield error(pre + attn, mid)
+        following = at.get(Site("resid_pre", layer + 1))
+        if following is not None:
+            yield error(following, post)
+
+
+def _prove_edits(model: Model) -> list[Proof]:
+    batch = _batch(_reference(model))
+    plain = model.run(batch).logits
+    assert plain is not None
+    kinds = sorted({s.kind for s in model.sites()})
+    proofs: list[Proof] = []
+    for kind in kinds:
+        sites = model.sites(kind)
+        for site in {sites[0], sites[-1]}:
+            edited = model.run(batch, edits=[Edit(site, _nudge)]).logits
+            assert edited is not None
+            change = _worst(edited - plain, batch)
+            proofs.append(_hold(model, f"{site}_changes", change, 1e-7 * max(1.0, _reference(model).scale), False))
+    for kind in _RESIDUAL:
+        for site in model.sites(kind)[:1]:
+            proofs.append(_hold(model, f"{site}_lands", _landing_error(model, site, batch), _bound(model)))
+    return proofs
+
+
+def _landing_error(model: Model, site: Site, batch: TokenBatch) -> float:
+    """How far the residual identities after an edited site are from holding."""
+    sites = [s for kind in _RESIDUAL for s in model.sites(kind)]
+    at = model.run(batch, sites, [Edit(site, _nudge)], logits="none").activations
+    # The edited value itself no longer follows from what came before it.
+    before = {"resid_mid": Site("attn_out", site.layer)}.get(site.kind)
+    if before is not None:
+        at[before] = at[site] - at[Site("resid_pre", site.layer)]
+    if site.kind == "resid_post":
+        at[Site("mlp_out", site.layer)] = at[site] - _entering(at, site)
+    return max(_residual_errors(model, at, batch))
+
+
+def _entering(at: dict[Site, Tensor], site: Site) -> Tensor:
+    mid = at.get(Site("resid_mid", site.layer))
+    if mid is not None:
+        return mid
+    return at[Site("resid_pre", site.layer)] + at[Site("attn_out", site.layer)]
+
+
+def _nudge(x: Tensor) -> Tensor:
+    """The tensor plus fixed noise of its own size (a constant would vanish in a softmax or a norm)."""
+    finite = x.masked_fill(x < torch.finfo(x.dtype).min / 2, 0.0)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
+    return x + noise * (finite.float().std() + 0.1).to(x.dtype)
+
+
+def _arrangements(reference: Reference) -> Iterator[tuple[str, TokenBatch]]:
+    encoded = _encoded(reference)
+    for one in encoded:
+        yield "alone", plan([one], 1)[0]
+    yield "left_padded", plan(encoded, len(encoded), "left")[0]
+    yield "right_padded", plan(encoded, len(encoded), "right")[0]
+
+
+def _batch(reference: Reference) -> TokenBatch:
+    return plan(_encoded(reference), len(reference.ids), "left")[0]
+
+
+def _encoded(reference: Reference) -> list[Encoded]:
+    prompt = SPANS.index("prompt")
+    return [
+        Encoded(Item(str(i), "-", "-"), ids, (prompt,) * len(ids)) for i, ids in enumerate(reference.ids)
+    ]
+
+
+def _distance(got: Tensor, reference: Reference, item: Item) -> float:
+    return float((got.float() - reference.logits[int(item.id)].to(got.device)).abs().max())
+
+
+def _worst(x: Tensor, batch: TokenBatch) -> float:
+    """Largest absolute value at real tokens; NaN counts as infinite."""
+    values = x[batch.mask.to(x.device)].float().abs()
+    return float(values.nan_to_num(nan=float("inf")).max())
+
+
+def _reference(model: Model) -> Reference:
+    if model.reference is None:
+        raise ProbeError("this model was loaded with check=False: there is no plain Hugging Face run to compare with")
+    return model.reference
+
+
+def _bound(model: Model, reference: Reference | None = None) -> float:
+    """1e-4 in float32; half-precision kernels differ by rounding, relative to the largest logit."""
+    if model.dtype in (torch.float32, torch.float64):
+        return 1e-4
+    return 0.05 * max(1.0, reference.scale if reference else 1.0)
+
+
+def _hold(model: Model, name: str, value: float, bound: float, at_most: bool = True) -> Proof:
+    holds = value <= bound if at_most else value > bound
+    if not holds:
+        relation = "at most" if at_most else "more than"
+        raise ProbeError(
+            f"proof {name!r} failed for {model.shape.family} on {model.backend_name}: {value:.3g}, expected {relation} "
+            f"{bound:.3g}. No number of this model would be right; please report family and versions"
+        )
+    return Proof(name, value, bound, holds)
+
+
+def fingerprint(model: Model, hasher: Callable[[], Any] = hashlib.sha256) -> str:
+    """Hex hash of weights, tokenizer, dtype and backend."""
+    if model.checkpoint is not None:
+        own = [model.checkpoint.fingerprint(), model.checkpoint.tokenizer_fingerprint()]
+    else:
+        own = [weights_hash(model.weights()), repr(sorted(model.tokenizer.get_vocab().items()))]
+    digest = hasher()
+    digest.update("|".join([*own, str(model.dtype), model.backend_name]).encode())
+    return str(digest.hexdigest())[:32]
+
+
+def weights_hash(weights: dict[str, Tensor]) -> str:
+    """Hex hash of the values of all parameters."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].detach().cpu().contiguous()
+        digest.update(name.encode())
+        digest.update(value.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]

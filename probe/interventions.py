@@ -1,0 +1,145 @@
+"""Edits: what replaces the values at a site during a forward pass, and their constructors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from probe.errors import InputError
+from probe.sites import Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from probe.prompts import TokenBatch
+
+Positions = "Literal['all', 'all_prompt', 'last_prompt'] | Bool[Tensor, 'item pos'] | Sequence[int]"
+Phase = Literal["prefill", "every_step"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change at one site.
+
+    `function` gets the site's tensor (one head's, if the site names a head; the dimensions of
+    `site.dims`) and returns a new tensor of the same shape; it must not write into its argument.
+    Only the chosen positions take the new values. `positions`: `all` real tokens, `all_prompt`
+    (template and prompt), `last_prompt`, a mask [item pos], or positions within each item (0 = its
+    first real token, -1 = its last). `phase` matters in generation only: `prefill` edits the prompt's
+    pass, `every_step` each generated token too.
+    """
+
+    site: Site
+    function: Callable[[Tensor], Tensor]
+    positions: Literal["all", "all_prompt", "last_prompt"] | Bool[Tensor, "item pos"] | Sequence[int] = "all"
+    phase: Phase = "every_step"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "site", Site.parse(self.site))
+        if isinstance(self.positions, str) and self.positions not in ("all", "all_prompt", "last_prompt"):
+            raise InputError(
+                f"positions={self.positions!r}; expected 'all', 'all_prompt', 'last_prompt', a mask "
+                "[item pos] or a sequence of positions within the item"
+            )
+        if self.phase not in ("prefill", "every_step"):
+            raise InputError(f"phase={self.phase!r}; expected 'prefill' or 'every_step'")
+
+
+def patch(site: Site | str, value: Float[Tensor, "..."], positions: Positions = "all") -> Edit:
+    """An edit that puts `value` (the site's shape, or one that broadcasts to it) in place."""
+    return Edit(Site.parse(site), lambda x: value.to(x).expand_as(x), positions)
+
+
+def zero(site: Site | str, positions: Positions = "all") -> Edit:
+    """An edit that sets the site to 0 (zero ablation)."""
+    return Edit(Site.parse(site), lambda x: x.new_zeros(x.shape), positions)
+
+
+def mean(site: Site | str, value: Float[Tensor, "..."], positions: Positions = "all") -> Edit:
+    """An edit that puts a mean the caller measured in place (mean ablation)."""
+    return patch(site, value, positions)
+
+
+def scale(
+    site: Site | str, alpha: float, neurons: Sequence[int] | None = None, positions: Positions = "all"
+) -> Edit:
+    """An edit that multiplies the site by `alpha`, or only `neurons` (indices of its last dimension)."""
+
+    def scaled(x: Tensor) -> Tensor:
+        if neurons is None:
+            return x * alpha
+        out = x.clone()
+        out[..., list(neurons)] *= alpha
+        return out
+
+    return Edit(Site.parse(site), scaled, positions)
+
+
+def add(
+    site: Site | str,
+    vector: Float[Tensor, "..."],
+    positions: Positions = "all",
+    phase: Phase = "every_step",
+) -> Edit:
+    """An edit that adds `vector` (broadcast to the site's shape) to the site (steering)."""
+    return Edit(Site.parse(site), lambda x: x + vector.to(x), positions, phase)
+
+
+def project_out(
+    site: Site | str, direction: Float[Tensor, "..."], positions: Positions = "all", phase: Phase = "every_step"
+) -> Edit:
+    """An edit that removes the span of `direction` ([d] or [k d], need not be orthonormal)."""
+    import torch
+
+    rows = torch.atleast_2d(direction).detach().double()
+    if not bool((rows.norm(dim=-1) > 0).all()):
+        raise InputError("project_out: a direction is 0 (norm 0 has no direction)")
+    basis = torch.linalg.qr(rows.T).Q
+
+    def projected(x: Tensor) -> Tensor:
+        q = basis.to(x)
+        return x - (x @ q) @ q.T
+
+    return Edit(Site.parse(site), projected, positions, phase)
+
+
+def selected(edit: Edit, batch: TokenBatch) -> Bool[Tensor, "item pos"]:
+    """True where the edit applies: always within real tokens, never on padding."""
+    import torch
+
+    from probe.prompts import SPANS
+
+    mask = batch.mask
+    if isinstance(edit.positions, torch.Tensor):
+        if edit.positions.shape != mask.shape or edit.positions.dtype != torch.bool:
+            raise InputError(
+                f"edit at {edit.site}: positions is {edit.positions.dtype}{tuple(edit.positions.shape)}; "
+                f"expected bool{tuple(mask.shape)} [item pos]"
+            )
+        return edit.positions.to(mask.device) & mask
+    in_prompt = (batch.span == SPANS.index("prompt")) | (batch.span == SPANS.index("template"))
+    if edit.positions == "all":
+        return mask
+    if edit.positions == "all_prompt":
+        return in_prompt
+    if edit.positions == "last_prompt":
+        index = torch.arange(mask.shape[1], device=mask.device)
+        return index == batch.last_prompt[:, None]
+    return _within_item(edit, [int(p) for p in edit.positions], batch)
+
+
+def _within_item(edit: Edit, positions: list[int], batch: TokenBatch) -> Bool[Tensor, "item pos"]:
+    import torch
+
+    length = batch.mask.sum(-1)
+    out = torch.zeros_like(batch.mask)
+    for position in positions:
+        index = length + position if position < 0 else torch.full_like(length, position)
+        bad = (index < 0) | (index >= length)
+        if bool(bad.any()):
+            ids = [batch.items[i].id for i in bad.nonzero().flatten().tolist()]
+            raise InputError(f"edit at {edit.site}: position {position} does not exist in items {ids[:5]}")
+        out[torch.arange(len(out), device=out.device), batch.offsets + index] = True
+    return out

@@ -1,0 +1,348 @@
+"""Model: the handle over a backend. Load, swap weights, tokenize, run with reads and edits, unembed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from probe import backends, check
+from probe.backends import huggingface
+from probe.backends.visits import Visitor, visitors
+from probe.checkpoints import Checkpoint
+from probe.errors import InputError, ProbeError
+from probe.interventions import Edit
+from probe.sites import KINDS, Site, is_module_spelling
+from probe.tokens import plan, tokenize
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from probe.prompts import Prompts
+    from probe.tokens import Boundary, Padding, Template, TokenBatch
+
+Logits = Literal["all", "none", "last"]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a model. `n_ctx`: longest input in tokens; `family`: `model_type` of its configuration."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    n_ctx: int
+    family: str
+
+    @classmethod
+    def of(cls, config: Any) -> ModelShape:
+        """The sizes a Hugging Face configuration states."""
+        heads = int(config.num_attention_heads)
+        width = int(config.hidden_size)
+        mlp = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
+        return cls(
+            n_layers=int(config.num_hidden_layers),
+            n_heads=heads,
+            n_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+            d_model=width,
+            d_head=int(getattr(config, "head_dim", None) or width // heads),
+            d_mlp=int(mlp),
+            d_vocab=int(config.vocab_size),
+            n_ctx=int(config.max_position_embeddings),
+            family=str(config.model_type),
+        )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a run gave: the logits asked for and the values at each site read (after any edit there)."""
+
+    logits: Float[Tensor, "..."] | None
+    activations: dict[Site, Tensor] = field(default_factory=dict[Site, "Tensor"])
+
+    def __getitem__(self, site: Site | str) -> Tensor:
+        key = Site.parse(site)
+        if key not in self.activations:
+            raise InputError(f"{key} was not read in this run; read were: {', '.join(map(str, self.activations))}")
+        return self.activations[key]
+
+
+class Model:
+    """A model one can read, edit and unembed. Its only state is its weights (`swap`) and open edits."""
+
+    def __init__(self, backend: backends.Backend, tokenizer: Any, checkpoint: Checkpoint | None = None) -> None:
+        self.backend = backend
+        self.tokenizer = tokenizer
+        self.checkpoint = checkpoint
+        self.shape = ModelShape.of(backend.config)
+        self.reference: check.Reference | None = None
+        self._sites = backend.sites()
+        self._open: tuple[Edit, ...] = ()
+        self._lock = threading.RLock()
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint | str | Path,
+        *,
+        backend: str = "transformer_lens",
+        dtype: str = "float32",
+        device: str = "cpu",
+        check: bool = True,
+        allow_pickle: bool = False,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+    ) -> Model:
+        """The model of a checkpoint, with raw weights (nothing folded or centred).
+
+        Args:
+            checkpoint: a model folder, a Hub repository, or a `Checkpoint`.
+            backend: `transformer_lens` or `nnsight`.
+            dtype: `float32`, `bfloat16`, `float16` or `float64`.
+            device: a torch device.
+            check: run the proofs of `probe.check` (a handful of tiny forward passes).
+            allow_pickle: read `pytorch_model.bin` (with `weights_only`); off, because a pickle runs code.
+            trust_remote_code: let transformers run code from the checkpoint; off.
+            revision: a Hub revision.
+
+        Raises:
+            InputError: the checkpoint is not whole, not safe, or its tokenizer is not the one saved.
+            ProbeError: a proof failed (named): no number of this model would be right.
+        """
+        source = Checkpoint.of(checkpoint)
+        if revision is not None:
+            source = Checkpoint(source.path, revision, source.step, source.stage, source.adapter)
+        tokenizer = huggingface.read_tokenizer(source, trust_remote_code=trust_remote_code)
+        hf_model = huggingface.read_model(
+            source, dtype=dtype, device=device, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+        )
+        return cls._build(hf_model, tokenizer, backend, source, prove=check)
+
+    @classmethod
+    def _build(
+        cls, hf_model: Any, tokenizer: Any, backend: str, source: Checkpoint | None, *, prove: bool
+    ) -> Model:
+        reference = check.refer(hf_model) if prove else None
+        model = cls(backends.wrap(backend, hf_model, tokenizer), tokenizer, source)
+        model.reference = reference
+        if prove:
+            check.prove(model)
+        return model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights."""
+        return next(iter(self.backend.weights().values())).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are put."""
+        return next(iter(self.backend.weights().values())).device
+
+    @property
+    def backend_name(self) -> str:
+        """Name of the backend."""
+        return self.backend.name
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters under their Hugging Face names (views: writing into them changes the model)."""
+        return self.backend.weights()
+
+    def fingerprint(self) -> str:
+        """Hex hash of weights, tokenizer, dtype and backend."""
+        return check.fingerprint(self)
+
+    def sites(self, kind: str | None = None) -> list[Site]:
+        """The sites of this family, in the order of the pass; of one kind if named."""
+        if kind is not None and kind not in KINDS:
+            raise InputError(f"unknown site kind {kind!r}; kinds are: {', '.join(KINDS)}")
+        return sorted(s for s in self._sites if kind in (None, s.kind))
+
+    def site(self, site: Site | str) -> Site:
+        """The site a text names, which must exist in this model."""
+        found = Site.parse(site)
+        if found.whole not in self._sites:
+            kinds = sorted({s.kind for s in self._sites}, key=list(KINDS).index)
+            raise InputError(
+                f"{found} does not exist in this {self.shape.family} model of {self.shape.n_layers} blocks (0 to "
+                f"{self.shape.n_layers - 1}); its kinds of site are: {', '.join(kinds)}"
+            )
+        if isinstance(site, str) and is_module_spelling(site) and found.whole not in self.backend.module_outputs():
+            raise InputError(
+                f"{site!r}: in {self.shape.family} a norm follows that module, so its output is not what is added "
+                f"to the residual stream; write {found} for the contribution"
+            )
+        heads = self.shape.n_kv_heads if found.kind in ("k", "v") else self.shape.n_heads
+        if found.head is not None and found.head >= heads:
+            raise InputError(f"{found}: this model has {heads} heads there (0 to {heads - 1})")
+        return found
+
+    def batches(
+        self,
+        prompts: Prompts,
+        *,
+        batch_size: int = 8,
+        template: Template = "none",
+        boundary: Boundary = "concat",
+        bos: bool | None = None,
+        include_eos: bool = False,
+        padding: Padding = "left",
+    ) -> list[TokenBatch]:
+        """The prompts as padded batches for this tokenizer and context (see `probe.tokens`)."""
+        encoded = tokenize(
+            self.tokenizer,
+            prompts,
+            template=template,
+            boundary=boundary,
+            bos=bos,
+            include_eos=include_eos,
+            max_length=self.shape.n_ctx,
+        )
+        return plan(encoded, batch_size, padding, self.pad_id)
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills padding (never attended to)."""
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(i for i in ids if i is not None)
+
+    def run(
+        self,
+        batch: TokenBatch,
+        read: Sequence[Site | str] = (),
+        edits: Sequence[Edit] = (),
+        logits: Logits = "all",
+        *,
+        grad: bool = False,
+    ) -> Trace:
+        """One forward pass.
+
+        Args:
+            batch: from `batches`.
+            read: sites whose values to return, after any edits there.
+            edits: changes, applied in the given order where several share a site.
+            logits: `all` [item pos vocab], `last` [item vocab] at each item's last prompt token, or
+                `none`, which skips the unembedding.
+            grad: keep the autograd graph.
+
+        Raises:
+            InputError: a site this family does not have, an edit that returns another shape.
+            ProbeError: a site asked for was not passed exactly once.
+        """
+        batch = batch.to(self.device)
+        wanted = [self.site(s) for s in read]
+        visits = visitors(wanted, [*self._open, *edits], batch, self.site, keep_graph=grad)
+        final = visits.pop(Site("logits"), None)
+        if final is not None and logits != "all":
+            raise InputError(f"the site 'logits' was asked for with logits={logits!r}; use logits='all'")
+        with self._lock, nullcontext() if grad else torch.no_grad():
+            hidden = self.backend.forward(
+                backends.Tokens(batch.ids, batch.mask, batch.position_ids), {s: v.visit for s, v in visits.items()}
+            )
+            out = self._logits(hidden, batch, logits, final)
+        everything = visits if final is None else {**visits, Site("logits"): final}
+        return Trace(out, _collect(wanted, everything))
+
+    def _logits(self, hidden: Tensor, batch: TokenBatch, which: Logits, final: Visitor | None) -> Tensor | None:
+        if which == "none":
+            return None
+        if which == "last":
+            return self.backend.head(hidden[torch.arange(len(hidden)), batch.last_prompt])
+        if which != "all":
+            raise InputError(f"logits={which!r}; expected 'all', 'last' or 'none'")
+        out = self.backend.head(hidden)
+        if final is None:
+            return out
+        changed = final.visit(out)
+        return out if changed is None else changed
+
+    def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """Logits of residual states by the model's own head: final norm recomputed, soft cap included.
+
+        This is the logit lens; `attribution` forms with a frozen norm scale are another thing.
+        """
+        with torch.no_grad():
+            return self.backend.head(self.backend.final_norm(resid.to(self.dtype)))
+
+    def final_norm(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """The final norm of residual states, its statistics recomputed."""
+        with torch.no_grad():
+            return self.backend.final_norm(resid.to(self.dtype))
+
+    def unembed_weights(self) -> tuple[Float[Tensor, "d_model vocab"], Float[Tensor, " vocab"] | None]:
+        """W_U as a view and its bias, or None."""
+        return self.backend.unembed_weights()
+
+    @contextmanager
+    def edited(self, *edits: Edit) -> Iterator[Model]:
+        """Within the block every run and generation is edited; nothing remains afterwards."""
+        before = self._open
+        self._open = (*before, *edits)
+        try:
+            yield self
+        finally:
+            self._open = before
+
+    def swap(self, checkpoint: Checkpoint | str | Path, *, prove: bool = True, allow_pickle: bool = False) -> None:
+        """Put another checkpoint's weights in place, and prove that logits equal plain Hugging Face's.
+
+        Raises:
+            InputError: other shapes, or a tokenizer that gives other ids than this one.
+            ProbeError: the logits are not those of the checkpoint.
+        """
+        source = Checkpoint.of(checkpoint)
+        self._refuse_other_tokenizer(source)
+        dtype = str(self.dtype).removeprefix("torch.")
+        fresh = huggingface.read_model(source, dtype=dtype, device=str(self.device), allow_pickle=allow_pickle)
+        weights = dict(fresh.named_parameters(remove_duplicate=False))
+        self._refuse_other_shapes(weights, source, fresh.config)
+        reference = check.refer(fresh) if prove else None
+        with self._lock:
+            self.backend.load_weights(weights)
+            self.checkpoint = source
+            self.reference = reference
+        if prove:
+            check.prove_logits(self)
+
+    def _refuse_other_tokenizer(self, source: Checkpoint) -> None:
+        if self.checkpoint and source.tokenizer_fingerprint() == self.checkpoint.tokenizer_fingerprint():
+            return
+        other = huggingface.read_tokenizer(source)
+        if other.get_vocab() != self.tokenizer.get_vocab():
+            raise InputError(f"{source.path}: another tokenizer (vocabulary) than {self._label}; load it on its own")
+        for text in huggingface.TEXTS:
+            if other(text)["input_ids"] != self.tokenizer(text)["input_ids"]:
+                raise InputError(f"{source.path}: tokenizer gives other ids than {self._label} for {text!r}")
+
+    def _refuse_other_shapes(self, weights: Mapping[str, Tensor], source: Checkpoint, config: Any) -> None:
+        own = self.weights()
+        other = [n for n in own.keys() | weights.keys() if n not in own or n not in weights]
+        other += [n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape]
+        if other:
+            raise InputError(f"{source.path}: other parameters than {self._label}, e.g. {sorted(other)[:3]}")
+        if ModelShape.of(config) != self.shape:
+            raise InputError(f"{source.path}: {ModelShape.of(config)}; the model held is {self.shape}")
+
+    @property
+    def _label(self) -> str:
+        return self.checkpoint.label if self.checkpoint else "the model held"
+
+
+def _collect(wanted: Sequence[Site], visits: Mapping[Site, Visitor]) -> dict[Site, Tensor]:
+    for site, visitor in visits.items():
+        if visitor.count != 1:
+            raise ProbeError(
+                f"{site} was passed {visitor.count} times in one forward pass, expected 1: what was asked for "
+                "there was not done"
+            )
+    return {site: visits[site.whole].value(site) for site in wanted}

@@ -1,0 +1,324 @@
+"""Prompts: a table of items (prompt, answer, group), read from files or built in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from probe.errors import InputError
+from probe.tokens import SPANS, Encoded, TokenBatch, plan, tokenize
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SCHEMAS", "SPANS", "Encoded", "Item", "Prompts", "TokenBatch", "plan", "tokenize"]
+
+SCHEMAS: dict[str, dict[str, str]] = {
+    "default": {"id": "id", "prompt": "prompt", "answer": "answer", "group": "group"},
+    "ttrl": {"id": "id", "prompt": "prompt", "answer": "answer", "group": "source"},
+    "gsm8k": {"id": "#", "prompt": "question", "answer": r"answer ~ ####\s*(.+)$", "group": "=gsm8k"},
+    "minerva_math": {"id": "idx", "prompt": "problem", "answer": r"solution ~ \boxed{}", "group": "type"},
+    "svamp": {"id": "ID", "prompt": "{Body} {Question}", "answer": "{Answer:g}", "group": "Type"},
+}
+"""Column mappings of the usual benchmark files (`ttrl`: math500.json, amc.json, aime24.json).
+
+A source is a column name, `#` (row number from 0), `=text` (a constant), a format string over columns
+(`{Body} {Question}`), or `column ~ regex` (group 1 of the last match; `\\boxed{}` reads the balanced
+braces of the last box).
+"""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt with one answer. `answer_kind` says whose answer it is and is never pooled over."""
+
+    id: str
+    prompt: str
+    answer: str
+    group: str = "all"
+    answer_kind: str = "given"
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names the item: its id and the kind of its answer."""
+        return (self.id, self.answer_kind)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A table of items, unique by (id, answer_kind), with where it came from."""
+
+    items: tuple[Item, ...]
+    source: str = "memory"
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise InputError(f"no items in {self.source}; expected at least one prompt")
+        _refuse("an empty prompt", (i.id for i in self.items if not i.prompt.strip()), self.source)
+        _refuse("an empty answer", (i.id for i in self.items if not i.answer.strip()), self.source)
+        seen: set[tuple[str, str]] = set()
+        twice = [i.id for i in self.items if i.key in seen or seen.add(i.key)]
+        _refuse("an (id, answer_kind) that is already taken", twice, self.source)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path,
+        columns: Mapping[str, str] | str | None = None,
+        answer_kind: str | None = None,
+    ) -> Prompts:
+        """The items of a file: JSONL, a JSON list, CSV or Parquet.
+
+        Args:
+            path: the file. Rows are `{"id", "prompt", "answer", "group"[, "answer_kind"]}`, or
+                `"answers": {kind: text}` in place of `answer`; other columns go to `meta`.
+            columns: field -> source, or the name of one of `SCHEMAS`; default: columns named as fields.
+            answer_kind: kind of every answer whose row does not name one (default `given`).
+
+        Raises:
+            InputError: no such file, a malformed line (its number), a missing column, an empty prompt
+                or answer (the ids), an (id, answer_kind) twice.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise InputError(f"no prompt file at {file}; expected JSONL, JSON, CSV or Parquet")
+        return cls.of(_rows(file), columns=columns, answer_kind=answer_kind, source=str(file))
+
+    @classmethod
+    def of(
+        cls,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        columns: Mapping[str, str] | str | None = None,
+        answer_kind: str | None = None,
+        source: str = "memory",
+    ) -> Prompts:
+        """The items of rows in memory; arguments and errors as in `read`."""
+        mapping = _mapping(columns, source)
+        items = [item for n, row in enumerate(rows) for item in _items(row, n, mapping, answer_kind, source)]
+        return cls(tuple(items), source)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups, sorted."""
+        return tuple(sorted({item.group for item in self.items}))
+
+    def fingerprint(self) -> str:
+        """Hex hash of everything in the items, in order; where they were read from is not part of it."""
+        rows = [
+            [i.id, i.prompt, i.answer, i.group, i.answer_kind, sorted((k, repr(v)) for k, v in i.meta.items())]
+            for i in self.items
+        ]
+        return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()[:32]
+
+    def limit(self, n: int) -> Prompts:
+        """The first `n` items."""
+        if n < 1:
+            raise InputError(f"limit={n}; expected at least 1")
+        return replace(self, items=self.items[:n])
+
+    def where(
+        self, *, group: str | Sequence[str] | None = None, answer_kind: str | Sequence[str] | None = None
+    ) -> Prompts:
+        """The items of the named groups and answer kinds."""
+        groups = self.groups if group is None else _names(group)
+        kinds = {i.answer_kind for i in self.items} if answer_kind is None else _names(answer_kind)
+        kept = tuple(i for i in self.items if i.group in groups and i.answer_kind in kinds)
+        if not kept:
+            raise InputError(f"no items with group={group}, answer_kind={answer_kind}; groups: {self.groups}")
+        return replace(self, items=kept)
+
+    def subset(self, n: int, seed: int = 0) -> Prompts:
+        """A random subset of `n` ids, groups in proportion (largest remainders), in the given order.
+
+        All answer kinds of a chosen id are kept. The same seed gives the same subset.
+        """
+        group_of = {item.id: item.group for item in self.items}
+        if not 1 <= n <= len(group_of):
+            raise InputError(f"subset of {n} ids asked of {len(group_of)}; expected 1..{len(group_of)}")
+        quota = _quota(list(group_of.values()), n)
+        rng = random.Random(seed)
+        chosen: set[str] = set()
+        for group in sorted(quota):
+            ids = [i for i, g in group_of.items() if g == group]
+            chosen.update(rng.sample(ids, quota[group]))
+        return replace(self, items=tuple(i for i in self.items if i.id in chosen))
+
+    def frame(self) -> pd.DataFrame:
+        """One row per item: id, prompt, answer, group, answer_kind and the columns of `meta`."""
+        import pandas as pd
+
+        rows = [
+            {
+                "id": i.id,
+                "prompt": i.prompt,
+                "answer": i.answer,
+                "group": i.group,
+                "answer_kind": i.answer_kind,
+                **{k: v for k, v in i.meta.items() if k not in SCHEMAS["default"]},
+            }
+            for i in self.items
+        ]
+        return pd.DataFrame(rows)
+
+
+def _refuse(what: str, ids: Iterable[str], source: str) -> None:
+    bad = list(ids)
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise InputError(f"{source}: {what} in item(s) {', '.join(bad[:5])}{more}; correct or remove them")
+
+
+def _names(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _quota(groups: list[str], n: int) -> dict[str, int]:
+    """Ids per group, proportional, summing to n (largest remainders, ties by name)."""
+    exact = {g: n * groups.count(g) / len(groups) for g in set(groups)}
+    quota = {g: int(x) for g, x in exact.items()}
+    by_remainder = sorted(exact, key=lambda g: (quota[g] - exact[g], g))
+    for group in by_remainder[: n - sum(quota.values())]:
+        quota[group] += 1
+    return quota
+
+
+def _mapping(columns: Mapping[str, str] | str | None, source: str) -> Mapping[str, str] | None:
+    if not isinstance(columns, str):
+        return columns
+    if columns not in SCHEMAS:
+        raise InputError(f"{source}: unknown schema {columns!r}; schemas are: {', '.join(SCHEMAS)}")
+    return SCHEMAS[columns]
+
+
+def _rows(file: Path) -> list[Mapping[str, Any]]:
+    if file.suffix in (".csv", ".tsv", ".parquet"):
+        return _table_rows(file)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 text ({error}); expected JSONL or JSON") from error
+    if file.suffix != ".jsonl" and text.lstrip().startswith("["):
+        return _json_list(file, text)
+    rows: list[Mapping[str, Any]] = []
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        row = _json(line, f"{file}, line {number}")
+        if not isinstance(row, dict):
+            raise InputError(f"{file}, line {number}: expected a JSON object with a prompt; got {line[:60]!r}")
+        rows.append(cast("dict[str, Any]", row))
+    return rows
+
+
+def _json_list(file: Path, text: str) -> list[Mapping[str, Any]]:
+    rows = _json(text, str(file))
+    bad = [n for n, row in enumerate(rows) if not isinstance(row, dict)]
+    if bad:
+        raise InputError(f"{file}: element {bad[0]} of the list is not an object; expected one per prompt")
+    return cast("list[Mapping[str, Any]]", rows)
+
+
+def _json(text: str, where: str) -> Any:
+    if not text.strip():
+        raise InputError(f"{where}: empty; expected one JSON object per line")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: malformed JSON ({error.msg} at column {error.colno})") from error
+
+
+def _table_rows(file: Path) -> list[Mapping[str, Any]]:
+    import pandas as pd
+
+    if file.suffix == ".parquet":
+        frame = pd.read_parquet(file)
+    else:
+        # Text stays text: "007" is not 7, and an empty cell is an empty answer, not NaN.
+        sep = "\t" if file.suffix == ".tsv" else ","
+        frame = pd.read_csv(file, dtype=str, keep_default_na=False, sep=sep)
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def _items(
+    row: Mapping[str, Any], n: int, mapping: Mapping[str, str] | None, kind: str | None, source: str
+) -> list[Item]:
+    where = f"{source}, row {n + 1}"
+    named = {k: k for k in ("id", "prompt", "answer", "group", "answer_kind") if k in row}
+    columns = named | dict(mapping or {})
+    given = {f: _value(s, row, n, where) for f, s in columns.items()}
+    meta = {k: v for k, v in row.items() if k not in columns.values() and k != "answers"}
+    for name in ("id", "prompt"):
+        if name not in given:
+            raise InputError(f"{where}: no {name!r}; columns are {sorted(row)}. {_hint(row)}")
+    base = Item(given["id"], given["prompt"], given.get("answer", ""), given.get("group", "all"), meta=meta)
+    answers = row.get("answers")
+    if "answer" not in given and isinstance(answers, dict) and answers:
+        texts = cast("dict[str, Any]", answers)
+        return [replace(base, answer=str(text), answer_kind=str(k)) for k, text in texts.items()]
+    if "answer" not in given:
+        raise InputError(f"{where}: no 'answer' and no 'answers'; columns are {sorted(row)}. {_hint(row)}")
+    return [replace(base, answer_kind=given.get("answer_kind", kind or "given"))]
+
+
+def _hint(row: Mapping[str, Any]) -> str:
+    """Which schema the columns look like."""
+    named = {"gsm8k": {"question", "answer"}, "minerva_math": {"problem", "solution"}, "svamp": {"Body", "Question"}}
+    fits = [name for name, need in named.items() if need <= set(row)]
+    return f"It looks like columns={fits[0]!r}." if fits else f"Map them with columns=, or one of {list(SCHEMAS)}."
+
+
+def _value(source: str, row: Mapping[str, Any], n: int, where: str) -> str:
+    if source == "#":
+        return str(n)
+    if source.startswith("="):
+        return source[1:]
+    name, _, pattern = source.partition(" ~ ")
+    if pattern:
+        return _extract(pattern)(_text(row, name, where), where)
+    if source in row:
+        return _text(row, source, where)
+    if "{" in source:
+        try:
+            return source.format_map(dict(row))
+        except (KeyError, ValueError, IndexError) as error:
+            raise InputError(f"{where}: cannot fill {source!r} from columns {sorted(row)}: {error}") from error
+    raise InputError(f"{where}: no column {source!r}; columns are {sorted(row)}. {_hint(row)}")
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+    if name not in row:
+        raise InputError(f"{where}: no column {name!r}; columns are {sorted(row)}. {_hint(row)}")
+    value = row[name]
+    if isinstance(value, (dict, list)) or value is None:
+        raise InputError(f"{where}: column {name!r} is {type(value).__name__}; expected text or a number")
+    return str(value)
+
+
+def _extract(pattern: str) -> Callable[[str, str], str]:
+    def last_match(text: str, where: str) -> str:
+        found = list(re.finditer(pattern, text, re.MULTILINE))
+        if not found:
+            raise InputError(f"{where}: nothing matches {pattern!r} in {text[-60:]!r}")
+        return found[-1].group(1).strip()
+
+    return _last_box if pattern == r"\boxed{}" else last_match
+
+
+def _last_box(text: str, where: str) -> str:
+    r"""Content of the last \boxed{...} by balanced braces (a regular expression cannot count them)."""
+    start = text.rfind(r"\boxed{")
+    depth = 0
+    for end in range(start + 6, len(text)) if start >= 0 else ():
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return text[start + 7 : end].strip()
+    raise InputError(f"{where}: no complete \\boxed{{...}} in {text[-60:]!r}")
