@@ -1,14 +1,27 @@
 """Analyses of what post-training did to a model; one file each, found by name.
 
     import analyses
-    result = analyses.run("perplexity", model="runs/lab/seed-0/sft-high/checkpoint-60", prompts="prompts.jsonl")
+    result = analyses.run("perplexity", model="runs/lab-short/sft-high/checkpoint-60", prompts="prompts.jsonl")
     result.summary()
+
+Names are imported when first used: the command line must answer ``--help`` without pandas.
 """
 
-from analyses.core.analysis import get, names
-from analyses.core.inputs import Loading
-from analyses.core.result import Result
-from analyses.core.run import run, sweep
-from analyses.core.store import Store
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analyses.core.analysis import get, names
+    from analyses.core.inputs import Loading
+    from analyses.core.result import Result
+    from analyses.core.run import run, sweep
+    from analyses.core.store import Store
 
 __all__ = ["Loading", "Result", "Store", "get", "names", "run", "sweep"]
+_HOMES = {"get": "analysis", "names": "analysis", "Loading": "inputs", "Result": "result", "Store": "store"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'analyses' has no attribute {name!r}")
+    return getattr(import_module(f"analyses.core.{_HOMES.get(name, 'run')}"), name)

@@ -94,7 +94,7 @@ def _model(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
     if isinstance(value, Checkpoint):
         checkpoint = value
         prints = {
-            "weights": checkpoint.fingerprint(allow_pickle=pool.loading.allow_pickle),
+            "weights": checkpoint.fingerprint(),
             "tokenizer": checkpoint.tokenizer_fingerprint(),
             **pool.loading.identity(),
         }
@@ -163,7 +163,7 @@ def _checkpoints(name: str, value: Any, pool: ModelPool, limit: int | None) -> G
     from probe import discover
 
     series = value if isinstance(value, list | tuple) else discover(value)
-    prints = [c.fingerprint(allow_pickle=pool.loading.allow_pickle) for c in series]
+    prints = [c.fingerprint() for c in series]
     described = {"n": len(series), "members": [_identity(c) for c in series]}
     return Given(digest([prints, [c.step for c in series]]), described, lambda: list(series))
 

@@ -148,11 +148,7 @@ def _check(data: xr.Dataset) -> None:
 def _rows(data: xr.Dataset, name: str) -> pd.DataFrame:
     parts = {"value": data[name], **{s: data[f"{name}_{s}"] for s in COMPANIONS}}
     frame = xr.Dataset({k: v.drop_attrs() for k, v in parts.items()})
-    rows = (
-        frame.to_dataframe().reset_index()
-        if frame.dims
-        else pd.DataFrame([{k: float(v) for k, v in frame.items()}])
-    )
+    rows = frame.to_dataframe().reset_index() if frame.dims else pd.DataFrame([{k: float(v) for k, v in frame.items()}])
     rows = rows.dropna(subset=["value"])
     rows.insert(0, "quantity", name)
     rows.insert(1, "unit", data[name].attrs.get("units", ""))

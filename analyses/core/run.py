@@ -26,7 +26,16 @@ from probe.errors import InputError
 if TYPE_CHECKING:
     from probe import Checkpoint
 
-PACKAGES = ("posttrain-probe", "torch", "transformers", "transformer-lens", "nnsight", "numpy", "scipy", "xarray")
+PACKAGES = (
+    "posttrain-probe",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "nnsight",
+    "numpy",
+    "scipy",
+    "xarray",
+)
 Pairs = Literal["first", "adjacent", "all"]
 
 
@@ -323,7 +332,11 @@ def join(steps: Sequence[Mapping[str, int]], members: Sequence[Result]) -> Resul
 
 
 def _swept(
-    key: str, calls: Sequence[Call], members: Sequence[tuple[dict[str, int], Any]], done: Sequence[Result], pairs: str
+    key: str,
+    calls: Sequence[Call],
+    members: Sequence[tuple[dict[str, int], Any]],
+    done: Sequence[Result],
+    pairs: str,
 ) -> dict[str, Any]:
     first = done[0].record
     slots = {i.name for i in calls[0].analysis.inputs if i.kind == "Model"}
@@ -331,7 +344,12 @@ def _swept(
     warnings = list(dict.fromkeys(f"step {at['step']}: {w}" for at, r in placed for w in r.warnings))
     shared = {n: d for n, d in first["inputs"].items() if n not in slots}
     series = [
-        {**at, "key": r.key, "verdict": r.verdict, **{n: d for n, d in r.record["inputs"].items() if n in slots}}
+        {
+            **at,
+            "key": r.key,
+            "verdict": r.verdict,
+            **{n: d for n, d in r.record["inputs"].items() if n in slots},
+        }
         for at, r in placed
     ]
     return {

@@ -1,0 +1,135 @@
+"""From an analysis's signature to a command line: inputs become paths, options keep type, choices and help."""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any
+
+import click
+
+from analyses.core.analysis import Analysis, Input, Option
+
+INPUT_HELP = {
+    "Model": "Checkpoint folder (or hub repository).",
+    "Prompts": 'JSONL of {"id", "prompt", "answer", "group"}.',
+    "Rollouts": "Rollout log: Parquet file or folder.",
+    "RunLog": "Training log: trainer_state.json, CSV, or a folder that holds one.",
+    "Table": "CSV or Parquet file.",
+    "Checkpoints": "Folder with a series of checkpoints.",
+    "Result": "Key of a stored result.",
+}
+SETTINGS = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code")
+BACKENDS = click.Choice(["transformer_lens", "nnsight"])
+DTYPES = click.Choice(["float32", "bfloat16", "float16"])
+PAIRS = click.Choice(["first", "adjacent", "all"])
+
+
+def _shown(default: str, help_text: str, kind: Any = str) -> dict[str, Any]:
+    return {"default": default, "show_default": True, "help": help_text, "type": kind}
+
+
+MODEL_SETTINGS: list[tuple[list[list[str]], dict[str, Any]]] = [
+    ([["--backend"]], _shown("transformer_lens", "Library that hooks the model.", BACKENDS)),
+    ([["--dtype"]], _shown("float32", "Weights and activations; metrics are always fp32.", DTYPES)),
+    ([["--device"]], _shown("cpu", "Torch device.")),
+    ([["--revision"]], {"help": "Revision of a hub repository."}),
+    ([["--allow-pickle"]], {"is_flag": True, "help": "Read pickle weights (weights_only); refused by default."}),
+    ([["--trust-remote-code"]], {"is_flag": True, "help": "Run code shipped with the checkpoint; off by default."}),
+]
+
+
+class Values(click.ParamType[Any]):
+    """Comma-separated values: `0,0.5,1` -> (0.0, 0.5, 1.0)."""
+
+    def __init__(self, element: type) -> None:
+        self.element = element
+        self.name = f"{element.__name__},..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.element(part.strip()) for part in str(value).split(",") if part.strip())
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of {self.element.__name__}", param, ctx)
+
+
+def analysis_command(of: Analysis, *, sweep: bool) -> click.Command:
+    """The click command that runs or sweeps ``of``."""
+    from apps.terminal import execute
+
+    parameters: list[click.Parameter] = [
+        *_inputs(of, sweep),
+        *map(_option, of.options),
+        *_settings(of, sweep),
+    ]
+    help_text = f"{of.title}\n\n" + "\n\n".join(f"{h}: {t}" for h, t in of.sections.items())
+    return click.Command(of.name, params=parameters, callback=execute(of, sweep), help=help_text)
+
+
+def _inputs(of: Analysis, sweep: bool) -> list[click.Option]:
+    from analyses.core.analysis import get
+
+    own = [i for i in of.inputs if not (sweep and i.kind == "Model")]
+    found = [_input(i) for i in own]
+    # An upstream result may be given by the inputs it is computed from.
+    names = {i.name for i in of.inputs}
+    for source in {i.upstream: i for i in of.inputs if i.upstream}:
+        extra = [i for i in get(str(source)).inputs if i.name not in names]
+        found += [_input(Input(i.name, i.kind, optional=True)) for i in extra]
+        names |= {i.name for i in extra}
+    if sweep:
+        found.insert(0, click.Option(["--checkpoints"], required=True, metavar="DIR", help=INPUT_HELP["Checkpoints"]))
+    return found
+
+
+def _input(wanted: Input) -> click.Option:
+    flags = [f"--{wanted.name.replace('_', '-')}", wanted.name]
+    required = not wanted.optional and wanted.upstream is None
+    text = f"Key of a stored {wanted.upstream} result." if wanted.upstream else INPUT_HELP[wanted.kind]
+    metavar = "KEY" if wanted.kind == "Result" else "PATH"
+    return click.Option(flags, required=required, metavar=metavar, help=text)
+
+
+def _option(option: Option) -> click.Option:
+    flag = option.name.replace("_", "-")
+    bare = [m for m in _members(option.annotation) if m is not type(None)]
+    if option.choices:
+        kind: Any = click.Choice([str(c) for c in option.choices])
+    elif bare[0] is bool:
+        return click.Option([f"--{flag}/--no-{flag}", option.name], default=option.default, help=option.help)
+    elif typing.get_origin(bare[0]) is tuple:
+        kind = Values(typing.get_args(bare[0])[0])
+    else:
+        kind = bare[0]
+    return click.Option(
+        [f"--{flag}", option.name], type=kind, default=option.default, show_default=True, help=option.help
+    )
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
+    needs = _kinds(of)
+    found = [click.Option(*a, **k) for a, k in MODEL_SETTINGS] if "Model" in needs else []
+    if "Prompts" in needs:
+        found.append(click.Option(["--limit"], type=click.IntRange(min=1), help="Use only the first items."))
+    if sweep and of.arity == "pair":
+        text = "Which checkpoints are compared."
+        found.append(click.Option(["--pairs"], type=PAIRS, default="first", show_default=True, help=text))
+    return [
+        *found,
+        click.Option(["--results"], metavar="DIR", help="Folder of results [default: $PROBE_RESULTS or ./results]."),
+        click.Option(["--json", "as_json"], is_flag=True, help="One line of JSON on standard output."),
+    ]
+
+
+def _kinds(of: Analysis) -> set[str]:
+    from analyses.core.analysis import get
+
+    own = {i.kind for i in of.inputs}
+    return own.union(*(_kinds(get(i.upstream)) for i in of.inputs if i.upstream))

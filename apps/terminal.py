@@ -1,0 +1,88 @@
+"""What a command prints: a table for people, one JSON line for scripts; logs stay on standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pandas as pd
+
+from analyses.core.analysis import Analysis
+from analyses.core.result import Result
+from analyses.core.store import Store
+from apps.options import SETTINGS
+
+MAX_ROWS = 40
+
+
+def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
+    """Callback of the command of ``of``."""
+
+    def command(results: str | None, as_json: bool, limit: int | None = None, **given: Any) -> None:
+        from analyses.core.inputs import Loading
+        from analyses.core.run import run as run_one
+        from analyses.core.run import sweep as run_series
+
+        store = Store.at(results)
+        loading = Loading(**{k: given.pop(k) for k in SETTINGS if k in given})
+        inputs = {k: v for k, v in given.items() if v is not None}
+        runner: Any = run_series if sweep else run_one
+        show_result(store, runner(of.name, store=store, loading=loading, limit=limit, **inputs), as_json)
+
+    return command
+
+
+def show_result(store: Store, result: Result, as_json: bool) -> None:
+    """Print one result: verdict, summary with intervals, warnings, where it lies."""
+    folder = store.folder(result.analysis, result.key)
+    summary = result.summary()
+    if as_json:
+        line = {
+            "key": result.key,
+            "folder": str(folder),
+            "verdict": result.verdict,
+            "summary": json.loads(summary.to_json(orient="records")),
+            "warnings": result.warnings,
+        }
+        click.echo(json.dumps(line))
+        return
+    click.echo(f"{result.analysis} {result.key}  ({len(result.table)} rows)")
+    if result.verdict:
+        click.echo(f"verdict: {result.verdict}")
+    if len(summary):
+        click.echo(_printed(summary))
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"saved in {folder}", err=True)
+
+
+def _printed(summary: pd.DataFrame) -> str:
+    shown = summary.dropna(axis="columns", how="all").head(MAX_ROWS)
+    text = shown.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="")
+    more = len(summary) - len(shown)
+    return text + (f"\n... {more} more rows: `probe show KEY --json` or result.summary()" if more else "")
+
+
+def list_results(store: Store, analysis: str | None, as_json: bool) -> None:
+    """Print the results of a store, oldest first."""
+    fields = ("analysis", "key", "kind", "started", "seconds")
+    rows = [{f: r.get(f) for f in fields} | {"inputs": _inputs(r)} for r in store.records(analysis)]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    if not rows:
+        click.echo(f"no results in {store.root}. Make some: `probe demo`, or `probe run ANALYSIS --help`.")
+    for row in rows:
+        click.echo(f"{row['analysis']:<22} {row['key']}  {row['kind']:<6} {row['started']}  {row['inputs']}")
+    for folder in store.broken():
+        click.echo(f"incomplete, ignored: {folder}", err=True)
+
+
+def _inputs(record: dict[str, Any]) -> str:
+    named = record.get("inputs", {}).items()
+    parts = [f"{n}={d.get('path') or d.get('source') or d.get('key') or d.get('n')}" for n, d in named]
+    if record.get("members"):
+        parts.append(f"{len(record['members'])} checkpoints")
+    return " ".join(parts)
