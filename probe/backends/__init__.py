@@ -75,7 +75,7 @@ def wrap(name: str, hf_model: Any, tokenizer: Any) -> Backend:
     if name == "transformer_lens":
         from probe.backends.transformer_lens import TransformerLensBackend
 
-        return TransformerLensBackend(hf_model, tokenizer)
+        return TransformerLensBackend(hf_model)
     if name == "nnsight":
         from probe.backends.nnsight import NnsightBackend
 

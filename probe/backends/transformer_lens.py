@@ -41,15 +41,16 @@ class TransformerLensBackend:
 
     name = "transformer_lens"
 
-    def __init__(self, hf_model: Any, tokenizer: Any) -> None:
-        from transformer_lens.model_bridge import TransformerBridge
+    def __init__(self, hf_model: Any) -> None:
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
 
         # Kept before wrapping, which renames every parameter and adds cloned ones.
         self._parameters: dict[str, nn.Parameter] = dict(hf_model.named_parameters(remove_duplicate=False))
         self._unembed: nn.Module = hf_model.get_output_embeddings()
         self.config: Any = hf_model.config
-        self.bridge: Any = TransformerBridge.boot_transformers(
-            hf_model.config.model_type, hf_model=hf_model, tokenizer=tokenizer, device=str(hf_model.device)
+        # No tokenizer goes in: the bridge would set its BOS, pad and padding side, here and for the caller.
+        self.bridge: Any = build_bridge_from_module(
+            hf_model, type(hf_model).__name__, hf_config=hf_model.config, model_name=hf_model.config.model_type
         )
         self._base: nn.Module = hf_model.base_model
         self._norm: nn.Module = self.bridge.ln_final.original_component
