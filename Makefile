@@ -43,7 +43,7 @@ docs: setup
 	$(BIN)/mkdocs build --strict -q
 
 test: lint types contracts
-	$(BIN)/probe demo --out $(LAB) --no-dashboard
+	$(BIN)/probe demo --out $(LAB)
 	$(MAKE) unit docs
 
 # The long one: seeds, simulations, benchmarks, notebooks. Writes benchmarks/RESULTS.md.

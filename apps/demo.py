@@ -1,0 +1,90 @@
+"""`probe demo`: train the tiny lab if it is not there, sweep its checkpoints, show what came out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pandas as pd
+
+from analyses.core.result import Result
+from analyses.core.run import sweep
+from analyses.core.store import Store
+from probe.errors import InputError, ProbeError
+
+RUNS = {"sft-high": "fine-tuning at 2e-3", "sft-low": "fine-tuning at 1e-4"}
+NO_LAB = (
+    "the lab is trained from a checkout of the repository, not from the installed package: clone it and run "
+    "`make demo`, or name a folder that holds a finished lab with --out"
+)
+
+
+def run_demo(out: Path, results: str | None, seed: int) -> None:
+    """Everything the README's first command shows.
+
+    Raises:
+        InputError: no finished lab in ``out`` and no checkout to train one from.
+        ProbeError: the training failed (its own message is above).
+    """
+    folder = out / f"seed-{seed}"
+    _train(out, seed, folder)
+    store = Store.at(results or folder / "results")
+    swept = {run: _sweep(folder / run, folder / "sft_test.jsonl", store) for run in RUNS}
+    click.echo("\nTest perplexity of gold rationales on unseen items, by optimizer step [95 % interval over items]\n")
+    click.echo(_table(swept).to_string())
+    click.echo(f"\n{_reading(swept)}\n")
+    _report(store, folder / "report.html")
+    click.echo(f"Browse:  probe dashboard --results {store.root}    (opens on http://127.0.0.1:8501)")
+
+
+def _train(out: Path, seed: int, folder: Path) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("experiments") is None:
+        if not (folder / "sft_test.jsonl").is_file():
+            raise InputError(NO_LAB)
+        return
+    command = [sys.executable, "-m", "experiments.lab", "--short", "--seed", str(seed), "--out", str(out)]
+    if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
+        raise ProbeError("training the lab failed; run the same command again to resume at the stage that failed")
+
+
+def _sweep(run: Path, prompts: Path, store: Store) -> Result:
+    sweep("logit_lens", checkpoints=run, prompts=prompts, store=store, batch_size=32, limit=48)
+    return sweep("perplexity", checkpoints=run, prompts=prompts, store=store, batch_size=32)
+
+
+def _curve(result: Result) -> pd.DataFrame:
+    rows = result.summary()
+    rows = rows[(rows["quantity"] == "ppl") & (rows["variant"] == "micro") & (rows["mask"] == "answer")]
+    return rows.set_index("step").sort_index()
+
+
+def _table(swept: dict[str, Result]) -> pd.DataFrame:
+    def shown(row: pd.Series) -> str:
+        return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+
+    return pd.DataFrame({RUNS[run]: _curve(result).apply(shown, axis=1) for run, result in swept.items()})
+
+
+def _reading(swept: dict[str, Result]) -> str:
+    """One sentence a run: did the perplexity end outside the interval of its minimum?"""
+    lines: list[str] = []
+    for run, result in swept.items():
+        curve = _curve(result)
+        best, last = curve.loc[curve["value"].idxmin()], curve.iloc[-1]
+        rose = bool(last["ci_low"] > best["ci_high"])
+        lines.append(
+            f"{RUNS[run]}: {'rises' if rose else 'no rise found'} "
+            f"(lowest {best['value']:.3f} at step {best.name}, last {last['value']:.3f} at step {last.name})"
+        )
+    return "\n".join(lines)
+
+
+def _report(store: Store, path: Path) -> None:
+    from apps.report import write_report
+
+    write_report(store, path)
+    click.echo(f"Report:  {path}")
