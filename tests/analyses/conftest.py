@@ -1,0 +1,52 @@
+"""Tiny models and prompts that every analysis of models and prompts must run on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probe import Item, Model, Prompts
+from tests import tiny
+
+
+def twelve_items() -> Prompts:
+    """Items of two groups and several lengths, so that batches need padding."""
+    items = [
+        Item(
+            f"q{i:02d}",
+            f"what is {i} plus {3 * i} ?" if i % 3 else f"Ann has {i} figs . buys 5 . how many ?",
+            f"ans {4 * i}" if i % 2 else f"think {i} ; ans {4 * i}",
+            group="leaked" if i % 2 else "unseen",
+        )
+        for i in range(12)
+    ]
+    return Prompts(tuple(items), "twelve items")
+
+
+@pytest.fixture(scope="session")
+def prompts() -> Prompts:
+    return twelve_items()
+
+
+@pytest.fixture(scope="session")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three checkpoints of one tiny run: checkpoint-0, -10, -20."""
+    return tiny.series(tmp_path_factory.mktemp("series"))
+
+
+@pytest.fixture(scope="session")
+def base(series: Path) -> Model:
+    return Model.load(series / "checkpoint-0")
+
+
+@pytest.fixture(scope="session")
+def tuned(series: Path) -> Model:
+    return Model.load(series / "checkpoint-20")
+
+
+@pytest.fixture(scope="session")
+def models(base: Model, tuned: Model) -> dict[str, Any]:
+    """By the names analyses give their model inputs."""
+    return {"model": tuned, "base": base, "tuned": tuned}

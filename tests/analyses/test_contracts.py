@@ -1,0 +1,155 @@
+"""What must hold of every analysis in the registry, whoever wrote it.
+
+Inputs come from ``example(folder)`` in the analysis's own test file (a dict of inputs, and of options that
+keep it quick); an analysis of models and prompts needs none and gets the tiny models of conftest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from analyses import Result, Store, get, names
+from analyses.core.analysis import DOC_SECTIONS, Analysis
+from analyses.core.result import DIMS
+from analyses.core.run import run
+from probe import Model, Prompts
+
+Inputs = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def inputs(models: dict[str, Any], prompts: Prompts, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    made: dict[str, dict[str, Any]] = {}
+
+    def of(name: str) -> dict[str, Any]:
+        if name not in made:
+            made[name] = _example(name, tmp_path_factory.mktemp(name)) or _by_kind(get(name), models, prompts)
+        return made[name]
+
+    return of
+
+
+def _example(name: str, folder: Path) -> dict[str, Any] | None:
+    module = f"tests.analyses.test_{name}"
+    if importlib.util.find_spec(module) is None:
+        pytest.fail(f"{name} has no test file tests/analyses/test_{name}.py")
+    example = getattr(importlib.import_module(module), "example", None)
+    return example(folder) if example else None
+
+
+def _by_kind(of: Analysis, models: dict[str, Any], prompts: Prompts) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for wanted in of.inputs:
+        if wanted.kind == "Model":
+            given[wanted.name] = models[wanted.name]
+        elif wanted.kind == "Prompts":
+            given[wanted.name] = prompts
+        elif wanted.kind == "Result" and not wanted.optional:
+            given |= _by_kind(get(str(wanted.upstream)), models, prompts)
+        elif not wanted.optional:
+            pytest.fail(f"tests/analyses/test_{of.name}.py must define example(folder): input {wanted.name}")
+    return given
+
+
+def same(first: Result, second: Result, tolerance: float = 0.0) -> None:
+    """Tables and arrays agree, row by row in any order of rows of equal content."""
+    assert list(first.table.columns) == list(second.table.columns)
+    a, b = _ordered(first.table), _ordered(second.table)
+    pd.testing.assert_frame_equal(a, b, check_exact=tolerance == 0, rtol=tolerance, atol=tolerance)
+    if tolerance == 0:
+        xr.testing.assert_identical(first.data, second.data)
+    else:
+        xr.testing.assert_allclose(first.data, second.data, rtol=tolerance, atol=tolerance)
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    # List columns (top-k) are ordered by value and may swap on ties of 1e-7: the numbers are compared elsewhere.
+    flat = table[[c for c in table if not table[c].map(lambda v: isinstance(v, list | np.ndarray)).any()]]
+    identity = [c for c in flat if not pd.api.types.is_float_dtype(flat[c])]
+    return flat.sort_values(identity, kind="stable").reset_index(drop=True) if identity else flat
+
+
+every = pytest.mark.parametrize("name", names())
+on_models = pytest.mark.parametrize("name", [n for n in names() if get(n).arity != "result"])
+on_pairs = pytest.mark.parametrize("name", [n for n in names() if get(n).arity == "pair"])
+
+
+@every
+def test_documented(name: str) -> None:
+    of = get(name)
+    missing = [s for s in DOC_SECTIONS if not of.sections.get(s)]
+    assert not missing, f"module docstring of {name} lacks {missing}"
+    assert of.function.__doc__, f"{name} has no docstring"
+    undocumented = [o.name for o in of.options if not o.help]
+    assert not undocumented, f"{name}: options without a line under Args: {undocumented}"
+    declared = {o.name for o in of.options}
+    if of.arity != "result":
+        assert {"batch_size", "seed"} <= declared
+
+
+@every
+def test_runs_twice_the_same_and_survives_the_store(name: str, inputs: Inputs, tmp_path: Path) -> None:
+    first = run(name, **inputs(name))
+    second = run(name, store=Store(tmp_path), **inputs(name))
+    same(first, second)
+    assert first.key == second.key
+    back = Store(tmp_path).get(name, first.key)
+    same(second, back)
+    json.dumps(dict(back.record))
+    assert set(map(str, back.data.dims)) <= set(DIMS)
+    back.summary()
+
+
+@every
+def test_figures_build_and_are_labelled(name: str, inputs: Inputs) -> None:
+    result = run(name, **inputs(name))
+    for title, figure in result.figures().items():
+        assert figure.to_json(), title
+        assert figure.layout.title.text, f"{name}/{title} has no title"
+
+
+@every
+def test_every_choice_and_switch_runs(name: str, inputs: Inputs) -> None:
+    given = inputs(name)
+    for option in get(name).options:
+        values = option.choices or ((True, False) if isinstance(option.default, bool) else ())
+        for value in values:
+            if value == given.get(option.name, option.default) or value in NEEDS_MORE.get((name, option.name), ()):
+                continue
+            run(name, **{**given, option.name: value})
+
+
+NEEDS_MORE: dict[tuple[str, str], tuple[Any, ...]] = {
+    **{(n, "template"): ("chat",) for n in names()},  # the tiny tokenizer has no chat template: tested apart
+}
+
+
+@on_models
+def test_batch_size_changes_nothing(name: str, inputs: Inputs) -> None:
+    given = inputs(name)
+    same(run(name, **{**given, "batch_size": 5}), run(name, **{**given, "batch_size": 3}), tolerance=1e-5)
+
+
+@on_models
+def test_padding_side_changes_nothing(name: str, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = inputs(name)
+    left = run(name, **given)
+    batches = Model.batches
+    monkeypatch.setattr(Model, "batches", lambda self, p, **o: batches(self, p, **{**o, "padding": "right"}))
+    same(left, run(name, **given), tolerance=1e-5)
+
+
+@on_pairs
+def test_identical_checkpoints_are_a_warning(name: str, inputs: Inputs) -> None:
+    given = inputs(name)
+    assert run(name, **{**given, "tuned": given["base"]}).warnings
