@@ -1,0 +1,242 @@
+"""What figures are made of, as plain dicts: text, numbers, colours, lines with bands, cells, dots.
+
+Kept apart from ``figures`` so that choosing axes and drawing marks can be read, and tested, one at a time.
+Every text that may come from a model or a data file is escaped here.
+"""
+
+# pandas and plotly carry partial types; everything else of strict mode applies.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.core.result import COMPANIONS
+
+# Okabe and Ito's colours (told apart by colour-blind readers), the yellow left out: it vanishes on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6E2F", "#7F7F7F")
+RAMP = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39")  # viridis without its ends
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
+SIGNED = "RdBu"  # as plotly.py reads it: red below zero, blue above, as in the field's papers
+UNSIGNED = "Viridis"
+NAMES = {"step": "optimizer step", "pos": "token position", "k": "k (samples or top tokens)"}
+Trace = dict[str, Any]
+
+
+def lines(
+    part: pd.DataFrame, whole: pd.DataFrame, color: str | None, dash: str | None
+) -> Iterator[tuple[str, pd.DataFrame, dict[str, str]]]:
+    """(name, rows, style) of each line; a value keeps its colour in every panel."""
+    order = axis_values(whole[color]) if color else []
+    hues, dashes = numbered(order), numbered(whole[dash] if dash else [])
+    ordered = len(order) > 3 and color is not None and is_numeric(whole[color])
+    by = [c for c in dict.fromkeys((color, dash)) if c]
+    groups: Any = part.groupby(by, sort=ordered, dropna=False) if by else [((), part)]
+    for values, line in groups:
+        named: dict[str, Any] = dict(zip(by, values, strict=True))
+        hue, style = hues.get(named.get(color or ""), 0), dashes.get(named.get(dash or ""), 0)
+        look = {
+            "color": ramp(hue / (len(order) - 1)) if ordered else PALETTE[hue % len(PALETTE)],
+            "dash": DASHES[style % len(DASHES)],
+            "symbol": SYMBOLS[(hue if dash is None else style) % len(SYMBOLS)],
+        }
+        yield ", ".join(as_text(v) for v in values), line, look
+
+
+def numbered(values: Iterable[Any]) -> dict[Any, int]:
+    """Place of each value among the distinct ones, in the order they come."""
+    return {v: i for i, v in enumerate(dict.fromkeys(values))}
+
+
+def ramp(share: float) -> str:
+    """Colour at ``share`` of the way from dark to light: for values that have an order, such as steps."""
+    place = share * (len(RAMP) - 1)
+    low = min(int(place), len(RAMP) - 2)
+    ends = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in RAMP[low : low + 2]]
+    mixed = [round(a + (b - a) * (place - low)) for a, b in zip(*ends, strict=True)]
+    return "#{:02x}{:02x}{:02x}".format(*mixed)
+
+
+def line_traces(line: pd.DataFrame, x: str, y: str, name: str, style: dict[str, str], legend: bool) -> list[Trace]:
+    """A line with its band; where ``x`` is a category, dots with error bars."""
+    spread = y == "value" and "ci_low" in line and bool(line["ci_low"].notna().any())
+    ordered = is_numeric(line[x])
+    main: Trace = {
+        "type": "scatter",
+        "x": line[x],
+        "y": line[y],
+        "name": name,
+        "mode": "lines+markers" if ordered else "markers",
+        "line": {"color": style["color"], "dash": style["dash"], "width": 2},
+        "marker": {"size": 6, "symbol": style["symbol"], "color": style["color"]},
+        "legendgroup": name,
+        "showlegend": legend,
+        "customdata": told(line, y),
+        "hovertemplate": f"{html.escape(axis_name(x))} %{{x}}<br>%{{customdata}}<extra>{name}</extra>",
+    }
+    if not spread:
+        return [main]
+    if not ordered:
+        return [{**main, "error_y": error_bars(line)}]
+    return [band(line, x, style["color"], name), main]
+
+
+def band(line: pd.DataFrame, x: str, color: str, name: str) -> Trace:
+    """The interval as one polygon per run of measured points, so that a gap stays a gap."""
+    measured = line["ci_low"].notna() & line["ci_high"].notna()
+    xs: list[Any] = []
+    ys: list[Any] = []
+    for _, run in line[measured].groupby((~measured).cumsum()[measured]):
+        if xs:
+            xs.append(None)
+            ys.append(None)
+        xs += [*run[x], *run[x][::-1]]
+        ys += [*run["ci_high"], *run["ci_low"][::-1]]
+    return {
+        "type": "scatter",
+        "x": xs,
+        "y": ys,
+        "fill": "toself",
+        "fillcolor": faint(color),
+        "line": {"width": 0},
+        "mode": "lines",
+        "name": name,
+        "legendgroup": name,
+        "showlegend": False,
+        "hoverinfo": "skip",
+    }
+
+
+def cells(part: pd.DataFrame, x: str, y: str, z: str) -> Trace:
+    """A heatmap of ``z``; a cell without a row is NaN and says so on hover."""
+    xs, ys = axis_values(part[x]), axis_values(part[y])
+    at = pd.Index(ys).get_indexer(pd.Index(part[y])), pd.Index(xs).get_indexer(pd.Index(part[x]))
+    grid = np.full((len(ys), len(xs)), np.nan)
+    grid[at] = part[z].to_numpy(dtype=float)
+    hover = np.full(grid.shape, "not measured", dtype=object)
+    hover[at] = told(part, z)
+    place = f"{html.escape(axis_name(x))} %{{x}}, {html.escape(axis_name(y))} %{{y}}"
+    return {
+        "type": "heatmap",
+        "x": [as_text(v) for v in xs] if cell_axis(part[x]) == "category" else xs,
+        "y": [as_text(v) for v in ys] if cell_axis(part[y]) == "category" else ys,
+        "z": grid,
+        "customdata": hover,
+        "hovertemplate": f"{place}<br>%{{customdata}}<extra></extra>",
+        "coloraxis": "coloraxis",
+        "hoverongaps": True,
+    }
+
+
+def dots(
+    rows: pd.DataFrame, label: str, labels: list[str], offset: float, name: str, style: dict[str, str], legend: bool
+) -> Trace:
+    """Dots with horizontal intervals at the places of their labels."""
+    return {
+        "type": "scatter",
+        "x": rows["value"],
+        "y": [labels.index(as_text(v)) + offset for v in rows[label]],
+        "mode": "markers",
+        "name": name,
+        "marker": {"size": 9, "symbol": style["symbol"], "color": style["color"]},
+        "error_x": error_bars(rows) if "ci_low" in rows else None,
+        "showlegend": legend,
+        "legendgroup": name,
+        "text": [as_text(v) for v in rows[label]],
+        "customdata": told(rows, "value"),
+        "hovertemplate": f"%{{text}}<br>%{{customdata}}<extra>{name}</extra>",
+    }
+
+
+def error_bars(rows: pd.DataFrame) -> Trace:
+    """Asymmetric bars from the intervals."""
+    plus, minus = rows["ci_high"] - rows["value"], rows["value"] - rows["ci_low"]
+    return {"type": "data", "symmetric": False, "array": plus, "arrayminus": minus, "thickness": 1.4, "width": 4}
+
+
+def told(rows: pd.DataFrame, column: str) -> list[str]:
+    """What a reader is told about each value: number, unit, interval, n."""
+    units = rows["unit"] if "unit" in rows else pd.Series("", index=rows.index)
+    values = [f"{number(v)} {html.escape(str(u))}".strip() for v, u in zip(rows[column], units, strict=True)]
+    if column != "value" or not set(COMPANIONS) <= set(rows.columns):
+        return values
+    spread = zip(values, rows["ci_low"], rows["ci_high"], rows["n"], strict=True)
+    return [v + _interval(low, high, n) for v, low, high, n in spread]
+
+
+def _interval(low: Any, high: Any, n: Any) -> str:
+    count = f"<br>n = {n:.0f}" if pd.notna(n) else ""
+    return f"<br>95 % interval {number(low)} to {number(high)}{count}" if pd.notna(low) else f"<br>no interval{count}"
+
+
+def color_scale(values: Any, signed: bool | None = None, limit: float | None = None) -> dict[str, Any]:
+    """Plotly coloraxis settings: centred on zero for signed values, from the smallest to the largest otherwise."""
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if low < 0 if signed is None else signed:
+        end = limit or max(abs(low), abs(high)) or 1.0
+        return {"colorscale": SIGNED, "cmin": -end, "cmax": end, "cmid": 0}
+    high = limit if limit is not None else high
+    return {"colorscale": UNSIGNED, "cmin": low, "cmax": high if high > low else low + 1}
+
+
+def axis_name(column: str) -> str:
+    """Name of a column as it stands on an axis."""
+    return NAMES.get(column, column.replace("_", " "))
+
+
+def axis_values(values: Any) -> list[Any]:
+    """Distinct values in order: numbers sorted, categories as they come."""
+    found = list(dict.fromkeys(values))
+    return sorted(found) if is_numeric(values) else found
+
+
+def is_numeric(values: Any) -> bool:
+    """True for numbers; truth values are categories."""
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def are_integers(values: Any) -> bool:
+    """True for whole numbers."""
+    return is_numeric(values) and bool((values.dropna() % 1 == 0).all())
+
+
+def cell_axis(values: Any) -> str:
+    """Categories, so that cells have one size, except for long runs of numbers."""
+    return "linear" if is_numeric(values) and values.nunique() > 40 else "category"
+
+
+def visible(token: str, length: int = 14) -> str:
+    """A token's text with its line breaks, tabs and leading spaces shown, cut to ``length``."""
+    text = token.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
+    bare = text.lstrip(" ")
+    text = "·" * (len(text) - len(bare)) + bare
+    return (text[: length - 1] + "…" if len(text) > length else text) or "∅"
+
+
+def number(value: Any) -> str:
+    """Four digits; NaN is said in words."""
+    return "not measured" if pd.isna(value) else f"{float(value):.4g}"
+
+
+def plain(value: Any) -> str:
+    """A value as text; whole numbers without a decimal point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def as_text(value: Any) -> str:
+    """A value as escaped text."""
+    return html.escape(plain(value))
+
+
+def faint(color: str) -> str:
+    """``color`` (#rrggbb) as it fills a band."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.16)"
