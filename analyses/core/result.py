@@ -47,6 +47,12 @@ DIMS: dict[str, str] = {
     "role": "anchor or adapter",
     "signal": "named per-token signal",
     "stage": "training stage of a checkpoint",
+    "checkpoint": "which one of a pair was read: base, tuned, or both",
+    "state": "residual state: 0 = embedding, l+1 = output of block l",
+    "part": "part of a block: gate, up, down, q, k, v, o",
+    "ablation": "what takes the place of what was removed",
+    "readout": "where the effect of an ablation is read",
+    "family": "kind of evidence in a rule that joins several",
     "segment": "part of a response between boundaries",
 }
 COMPANIONS = ("ci_low", "ci_high", "n")
@@ -114,6 +120,23 @@ class Result:
         joined = pd.concat(frames, ignore_index=True)
         dims = [c for c in joined.columns if c in DIMS]
         return joined[["quantity", "unit", *dims, "value", *COMPANIONS]]
+
+    def where(self, **wanted: Any) -> Result:
+        """The part at these coordinates: one value drops its dim (and column), a list keeps it.
+
+        ``sweep.where(step=60)`` is what the analysis gave at step 60; ``.where(group=["leaked", "unseen"])`` keeps two.
+        """
+        data = self.data
+        table: Any = self.table
+        for name, value in wanted.items():
+            several = isinstance(value, list | tuple)
+            if name in data.dims:
+                keep = [v for v in data[name].values.tolist() if v in value] if several else value
+                data = data.sel({name: keep}, drop=not several)
+            if name in table:
+                table = table[table[name].isin(list(value) if several else [value])]
+                table = table if several else table.drop(columns=name)
+        return replace(self, data=data, table=table.reset_index(drop=True))
 
     def figures(self) -> dict[str, Any]:
         """Plotly figures of this result by name, drawn by its analysis."""
