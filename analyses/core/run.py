@@ -81,11 +81,8 @@ def run(
     """
     pool = pool or ModelPool(loading or Loading())
     call = prepare(get(name), given, store, pool, limit)
-    if store is not None:
-        for place in (store, store.shards):
-            if place.has(name, call.key):
-                return place.get(name, call.key)
-    result = execute(call, pool)
+    stored = None if store is None else _stored(call, store)
+    result = stored or execute(call, pool)
     if store is not None:
         store.put(result)
     return result
@@ -271,12 +268,19 @@ def sweep(
 def _member(call: Call, store: Store | None, pool: ModelPool) -> Result:
     if store is None:
         return execute(call, pool)
-    for place in (store, store.shards):
-        if place.has(call.analysis.name, call.key):
-            return place.get(call.analysis.name, call.key)
+    stored = _stored(call, store)
+    if stored is not None:
+        return stored
     result = execute(call, pool)
     store.shards.put(result)
     return result
+
+
+def _stored(call: Call, store: Store) -> Result | None:
+    for place in (store, store.shards):
+        if place.has(call.analysis.name, call.key):
+            return place.get(call.analysis.name, call.key)
+    return None
 
 
 def _series(checkpoints: Sequence[Checkpoint | str] | str | Path) -> list[Checkpoint]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -68,6 +69,8 @@ class Store:
             StoreError: disk full or folder not writable; nothing is left half-written.
         """
         final = self.folder(result.analysis, result.key)
+        if self.has(result.analysis, result.key):
+            return final
         with _explained(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{result.key}-", dir=final.parent))
@@ -163,12 +166,23 @@ class Store:
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps({"pid": os.getpid(), **state}))
+            temporary.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), **state}))
             temporary.replace(path)
 
     def running(self) -> list[dict[str, Any]]:
-        """Sweeps under way, with ``done`` and ``total``."""
-        return [json.loads(p.read_text()) for p in sorted((self.root / ".running").glob("*.json"))]
+        """Sweeps under way, with ``done`` and ``total``; one whose process died on this machine is left out."""
+        states = [json.loads(p.read_text()) for p in sorted((self.root / ".running").glob("*.json"))]
+        return [s for s in states if s["host"] != platform.node() or _alive(s["pid"])]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, but there
+        return True
+    return True
 
 
 def _view(name: str, root: Path) -> str:
