@@ -55,6 +55,7 @@ def from_table(curves: pd.DataFrame) -> list[Curves]:
     missing = [c for c in needed if c not in curves.columns]
     if missing:
         raise InputError(f"curves have no column {missing}; expected {needed}, got {list(curves.columns)}")
+    curves = curves.reset_index(drop=True)
     numbers = curves[needed].apply(pd.to_numeric, errors="coerce")
     bad = numbers.index[~np.isfinite(numbers.to_numpy(float)).all(1)]
     if len(bad):

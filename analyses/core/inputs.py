@@ -150,9 +150,12 @@ def _table(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
 
 
 def _frame(name: str, path: Path) -> pd.DataFrame:
+    from analyses.core.response_logs import read_responses
+
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    readers |= dict.fromkeys((".jsonl", ".json", ".eval"), read_responses)
     if path.suffix not in readers:
-        raise InputError(f"{name}: {path} is not .csv or .parquet")
+        raise InputError(f"{name}: {path} is not .csv, .parquet, .jsonl, .json or .eval")
     try:
         return readers[path.suffix](path)
     except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ DIMS: dict[str, str] = {
     "d_model": "residual coordinate",
     "vocab": "token id",
     "step": "optimizer step of the checkpoint",
+    "run": "training run by name",
     "sample": "independent generation of one item",
     "site": "site kind",
     "mask": "set of scored tokens",

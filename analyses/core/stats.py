@@ -133,7 +133,8 @@ def _ratio_interval(
         block = slice(start, start + CELLS_AT_ONCE)
         drawn = divide(counts @ top[:, block], counts @ bottom[:, block])
         seen = ~np.isnan(drawn).all(0)  # nanquantile warns about columns with nothing in them
-        low[block][seen], high[block][seen] = np.nanquantile(drawn[:, seen], tails, axis=0)
+        if seen.any():
+            low[block][seen], high[block][seen] = np.nanquantile(drawn[:, seen], tails, axis=0)
     return low, high
 
 

@@ -1,0 +1,102 @@
+"""Responses of a model to prompts, item by item, resumable: what was generated is on disk before it is graded.
+
+Each (item, sample) has a random stream of its own in ``Model.generate``, so a run that was stopped and goes on
+equals one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from analyses.core.analysis import progress
+from analyses.core.inputs import digest, source_hash
+
+if TYPE_CHECKING:
+    from probe import Model
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How responses are drawn; temperature 0 is greedy."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    n_samples: int = 1
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    template: Literal["none", "chat"] = "none"
+
+
+@dataclass(frozen=True)
+class Response:
+    """One generated text; `truncated` where it ended at the token limit, not at an end token or stop text."""
+
+    text: str
+    n_tokens: int
+    truncated: bool
+
+
+def responses(
+    model: Model, items: Sequence[tuple[str, str]], how: Decoding, *, batch_size: int = 8, what: str = "generating"
+) -> dict[str, list[Response]]:
+    """``how.n_samples`` responses to each (id, prompt), by id.
+
+    Finished ones are kept under the cache folder, keyed by weights, decoding and the code that generates, and
+    not generated again.
+    """
+    kept = _Kept(model, how)
+    wanted = [(name, text) for name, text in items if not kept.has(name, text)]
+    order = sorted(wanted, key=lambda pair: len(pair[1]))  # of like length together: less padding
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    for batch in progress(batches, what, total=len(batches)):
+        drawn = _generated(model, batch, how)
+        kept.add(batch, drawn)
+    return {name: kept.get(name, text) for name, text in items}
+
+
+class _Kept:
+    """Responses on disk: one JSON line per item, appended as soon as its batch is done."""
+
+    def __init__(self, model: Model, how: Decoding) -> None:
+        from probe.checkpoints import cache_folder
+
+        key = digest([model.fingerprint(), asdict(how), source_hash(Path(__file__))])
+        self.file = cache_folder() / "responses" / f"{key}.jsonl"
+        self.known: dict[str, list[Response]] = {}
+        if self.file.is_file():
+            for line in self.file.read_text(encoding="utf-8").splitlines():
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            return  # the last line of a run that was killed while writing; that item is generated again
+        self.known[row["key"]] = [Response(**r) for r in row["responses"]]
+
+    @staticmethod
+    def _key(name: str, text: str) -> str:
+        return digest([name, text])
+
+    def has(self, name: str, text: str) -> bool:
+        return self._key(name, text) in self.known
+
+    def get(self, name: str, text: str) -> list[Response]:
+        return self.known[self._key(name, text)]
+
+    def add(self, batch: Sequence[tuple[str, str]], drawn: Sequence[list[Response]]) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8") as handle:
+            for (name, text), found in zip(batch, drawn, strict=True):
+                key = self._key(name, text)
+                self.known[key] = found
+                handle.write(json.dumps({"key": key, "responses": [asdict(r) for r in found]}) + "\n")
+
+
+def _generated(model: Model, batch: Sequence[tuple[str, str]], how: Decoding) -> list[list[Response]]:
+    raise NotImplementedError

@@ -1,0 +1,240 @@
+"""The stage rule on the published example of the method page, on null curves, on a toy with known answer, on items."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analyses.core import analysis as registry
+from analyses.core.result import Result
+from analyses.core.stages import matched, stage_rule
+from analyses.core.style import pool_measures, style_reading
+from probe.errors import InputError
+
+ACCURACY = [0.40, 0.55, 0.70, 0.74, 0.745, 0.742, 0.744, 0.70]
+PERPLEXITY = [2, 1.8, 1.6, 1.5, 1.55, 1.8, 2.4, 3.0]
+EXPECTED = ["under-trained"] * 3 + ["good fit"] * 2 + ["over-memorized"] * 2 + ["over-fit"]
+
+
+def curves(accuracy=ACCURACY, perplexity=PERPLEXITY, step=None, **more) -> pd.DataFrame:
+    step = range(len(accuracy)) if step is None else step
+    return pd.DataFrame({"step": step, "accuracy": accuracy, "perplexity": perplexity, **more})
+
+
+def analysed(*args, **options) -> Result:
+    return registry.get("over_memorization")(*args, **options)
+
+
+def quantity(result: Result, name: str) -> float:
+    rows = result.summary()
+    (value,) = rows.loc[rows["quantity"] == name, "value"]
+    return value
+
+
+def test_the_worked_example():
+    result = analysed(curves())
+    assert result.table["stage"].tolist() == EXPECTED
+    assert quantity(result, "onset") == 5
+    assert quantity(result, "area") == pytest.approx(0.652325, abs=5e-7)
+    assert quantity(result, "lag") == 1
+    assert quantity(result, "recommended") == 4
+    assert result.table.loc[result.table["feasible"], "step"].tolist() == [2, 3, 4]
+    assert "over-memorized from step 5" in result.verdict
+    assert "ship step 4" in result.verdict
+
+
+def test_no_rise_no_over_memorization_and_flat_is_good():
+    falling = analysed(curves(perplexity=np.linspace(3, 1, 8)))
+    assert "over-memorized" not in set(falling.table["stage"])
+    assert quantity(falling, "area") == 0
+    assert "onset" not in set(falling.summary()["quantity"])  # none found is NaN, never a step
+    flat = analysed(curves(accuracy=[0.7] * 8, perplexity=[2.0] * 8))
+    assert set(flat.table["stage"]) == {"good fit"}
+
+
+@pytest.mark.parametrize("factor", [0.01, 3.0, 1e6])
+def test_a_constant_factor_of_perplexity_changes_no_stage(factor: float):
+    result = analysed(curves(perplexity=np.multiply(PERPLEXITY, factor)))
+    assert result.table["stage"].tolist() == EXPECTED
+    assert quantity(result, "area") == pytest.approx(0.652325, abs=5e-7)
+
+
+def test_tolerances_at_their_limits():
+    assert "over-memorized" not in set(analysed(curves(), rho=float("inf")).table["stage"])
+    assert "over-fit" not in set(analysed(curves(), delta=1.0).table["stage"])
+
+
+def test_early_rise_is_flagged_not_called_over_memorization():
+    result = analysed(curves(accuracy=[0.4, 0.5, 0.9], perplexity=[2.0, 3.0, 1.9]))
+    assert result.table["stage"].tolist() == ["under-trained", "under-trained", "good fit"]
+    assert result.table["early_ppl_rise"].tolist() == [False, True, False]
+
+
+def test_steps_are_relabelled_with_the_curves():
+    result = analysed(curves(step=np.arange(8) * 100)[::-1])  # row order does not matter either
+    assert quantity(result, "onset") == 500
+    assert quantity(result, "recommended") == 400
+    assert quantity(result, "lag") == 100
+
+
+def test_m_mode_toy_is_over_memorized_from_the_first_row_above_the_bound():
+    """One of m valid rationales takes 1 - eps: accuracy stays 1, perplexity rises, the marginal does not move."""
+    m, eps = 4, np.array([0.75, 0.3, 0.1, 0.01, 1e-4])
+    nll = -np.log(1 - eps) / m - (m - 1) / m * np.log(eps / (m - 1))
+    assert np.exp(nll) == pytest.approx([4.0, 6.1479, 13.1607, 72.2657, 2279.564], rel=1e-5)
+    assert nll == pytest.approx([1.386294, 1.816108, 2.577238, 4.280349, 7.731739], abs=1e-6)
+    result = analysed(curves(accuracy=[1.0] * 5, perplexity=np.exp(nll)))
+    assert result.table["stage"].tolist() == ["good fit"] + ["over-memorized"] * 4
+    assert quantity(result, "onset") == 1  # eps = .3
+    share = np.stack([1 - eps, *[eps / (m - 1)] * (m - 1)], axis=1)
+    marginal, entropy = pool_measures(np.log(share))
+    assert marginal == pytest.approx(np.log(m))
+    assert entropy == pytest.approx([1.38629, 0.94045, 0.43494, 0.06699, 0.00113], abs=1e-5)
+
+
+def test_style_readings():
+    assert style_reading(0.3, 0.0, 0.0, 0.0, 0.0) == "style shift"
+    assert style_reading(0.3, 0.1, 0.3, 0.0, -0.4) == "concentration on few valid rationales"
+    assert style_reading(0.3, 0.3, 0.3, 0.3, 0.0).startswith("mass leaves the pool")
+    assert style_reading(-0.3, 0.0, 0.0, 0.0, 0.0) == "no rise of perplexity to explain"
+
+
+def test_runs_are_compared_at_equal_accuracy_not_at_equal_epoch():
+    fast = curves([0.2, 0.6, 0.8], [2.0, 3.0, 4.0], run="fast")
+    slow = curves([0.2, 0.4, 0.6, 0.7, 0.8], [2.0, 2.0, 2.0, 2.0, 2.0], run="slow")
+    result = analysed(pd.concat([fast, slow]))
+    value = result.data["matched_log_ppl_difference"].sel(arm="fast - slow at equal accuracy")
+    assert 0 < float(value) < np.log(2)
+    same = analysed(pd.concat([slow, slow.assign(run="again")]))
+    assert float(same.data["matched_log_ppl_difference"][0]) == pytest.approx(0)
+    assert set(result.table["run"]) == {"fast", "slow"}
+    assert "fast: " in result.verdict
+
+
+def test_matched_reads_each_run_where_it_first_passes_the_level():
+    a = matched(np.array([0.0, 1.0]), np.array([0.0, 10.0]), np.array([0.0, 1.0, 0.5]), np.array([5.0, 6.0, 9.0]), 2)
+    assert a.tolist() == [[0.5, 5.0, 5.5], [1.0, 10.0, 6.0]]
+    falling = matched(np.array([3.0, 1.0]), np.array([0.0, 2.0]), np.array([3.0, 2.0]), np.array([0.0, 4.0]), 1)
+    assert falling.tolist() == [[2.0, 1.0, 4.0]]
+    assert len(matched(np.array([0.0, 0.1]), np.zeros(2), np.array([0.5, 0.9]), np.zeros(2))) == 0
+
+
+def test_foreign_style_is_not_assessable():
+    result = analysed(curves(), style="foreign")
+    assert result.verdict.startswith("not assessable")
+    assert set(result.table["stage"]) == {"not assessable"}
+    assert {"onset", "recommended"}.isdisjoint(result.summary()["quantity"])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (curves().drop(columns="perplexity"), "no column"),
+        (curves().head(1), "at least 2"),
+        (curves(step=[0] * 8), "twice"),
+        (curves(accuracy=np.multiply(ACCURACY, 100)), "not percent"),
+        (curves(perplexity=[0.0] * 8), "above 0"),
+        (curves(accuracy=[np.nan] * 8), "finite"),
+        (curves(accuracy=["x"] * 8), "finite"),
+    ],
+)
+def test_bad_curves_are_refused_with_a_reason(bad: pd.DataFrame, message: str):
+    with pytest.raises(InputError, match=message):
+        analysed(bad)
+
+
+def test_neither_curves_nor_results_is_an_error():
+    with pytest.raises(InputError, match="either curves"):
+        analysed()
+    with pytest.raises(InputError, match="delta"):
+        analysed(curves(), delta=2.0)
+
+
+def planted(accuracy, log_ppl, n=200, seed=0, unparsed=0.0) -> tuple[Result, Result]:
+    """Per-item results whose curves are known: items differ, the shift per step is shared."""
+    rng = np.random.default_rng(seed)
+    ease, base = rng.random(n), rng.normal(0, 0.1, n)
+    scores, marks = [], []
+    for step, (a, lp) in enumerate(zip(accuracy, log_ppl, strict=True)):
+        for i in range(n):
+            shared = {"item": f"i{i}", "group": "all", "step": step * 10}
+            nll = 20 * (lp + base[i] + rng.normal(0, 0.02))
+            scores.append(
+                {**shared, "mask": "answer", "answer_kind": "gold_rationale", "nll_nats": nll, "n_tokens": 20}
+            )
+            lost = rng.random() < unparsed
+            status = "unparsed" if lost else "correct" if ease[i] < a else "wrong"
+            correct = np.nan if lost else float(ease[i] < a)
+            marks.append({**shared, "decoding": "greedy", "sample": 0, "status": status, "correct": correct})
+    return Result.of(pd.DataFrame(scores)), Result.of(pd.DataFrame(marks))
+
+
+def test_planted_onset_is_recovered_with_bands_and_the_null_is_not():
+    result = analysed(None, *planted([0.5, 0.8, 0.8, 0.8], [0.6, 0.4, 0.4, 0.7]))
+    assert result.table["stage"].tolist() == ["under-trained", "good fit", "good fit", "over-memorized"]
+    rows = result.summary().set_index("quantity")
+    assert rows.loc["onset", "value"] == rows.loc["onset", "ci_low"] == rows.loc["onset", "ci_high"] == 30
+    assert rows.loc["area", "ci_low"] < 0.3 < rows.loc["area", "ci_high"]
+    assert rows.loc["onset_share", "value"] == 1.0
+    assert (rows.loc[["onset", "area", "recommended"], "n"] == 200).all()
+    null = analysed(None, *planted([0.5, 0.8, 0.8, 0.8], [0.6, 0.4, 0.4, 0.4]))
+    assert "over-memorized" not in set(null.table["stage"])
+    assert null.summary().set_index("quantity").loc["onset_share", "value"] < 0.05
+
+
+def test_delta_is_at_least_one_paired_standard_error():
+    result = analysed(None, *planted([0.5, 0.8, 0.79], [0.6, 0.4, 0.4], n=50), delta=0.0)
+    gap = result.table.set_index("step")["delta"]
+    best = result.table["accuracy"].idxmax()
+    assert gap.iloc[best] == 0  # the best checkpoint has no error against itself
+    assert 0.01 < gap.loc[0] < 0.1  # sqrt(.3 * .7 / 50) = .065
+
+
+def test_unparsed_answers_are_missing_and_said_so():
+    perplexity, evaluate = planted([0.8, 0.8], [0.4, 0.4], unparsed=0.2)
+    missing = analysed(None, perplexity, evaluate)
+    assert any("left out" in w for w in missing.warnings)
+    assert missing.table["accuracy"].min() > 0.7
+    strict = analysed(None, perplexity, evaluate, unparsed="wrong")
+    assert strict.table["accuracy"].max() < 0.7
+
+
+def test_results_of_one_checkpoint_are_refused():
+    perplexity, evaluate = planted([0.8, 0.8], [0.4, 0.4], n=5)
+    alone = Result.of(perplexity.table.drop(columns="step"))
+    with pytest.raises(InputError, match="sweep perplexity"):
+        analysed(None, alone, evaluate)
+    with pytest.raises(InputError, match="at least 2 checkpoints"):
+        analysed(None, Result.of(perplexity.table.query("step == 0")), evaluate)
+
+
+def test_curves_through_the_command_line(tmp_path, capsys, monkeypatch):
+    import json
+
+    from apps.cli import main
+
+    path = tmp_path / "curves.csv"
+    curves().to_csv(path, index=False)
+    with pytest.raises(SystemExit) as left:
+        main(["run", "over_memorization", "--curves", str(path), "--results", str(tmp_path / "r"), "--json"])
+    assert left.value.code == 0
+    line = json.loads(capsys.readouterr().out)
+    found = {
+        row["quantity"]: row["value"] for row in line["summary"] if row["quantity"] in ("onset", "area", "recommended")
+    }
+    assert found == pytest.approx({"onset": 5, "area": 0.652325, "recommended": 4}, abs=5e-7)
+
+
+def test_the_rule_is_vectorised_over_draws():
+    both = stage_rule(np.array([ACCURACY, [0.7] * 8]), np.log([PERPLEXITY, [2.0] * 8]))
+    assert both.onset.tolist() == [5, -1]
+    assert both.recommended.tolist() == [4, 0]
+
+
+def test_figures_show_stages_and_the_checkpoint_to_ship():
+    from analyses.over_memorization import figures
+
+    drawn = figures(analysed(curves()))
+    assert set(drawn) == {"accuracy", "log_ppl", "om_index"}
+    assert len(drawn["log_ppl"].layout.shapes) >= 5
