@@ -185,9 +185,7 @@ def _batch(reference: Reference) -> TokenBatch:
 
 def _encoded(reference: Reference) -> list[Encoded]:
     prompt = SPANS.index("prompt")
-    return [
-        Encoded(Item(str(i), "-", "-"), ids, (prompt,) * len(ids)) for i, ids in enumerate(reference.ids)
-    ]
+    return [Encoded(Item(str(i), "-", "-"), ids, (prompt,) * len(ids)) for i, ids in enumerate(reference.ids)]
 
 
 def _distance(got: Tensor, reference: Reference, item: Item) -> float:

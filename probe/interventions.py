@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from probe.prompts import TokenBatch
+    from probe.tokens import TokenBatch
 
-Positions = "Literal['all', 'all_prompt', 'last_prompt'] | Bool[Tensor, 'item pos'] | Sequence[int]"
+    Positions = Literal["all", "all_prompt", "last_prompt"] | Bool[Tensor, "item pos"] | Sequence[int]
+
 Phase = Literal["prefill", "every_step"]
 
 
@@ -33,7 +34,7 @@ class Edit:
 
     site: Site
     function: Callable[[Tensor], Tensor]
-    positions: Literal["all", "all_prompt", "last_prompt"] | Bool[Tensor, "item pos"] | Sequence[int] = "all"
+    positions: Positions = "all"
     phase: Phase = "every_step"
 
     def __post_init__(self) -> None:
@@ -47,7 +48,7 @@ class Edit:
             raise InputError(f"phase={self.phase!r}; expected 'prefill' or 'every_step'")
 
 
-def patch(site: Site | str, value: Float[Tensor, "..."], positions: Positions = "all") -> Edit:
+def patch(site: Site | str, value: Float[Tensor, ...], positions: Positions = "all") -> Edit:
     """An edit that puts `value` (the site's shape, or one that broadcasts to it) in place."""
     return Edit(Site.parse(site), lambda x: value.to(x).expand_as(x), positions)
 
@@ -57,14 +58,12 @@ def zero(site: Site | str, positions: Positions = "all") -> Edit:
     return Edit(Site.parse(site), lambda x: x.new_zeros(x.shape), positions)
 
 
-def mean(site: Site | str, value: Float[Tensor, "..."], positions: Positions = "all") -> Edit:
+def mean(site: Site | str, value: Float[Tensor, ...], positions: Positions = "all") -> Edit:
     """An edit that puts a mean the caller measured in place (mean ablation)."""
     return patch(site, value, positions)
 
 
-def scale(
-    site: Site | str, alpha: float, neurons: Sequence[int] | None = None, positions: Positions = "all"
-) -> Edit:
+def scale(site: Site | str, alpha: float, neurons: Sequence[int] | None = None, positions: Positions = "all") -> Edit:
     """An edit that multiplies the site by `alpha`, or only `neurons` (indices of its last dimension)."""
 
     def scaled(x: Tensor) -> Tensor:
@@ -79,7 +78,7 @@ def scale(
 
 def add(
     site: Site | str,
-    vector: Float[Tensor, "..."],
+    vector: Float[Tensor, ...],
     positions: Positions = "all",
     phase: Phase = "every_step",
 ) -> Edit:
@@ -88,7 +87,7 @@ def add(
 
 
 def project_out(
-    site: Site | str, direction: Float[Tensor, "..."], positions: Positions = "all", phase: Phase = "every_step"
+    site: Site | str, direction: Float[Tensor, ...], positions: Positions = "all", phase: Phase = "every_step"
 ) -> Edit:
     """An edit that removes the span of `direction` ([d] or [k d], need not be orthonormal)."""
     import torch
@@ -109,7 +108,7 @@ def selected(edit: Edit, batch: TokenBatch) -> Bool[Tensor, "item pos"]:
     """True where the edit applies: always within real tokens, never on padding."""
     import torch
 
-    from probe.prompts import SPANS
+    from probe.tokens import SPANS
 
     mask = batch.mask
     if isinstance(edit.positions, torch.Tensor):

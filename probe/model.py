@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +67,7 @@ class ModelShape:
 class Trace:
     """What a run gave: the logits asked for and the values at each site read (after any edit there)."""
 
-    logits: Float[Tensor, "..."] | None
+    logits: Float[Tensor, ...] | None
     activations: dict[Site, Tensor] = field(default_factory=dict[Site, "Tensor"])
 
     def __getitem__(self, site: Site | str) -> Tensor:
@@ -129,9 +129,7 @@ class Model:
         return cls._build(hf_model, tokenizer, backend, source, prove=check)
 
     @classmethod
-    def _build(
-        cls, hf_model: Any, tokenizer: Any, backend: str, source: Checkpoint | None, *, prove: bool
-    ) -> Model:
+    def _build(cls, hf_model: Any, tokenizer: Any, backend: str, source: Checkpoint | None, *, prove: bool) -> Model:
         reference = check.refer(hf_model) if prove else None
         model = cls(backends.wrap(backend, hf_model, tokenizer), tokenizer, source)
         model.reference = reference
@@ -157,6 +155,11 @@ class Model:
     def weights(self) -> dict[str, Tensor]:
         """The parameters under their Hugging Face names (views: writing into them changes the model)."""
         return self.backend.weights()
+
+    @property
+    def open_edits(self) -> tuple[Edit, ...]:
+        """Edits in force through `edited`."""
+        return self._open
 
     def fingerprint(self) -> str:
         """Hex hash of weights, tokenizer, dtype and backend."""
@@ -284,7 +287,7 @@ class Model:
         return self.backend.unembed_weights()
 
     @contextmanager
-    def edited(self, *edits: Edit) -> Iterator[Model]:
+    def edited(self, *edits: Edit) -> Generator[Model]:
         """Within the block every run and generation is edited; nothing remains afterwards."""
         before = self._open
         self._open = (*before, *edits)

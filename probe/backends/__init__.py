@@ -43,6 +43,11 @@ class Backend(Protocol):
     @property
     def config(self) -> Any: ...
 
+    @property
+    def plain(self) -> Any:
+        """The same weights as a plain Hugging Face module, not wrapped (what `probe.replay` calls)."""
+        ...
+
     def sites(self) -> frozenset[Site]: ...
 
     def module_outputs(self) -> frozenset[Site]:

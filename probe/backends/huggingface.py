@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ def read_model(
         InputError: missing or truncated weights, pickle weights not allowed, a model that needs remote
             code, weights that do not fit the configuration (a missing key would be random numbers).
     """
+    import pickle
+
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -48,8 +51,9 @@ def read_model(
             f"{folder}: only pickle weights ({files[0].name}), which can run code when read; convert them "
             "to safetensors, or pass allow_pickle=True if you trust them (they are read with weights_only)"
         )
+    read: Any = AutoModelForCausalLM.from_pretrained
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = read(
             folder,
             dtype=getattr(torch, dtype),
             attn_implementation="eager",
@@ -58,7 +62,7 @@ def read_model(
             output_loading_info=True,
             weights_only=True,
         )
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
+    except (ValueError, OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(f"{folder}: transformers cannot load it: {error}") from error
     _check_loaded(folder, info)
     return model.to(device).eval()
@@ -125,3 +129,12 @@ def _texts(saved: Any) -> list[str]:
     size = saved.get_vocab_size()
     rows = [[(17 * i + 31 * j + 5) % size for i in range(12)] for j in range(8)]
     return [*TEXTS, *(t for t in (saved.decode(row) for row in rows) if t.strip())]
+
+
+def sharing_copy(hf_model: Any) -> Any:
+    """A copy of the module tree whose parameters and buffers are the very ones of `hf_model` (no memory).
+
+    A wrapper rewrites the tree it is given; the copy stays plain and follows every change of the weights.
+    """
+    tensors = (*hf_model.parameters(), *hf_model.buffers())
+    return copy.deepcopy(hf_model, memo={id(t): t for t in tensors})

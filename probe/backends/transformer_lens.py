@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from probe.backends import Tokens, Visit
+from probe.backends.huggingface import sharing_copy
 from probe.errors import ProbeError
 from probe.sites import Site
 
@@ -47,6 +48,8 @@ class TransformerLensBackend:
         # Kept before wrapping, which renames every parameter and adds cloned ones.
         self._parameters: dict[str, nn.Parameter] = dict(hf_model.named_parameters(remove_duplicate=False))
         self._unembed: nn.Module = hf_model.get_output_embeddings()
+        self._bias: Tensor | None = getattr(self._unembed, "bias", None)  # the bridge adds one of zeros
+        self.plain: Any = sharing_copy(hf_model)  # for replay, which calls the model's own modules
         self.config: Any = hf_model.config
         # No tokenizer goes in: the bridge would set its BOS, pad and padding side, here and for the caller.
         self.bridge: Any = build_bridge_from_module(
@@ -80,7 +83,7 @@ class TransformerLensBackend:
         return out.last_hidden_state
 
     @contextmanager
-    def _hooked(self, visits: Mapping[Site, Visit]) -> Iterator[None]:
+    def _hooked(self, visits: Mapping[Site, Visit]) -> Generator[None]:
         handles = [_attach(self._ports[site], visit) for site, visit in visits.items()]
         try:
             yield
@@ -100,9 +103,8 @@ class TransformerLensBackend:
 
     def unembed_weights(self) -> tuple[Tensor, Tensor | None]:
         """W_U [d_model, vocab] as a view, and the bias if there is one."""
-        bias = getattr(self._unembed, "bias", None)
         weight: Tensor = self._unembed.weight  # pyright: ignore[reportAssignmentType]
-        return weight.detach().T, None if bias is None else bias.detach()
+        return weight.detach().T, None if self._bias is None else self._bias.detach()
 
     def weights(self) -> dict[str, Tensor]:
         """The parameters under their Hugging Face names (views)."""

@@ -1,0 +1,47 @@
+"""The Hub: repositories and their revisions, fetched through its own client (cache and offline use included)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from probe.errors import InputError
+
+_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "pytorch_model*.bin"]
+
+
+def snapshot(repo: str, revision: str | None) -> Path:
+    """The local folder of a repository at a revision, fetched if it is not in the cache.
+
+    Raises:
+        InputError: no such repository or revision, or not in the cache while offline.
+    """
+    from huggingface_hub import snapshot_download
+
+    return Path(_call(snapshot_download, repo, revision, allow_patterns=_FILES))
+
+
+def revisions(repo: str) -> list[str]:
+    """Names of the branches and tags of a repository (training steps are usually one branch each)."""
+    from huggingface_hub import HfApi
+
+    refs = _call(HfApi().list_repo_refs, repo, None)
+    return [ref.name for ref in (*refs.branches, *refs.tags)]
+
+
+def _call(function: Any, repo: str, revision: str | None, **options: Any) -> Any:
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if revision is not None:
+        options["revision"] = revision
+    name = f"{repo}@{revision}" if revision else repo
+    try:
+        return function(repo, **options)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError) as error:
+        raise InputError(
+            f"{name} is neither a folder nor in the local cache, and the Hub cannot be reached "
+            f"({type(error).__name__}); fetch it once while online, or give a folder"
+        ) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise InputError(f"{name}: the Hub has no such model or revision: {str(error).splitlines()[0]}") from error
