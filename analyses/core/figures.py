@@ -446,7 +446,7 @@ def _y_title(rows: pd.DataFrame, y: str, unit: str | None) -> str:
 
 
 def _unit(rows: pd.DataFrame) -> str:
-    units = [str(u) for u in dict.fromkeys(rows["unit"].dropna())] if "unit" in rows else []
+    units = [traces.unit_name(u) for u in dict.fromkeys(rows["unit"])] if "unit" in rows else []
     return units[0] if len(units) == 1 else ""
 
 

@@ -163,7 +163,7 @@ def error_bars(rows: pd.DataFrame) -> Trace:
 def told(rows: pd.DataFrame, column: str) -> list[str]:
     """What a reader is told about each value: number, unit, interval, n."""
     units = rows["unit"] if "unit" in rows else pd.Series("", index=rows.index)
-    values = [f"{number(v)} {html.escape(str(u))}".strip() for v, u in zip(rows[column], units, strict=True)]
+    values = [f"{number(v)} {html.escape(unit_name(u))}".strip() for v, u in zip(rows[column], units, strict=True)]
     if column != "value" or not set(COMPANIONS) <= set(rows.columns):
         return values
     spread = zip(values, rows["ci_low"], rows["ci_high"], rows["n"], strict=True)
@@ -185,6 +185,11 @@ def color_scale(values: Any, signed: bool | None = None, limit: float | None = N
         return {"colorscale": SIGNED, "cmin": -end, "cmax": end, "cmid": 0}
     high = limit if limit is not None else high
     return {"colorscale": UNSIGNED, "cmin": low, "cmax": high if high > low else low + 1}
+
+
+def unit_name(unit: Any) -> str:
+    """A unit as it is written beside a number; "1" (no unit) is left out."""
+    return "" if pd.isna(unit) or str(unit) == "1" else str(unit)
 
 
 def axis_name(column: str) -> str:

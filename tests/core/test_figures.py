@@ -34,7 +34,7 @@ def test_curve_draws_one_line_and_one_band_per_colour():
     assert [t.name for t in lines(figure)] == ["leaked", "unseen"]
     assert list(lines(figure)[1].y) == [3.0, 13.0, 23.0]
     assert list(bands(figure)[0].y) == [2.5, 12.5, 22.5, 21.5, 11.5, 1.5]
-    assert figure.layout.yaxis.title.text == "ppl (1)"
+    assert figure.layout.yaxis.title.text == "ppl"
     assert figure.layout.xaxis.title.text == "optimizer step"
 
 
@@ -43,9 +43,10 @@ def test_line_is_sorted_by_number_whatever_the_order_of_rows():
     assert list(lines(figures.curve(shuffled))[0].x) == [0, 10, 20]
 
 
-def test_hover_tells_interval_unit_and_n():
+def test_hover_tells_interval_and_n():
     told = lines(figures.curve(rows(groups=("a",))))[0].customdata[0]
-    assert told == "2 1<br>95 % interval 1.5 to 2.5<br>n = 5"
+    assert told == "2<br>95 % interval 1.5 to 2.5<br>n = 5"
+    assert lines(figures.curve(rows(groups=("a",)).assign(unit="nats")))[0].customdata[0].startswith("2 nats<br>")
 
 
 def test_a_missing_interval_leaves_a_gap_in_the_band_not_a_zero():

@@ -1,0 +1,287 @@
+"""What the dashboard and the report read from a store: records first, numbers only when a page shows them.
+
+Results are content-addressed and never change, so whatever is read once under a key may be kept.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePath
+from typing import Any
+
+import pandas as pd
+
+from analyses.core.store import SCHEMA, Store, StoreError
+
+RUN_SLOTS = ("model", "tuned", "base")
+AGAIN = "delete its folder and run again"
+HIDDEN_OPTIONS = ("batch_size", "seed")
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One stored result as listings name it; ``source`` is the result it was made from, if any."""
+
+    root: Path
+    record: Mapping[str, Any]
+    source: Entry | None = None
+
+    @property
+    def analysis(self) -> str:
+        return str(self.record["analysis"])
+
+    @property
+    def key(self) -> str:
+        return str(self.record["key"])
+
+    @property
+    def readable(self) -> bool:
+        """False where a newer version wrote it."""
+        return int(self.record.get("schema", 0)) <= SCHEMA
+
+    @property
+    def is_sweep(self) -> bool:
+        return bool(self.record.get("members"))
+
+    @cached_property
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """Descriptions of the checkpoints the numbers are about: path, step."""
+        members = self.record.get("members") or [self.record.get("inputs", {})]
+        found = [next((m[s] for s in RUN_SLOTS if isinstance(m.get(s), dict)), None) for m in members]
+        own = [c for c in found if c and c.get("path")]
+        return own or (self.source.checkpoints if self.source else [])
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """Steps of a sweep, in order; [] for a single run."""
+        own = list(dict.fromkeys(int(m["step"]) for m in self.record.get("members") or [] if "step" in m))
+        return own or (self.source.steps if self.source else [])
+
+    @cached_property
+    def run(self) -> str:
+        """Path of the folder its checkpoints lie in: what was trained; "" where no model was read.
+
+        Equal weights have one stored result, so two runs that start alike share the first member: the folder of
+        most checkpoints counts, the later one of two.
+        """
+        folders = [_run_folder(c["path"]) for c in reversed(self.checkpoints)]
+        return max(dict.fromkeys(folders), key=folders.count, default="")
+
+    @cached_property
+    def data_name(self) -> str:
+        """Name of the prompts, rollouts or table read, without its folder."""
+        inputs = self.record.get("inputs", {})
+        sources = [d["source"] for d in inputs.values() if isinstance(d, dict) and d.get("source")]
+        own = ", ".join(PurePath(str(s)).stem for s in sources)
+        return own or (self.source.data_name if self.source else "")
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """Options that are not the analysis's defaults."""
+        from analyses.core.analysis import get, names
+
+        given = {k: v for k, v in self.record.get("options", {}).items() if k not in HIDDEN_OPTIONS}
+        if self.analysis not in names():
+            return given
+        options = get(self.analysis).options
+        defaults = {o.name: list(o.default) if isinstance(o.default, tuple) else o.default for o in options}
+        return {k: v for k, v in given.items() if k not in defaults or defaults[k] != v}
+
+    @cached_property
+    def label(self) -> str:
+        """Name for people: run, data, steps, what was set differently, beginning of the key."""
+        parts = [PurePath(self.run).name, self.data_name, self.span, *(f"{k}={v}" for k, v in self.options.items())]
+        return " · ".join([p for p in parts if p] + [self.key[:6]])
+
+    @property
+    def span(self) -> str:
+        """Steps covered, in words."""
+        if len(self.steps) > 1:
+            return f"steps {self.steps[0]}–{self.steps[-1]}"
+        step = self.checkpoints[0].get("step") if self.checkpoints else None
+        return "" if step is None else f"step {step}"
+
+
+def _run_folder(path: str) -> str:
+    """A run's folder: the parent of `checkpoint-N`, else the model's own folder."""
+    return str(PurePath(path).parent) if "checkpoint" in PurePath(path).name else path
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All results of a store, newest last, with what could not be read."""
+
+    entries: tuple[Entry, ...]
+    problems: tuple[str, ...]
+
+    def of(self, analysis: str) -> list[Entry]:
+        """Results of one analysis, newest first."""
+        return [e for e in reversed(self.entries) if e.analysis == analysis]
+
+    def analyses(self) -> list[str]:
+        return sorted({e.analysis for e in self.entries})
+
+    def runs(self) -> list[str]:
+        """Folders of training runs there are results about."""
+        return sorted({e.run for e in self.entries if e.run})
+
+    def find(self, key: str | None) -> Entry | None:
+        return next((e for e in self.entries if e.key == key), None)
+
+
+def listing(store: Store) -> Listing:
+    """What lies in ``store``; a damaged or half-written result is a problem told, not an error."""
+    entries: list[Entry] = []
+    problems = [f"{p}: incomplete (a copy or a write was interrupted); {AGAIN}" for p in store.broken()]
+    for name, key in store.addresses():
+        try:
+            entries.append(_entry(store.root, name, key))
+        except StoreError as error:
+            problems.append(str(error))
+    by_key = {e.key: e for e in entries}
+    entries = [replace(e, source=by_key.get(_upstream_key(e))) for e in entries]
+    newer = [e for e in entries if not e.readable]
+    problems += [
+        f"{e.analysis}/{e.key}: a newer version wrote it (schema {e.record['schema']}); upgrade" for e in newer
+    ]
+    kept = sorted((e for e in entries if e.readable), key=lambda e: (e.record.get("started", ""), e.key))
+    return Listing(tuple(kept), tuple(problems))
+
+
+@lru_cache(maxsize=20_000)
+def _entry(root: Path, name: str, key: str) -> Entry:
+    return Entry(root, Store(root).record(name, key))
+
+
+def _upstream_key(entry: Entry) -> str:
+    return next(iter(entry.record.get("upstream", {}).values()), "")
+
+
+@lru_cache(maxsize=20_000)
+def verdict(root: Path, name: str, key: str) -> str:
+    """The claim of a result in words, "" where it makes none; reads one attribute, not the arrays."""
+    import h5py
+
+    try:
+        with h5py.File(Store(root).folder(name, key) / "arrays.nc") as file:
+            found = file.attrs.get("verdict", "")
+    except OSError as error:
+        raise StoreError(
+            f"{name}/{key}: arrays.nc cannot be read ({error}); delete its folder and run again."
+        ) from error
+    return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def rows(
+    entry: Entry,
+    *,
+    where: Mapping[str, Sequence[Any]] | None = None,
+    search: str = "",
+    columns: Sequence[str] | None = None,
+    limit: int = 1000,
+) -> tuple[pd.DataFrame, int]:
+    """(the first ``limit`` rows of a table that match, how many match); reads the columns it needs.
+
+    Args:
+        entry: the result.
+        where: column -> values wanted; columns the table does not have are ignored.
+        search: text to be found in any text column, letter case ignored.
+        columns: columns to read; all by default.
+        limit: rows returned at most.
+    """
+    import duckdb
+
+    path = str(Store(entry.root).folder(entry.analysis, entry.key) / "table.parquet")
+    with duckdb.connect() as connection:
+        known = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [path]).fetchall()
+        kinds = {str(name): str(kind) for name, kind, *_ in known}
+        condition, values = _condition(kinds, where or {}, search)
+        wanted = ", ".join(_quoted(c) for c in columns or kinds if c in kinds) or "*"
+        count = connection.execute(f"SELECT count(*) FROM read_parquet(?){condition}", [path, *values]).fetchone()
+        frame = connection.execute(
+            f"SELECT {wanted} FROM read_parquet(?){condition} LIMIT {int(limit)}", [path, *values]
+        ).df()
+    return frame, int(count[0]) if count else 0
+
+
+def _condition(kinds: Mapping[str, str], where: Mapping[str, Sequence[Any]], search: str) -> tuple[str, list[Any]]:
+    parts: list[str] = []
+    values: list[Any] = []
+    for column, wanted in where.items():
+        if column in kinds:
+            parts.append(f"{_quoted(column)} IN ({', '.join('?' * len(wanted)) or 'NULL'})")
+            values += list(wanted)
+    if search:
+        texts = [c for c, kind in kinds.items() if kind == "VARCHAR"]
+        parts.append("(" + (" OR ".join(f"contains(lower({_quoted(c)}), lower(?))" for c in texts) or "false") + ")")
+        values += [search] * len(texts)
+    return (" WHERE " + " AND ".join(parts) if parts else ""), values
+
+
+def _quoted(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
+
+
+def training_log(run: str) -> pd.DataFrame:
+    """Scalars a trainer wrote into the run's checkpoints, long form ``step, quantity, value``; empty if none are there.
+
+    Read from the ``trainer_state.json`` with the longest history, since every checkpoint repeats the earlier ones.
+    """
+    states = [json.loads(p.read_text()) for p in Path(run).glob("checkpoint-*/trainer_state.json")] if run else []
+    history = max((s.get("log_history", []) for s in states), key=len, default=[])
+    found = [
+        (entry["step"], name, float(value))
+        for entry in history
+        for name, value in entry.items()
+        if name not in ("step", "epoch") and isinstance(value, int | float) and "step" in entry
+    ]
+    return pd.DataFrame(found, columns=["step", "quantity", "value"])
+
+
+def python_code(store: Store, entry: Entry, where: Mapping[str, Any], figure: str | None) -> str:
+    """Python that shows the same view; runs as pasted where the package is installed."""
+    chosen = ", ".join(f"{k}={v!r}" for k, v in where.items())
+    lines = [
+        "from analyses import Store",
+        "",
+        f"store = Store.at({str(store.root.resolve())!r})",
+        f"result = store.get({entry.analysis!r}, {entry.key!r})" + (f".where({chosen})" if chosen else ""),
+        "print(result.summary())",
+    ]
+    if figure:
+        lines += [f"figure = result.figures()[{figure!r}]", f"figure.write_html({entry.analysis + '.html'!r})"]
+    return "\n".join(lines)
+
+
+def command(entry: Entry) -> str | None:
+    """The command that computes the result again; None where an input was not a file."""
+    from analyses.core.analysis import get, names
+
+    if entry.analysis not in names():
+        return None
+    inputs = dict(entry.record.get("inputs", {}))
+    words = ["probe", "sweep" if entry.is_sweep else "run", entry.analysis]
+    if entry.is_sweep:
+        words += ["--checkpoints", entry.run]
+    for given in get(entry.analysis).inputs:
+        described = inputs.get(given.name)
+        if described is None:
+            continue
+        value = described.get("path") or described.get("source") or described.get("key")
+        if not value or value == "in memory":
+            return None
+        words += [f"--{given.name.replace('_', '-')}", str(value)]
+    for name, value in entry.options.items():
+        words += _flag(name, value)
+    return " ".join(shlex.quote(w) for w in words)
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
