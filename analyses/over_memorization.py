@@ -90,7 +90,7 @@ def over_memorization(
     each = [_estimates(c, s, delta, rho) for c, s in found]
     data = each[0] if len(each) == 1 else xr.concat(each, pd.Index([c.run for c in runs], name="run"), join="outer")
     if len(runs) > 1:
-        data = data.merge(_comparisons(runs))
+        data = data.merge(_comparisons(runs), join="outer")
     if perplexity is not None and (training_kind or pool):
         data = data.merge(style_control(perplexity.table, mask, answer_kind, training_kind, pool, seed))
     if style == "foreign":

@@ -1,0 +1,165 @@
+"""The paradox on planted changes and null runs, the closed forms of section 2, and a bigram model edited by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analyses.core import analysis as registry
+from analyses.core.result import Result
+from probe.errors import InputError
+
+STEPS = (0, 10, 20)
+
+
+def analysed(*args, **options) -> Result:
+    return registry.get("perplexity_paradox")(*args, **options)
+
+
+def sweep(effects, *, n=40, kind="gold_final", seed=0, noise=0.05) -> Result:
+    """Rows of a perplexity sweep whose mean NLL per token moves by ``effects[group][mask]`` from step 0 to the last."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for group, change in effects.items():
+        for i in range(n):
+            base = {m: rng.normal(1.0, 0.3) ** 2 + 0.5 for m in ("prompt", "answer:first", "answer:rest")}
+            lengths = {"prompt": int(rng.integers(8, 15)), "answer:first": 1, "answer:rest": 2}
+            for number, step in enumerate(STEPS):
+                sums = {}
+                for mask, length in lengths.items():
+                    moved = change.get(mask.split(":")[0], 0) * number / (len(STEPS) - 1)
+                    sums[mask] = (base[mask] + moved + (rng.normal(0, noise) if number else 0)) * length
+                shared = {"item": f"{group}-{i}", "group": group, "answer_kind": kind, "step": step}
+                sums["answer"] = sums["answer:first"] + sums["answer:rest"]
+                sums["full"] = sums["answer"] + sums["prompt"]
+                n_of = {**lengths, "answer": 3, "full": 3 + lengths["prompt"]}
+                rows += [
+                    {**shared, "mask": m, "nll_nats": sums[m], "n_tokens": n_of[m]}
+                    for m in ("prompt", "answer", "full", "answer:first")
+                ]
+    return Result.of(pd.DataFrame(rows))
+
+
+def verdict(result: Result, group: str, kind="gold_final", step=STEPS[-1]) -> str:
+    at = result.table.set_index(["answer_kind", "group", "step"]).sort_index()
+    return at.loc[(kind, group, step), "verdict"]
+
+
+def test_planted_paradox_is_found_in_its_group_only():
+    result = analysed(sweep({"leaked_true": {"answer": -0.4, "prompt": 0.2}, "unseen": {}}))
+    assert verdict(result, "leaked") == "paradox"
+    assert verdict(result, "unseen") == "none"
+    assert verdict(result, "leaked", step=0) == "none"
+    index = result.data["index"].sel(answer_kind="gold_final", group="leaked", step=20)
+    assert float(index) == pytest.approx(0.6, abs=0.03)
+    contrast = result.data.sel(answer_kind="gold_final", mask="answer", step=20)
+    assert float(contrast["contrast_ci_low"]) < -0.4 < float(contrast["contrast_ci_high"])
+    assert result.verdict.startswith("gold_final: paradox (leaked:")
+    assert "larger on leaked items" in result.verdict
+
+
+@pytest.mark.parametrize(
+    ("effect", "word"),
+    [
+        ({"answer": -0.3}, "sharpening only"),
+        ({"prompt": 0.3}, "prompt drift only"),
+        ({}, "none"),
+        ({"answer": 0.3, "prompt": -0.3}, "none"),
+    ],
+)
+def test_words_for_the_other_changes(effect: dict, word: str):
+    assert verdict(analysed(sweep({"unseen": effect})), "unseen") == word
+
+
+def test_a_fall_in_all_groups_is_not_specific():
+    effect = {"answer": -0.4, "prompt": 0.2}
+    result = analysed(sweep({"leaked_true": effect, "unseen": effect}))
+    assert "not specific to leaked items" in result.verdict
+
+
+def test_significant_but_below_the_floor_is_trivial_not_a_paradox():
+    tiny = sweep({"unseen": {"answer": -0.01, "prompt": 0.01}}, noise=0.001)
+    result = analysed(tiny)
+    assert verdict(result, "unseen") == "none"
+    assert result.table["is_trivial"].any()
+    assert verdict(analysed(tiny, floor=0.0), "unseen") == "paradox"
+
+
+def test_null_runs_are_rarely_flagged():
+    words = [verdict(analysed(sweep({"unseen": {}}, seed=s, noise=0.3), floor=0.0), "unseen") for s in range(20)]
+    assert words.count("paradox") == 0
+    assert words.count("none") >= 15
+
+
+def test_identical_checkpoints_change_nothing_exactly():
+    result = analysed(sweep({"leaked_true": {}, "unseen": {}}, noise=0.0))
+    for name in ("change", "index", "contrast", "index_contrast", "contribution"):
+        assert float(np.abs(result.data[name]).max()) == 0.0
+        assert float(np.abs(result.data[f"{name}_ci_high"]).max()) == 0.0
+
+
+def test_contributions_of_first_and_rest_add_up_to_the_answers_change():
+    result = analysed(sweep({"leaked_true": {"answer": -0.4}, "unseen": {"answer": 0.1}}))
+    data = result.data.sel(answer_kind="gold_final")
+    parts = data["contribution"].sel(mask=["answer:first", "answer:rest"]).sum("mask")
+    np.testing.assert_allclose(parts, data["change"].sel(mask="answer"), atol=1e-12)
+
+
+def test_generated_answers_are_never_judged():
+    result = analysed(sweep({"unseen": {"answer": -0.4, "prompt": 0.3}}, kind="gen_own"))
+    assert set(result.table["verdict"]) == {"not judged"}
+    assert "not judged" in result.verdict
+
+
+def test_a_control_run_beside_it():
+    run, control = sweep({"unseen": {"answer": -0.4, "prompt": 0.2}}), sweep({"unseen": {}}, seed=0)
+    result = analysed(run.with_record(key="a"), control.with_record(key="b"))
+    value = result.data["control_difference"].sel(answer_kind="gold_final", group="unseen")
+    assert float(value) == pytest.approx(0.6, abs=0.05)
+    itself = analysed(run.with_record(key="a"), run.with_record(key="b"))
+    assert float(np.abs(itself.data["control_difference"]).max()) == 0.0
+    with pytest.raises(InputError, match="other items"):
+        analysed(run.with_record(key="a"), sweep({"unseen": {}}, n=10).with_record(key="b"))
+
+
+def test_relabelled_steps_relabel_the_output():
+    one = sweep({"unseen": {"answer": -0.4, "prompt": 0.2}})
+    other = Result.of(one.table.assign(step=one.table["step"] * 7))
+    a, b = analysed(one), analysed(other)
+    assert b.data["step"].values.tolist() == [0, 70, 140]
+    np.testing.assert_array_equal(a.data["index"], b.data["index"])
+
+
+def test_micro_macro_and_arithmetic_differ_as_computed_by_hand():
+    """Items [ln 2] (one token) and [ln 8] x 3: micro 5.656854, macro 4, arithmetic mean 5."""
+    shared = {"group": "g", "answer_kind": "given"}
+    rows = [
+        {**shared, "item": i, "mask": m, "nll_nats": t * np.log(p), "n_tokens": t, "step": s}
+        for s in (0, 1)
+        for m in ("prompt", "answer")
+        for i, p, t in (("a", 2, 1), ("b", 8, 3))
+    ]
+    for how, expected in (("micro", 5.656854), ("macro", 4.0)):
+        result = analysed(Result.of(pd.DataFrame(rows)), aggregate=how)
+        level = result.data["log_ppl"].sel(answer_kind="given", group="g", mask="answer", step=0)
+        assert np.exp(float(level)) == pytest.approx(expected, abs=1e-6)
+    arithmetic = np.mean([2, 8])
+    assert arithmetic == 5
+
+
+def test_bad_input():
+    one = sweep({"unseen": {}})
+    with pytest.raises(InputError, match="one checkpoint"):
+        analysed(Result.of(one.table.query("step == 0")))
+    with pytest.raises(InputError, match="no rows of mask"):
+        analysed(Result.of(one.table.query("mask != 'prompt'")))
+    with pytest.raises(InputError, match="no groups"):
+        analysed(one, leaked=("nobody",))
+
+
+def test_figures_build():
+    from analyses.perplexity_paradox import figures
+
+    result = analysed(sweep({"leaked_true": {"answer": -0.4}, "unseen": {}}))
+    assert {"change_gold_final", "index_gold_final", "contribution_gold_final"} == set(figures(result))
