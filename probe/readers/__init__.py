@@ -1,0 +1,1 @@
+"""Readers of what trainers and trackers write: responses and scalars."""

@@ -1,0 +1,59 @@
+"""Small rollout logs, complete in the schema: random ones, and ones a model really sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def rows(
+    *,
+    steps: Sequence[int] = (0, 4),
+    items: int = 3,
+    group: int = 4,
+    vocab: int = 80,
+    seed: int = 0,
+    logged: bool = True,
+) -> list[dict[str, Any]]:
+    """Responses of `items` prompts, `group` each, at every step; ids are random, advantages centred per group."""
+    rng = np.random.default_rng(seed)
+    made: list[dict[str, Any]] = []
+    for step in steps:
+        for number in range(items):
+            prompt = rng.integers(3, vocab, 4 + number).astype(np.int32)
+            rewards = rng.integers(0, 2, group).astype(float)
+            rewards[:2] = 0.0, 1.0  # never a group of equal rewards
+            for sample in range(group):
+                n = int(rng.integers(2, 7))
+                mask = np.ones(n, bool)
+                mask[1] = sample % 3 != 2  # one token of a tool's output
+                logp = np.log(rng.uniform(0.1, 0.9, n)).astype(np.float32)
+                row = {
+                    "run_id": "toy",
+                    "policy_version": f"checkpoint-{step}",
+                    "step": step,
+                    "prompt_id": f"q{number}",
+                    "group_uid": f"{step}-{number}",
+                    "group": "leaked" if number % 2 else "unseen",
+                    "prompt_token_ids": prompt,
+                    "response_token_ids": rng.integers(3, vocab, n).astype(np.int32),
+                    "response_mask": mask,
+                    "finish_reason": "stop",
+                    "reward": rewards[sample],
+                    "advantage": np.float32((rewards[sample] - rewards.mean()) / rewards.std()),
+                    "adv_std_normalised": True,
+                    "adv_eps": np.float32(1e-4),
+                    "temperature": np.float32(1.0),
+                    "top_p": np.float32(1.0),
+                    "top_k": 0,
+                    "old_logp": logp,
+                    "micro_batch_id": np.int32(sample % 2),
+                    "clip_low": np.float32(0.2),
+                    "clip_high": np.float32(0.2),
+                }
+                if logged:
+                    row |= {"logp_temperature": np.float32(1.0), "H": rng.uniform(0.1, 2, n).astype(np.float32)}
+                made.append(row)
+    return made
