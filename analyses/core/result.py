@@ -54,6 +54,8 @@ DIMS: dict[str, str] = {
     "ablation": "what takes the place of what was removed",
     "readout": "where the effect of an ablation is read",
     "family": "kind of evidence in a rule that joins several",
+    "permutation": "relabelling of the items under a null hypothesis",
+    "fold": "held-out part of the items",
     "segment": "part of a response between boundaries",
 }
 COMPANIONS = ("ci_low", "ci_high", "n")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -27,21 +26,52 @@ if TYPE_CHECKING:
 Pooling: TypeAlias = Literal["last_prompt", "mean_prompt", "mean"]
 
 
+def two_groups(prompts: Prompts, groups: tuple[str, ...], needed: int = 4) -> tuple[str, str]:
+    """The two groups to compare.
+
+    Raises:
+        InputError: not exactly two, or fewer than `needed` items in one.
+    """
+    names = groups or prompts.groups
+    if len(names) != 2:
+        raise InputError(f"groups {list(names)}: exactly two are compared; name them, e.g. groups=('leak', 'stable')")
+    count = {name: sum(item.group == name for item in prompts.items) for name in names}
+    if min(count.values()) < needed:
+        raise InputError(f"items per group {count}: at least {needed} in each are needed (split halves of two)")
+    return names[0], names[1]
+
+
+def strata_of(states: States, names: tuple[str, ...]) -> np.ndarray[Any, Any] | None:
+    """A stratum per item: the joint value of columns of the prompt file, `length` being the number of tokens."""
+    if not names:
+        return None
+    columns = [_column(states, name) for name in names]
+    return np.asarray(["|".join(map(str, values)) for values in zip(*columns, strict=True)], dtype=object)
+
+
+def _column(states: States, name: str) -> list[Any]:
+    if name == "length":
+        edges = np.quantile(states.n_tokens, [1 / 3, 2 / 3])
+        return np.digitize(states.n_tokens, edges).tolist()
+    missing = [item.id for item in states.items if name not in item.meta]
+    if missing:
+        raise InputError(f"stratum {name!r}: not a column of item(s) {missing[:3]}; columns or 'length' are possible")
+    return [item.meta[name] for item in states.items]
+
+
 @dataclass(frozen=True)
 class States:
     """Pooled residual states [item, state, d_model]: state 0 is the embedding, state l+1 the output of block l.
 
     Attributes:
-        values: memory-mapped float32 array; slice one state (`values[:, s]`) at a time.
+        values: memory-mapped float32 array of an unnamed file; slice one state (`values[:, s]`) at a time.
         items: the items, in the order of the prompts.
         n_tokens: number of prompt tokens of each item, a covariate.
-        folder: holds the file; removed when this object goes.
     """
 
     values: np.memmap[Any, Any]
     items: tuple[Item, ...]
     n_tokens: np.ndarray[Any, Any]
-    folder: Any = field(repr=False)
 
     @property
     def groups(self) -> np.ndarray[Any, Any]:
@@ -86,17 +116,16 @@ def pooled_states(
     place = {item.id: row for row, item in enumerate(prompts.items)}
     if len(place) < len(prompts.items):
         raise InputError("an item id occurs with several answer_kinds: keep one, states are read on the prompt")
-    folder = tempfile.TemporaryDirectory(prefix="probe-states-")
     shape = (len(place), model.shape.n_layers + 1, model.shape.d_model)
-    values = np.lib.format.open_memmap(Path(folder.name) / "states.npy", "w+", np.float32, shape)
+    with tempfile.TemporaryFile(prefix="probe-states-") as file:  # the mapping outlives the handle; no name is left
+        values: np.memmap[Any, Any] = np.memmap(file, np.float32, "w+", shape=shape)
     n_tokens = np.zeros(len(place), dtype=int)
     for batch in batches(model, prompts, what, **plan):
         rows = [place[item.id] for item in batch.items]
         for state, pooled in enumerate(_pool(model, batch, pooling)):
             values[rows, state] = pooled.float().cpu().numpy()
         n_tokens[rows] = (batch.mask & (batch.span < 3)).sum(-1).cpu().numpy()
-    values.flush()
-    return States(values, prompts.items, n_tokens, folder)
+    return States(values, prompts.items, n_tokens)
 
 
 def _pool(model: Model, batch: TokenBatch, pooling: Pooling) -> list[Tensor]:

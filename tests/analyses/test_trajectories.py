@@ -1,0 +1,171 @@
+"""Trajectories: closed forms of F, V, D, the split-half identity, a planted bifurcation, and nulls."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from analyses import trajectories as module
+from analyses.core.states import pooled_states
+from analyses.trajectories import trajectories
+from probe.errors import InputError
+from tests.planted import bifurcation, states_of
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(3)
+
+
+def curves(states, permutations=300, draws=100, strata=None, seed=0):
+    return module.curves(states, states.groups == "leak", strata, draws, permutations, seed)[1]
+
+
+def test_force_velocity_and_distance_by_definition(rng):
+    states = bifurcation(rng, n=14, n_layers=4)
+    first = states.groups == "leak"
+    data = curves(states)
+    for layer in range(4):
+        a, b = states.update(layer)[first].mean(0), states.update(layer)[~first].mean(0)
+        force, norms = np.linalg.norm(a - b), (np.linalg.norm(a), np.linalg.norm(b))
+        cell = data.sel(layer=layer)
+        assert float(cell["force"]) == pytest.approx(force)
+        assert float(cell["velocity_difference"]) == pytest.approx(abs(norms[0] - norms[1]))
+        assert float(cell["force_relative"]) == pytest.approx(2 * force / sum(norms))
+        h = states.layer(layer)
+        expected = np.linalg.norm(h[first].mean(0) - h[~first].mean(0))
+        assert float(data["distance"].sel(state=layer)) == pytest.approx(expected)
+
+
+def test_velocity_difference_never_exceeds_force(rng):
+    for _ in range(5):
+        data = curves(bifurcation(rng, n=8, n_layers=3), permutations=5, draws=5)
+        assert (data["velocity_difference"] <= data["force"] + 1e-12).all()
+
+
+def test_split_half_is_the_mean_over_all_halves(rng):
+    """Every way to halve both groups of four, averaged, equals the closed form."""
+    x = rng.normal(size=(8, 5))
+    first = np.arange(8) < 4
+    closed = module.split_half(x @ x.T, first[None], ~first[None])[0]
+    halves = [
+        (x[list(a)].mean(0) - x[list(b)].mean(0)) @ (x[list(a2)].mean(0) - x[list(b2)].mean(0))
+        for a in combinations(range(4), 2)
+        for b in combinations(range(4, 8), 2)
+        for a2 in [sorted(set(range(4)) - set(a))]
+        for b2 in [sorted(set(range(4, 8)) - set(b))]
+    ]
+    assert closed == pytest.approx(np.mean(halves))
+
+
+def test_split_half_is_unbiased_where_force_is_not(rng):
+    found = {"squared": [], "naive": []}
+    for _ in range(400):
+        x = rng.normal(size=(12, 20))
+        first = np.arange(12) < 6
+        x[first, 0] += 1.0
+        gram = x @ x.T
+        found["squared"].append(module.split_half(gram, first[None], ~first[None])[0])
+        stats = module.layer_statistics(gram, first[None].astype(float), ~first[None].astype(bool))
+        found["naive"].append(stats["force"][0] ** 2)
+    error = np.std(found["squared"]) / 20
+    assert np.mean(found["squared"]) == pytest.approx(1.0, abs=4 * error)
+    assert np.mean(found["naive"]) > 4.0  # 1 + 20 (1/6 + 1/6)
+
+
+def test_energy_distance_by_definition(rng):
+    x, first = rng.normal(size=(11, 4)), np.arange(11) < 5
+    a, b = x[first], x[~first]
+    expected = 2 * cdist(a, b).mean() - cdist(a, a).mean() - cdist(b, b).mean()
+    assert module.energy(x @ x.T, first[None], ~first[None])[0] == pytest.approx(expected)
+
+
+def test_identical_groups_are_zero(rng):
+    half = rng.normal(size=(6, 4, 5))
+    data = curves(states_of(np.concatenate([half, half]), np.arange(12) < 6))
+    for name in ("force", "velocity_difference", "energy_distance", "distance"):
+        np.testing.assert_allclose(data[name], 0, atol=1e-6)
+    assert (data["p_value"] > 0.05).all()
+
+
+def test_constant_offset_is_distance_without_force(rng):
+    half = rng.normal(size=(6, 4, 5))
+    data = curves(states_of(np.concatenate([half, half + np.array([3.0, 4, 0, 0, 0])]), np.arange(12) < 6))
+    np.testing.assert_allclose(data["distance"], 5.0)
+    np.testing.assert_allclose(data["force"], 0, atol=1e-6)
+
+
+def test_rotated_updates_are_force_without_velocity_difference(rng):
+    updates = np.tile([1.0, 0.0], (6, 3, 1))
+    turned = np.tile([0.0, 1.0], (6, 3, 1))
+    values = np.concatenate([np.zeros((12, 1, 2)), np.concatenate([updates, turned]).cumsum(1)], 1)
+    data = curves(states_of(values, np.arange(12) < 6))
+    np.testing.assert_allclose(data["velocity_difference"], 0, atol=1e-12)
+    np.testing.assert_allclose(data["force"], np.sqrt(2))
+
+
+def test_orthogonal_change_of_basis_changes_nothing(rng):
+    states = bifurcation(rng, n=12, n_layers=3)
+    basis = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    turned = states_of(states.values @ basis, states.groups == "leak")
+    for name, values in curves(states).data_vars.items():
+        np.testing.assert_allclose(curves(turned)[name], values, atol=1e-8)
+
+
+def test_planted_bifurcation_is_found_at_its_layer(rng):
+    data = curves(bifurcation(rng, at=6))
+    assert int(data["force_squared"].argmax("layer")) == 6 and int(data["force_z"].argmax("layer")) == 6
+    assert float(data["p_value"].sel(layer=6)) < 0.01
+    assert (data["p_value"].drop_sel(layer=6) > 0.05).all()
+    assert "layer 6" in module._verdict(data, "leak", "stable")
+
+
+def test_no_layer_is_found_without_a_difference():
+    """Null: the share of runs with any significant layer stays near .05."""
+    found = sum(
+        float(curves(bifurcation(np.random.default_rng(s), size=0.0, n=20), 100, 2)["p_value"].min()) <= 0.05
+        for s in range(60)
+    )
+    assert found <= 8  # binomial .999 quantile at .05
+
+
+def test_strata_absorb_a_difference_that_is_the_strata(rng):
+    states = bifurcation(rng, n=80, size=0.0)
+    stratum = np.arange(80) % 2
+    states.values[:, 3:] += 3.0 * stratum[:, None, None]
+    states.groups[:] = np.where(rng.random(80) < 0.2 + 0.6 * stratum, "leak", "stable")
+    assert float(curves(states)["p_value"].min()) < 0.01
+    assert float(curves(states, strata=stratum)["p_value"].min()) > 0.05
+
+
+def test_on_a_model(base, prompts):
+    result = trajectories(base, prompts, draws=50, permutations=50)
+    assert set(result.table.columns) == {"item", "group", "layer", "update_norm", "state_norm"}
+    assert len(result.table) == 12 * base.shape.n_layers
+    assert result.data["distance"].dims == ("state",) and result.data.attrs["groups"] == ["leaked", "unseen"]
+    assert (result.data["force_n"] == 6).all()
+    assert set(module.figures(result)) == set(module.UNITS)
+
+
+def test_states_are_the_models_and_do_not_depend_on_padding(base, prompts):
+    one = pooled_states(base, prompts, batch_size=1)
+    many = pooled_states(base, prompts, batch_size=7, padding="right")
+    np.testing.assert_allclose(one.values, many.values, atol=1e-5)
+    (batch,) = base.batches(prompts.limit(1), batch_size=1)
+    trace = base.run(batch, read=["embed", "resid_post.2"])
+    last = int(batch.last_prompt[0])
+    np.testing.assert_allclose(one.values[0, 3], trace["resid_post.2"][0, last].numpy(), atol=1e-6)
+    mean = pooled_states(base, prompts.limit(1), pooling="mean_prompt")
+    np.testing.assert_allclose(mean.values[0, 3], trace["resid_post.2"][0, : last + 1].mean(0).numpy(), atol=1e-5)
+
+
+def test_bad_groups_are_refused(base, prompts):
+    with pytest.raises(InputError, match="exactly two"):
+        trajectories(base, prompts.where(group="leaked"))
+    with pytest.raises(InputError, match="at least 4 in each"):
+        trajectories(base, prompts.limit(7))
+    with pytest.raises(InputError, match="not a column"):
+        trajectories(base, prompts, strata=("dataset",))

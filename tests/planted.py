@@ -1,0 +1,61 @@
+"""Data and models with known ground truth: what an analysis must recover, and nulls it must not find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from probe.prompts import Item
+
+
+@dataclass
+class ArrayStates:
+    """Stands for the states of a model, from an array [item, state, d_model]."""
+
+    values: np.ndarray
+    groups: np.ndarray
+    items: tuple[Item, ...]
+    n_tokens: np.ndarray
+
+    @property
+    def ids(self) -> np.ndarray:
+        return np.asarray([item.id for item in self.items], dtype=object)
+
+    @property
+    def n_layers(self) -> int:
+        return self.values.shape[1] - 1
+
+    def layer(self, state: int) -> np.ndarray:
+        return np.asarray(self.values[:, state], dtype=float)
+
+    def update(self, layer: int) -> np.ndarray:
+        return self.layer(layer + 1) - self.layer(layer)
+
+
+def states_of(values: np.ndarray, is_first: np.ndarray, n_tokens: np.ndarray | None = None) -> ArrayStates:
+    """States of items in the groups leak (first) and stable."""
+    groups = np.where(is_first, "leak", "stable").astype(object)
+    items = tuple(Item(f"i{k:04d}", "p", "a", group=str(g)) for k, g in enumerate(groups))
+    return ArrayStates(values, groups, items, np.zeros(len(items), int) if n_tokens is None else n_tokens)
+
+
+def bifurcation(
+    rng: np.random.Generator, *, n: int = 40, n_layers: int = 10, d: int = 8, at: int = 6, size: float = 2.0
+) -> ArrayStates:
+    """Random walks over layers; the update of block `at` differs between the groups by `size` along one direction."""
+    is_first = np.arange(n) < n // 2
+    updates = rng.normal(size=(n, n_layers, d))
+    updates[is_first, min(at, n_layers - 1), 0] += size
+    start = rng.normal(size=(n, 1, d))
+    return states_of(np.concatenate([start, start + updates.cumsum(1)], 1), is_first)
+
+
+def ar1(rng: np.random.Generator, shape: tuple[int, int], rho: float = 0.7, unit: str = "innovation") -> np.ndarray:
+    """Noise [item, layer], AR(1) across layers, with unit innovation or unit marginal standard deviation."""
+    scale = 1.0 if unit == "innovation" else np.sqrt(1 - rho**2)
+    out = np.empty(shape)
+    out[:, 0] = rng.normal(size=shape[0]) * scale / np.sqrt(1 - rho**2)
+    for layer in range(1, shape[1]):
+        out[:, layer] = rho * out[:, layer - 1] + scale * rng.normal(size=shape[0])
+    return out
