@@ -43,6 +43,8 @@ DIMS: dict[str, str] = {
     "matrix": "weight matrix by name",
     "window": "run of consecutive layers, by its first layer",
     "source_step": "optimizer step of the checkpoint patched from",
+    "rollout_step": "optimizer step of the policy that sampled a response",
+    "sign": "sign of the advantage",
     "fraction": "share of the question shown, or of tokens selected",
     "k": "number of samples, or of top tokens",
     "role": "anchor or adapter",
