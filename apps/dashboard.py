@@ -1,0 +1,62 @@
+"""The dashboard: pages over saved results. Started by `probe dashboard`; needs neither torch nor a model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+import streamlit as st
+
+from analyses.core.store import Store
+from apps.reading import Listing, listing
+from apps.views import address, parts, results
+
+PAGES: dict[str, Callable[[Store, Listing], None]] = {"Results": results.show}
+POLL_SECONDS = 2
+
+
+def main() -> None:
+    """One run of the page."""
+    st.set_page_config(page_title="posttrain-probe", layout="wide")
+    store = Store.at(_arguments().results)
+    address.begin()
+    found = listing(store)
+    with st.sidebar:
+        st.markdown("### posttrain-probe")
+        page = address.select("Page", list(PAGES), key="page", radio=True, label_visibility="collapsed")
+        st.caption(address.escaped(f"{len(found.entries)} results in {store.root.resolve()}"))
+        st.fragment(_live, run_every=POLL_SECONDS)(store, frozenset(store.addresses()))
+    parts.problems(found.problems)
+    if found.entries:
+        PAGES[page](store, found)
+    else:
+        _empty(store)
+    address.tidy()
+
+
+def _live(store: Store, shown: frozenset[tuple[str, str]]) -> None:
+    """Sweeps under way; a finished result reloads the page's lists."""
+    for state in store.running():
+        done, total = int(state.get("done", 0)), max(int(state.get("total", 1)), 1)
+        st.progress(min(done / total, 1.0), f"{address.escaped(state.get('analysis'))}: {done} of {total} checkpoints")
+    if frozenset(store.addresses()) != shown:
+        st.rerun(scope="app")
+
+
+def _empty(store: Store) -> None:
+    st.header("No results yet", anchor=False)
+    st.text(f"Looked in {store.root.resolve()}")
+    st.markdown("Make some, they appear here by themselves:")
+    st.code("probe demo\nprobe sweep perplexity --checkpoints DIR --prompts FILE", language="bash")
+    st.markdown("Or name another folder: `probe dashboard --results DIR`.")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--results", default=os.environ.get("PROBE_RESULTS"))
+    return parser.parse_known_args(sys.argv[1:])[0]
+
+
+main()

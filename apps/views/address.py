@@ -1,0 +1,136 @@
+"""The state of a view lives in its URL: a link to a view is that view.
+
+A widget starts from what it was in this session, else from the URL, else from where this session last left it on
+another page, else from its default. Whatever the URL holds is only ever compared with the options on offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import streamlit as st
+
+T = TypeVar("T")
+USED, LAST = "_used_parameters", "_last_values"
+
+
+def begin() -> None:
+    """Forget which parameters the page used before."""
+    st.session_state[USED] = {}
+
+
+def tidy() -> None:
+    """Drop parameters no widget of this page has."""
+    for name in set(st.query_params) - set(st.session_state[USED]):
+        del st.query_params[name]
+
+
+def select(
+    label: str,
+    options: Sequence[T],
+    *,
+    key: str,
+    default: T | None = None,
+    name: Callable[[T], str] = str,
+    radio: bool = False,
+    where: Any = st,
+    **more: Any,
+) -> T:
+    """One of ``options``, as a drop-down or a row of buttons."""
+    start = default if default is not None and default in options else options[0]
+    _start(key, {address(o): o for o in options}, start)
+    if radio:
+        value = where.radio(label, options, key=key, format_func=lambda o: escaped(name(o)), **more)
+    else:
+        value = where.selectbox(label, options, key=key, format_func=name, **more)
+    _keep(key, [address(value)], value == start)
+    return value
+
+
+def select_many(
+    label: str,
+    options: Sequence[T],
+    *,
+    key: str,
+    name: Callable[[T], str] = str,
+    default: Sequence[T] = (),
+    buttons: bool = True,
+) -> list[T]:
+    """Any of ``options``; none chosen means no restriction."""
+    by_address = {address(o): o for o in options}
+    if key not in st.session_state:
+        given = st.query_params.get_all(key) or st.session_state.get(LAST, {}).get(key)
+        chosen = [by_address[a] for a in given if a in by_address] if given else list(default)
+        st.session_state[key] = chosen
+    else:
+        st.session_state[key] = [o for o in st.session_state[key] if o in options]
+    if buttons:
+        value = st.pills(label, options, key=key, selection_mode="multi", format_func=lambda o: escaped(name(o)))
+    else:
+        value = st.multiselect(label, options, key=key, format_func=name)
+    _keep(key, [address(v) for v in value], list(value) == list(default))
+    return list(value)
+
+
+def slide(label: str, options: Sequence[T], *, key: str, default: T, **more: Any) -> T:
+    """One of ordered ``options`` by a slider."""
+    if len(options) == 1:
+        _keep(key, [address(options[0])], True)
+        return options[0]
+    _start(key, {address(o): o for o in options}, default)
+    value = st.select_slider(label, options, key=key, **more)
+    _keep(key, [address(value)], value == default)
+    return value
+
+
+def flag(label: str, *, key: str, default: bool = False, **more: Any) -> bool:
+    """A switch."""
+    _start(key, {"true": True, "false": False}, default)
+    value = bool(st.toggle(label, key=key, **more))
+    _keep(key, ["true" if value else "false"], value == default)
+    return value
+
+
+def text(label: str, *, key: str, **more: Any) -> str:
+    """A line of text, at most 200 characters."""
+    if key not in st.session_state:
+        st.session_state[key] = str(st.query_params.get(key, st.session_state.get(LAST, {}).get(key, [""])[0]))[:200]
+    value = str(st.text_input(label, key=key, max_chars=200, **more) or "")
+    _keep(key, [value], not value)
+    return value
+
+
+def go(**values: Any) -> None:
+    """Set the values of widgets of the next run: what a click on a link of this page means."""
+    for key, value in values.items():
+        st.session_state[key] = value
+
+
+def address(value: Any) -> str:
+    """How a value stands in the URL."""
+    return str(value)
+
+
+def escaped(text: Any) -> str:
+    """Text as Markdown that shows it literally; labels and messages of Streamlit are Markdown."""
+    return "".join("\\" + c if c in MARKDOWN else c for c in str(text))
+
+
+MARKDOWN = frozenset("\\`*_{}[]()#+-.!|<>~$:&@^='\"")
+
+
+def _start(key: str, by_address: dict[str, T], default: T) -> None:
+    if key in st.session_state and st.session_state[key] in by_address.values():
+        return
+    given = st.query_params.get(key) or next(iter(st.session_state.get(LAST, {}).get(key, [])), None)
+    st.session_state[key] = by_address.get(str(given), default)
+
+
+def _keep(key: str, values: list[str], is_default: bool) -> None:
+    st.session_state.setdefault(USED, {})[key] = True
+    st.session_state.setdefault(LAST, {})[key] = values
+    if is_default:
+        st.query_params.pop(key, None)
+    elif st.query_params.get_all(key) != values:
+        st.query_params[key] = values if len(values) > 1 else values[0] if values else ""

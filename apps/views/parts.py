@@ -1,0 +1,170 @@
+"""Pieces every page is made of: messages, a figure with its exports, tables, provenance, code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from analyses.core import figures
+from analyses.core.result import COMPANIONS, DIMS, Result
+from analyses.core.store import Store
+from apps.reading import Entry, command, python_code, rows, verdict
+from apps.report import figures_of, provenance
+from apps.views import address
+from apps.views.address import escaped
+
+MAX_ROWS = 1000
+FILTERS = ("group", "dataset", "mask", "answer_kind", "variant", "arm", "site", "direction", "token_class")
+ROUND = {c: st.column_config.NumberColumn(format="%.4g") for c in ("value", "ci_low", "ci_high")}
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def result_of(root: str, analysis: str, key: str) -> Result:
+    """A whole result; a key names one content, so it never goes stale."""
+    return Store.at(root).get(analysis, key)
+
+
+@st.cache_resource(max_entries=200, show_spinner=False)
+def part_of(root: str, analysis: str, key: str, where: tuple[tuple[str, Any], ...]) -> Result:
+    """The part of a result a page shows."""
+    whole = result_of(root, analysis, key)
+    return whole.where(**{n: list(v) if isinstance(v, tuple) else v for n, v in where}) if where else whole
+
+
+@st.cache_resource(max_entries=200, show_spinner=False)
+def summary_of(root: str, analysis: str, key: str, where: tuple[tuple[str, Any], ...] = ()) -> pd.DataFrame:
+    """Estimates of a part, tidy; not to be changed in place."""
+    return part_of(root, analysis, key, where).summary()
+
+
+@st.cache_resource(max_entries=200, show_spinner=False)
+def drawn(root: str, analysis: str, key: str, where: tuple[tuple[str, Any], ...]) -> tuple[dict[str, Any], list[str]]:
+    """(figures of a part by name, what could not be drawn); not to be changed in place."""
+    notes: list[str] = []
+    return dict(figures_of(part_of(root, analysis, key, where), notes)), notes
+
+
+def frozen(where: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """A selection as a cache key."""
+    return tuple((n, tuple(v) if isinstance(v, list) else v) for n, v in where.items())
+
+
+def claims(entry: Entry) -> None:
+    """Verdict and warnings of a result, as text."""
+    said = verdict(entry.root, entry.analysis, entry.key)
+    if said:
+        st.success(escaped(said), icon=":material/gavel:")
+    warnings = entry.record.get("warnings", [])
+    for warning in warnings[:3]:
+        st.warning(escaped(warning), icon=":material/warning:")
+    if len(warnings) > 3:
+        with st.expander(f"{len(warnings) - 3} more warnings"):
+            for warning in warnings[3:]:
+                st.text(warning)
+
+
+def problems(found: Sequence[str]) -> None:
+    """What in the results folder could not be read."""
+    if found:
+        with st.expander(f":material/report: {len(found)} results cannot be shown", expanded=len(found) < 3):
+            for problem in found:
+                st.text(problem)
+
+
+def filters(summary: pd.DataFrame, prefix: str = "") -> dict[str, list[Any]]:
+    """Values chosen per category of the estimates; {} for all of them."""
+    present = [d for d in FILTERS if d in summary and 1 < len(summary[d].dropna().unique()) <= 24]
+    chosen: dict[str, list[Any]] = {}
+    for dim in present:
+        values = list(dict.fromkeys(summary[dim].dropna()))
+        if picked := address.select_many(figures.axis_name(dim), values, key=prefix + dim):
+            chosen[dim] = picked
+    return chosen
+
+
+def figure(shown: Any, name: str, *, key: str, alt: str = "", on_select: Any = "ignore") -> Any:
+    """A figure with its exports; the camera button saves what is on screen."""
+    kind = st.session_state.get("image", "png")
+    config = {"displaylogo": False, "toImageButtonOptions": {"format": kind, "filename": name, "scale": 2}}
+    return st.plotly_chart(shown, key=key, config=config, on_select=on_select, selection_mode="points", alt=alt or name)
+
+
+def exports(shown: Any | None, entry: Entry, summary: pd.DataFrame, name: str) -> None:
+    """Downloads; a file is made only when its button is pressed."""
+    path = Store(entry.root).folder(entry.analysis, entry.key) / "table.parquet"
+    stem = f"{entry.analysis}-{entry.key[:6]}"
+    files: list[tuple[str, Any, str, str]] = [
+        ("Estimates, CSV", lambda: summary.to_csv(index=False), f"{stem}-estimates.csv", "text/csv"),
+        ("All rows, CSV", lambda: pd.read_parquet(path).to_csv(index=False), f"{stem}.csv", "text/csv"),
+        ("All rows, Parquet", path.read_bytes, f"{stem}.parquet", "application/vnd.apache.parquet"),
+    ]
+    if shown is not None:
+        page = ("Figure, HTML (opens offline)", lambda: shown.to_html(include_mathjax=False), f"{stem}-{name}.html")
+        files.insert(0, (*page, "text/html"))
+    with st.popover("Export", icon=":material/download:"):
+        address.select("Camera button of the figure saves", ["png", "svg"], key="image", radio=True, horizontal=True)
+        for label, data, file_name, mime in files:
+            st.download_button(label, data, file_name, mime, key=f"save-{label}", on_click="ignore")
+
+
+def estimates(summary: pd.DataFrame, *, key: str) -> None:
+    """Estimates as a table: dims, value, interval, n."""
+    shown = summary.dropna(axis="columns", how="all")
+    constant = [c for c in shown.columns if c in DIMS and shown[c].nunique(dropna=False) == 1 and len(shown) > 1]
+    table = shown.drop(columns=constant).head(MAX_ROWS)
+    st.dataframe(table, hide_index=True, column_config=ROUND, key=key)
+    if constant:
+        told = ", ".join(f"{c} {shown[c].iloc[0]}" for c in constant)
+        st.caption(f"In all rows: {escaped(told)}")
+    if len(shown) > MAX_ROWS:
+        st.caption(f"First {MAX_ROWS} of {len(shown):,} estimates; filter, or export all.")
+
+
+def facts(entry: Entry, where: Mapping[str, Any], *, key: str) -> None:
+    """Rows of the table that match the selection and the search."""
+    search = address.text("Search in items and texts", key="search", placeholder="for example an item's id")
+    lists = {n: v if isinstance(v, list) else [v] for n, v in where.items()}
+    found, count = rows(entry, where=lists, search=search, limit=MAX_ROWS)
+    if not count:
+        st.info("No row matches. Clear the search or widen the filters.")
+        return
+    st.dataframe(found, hide_index=True, key=key)
+    advice = ": narrow the search, or export all" if count > MAX_ROWS else ""
+    st.caption(f"{min(count, MAX_ROWS):,} of {count:,} rows{advice}")
+
+
+def code(store: Store, entry: Entry, where: Mapping[str, Any], figure_name: str | None) -> None:
+    """Code that reproduces the view from the stored result, and the command that computes it again."""
+    with st.expander("Code to reproduce this view", icon=":material/code:"):
+        st.code(python_code(store, entry, where, figure_name), language="python")
+        if made := command(entry):
+            st.caption("Computed by")
+            st.code(made, language="bash", wrap_lines=True)
+
+
+def origin(entry: Entry) -> None:
+    """What the analysis measures, what it does not show, and where the numbers come from."""
+    from analyses.core.analysis import get, names
+
+    if entry.analysis in names():
+        with st.expander("What this measures, and what it does not show", icon=":material/menu_book:"):
+            for name, text in get(entry.analysis).sections.items():
+                st.markdown(f"**{name}.** {escaped(' '.join(text.split()))}")
+    with st.expander("Provenance", icon=":material/history:"):
+        lines = list(provenance(entry.record))
+        st.dataframe(pd.DataFrame(lines, columns=["entry", "value"]), hide_index=True, key=f"provenance-{entry.key}")
+        missing = [c["path"] for c in entry.checkpoints if not Path(c["path"]).exists()]
+        if missing:
+            text = f"{len(missing)} of its checkpoints are no longer there ({missing[0]} ...); the numbers stay valid."
+            st.caption(escaped(text))
+
+
+def value_text(row: Mapping[str, Any]) -> str:
+    """An estimate in words: value, interval, n."""
+    value, low, high, n = (row.get(c) for c in ("value", *COMPANIONS))
+    interval = f" [{low:.3g}, {high:.3g}]" if pd.notna(low) else ""
+    return f"{value:.3g}{interval}" + (f" (n = {n:.0f})" if pd.notna(n) else "")

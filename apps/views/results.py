@@ -1,0 +1,112 @@
+"""The page every analysis gets: its figures, estimates, rows and provenance, at one step or over all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from analyses.core.analysis import get, names
+from analyses.core.store import Store, StoreError
+from apps.reading import Entry, Listing
+from apps.views import address, parts
+from probe.errors import InputError
+
+PLAY_SECONDS = 0.9
+ALL = "all steps"
+
+
+def show(store: Store, found: Listing) -> None:
+    """Choose an analysis and one of its results; look at it."""
+    left, right = st.columns([1, 2])
+    with left:
+        known = sorted({*found.analyses(), *names()})
+        first = found.analyses()[0] if found.analyses() else known[0]
+        analysis = address.select(
+            "Analysis", known, key="analysis", default=first, name=lambda n: _with_count(n, found)
+        )
+    entries = found.of(analysis)
+    st.subheader(_title(analysis), anchor=False)
+    if not entries:
+        _how_to_get(analysis)
+        return
+    with right:
+        by_key = {e.key: e for e in entries}
+        key = address.select("Result", list(by_key), key="key", name=lambda k: by_key[k].label)
+    entry = by_key[key]
+    try:
+        parts.claims(entry)
+        summary = parts.summary_of(str(store.root), entry.analysis, entry.key)
+    except (StoreError, InputError) as error:
+        st.error(address.escaped(error))
+        return
+    where = parts.filters(summary)
+    _view(store, entry, where)
+    parts.origin(entry)
+
+
+def _view(store: Store, entry: Entry, where: dict[str, Any]) -> None:
+    """The part of the page a slider redraws; a fragment, so that nothing else runs again."""
+    playing = bool(st.session_state.get("play")) and len(entry.steps) > 1
+    st.fragment(_draw, run_every=PLAY_SECONDS if playing else None)(store, entry, where, playing)
+
+
+def _draw(store: Store, entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
+    at = _step(entry, was_playing)
+    chosen = {**where, **({"step": at} if at is not None else {})}
+    shown, notes = parts.drawn(str(store.root), entry.analysis, entry.key, parts.frozen(chosen))
+    summary = parts.summary_of(str(store.root), entry.analysis, entry.key, parts.frozen(chosen))
+    for note in notes:
+        st.info(address.escaped(note))
+    name = None
+    if shown:
+        name = address.select("Figure", list(shown), key="figure", radio=True, horizontal=True)
+        parts.figure(shown[name], name, key="main_figure")
+    elif not notes:
+        st.info("Nothing to draw in this selection: no estimate was measured here. Widen the filters.")
+    with st.container(horizontal=True):
+        parts.exports(shown.get(name) if name else None, entry, summary, name or "figure")
+    estimates, facts = st.tabs(["Estimates", "Rows"])
+    with estimates:
+        parts.estimates(summary, key="estimates")
+    with facts:
+        parts.facts(entry, chosen, key="facts")
+    parts.code(store, entry, chosen, name if entry.analysis in names() else None)
+
+
+def _step(entry: Entry, was_playing: bool) -> int | None:
+    """The step chosen on the slider; None for all steps."""
+    if len(entry.steps) < 2 or not entry.is_sweep:
+        return None
+    options: list[Any] = [ALL, *entry.steps]
+    if was_playing and st.session_state.get("play"):
+        last = st.session_state.get("step", ALL)
+        place = options.index(last) if last in options else 0
+        st.session_state["step"] = options[place + 1 if place + 1 < len(options) else 1]
+    slider, play = st.columns([8, 1], vertical_alignment="bottom")
+    with slider:
+        value = address.slide("Step", options, key="step", default=ALL)
+    with play:
+        if address.flag("Play", key="play", help="Walk through the steps") != was_playing:
+            st.rerun(scope="app")
+    return None if value == ALL else int(value)
+
+
+def _title(analysis: str) -> str:
+    return address.escaped(get(analysis).title) if analysis in names() else f"{analysis} (not known to this version)"
+
+
+def _with_count(name: str, found: Listing) -> str:
+    count = len(found.of(name))
+    return f"{name} ({count})" if count else f"{name} (no results yet)"
+
+
+def _how_to_get(analysis: str) -> None:
+    of = get(analysis)
+    st.info("No results of this analysis yet. Make one with the command below; it appears here by itself.")
+    inputs = " ".join(f"--{i.name.replace('_', '-')} ..." for i in of.inputs if i.kind != "Model" and not i.optional)
+    word = "run" if of.arity == "result" else "sweep"
+    series = "" if of.arity == "result" else "--checkpoints DIR "
+    st.code(f"probe {word} {analysis} {series}{inputs}".strip(), language="bash")
+    for name, text in of.sections.items():
+        st.markdown(f"**{name}.** {address.escaped(' '.join(text.split()))}")
