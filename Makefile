@@ -40,7 +40,7 @@ unit: setup browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --max-worker-restart 0
 
 docs: setup
-	$(BIN)/mkdocs build --strict -q
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
 test: lint types contracts
 	$(BIN)/probe demo --out $(LAB)

@@ -106,7 +106,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
     per_item = table.assign(mean=table["nll_nats"] / table["n_tokens"])
     per_item["ppl"] = np.exp(per_item["mean"])
-    label = {"units": "nats/token", "name": "nll_nats", "long_name": "negative log-likelihood"}
+    label: dict[str, Any] = {"units": "nats/token", "name": "nll_nats", "long_name": "negative log-likelihood"}
     micro = estimate(per_item, "nll_nats", BY, per="n_tokens", seed=seed, **label)
     macro = estimate(per_item, "mean", BY, seed=seed, **label)
     nll = _variants(micro=micro, macro=macro)

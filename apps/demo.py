@@ -74,7 +74,7 @@ def _reading(swept: dict[str, Result]) -> str:
     lines: list[str] = []
     for run, result in swept.items():
         curve = _curve(result)
-        best, last = curve.loc[curve["value"].idxmin()], curve.iloc[-1]
+        best, last = curve.iloc[int(curve["value"].argmin())], curve.iloc[-1]
         rose = bool(last["ci_low"] > best["ci_high"])
         lines.append(
             f"{RUNS[run]}: {'rises' if rose else 'no rise found'} "

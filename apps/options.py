@@ -29,14 +29,14 @@ def _shown(default: str, help_text: str, kind: Any = str) -> dict[str, Any]:
     return {"default": default, "show_default": True, "help": help_text, "type": kind}
 
 
-MODEL_SETTINGS: list[tuple[list[list[str]], dict[str, Any]]] = [
-    ([["--backend"]], _shown("transformer_lens", "Library that hooks the model.", BACKENDS)),
-    ([["--dtype"]], _shown("float32", "Weights and activations; metrics are always fp32.", DTYPES)),
-    ([["--device"]], _shown("cpu", "Torch device.")),
-    ([["--revision"]], {"help": "Revision of a hub repository."}),
-    ([["--allow-pickle"]], {"is_flag": True, "help": "Read pickle weights (weights_only); refused by default."}),
-    ([["--trust-remote-code"]], {"is_flag": True, "help": "Run code shipped with the checkpoint; off by default."}),
-]
+MODEL_SETTINGS: dict[str, dict[str, Any]] = {
+    "--backend": _shown("transformer_lens", "Library that hooks the model.", BACKENDS),
+    "--dtype": _shown("float32", "Weights and activations; metrics are always fp32.", DTYPES),
+    "--device": _shown("cpu", "Torch device."),
+    "--revision": {"help": "Revision of a hub repository."},
+    "--allow-pickle": {"is_flag": True, "help": "Read pickle weights (weights_only); refused by default."},
+    "--trust-remote-code": {"is_flag": True, "help": "Run code shipped with the checkpoint; off by default."},
+}
 
 
 class Values(click.ParamType[Any]):
@@ -115,7 +115,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
     needs = _kinds(of)
-    found = [click.Option(*a, **k) for a, k in MODEL_SETTINGS] if "Model" in needs else []
+    found = [click.Option([f], **k) for f, k in MODEL_SETTINGS.items()] if "Model" in needs else []
     if "Prompts" in needs:
         found.append(click.Option(["--limit"], type=click.IntRange(min=1), help="Use only the first items."))
     if sweep and of.arity == "pair":

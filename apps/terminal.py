@@ -43,7 +43,7 @@ def show_result(store: Store, result: Result, as_json: bool) -> None:
             "key": result.key,
             "folder": str(folder),
             "verdict": result.verdict,
-            "summary": json.loads(summary.to_json(orient="records")),
+            "summary": json.loads(str(summary.to_json(orient="records"))),
             "warnings": result.warnings,
         }
         click.echo(json.dumps(line))

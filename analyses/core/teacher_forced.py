@@ -47,7 +47,7 @@ class Scored:
         """Only the tokens marked True."""
         return Scored(*(getattr(self, f)[keep] for f in ("item", "column", "pos", "target", "span")))
 
-    def rows(self, activations: Shaped[Tensor, "item pos *rest"]) -> Shaped[Tensor, token *rest]:
+    def rows(self, activations: Shaped[Tensor, "item pos ..."]) -> Shaped[Tensor, "token ..."]:
         """Activations at the columns that predict each token."""
         return activations[self.item, self.column]
 

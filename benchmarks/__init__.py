@@ -1,0 +1,1 @@
+"""Speed and memory against peers, as ratios on the same work in one run."""

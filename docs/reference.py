@@ -1,0 +1,98 @@
+"""mkdocs hook: pages that are read off the code, so that no fact about an analysis is written twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from mkdocs.structure.files import File, Files
+
+from analyses.core import analysis as registry
+from analyses.core.result import DIMS
+from apps.cli import app
+from probe.sites import KINDS
+
+SHOWN = {"none": "`none`", "": ""}
+
+
+def on_config(config: Any) -> Any:
+    """One page an analysis, below the overview."""
+    pages = [{name: f"reference/analyses/{name}.md"} for name in registry.names()]
+    for section in config["nav"]:
+        if "Reference" in section:
+            section["Reference"] = [
+                {"Analyses": ["reference/analyses.md", *pages]} if "Analyses" in entry else entry
+                for entry in section["Reference"]
+            ]
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """The generated pages."""
+    for name in registry.names():
+        files.append(File.generated(config, f"reference/analyses/{name}.md", content=_page(registry.get(name))))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Tables appended to pages that only introduce them."""
+    tables = {
+        "reference/analyses.md": _overview,
+        "reference/results.md": lambda: _table(("dim", "meaning"), DIMS.items()),
+        "reference/sites.md": lambda: _table(
+            ("kind", "dims"), [(f"`{k}`", " ".join(_dims(v))) for k, v in KINDS.items()]
+        ),
+        "reference/cli.md": _cli,
+    }
+    made = tables.get(page.file.src_uri)
+    return f"{markdown}\n\n{made()}" if made else markdown
+
+
+def _dims(kind: Any) -> tuple[str, ...]:
+    return tuple(getattr(kind, "dims", kind))
+
+
+def _table(head: tuple[str, ...], rows: Any) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(_cell(c) for c in row)} |" for row in rows)])
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _overview() -> str:
+    found = [registry.get(n) for n in registry.names()]
+    rows = [(f"[{a.name}](analyses/{a.name}.md)", a.title, ", ".join(i.name for i in a.inputs)) for a in found]
+    return _table(("analysis", "question", "inputs"), rows)
+
+
+def _page(of: registry.Analysis) -> str:
+    inputs = [(f"`{i.name}`", i.kind, i.upstream or "", "yes" if i.optional else "") for i in of.inputs]
+    options = [
+        (f"`{o.name}`", ", ".join(map(str, o.choices)) or _type(o), f"`{o.default}`", o.help) for o in of.options
+    ]
+    first = (of.function.__doc__ or "").partition("Args:")[0]
+    sections = "\n\n".join(f"## {h}\n\n{' '.join(t.split())}" for h, t in of.sections.items())
+    return (
+        f"# {of.name}\n\n{of.title}\n\n{' '.join(first.split())}\n\n{sections}\n\n"
+        f"## Inputs\n\n{_table(('input', 'kind', 'result of', 'optional'), inputs)}\n\n"
+        f"## Options\n\n{_table(('option', 'values', 'default', 'meaning'), options)}\n\n"
+        f"## Command\n\n```console\n$ probe run {of.name} {' '.join(f'--{i.name} ...' for i in of.inputs)}\n```\n"
+    )
+
+
+def _type(option: registry.Option) -> str:
+    annotation = option.annotation
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def _cli() -> str:
+    context = click.Context(app, info_name="probe")
+    parts: list[str] = []
+    for name in app.list_commands(context):
+        command = app.get_command(context, name)
+        assert command is not None
+        own = click.Context(command, info_name=name, parent=context)
+        parts.append(f"## probe {name}\n\n```text\n{command.get_help(own)}\n```")
+    return "\n\n".join(parts)
