@@ -10,14 +10,18 @@ from probe.errors import InputError
 from probe.sites import Site
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool
     from torch import Tensor
 
     from probe.tokens import TokenBatch
 
-    Positions = Literal["all", "all_prompt", "last_prompt"] | Bool[Tensor, "item pos"] | Sequence[int]
+    Positions = (
+        Literal["all", "all_prompt", "last_prompt", "from_last_prompt"] | Bool[Tensor, "item pos"] | Sequence[int]
+    )
 
 Phase = Literal["prefill", "every_step"]
+
+_NAMED = ("all", "all_prompt", "last_prompt", "from_last_prompt")
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,10 @@ class Edit:
     `function` gets the site's tensor (one head's, if the site names a head; the dimensions of
     `site.dims`) and returns a new tensor of the same shape; it must not write into its argument.
     Only the chosen positions take the new values. `positions`: `all` real tokens, `all_prompt`
-    (template and prompt), `last_prompt`, a mask [item pos], or positions within each item (0 = its
-    first real token, -1 = its last). `phase` matters in generation only: `prefill` edits the prompt's
-    pass, `every_step` each generated token too.
+    (template and prompt), `last_prompt`, `from_last_prompt` (every position that predicts a token of the
+    answer), a mask [item pos], or positions within each item (0 = its first real token, -1 = its last).
+    `phase` matters in generation only: `prefill` edits the prompt's pass; `every_step` edits generated
+    tokens too, where `positions` reaches them (`all`, `from_last_prompt`; the others name prompt tokens).
     """
 
     site: Site
@@ -39,31 +44,53 @@ class Edit:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", Site.parse(self.site))
-        if isinstance(self.positions, str) and self.positions not in ("all", "all_prompt", "last_prompt"):
+        if isinstance(self.positions, str) and self.positions not in _NAMED:
             raise InputError(
-                f"positions={self.positions!r}; expected 'all', 'all_prompt', 'last_prompt', a mask "
-                "[item pos] or a sequence of positions within the item"
+                f"positions={self.positions!r}; expected {', '.join(_NAMED)}, a mask [item pos] or a sequence of "
+                "positions within the item"
             )
         if self.phase not in ("prefill", "every_step"):
             raise InputError(f"phase={self.phase!r}; expected 'prefill' or 'every_step'")
 
+    @property
+    def reaches_generated(self) -> bool:
+        """True if generated tokens are edited too."""
+        named = isinstance(self.positions, str) and self.positions in ("all", "from_last_prompt")
+        return named and self.phase == "every_step"
 
-def patch(site: Site | str, value: Float[Tensor, ...], positions: Positions = "all") -> Edit:
+
+def patch(site: Site | str, value: Tensor, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
     """An edit that puts `value` (the site's shape, or one that broadcasts to it) in place."""
-    return Edit(Site.parse(site), lambda x: value.to(x).expand_as(x), positions)
+    place = Site.parse(site)
+
+    def put(x: Tensor) -> Tensor:
+        if value.ndim > x.ndim or any(v not in (1, n) for v, n in zip(value.shape[::-1], x.shape[::-1])):
+            raise InputError(
+                f"patch at {place}: a value of shape {tuple(value.shape)} does not fit {tuple(x.shape)} "
+                f"{list(place.dims)}"
+            )
+        return value.to(x).expand_as(x)
+
+    return Edit(place, put, positions, phase)
 
 
-def zero(site: Site | str, positions: Positions = "all") -> Edit:
+def zero(site: Site | str, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
     """An edit that sets the site to 0 (zero ablation)."""
-    return Edit(Site.parse(site), lambda x: x.new_zeros(x.shape), positions)
+    return Edit(Site.parse(site), lambda x: x.new_zeros(x.shape), positions, phase)
 
 
-def mean(site: Site | str, value: Float[Tensor, ...], positions: Positions = "all") -> Edit:
+def mean(site: Site | str, value: Tensor, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
     """An edit that puts a mean the caller measured in place (mean ablation)."""
-    return patch(site, value, positions)
+    return patch(site, value, positions, phase)
 
 
-def scale(site: Site | str, alpha: float, neurons: Sequence[int] | None = None, positions: Positions = "all") -> Edit:
+def scale(
+    site: Site | str,
+    alpha: float,
+    neurons: Sequence[int] | None = None,
+    positions: Positions = "all",
+    phase: Phase = "every_step",
+) -> Edit:
     """An edit that multiplies the site by `alpha`, or only `neurons` (indices of its last dimension)."""
 
     def scaled(x: Tensor) -> Tensor:
@@ -73,12 +100,12 @@ def scale(site: Site | str, alpha: float, neurons: Sequence[int] | None = None, 
         out[..., list(neurons)] *= alpha
         return out
 
-    return Edit(Site.parse(site), scaled, positions)
+    return Edit(Site.parse(site), scaled, positions, phase)
 
 
 def add(
     site: Site | str,
-    vector: Float[Tensor, ...],
+    vector: Tensor,
     positions: Positions = "all",
     phase: Phase = "every_step",
 ) -> Edit:
@@ -86,9 +113,7 @@ def add(
     return Edit(Site.parse(site), lambda x: x + vector.to(x), positions, phase)
 
 
-def project_out(
-    site: Site | str, direction: Float[Tensor, ...], positions: Positions = "all", phase: Phase = "every_step"
-) -> Edit:
+def project_out(site: Site | str, direction: Tensor, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
     """An edit that removes the span of `direction` ([d] or [k d], need not be orthonormal)."""
     import torch
 
@@ -126,6 +151,9 @@ def selected(edit: Edit, batch: TokenBatch) -> Bool[Tensor, "item pos"]:
     if edit.positions == "last_prompt":
         index = torch.arange(mask.shape[1], device=mask.device)
         return index == batch.last_prompt[:, None]
+    if edit.positions == "from_last_prompt":
+        index = torch.arange(mask.shape[1], device=mask.device)
+        return (index >= batch.last_prompt[:, None]) & mask
     return _within_item(edit, [int(p) for p in edit.positions], batch)
 
 

@@ -13,19 +13,20 @@ import torch
 
 from probe import backends, check
 from probe.backends import huggingface
-from probe.backends.visits import Visitor, visitors
+from probe.backends.visits import Visitor, check_passed, visitors
 from probe.checkpoints import Checkpoint
-from probe.errors import InputError, ProbeError
+from probe.errors import InputError
+from probe.generation import Completion, Sampling, Stream, prompt_batches
 from probe.interventions import Edit
+from probe.prompts import Item, Prompts
 from probe.sites import KINDS, Site, is_module_spelling
-from probe.tokens import plan, tokenize
+from probe.tokens import TokenBatch, plan, tokenize
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from probe.prompts import Prompts
-    from probe.tokens import Boundary, Padding, Template, TokenBatch
+    from probe.tokens import Boundary, Padding, Template
 
 Logits = Literal["all", "none", "last"]
 
@@ -67,7 +68,7 @@ class ModelShape:
 class Trace:
     """What a run gave: the logits asked for and the values at each site read (after any edit there)."""
 
-    logits: Float[Tensor, ...] | None
+    logits: Tensor | None
     activations: dict[Site, Tensor] = field(default_factory=dict[Site, "Tensor"])
 
     def __getitem__(self, site: Site | str) -> Tensor:
@@ -86,6 +87,7 @@ class Model:
         self.checkpoint = checkpoint
         self.shape = ModelShape.of(backend.config)
         self.reference: check.Reference | None = None
+        self.eos_ids: frozenset[int] = frozenset({tokenizer.eos_token_id} - {None})
         self._sites = backend.sites()
         self._open: tuple[Edit, ...] = ()
         self._lock = threading.RLock()
@@ -133,6 +135,7 @@ class Model:
         reference = check.refer(hf_model) if prove else None
         model = cls(backends.wrap(backend, hf_model, tokenizer), tokenizer, source)
         model.reference = reference
+        model.eos_ids = _eos_ids(hf_model, tokenizer)
         if prove:
             check.prove(model)
         return model
@@ -296,6 +299,47 @@ class Model:
         finally:
             self._open = before
 
+    def generate(
+        self,
+        prompts: Prompts | Sequence[str] | TokenBatch,
+        *,
+        edits: Sequence[Edit] = (),
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        n_samples: int = 1,
+        batch_size: int = 32,
+        template: Template = "none",
+    ) -> list[Completion]:
+        """Continuations of prompts, in their order and then by sample, under edits if any.
+
+        Args:
+            prompts: items, texts, or a batch (its answers are left out).
+            edits: changes; see `Edit` for which tokens they reach.
+            max_new_tokens: most tokens per continuation.
+            temperature: 0 is greedy; else tokens are drawn from softmax(logits / temperature).
+            top_p: draw from the smallest set of tokens with this much probability.
+            seed: seeds one stream per (item, sample): the other items of a batch do not change a sample.
+            stop: texts that end a continuation (left out of its text).
+            n_samples: continuations per prompt.
+            batch_size: prompts computed together.
+            template: `chat` puts prompts through the chat template.
+
+        Raises:
+            InputError: a prompt that with the new tokens exceeds the context (by id), bad options.
+        """
+        how = Sampling(max_new_tokens, temperature, top_p, seed, tuple(stop), n_samples)
+        batches = prompt_batches(self, prompts, how, batch_size, template)
+        with self._lock, torch.no_grad():
+            done = [c for b in batches for c in Stream(self, b, [*self._open, *edits], how).run()]
+        if isinstance(prompts, TokenBatch):
+            return done
+        items = prompts.items if isinstance(prompts, Prompts) else [Item(str(i), "-", "-") for i in range(len(prompts))]
+        order = {item.key: n for n, item in enumerate(items)}
+        return sorted(done, key=lambda c: (order[c.item.key], c.sample))
+
     def swap(self, checkpoint: Checkpoint | str | Path, *, prove: bool = True, allow_pickle: bool = False) -> None:
         """Put another checkpoint's weights in place, and prove that logits equal plain Hugging Face's.
 
@@ -342,10 +386,12 @@ class Model:
 
 
 def _collect(wanted: Sequence[Site], visits: Mapping[Site, Visitor]) -> dict[Site, Tensor]:
-    for site, visitor in visits.items():
-        if visitor.count != 1:
-            raise ProbeError(
-                f"{site} was passed {visitor.count} times in one forward pass, expected 1: what was asked for "
-                "there was not done"
-            )
+    check_passed(visits)
     return {site: visits[site.whole].value(site) for site in wanted}
+
+
+def _eos_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end a text, for the model or for its tokenizer."""
+    given = [getattr(getattr(hf_model, n, None), "eos_token_id", None) for n in ("generation_config", "config")]
+    listed = [i for value in given if value is not None for i in (value if isinstance(value, list) else [value])]
+    return frozenset(int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None)

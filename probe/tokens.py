@@ -105,15 +105,24 @@ def tokenize(
     eos = _special(tokenizer, "eos") if include_eos else ()
     lead = _lead(tokenizer, bos) if template == "none" else ()
     encoded = [_encode(tokenizer, item, template, boundary, lead, eos) for item in prompts.items]
-    long = [f"{e.item.id} ({len(e.ids)} tokens)" for e in encoded if len(e.ids) > max_length]
-    if long:
-        raise InputError(
-            f"{len(long)} item(s) longer than the context of {max_length} tokens: {', '.join(long[:5])}; "
-            "remove them (items are never cut)"
-        )
+    _refuse_long(encoded, max_length)
     bare = [e.item.id for e in encoded if _ANSWER not in e.span]
     if bare:
         raise InputError(f"answer without a token of its own in item(s) {', '.join(bare[:5])} (boundary={boundary})")
+    return encoded
+
+
+def tokenize_prompts(
+    tokenizer: Any, prompts: Prompts, *, template: Template = "none", bos: bool | None = None, max_length: int
+) -> list[Encoded]:
+    """Each item's prompt alone (no answer), as `tokenize` gives it; for generation.
+
+    Raises:
+        InputError: prompts longer than `max_length` (their ids).
+    """
+    lead = _lead(tokenizer, bos) if template == "none" else ()
+    encoded = [_encode_prompt(tokenizer, item, template, lead) for item in prompts.items]
+    _refuse_long(encoded, max_length)
     return encoded
 
 
@@ -146,21 +155,37 @@ def _pad(chunk: Sequence[Encoded], padding: Padding, pad_id: int) -> TokenBatch:
 def _encode(
     tokenizer: Any, item: Item, template: Template, boundary: Boundary, lead: tuple[int, ...], eos: tuple[int, ...]
 ) -> Encoded:
-    before, after = _template(tokenizer, item) if template == "chat" else ("", "")
-    prompt = item.prompt
-    if boundary == "concat" and template == "none":
-        ids = [*_ids(tokenizer, prompt)]
-        span = [_PROMPT] * len(ids)
-    elif boundary == "concat":
-        ids, span = _joint(tokenizer, [(before, _TEMPLATE), (prompt, _PROMPT), (after, _TEMPLATE)])
-    else:
-        parts = [(before, _TEMPLATE), (prompt, _PROMPT), (after, _TEMPLATE), (item.answer, _ANSWER)]
-        ids, span = _joint(tokenizer, parts)
     if boundary == "concat":
+        start = _encode_prompt(tokenizer, item, template, lead)
         answer = _ids(tokenizer, item.answer)
-        ids, span = [*ids, *answer], [*span, *[_ANSWER] * len(answer)]
-    span = [*[_TEMPLATE] * len(lead), *span, *[_ANSWER] * len(eos)]
-    return Encoded(item, (*lead, *ids, *eos), tuple(span))
+        ids, span = (*start.ids, *answer), (*start.span, *[_ANSWER] * len(answer))
+    else:
+        joint, spans = _joint(tokenizer, [*_prompt_parts(tokenizer, item, template), (item.answer, _ANSWER)])
+        ids, span = (*lead, *joint), (*[_TEMPLATE] * len(lead), *spans)
+    return Encoded(item, (*ids, *eos), (*span, *[_ANSWER] * len(eos)))
+
+
+def _encode_prompt(tokenizer: Any, item: Item, template: Template, lead: tuple[int, ...]) -> Encoded:
+    if template == "none":
+        ids = _ids(tokenizer, item.prompt)
+        span = [_PROMPT] * len(ids)
+    else:
+        ids, span = _joint(tokenizer, _prompt_parts(tokenizer, item, template))
+    return Encoded(item, (*lead, *ids), (*[_TEMPLATE] * len(lead), *span))
+
+
+def _prompt_parts(tokenizer: Any, item: Item, template: Template) -> list[tuple[str, int]]:
+    before, after = _template(tokenizer, item) if template == "chat" else ("", "")
+    return [(before, _TEMPLATE), (item.prompt, _PROMPT), (after, _TEMPLATE)]
+
+
+def _refuse_long(encoded: Sequence[Encoded], max_length: int) -> None:
+    long = [f"{e.item.id} ({len(e.ids)} tokens)" for e in encoded if len(e.ids) > max_length]
+    if long:
+        raise InputError(
+            f"{len(long)} item(s) longer than the context of {max_length} tokens: {', '.join(long[:5])}; "
+            "remove them (items are never cut)"
+        )
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -58,6 +58,10 @@ class Backend(Protocol):
         """Final hidden state, after the final norm; `head` turns it into logits."""
         ...
 
+    def new_cache(self) -> Any:
+        """An empty key-value cache for `Tokens.cache`."""
+        ...
+
     def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Logits of normed hidden states, the family's soft cap included."""
         ...

@@ -91,6 +91,12 @@ class TransformerLensBackend:
             for handle in handles:
                 handle.remove()
 
+    def new_cache(self) -> Any:
+        """An empty key-value cache (sliding layers keep what they need)."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.config)
+
     def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Logits of normed hidden states, the family's soft cap included."""
         logits = self._unembed(hidden)

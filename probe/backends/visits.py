@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,16 @@ def visitors(
         visitor = out.setdefault(site, Visitor(site, keep=False, keep_graph=keep_graph))
         visitor.edits.append((edit, selected(edit, batch)))
     return out
+
+
+def check_passed(visits: Mapping[Site, Visitor]) -> None:
+    """Raise if a site asked for was not passed exactly once: what was asked for there was not done."""
+    for site, visitor in visits.items():
+        if visitor.count != 1:
+            raise ProbeError(
+                f"{site} was passed {visitor.count} times in one forward pass, expected 1: what was asked for "
+                "there was not done"
+            )
 
 
 def _apply(edit: Edit, mask: Bool[Tensor, "item pos"], x: Tensor) -> Tensor:
