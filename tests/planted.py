@@ -59,3 +59,26 @@ def ar1(rng: np.random.Generator, shape: tuple[int, int], rho: float = 0.7, unit
     for layer in range(1, shape[1]):
         out[:, layer] = rho * out[:, layer - 1] + scale * rng.normal(size=shape[0])
     return out
+
+
+def evidence(values: dict[str, np.ndarray], is_first: np.ndarray) -> dict[str, object]:
+    """Results of upstream analyses whose per-item curves are exactly `values` (kind -> [item, layer])."""
+    import pandas as pd
+
+    from analyses.core.result import Result
+
+    n, n_layers = next(iter(values.values())).shape
+    item = np.repeat([f"i{k:04d}" for k in range(n)], n_layers)
+    group = np.repeat(np.where(is_first, "leak", "stable"), n_layers)
+    layer = np.tile(np.arange(n_layers), n)
+    rows = pd.DataFrame({"item": item, "group": group, "answer_kind": "given", "layer": layer})
+    made: dict[str, object] = {}
+    if "nec" in values:
+        reset = rows.assign(variant="reset", window=layer, layers=layer.astype(str), metric=-values["nec"].ravel())
+        tuned = rows[rows["layer"] == 0].assign(variant="tuned", window=pd.NA, layers="", metric=0.0)
+        made["weight_reset"] = Result.of(pd.concat([reset, tuned]).drop(columns="layer"))
+    if "jsd" in values:
+        made["divergence"] = Result.of(rows.assign(variant="before_after", pos=0, jsd_nats=values["jsd"].ravel()))
+    if "probe" in values:
+        made["linear_probe"] = Result.of(rows.assign(state=layer + 1, score=values["probe"].ravel()))
+    return made
