@@ -14,14 +14,23 @@ if TYPE_CHECKING:
     from analyses.core.analysis import get, names
     from analyses.core.inputs import Loading
     from analyses.core.result import Result
-    from analyses.core.run import run, sweep
+    from analyses.core.run import run
     from analyses.core.store import Store
+    from analyses.core.sweep import sweep
 
 __all__ = ["Loading", "Result", "Store", "get", "names", "run", "sweep"]
-_HOMES = {"get": "analysis", "names": "analysis", "Loading": "inputs", "Result": "result", "Store": "store"}
+_HOMES = {
+    "get": "analysis",
+    "names": "analysis",
+    "Loading": "inputs",
+    "Result": "result",
+    "run": "run",
+    "sweep": "sweep",
+    "Store": "store",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'analyses' has no attribute {name!r}")
-    return getattr(import_module(f"analyses.core.{_HOMES.get(name, 'run')}"), name)
+    return getattr(import_module(f"analyses.core.{_HOMES[name]}"), name)

@@ -10,8 +10,8 @@ import click
 import pandas as pd
 
 from analyses.core.result import Result
-from analyses.core.run import sweep
 from analyses.core.store import Store
+from analyses.core.sweep import sweep
 from probe.errors import InputError, ProbeError
 
 RUNS = {"sft-high": "fine-tuning at 2e-3", "sft-low": "fine-tuning at 1e-4"}

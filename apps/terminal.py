@@ -23,7 +23,7 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
     def command(results: str | None, as_json: bool, limit: int | None = None, **given: Any) -> None:
         from analyses.core.inputs import Loading
         from analyses.core.run import run as run_one
-        from analyses.core.run import sweep as run_series
+        from analyses.core.sweep import sweep as run_series
 
         store = Store.at(results)
         loading = Loading(**{k: given.pop(k) for k in SETTINGS if k in given})

@@ -10,8 +10,9 @@ import pytest
 import xarray as xr
 
 from analyses.core.result import Result
-from analyses.core.run import join, run
+from analyses.core.run import run
 from analyses.core.store import Store
+from analyses.core.sweep import join
 from probe import Item, Prompts
 from probe.errors import InputError
 

@@ -16,8 +16,10 @@ import pytest
 import xarray as xr
 
 import analyses.core.run as runner
-from analyses.core.run import sweep
+import analyses.core.sweep as sweeper
+from analyses.core.result import Result
 from analyses.core.store import Store
+from analyses.core.sweep import sweep
 from probe import Prompts
 from probe.errors import InputError
 from tests import tiny
@@ -25,14 +27,15 @@ from tests import tiny
 SCRIPT = """
 import sys, time
 import analyses.core.run as runner
+import analyses.core.sweep as sweeper
 from analyses.core.store import Store
-execute = runner.execute
+execute = sweeper.execute
 def pausing(call, pool):
     if list(Store.at(sys.argv[3]).shards.addresses()):
         time.sleep(60)  # one member is stored: here the test stops us
     return execute(call, pool)
-runner.execute = pausing
-runner.sweep("perplexity", checkpoints=sys.argv[1], prompts=sys.argv[2], store=Store.at(sys.argv[3]))
+sweeper.execute = pausing
+sweeper.sweep("perplexity", checkpoints=sys.argv[1], prompts=sys.argv[2], store=Store.at(sys.argv[3]))
 """
 
 
@@ -81,20 +84,20 @@ def test_finished_members_are_not_computed_again(
     series: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[str] = []
-    execute = runner.execute
+    execute = sweeper.execute
 
-    def failing(call: runner.Call, pool: runner.ModelPool) -> runner.Result:
+    def failing(call: runner.Call, pool: runner.ModelPool) -> Result:
         if len(computed) == 2:
             raise KeyboardInterrupt
         computed.append(call.key)
         return execute(call, pool)
 
-    monkeypatch.setattr(runner, "execute", failing)
+    monkeypatch.setattr(sweeper, "execute", failing)
     with pytest.raises(KeyboardInterrupt):
         sweep("perplexity", checkpoints=series, prompts=prompts, store=Store(tmp_path))
     assert len(shards(tmp_path)) == 2
     assert Store(tmp_path).running() == []
-    monkeypatch.setattr(runner, "execute", lambda call, pool: (computed.append(call.key), execute(call, pool))[1])
+    monkeypatch.setattr(sweeper, "execute", lambda call, pool: (computed.append(call.key), execute(call, pool))[1])
     sweep("perplexity", checkpoints=series, prompts=prompts, store=Store(tmp_path))
     assert len(computed) == len(set(computed)) == 3
 

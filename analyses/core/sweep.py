@@ -1,0 +1,165 @@
+"""Sweep one analysis over a series of checkpoints: one result with the dim ``step``, resumable member by member."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+import xarray as xr
+
+from analyses.core.analysis import Analysis, get, progress, unknown
+from analyses.core.inputs import Loading, ModelPool, digest
+from analyses.core.result import Result
+from analyses.core.run import Call, execute, prepare, stored
+from analyses.core.store import Store
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from probe import Checkpoint
+
+Pairs = Literal["first", "adjacent", "all"]
+
+
+def sweep(
+    name: str,
+    *,
+    checkpoints: Sequence[Checkpoint | str] | str | Path,
+    pairs: Pairs = "first",
+    store: Store | None = None,
+    loading: Loading | None = None,
+    limit: int | None = None,
+    **given: Any,
+) -> Result:
+    """One result with the dim ``step``: the analysis at each checkpoint (or pair of them) of a series.
+
+    Args:
+        name: analysis, as in ``probe list``.
+        checkpoints: a folder (see ``probe.discover``) or a list.
+        pairs: for two-checkpoint analyses: every one against the ``first``, ``adjacent`` ones, or ``all``.
+        store: where results live; members are kept there, so an interrupted sweep goes on where it stopped.
+        loading: backend, dtype and device.
+        limit: use only the first items of the prompts.
+        given: other inputs and options.
+
+    Raises:
+        InputError: two checkpoints of one step, or an analysis that takes no checkpoint.
+    """
+    of, pool = get(name), ModelPool(loading or Loading())
+    members = _members(of, _series(checkpoints), pairs)
+    calls = [prepare(of, {**given, **models}, store, pool, limit) for _, models in members]
+    key = digest([name, "sweep", pairs, [(s, c.key) for (s, _), c in zip(members, calls, strict=True)]])
+    if store is not None and store.has(name, key):
+        return store.get(name, key)
+    done: list[Result] = []
+    try:
+        for number, call in enumerate(progress(calls, f"{name} over {len(calls)} checkpoints")):
+            if store is not None:
+                store.announce(key, {"analysis": name, "done": number, "total": len(calls)})
+            done.append(_member(call, store, pool))
+    finally:
+        if store is not None:
+            store.announce(key, None)
+    result = join([s for s, _ in members], done).with_record(**_swept(key, calls, members, done, pairs))
+    if store is not None:
+        store.put(result)
+    return result
+
+
+def _member(call: Call, store: Store | None, pool: ModelPool) -> Result:
+    if store is None:
+        return execute(call, pool)
+    found = stored(call, store)
+    if found is not None:
+        return found
+    result = execute(call, pool)
+    store.shards.put(result)
+    return result
+
+
+def _series(checkpoints: Sequence[Checkpoint | str] | str | Path) -> list[Checkpoint]:
+    from probe import discover
+
+    series = list(discover(checkpoints))
+    steps = [c.step for c in series]
+    if None in steps or len(set(steps)) < len(steps):
+        listed = ", ".join(f"{c.label}: {c.step}" for c in series)
+        raise InputError(f"every checkpoint of a series needs a step of its own; got {listed}")
+    return series
+
+
+def _members(
+    of: Analysis, series: list[Checkpoint], pairs: Pairs
+) -> list[tuple[dict[str, int], dict[str, Checkpoint]]]:
+    """(steps, models) of each member."""
+    if of.arity == "result":
+        raise InputError(f"{of.name} takes results: sweep what it reads, then `probe run {of.name}` on that")
+    if of.arity == "checkpoint":
+        (slot,) = [i.name for i in of.inputs if i.kind == "Model"]
+        return [({"step": int(c.step or 0)}, {slot: c}) for c in series]
+    if len(series) < 2:
+        raise InputError(f"{of.name} compares two checkpoints; the series has {len(series)}")
+    chosen = {
+        "first": [(series[0], c) for c in series],
+        "adjacent": list(pairwise(series)),
+        "all": list(combinations(series, 2)),
+    }
+    if pairs not in chosen:
+        raise InputError(unknown("way to pair checkpoints", pairs, chosen))
+    with_source = pairs == "all"
+    return [
+        (
+            {"step": int(tuned.step or 0)} | ({"source_step": int(base.step or 0)} if with_source else {}),
+            {"base": base, "tuned": tuned},
+        )
+        for base, tuned in chosen[pairs]
+    ]
+
+
+def join(steps: Sequence[Mapping[str, int]], members: Sequence[Result]) -> Result:
+    """Members with their steps as columns and dims; cells no member has are NaN ("not measured")."""
+    placed = list(zip(steps, members, strict=True))
+    tables = [m.table.assign(**at) for at, m in placed]
+    data = [m.data.drop_attrs(deep=False).expand_dims({d: [s] for d, s in at.items()}) for at, m in placed]
+    if list(steps[0]) == ["step"]:
+        joined = xr.concat(data, "step", data_vars="all", join="outer", combine_attrs="override")
+    else:
+        joined = xr.merge(data, join="outer", compat="no_conflicts", combine_attrs="override")
+    order = [*steps[0], *[c for c in tables[0].columns if c not in steps[0]]]
+    return Result(joined, pd.concat(tables, ignore_index=True)[order], {})
+
+
+def _swept(
+    key: str,
+    calls: Sequence[Call],
+    members: Sequence[tuple[dict[str, int], Any]],
+    done: Sequence[Result],
+    pairs: str,
+) -> dict[str, Any]:
+    first = done[0].record
+    slots = {i.name for i in calls[0].analysis.inputs if i.kind == "Model"}
+    placed = [(at, r) for (at, _), r in zip(members, done, strict=True)]
+    warnings = list(dict.fromkeys(f"step {at['step']}: {w}" for at, r in placed for w in r.warnings))
+    shared = {n: d for n, d in first["inputs"].items() if n not in slots}
+    series = [
+        {
+            **at,
+            "key": r.key,
+            "verdict": r.verdict,
+            **{n: d for n, d in r.record["inputs"].items() if n in slots},
+        }
+        for at, r in placed
+    ]
+    return {
+        **{k: first[k] for k in ("schema", "analysis", "upstream", "options", "loading", "code", "environment")},
+        "key": key,
+        "kind": "sweep",
+        "pairs": pairs,
+        "inputs": shared,
+        "members": series,
+        "warnings": warnings,
+        "started": min(r.record["started"] for r in done),
+        "seconds": round(sum(r.record["seconds"] for r in done), 3),
+    }
