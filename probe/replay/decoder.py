@@ -1,0 +1,176 @@
+"""A plain Hugging Face decoder, block by block: its own modules, called on chosen rows with a given attention.
+
+The blocks' norms, projections, rotary embeddings and MLPs act on each token alone; only attention mixes them.
+So a block can be called on any *rows* (tokens of many runs, joined on the position axis) if attention is handed
+in from outside. transformers looks the attention function up by name at every call, which is the one seam used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import nn
+
+from probe.errors import ProbeError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+Attend: TypeAlias = "Callable[[Tensor, Tensor, Tensor, float, float | None], Tensor]"
+"""(q [1 head row d], k, v, scale, softcap) -> z [1 row head d]."""
+
+_NAME = "probe_replay"
+_ATTEND: ContextVar[Attend] = ContextVar("probe_replay_attend")
+_CACHES = ("past_key_values", "past_key_value", "layer_past")
+
+
+class _Stopped(Exception):
+    """Carries q, k, v out of a block that is not run further."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        super().__init__()
+        self.qkv = (q, k, v)
+
+
+def _attention(_module: nn.Module, q: Tensor, k: Tensor, v: Tensor, _mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    if kwargs.get("s_aux") is not None:
+        raise ProbeError("attention sinks are not known to the replay engine; patch with Model.run instead")
+    scale = kwargs.get("scaling")
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    return _ATTEND.get()(q, k, v, scale, kwargs.get("softcap")), None
+
+
+def _stop(q: Tensor, k: Tensor, v: Tensor, _scale: float, _softcap: float | None) -> Tensor:
+    raise _Stopped(q, k, v)
+
+
+class Decoder:
+    """The parts of a Hugging Face causal language model (in eval mode) that replay calls."""
+
+    def __init__(self, hf_model: Any) -> None:
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        ALL_ATTENTION_FUNCTIONS.register(_NAME, _attention)
+        self.hf: Any = hf_model
+        self.config: Any = hf_model.config
+        self.base: Any = hf_model.base_model
+        self.layers: list[Any] = list(_first(self.base, "layers", "h"))
+        self.norm: nn.Module = _first(self.base, "norm", "ln_f", "final_layer_norm")
+        self.unembed: nn.Module = hf_model.get_output_embeddings()
+        self.n_heads = int(self.config.num_attention_heads)
+        self.n_kv = int(getattr(self.config, "num_key_value_heads", None) or self.n_heads)
+        self.n_layers = len(self.layers)
+        self._configs = {id(c): c for c in (self.config, *(self.attention(i).config for i in range(self.n_layers)))}
+        self._accepts = [_Accepts(layer) for layer in self.layers]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the residual stream."""
+        return self.unembed.weight.dtype  # pyright: ignore[reportReturnType]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.unembed.weight.device  # pyright: ignore[reportReturnType]
+
+    def attention(self, layer: int) -> Any:
+        """The attention module of a block."""
+        return _first(self.layers[layer], "self_attn", "attention", "attn")
+
+    def enter(
+        self, ids: Int[Tensor, "item pos"], mask: Bool[Tensor, "item pos"], position_ids: Int[Tensor, "item pos"]
+    ) -> tuple[list[Float[Tensor, "item pos d_model"]], list[dict[str, Any]], Float[Tensor, "item pos d_model"]]:
+        """One ordinary forward pass: each block's input, each block's other arguments, the last block's output."""
+        inputs: list[Tensor] = []
+        calls: list[dict[str, Any]] = []
+        last: list[Tensor] = []
+
+        def before(number: int, args: Any, kwargs: Any) -> None:
+            x, rest = self._accepts[number].split(args, kwargs)
+            inputs.append(x)
+            calls.append(rest)
+
+        handles = [
+            layer.register_forward_pre_hook(lambda _m, a, k, n=n: before(n, a, k), with_kwargs=True)
+            for n, layer in enumerate(self.layers)
+        ]
+        handles.append(self.norm.register_forward_pre_hook(lambda _m, a: last.append(a[0])))
+        try:
+            self.base(input_ids=ids, attention_mask=mask.long(), position_ids=position_ids, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return inputs, calls, last[0]
+
+    def block(self, layer: int, x: Tensor, call: Mapping[str, Any], attend: Attend) -> Tensor:
+        """The output of block `layer` for the rows `x` [1 row d_model] (or [item pos d_model])."""
+        with self._attending(attend):
+            out = self.layers[layer](x, **call)
+        return out[0] if isinstance(out, tuple) else out
+
+    def projections(self, layer: int, x: Tensor, call: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v [item head pos d_head] as attention gets them (normed and rotated); the block stops there."""
+        try:
+            self.block(layer, x, call, _stop)
+        except _Stopped as stopped:
+            return stopped.qkv
+        raise ProbeError(f"block {layer} of {type(self.hf).__name__} ran without its attention function")
+
+    def head(self, resid: Float[Tensor, "row d_model"], *, normed: bool = False) -> Float[Tensor, "row vocab"]:
+        """Logits of final residual rows: final norm (unless done), unembedding, the family's soft cap."""
+        logits = self.unembed(resid if normed else self.norm(resid))
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    @contextmanager
+    def _attending(self, attend: Attend) -> Iterator[None]:
+        before = {key: config._attn_implementation for key, config in self._configs.items()}
+        token = _ATTEND.set(attend)
+        try:
+            for config in self._configs.values():
+                config._attn_implementation = _NAME
+            yield
+        finally:
+            for key, config in self._configs.items():
+                config._attn_implementation = before[key]
+            _ATTEND.reset(token)
+
+
+class _Accepts:
+    """How a block takes its arguments: some families pass them by position."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.names = [n for n in inspect.signature(layer.forward).parameters if n not in ("kwargs", "args")]
+
+    def split(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """The residual input and everything else by name, without caches (replay keeps its own keys)."""
+        named = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        x = named.pop(self.names[0])
+        return x, {k: v for k, v in named.items() if k not in _CACHES and k != "use_cache"}
+
+
+def _first(owner: Any, *names: str) -> Any:
+    for name in names:
+        found = getattr(owner, name, None)
+        if found is not None:
+            return found
+    raise ProbeError(f"{type(owner).__name__} has none of {', '.join(names)}: this family is not known to replay")
+
+
+def rows_of(call: Mapping[str, Any], item: Int[Tensor, " row"], pos: Int[Tensor, " row"]) -> dict[str, Any]:
+    """A block's arguments for rows (item, pos) joined on the position axis; the mask is left to attention."""
+    return {k: None if k == "attention_mask" else _gather(v, item, pos) for k, v in call.items()}
+
+
+def _gather(value: Any, item: Tensor, pos: Tensor) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_gather(v, item, pos) for v in value)
+    if not isinstance(value, torch.Tensor) or value.ndim < 2:
+        return value
+    return value[item if value.shape[0] > 1 else torch.zeros_like(item), pos][None]

@@ -1,0 +1,75 @@
+"""What is read off each edited run: one number per item from the logits at a few positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from probe.errors import InputError
+from probe.tokens import SPANS
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    from probe.tokens import TokenBatch
+
+Score: TypeAlias = "Callable[[Tensor, Tensor, Tensor], Tensor]"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The mean over an item's `rows` of `score(logits [row vocab], item [row], pos [row]) -> [row]`.
+
+    Only these rows are computed in the last block and unembedded. An item without rows gives NaN.
+    """
+
+    name: str
+    units: str
+    rows: Bool[Tensor, "item pos"]
+    score: Score
+
+
+def answer_logprob(batch: TokenBatch) -> Metric:
+    """Mean teacher-forced log-probability of the answer's tokens, in nats per token (at most 0)."""
+    answer = batch.span == SPANS.index("answer")
+    rows = torch.zeros_like(batch.mask)
+    rows[:, :-1] = answer[:, 1:] & batch.mask[:, :-1]
+    if not bool(rows.any(1).all()):
+        bad = [batch.items[i].id for i in (~rows.any(1)).nonzero().flatten().tolist()]
+        raise InputError(f"no token before the answer in item(s) {bad[:5]}: nothing predicts it; add a prompt or BOS")
+    targets = torch.roll(batch.ids, -1, dims=1)
+
+    def score(logits: Tensor, item: Tensor, pos: Tensor) -> Tensor:
+        wanted = targets.to(logits.device)[item, pos]
+        return logits.float().log_softmax(-1).gather(-1, wanted[:, None]).squeeze(-1)
+
+    return Metric("answer_logprob", "nats per token", rows, score)
+
+
+def logit_difference(batch: TokenBatch, target: Int[Tensor, " item"], foil: Int[Tensor, " item"]) -> Metric:
+    """Logit of `target` minus logit of `foil` at each item's last prompt token."""
+    rows = torch.zeros_like(batch.mask)
+    rows[torch.arange(len(rows), device=rows.device), batch.last_prompt] = True
+
+    def score(logits: Tensor, item: Tensor, _pos: Tensor) -> Tensor:
+        pair = torch.stack([target, foil], 1).to(logits.device)[item]
+        high, low = logits.float().gather(-1, pair).unbind(-1)
+        return high - low
+
+    return Metric("logit_difference", "logits", rows, score)
+
+
+def of_rows(
+    metric: Metric, head: Callable[[Tensor], Tensor], resid: Float[Tensor, "row d_model"], item: Tensor, pos: Tensor,
+    at_once: int,
+) -> Float[Tensor, " row"]:  # fmt: skip
+    """The metric's score of each final residual row, unembedded `at_once` rows at a time."""
+    parts = [
+        metric.score(head(resid[i : i + at_once]), item[i : i + at_once], pos[i : i + at_once])
+        for i in range(0, len(resid), at_once)
+    ]
+    return torch.cat(parts) if parts else resid.new_zeros(0, dtype=torch.float32)
