@@ -11,9 +11,9 @@ import streamlit as st
 
 from analyses.core.store import Store
 from apps.reading import Listing, listing
-from apps.views import address, parts, results
+from apps.views import address, parts, results, run
 
-PAGES: dict[str, Callable[[Store, Listing], None]] = {"Results": results.show}
+PAGES: dict[str, Callable[[Store, Listing], None]] = {"Run": run.show, "Results": results.show}
 POLL_SECONDS = 2
 
 

@@ -176,6 +176,30 @@ def verdict(root: Path, name: str, key: str) -> str:
     return found.decode() if isinstance(found, bytes) else str(found)
 
 
+@lru_cache(maxsize=20_000)
+def array_names(root: Path, name: str, key: str) -> frozenset[str]:
+    """Names of a result's variables and dims, without reading its numbers."""
+    import h5py
+
+    try:
+        with h5py.File(Store(root).folder(name, key) / "arrays.nc") as file:
+            return frozenset(map(str, file))
+    except OSError as error:
+        raise StoreError(f"{name}/{key}: arrays.nc cannot be read ({error}); {AGAIN}.") from error
+
+
+@lru_cache(maxsize=20_000)
+def table_columns(root: Path, name: str, key: str) -> dict[str, str]:
+    """Columns of a result's table with their kinds, without reading its rows."""
+    import pyarrow.parquet
+
+    try:
+        schema = pyarrow.parquet.read_schema(Store(root).folder(name, key) / "table.parquet")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{name}/{key}: table.parquet cannot be read ({error}); {AGAIN}.") from error
+    return {field.name: str(field.type) for field in schema}
+
+
 def rows(
     entry: Entry,
     *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,6 @@ SETTINGS = {
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "viewer",
     "client.showErrorDetails": "none",
-    "logger.hideWelcomeMessage": "true",
     "theme.light.primaryColor": "#0072B2",
     "theme.dark.primaryColor": "#56B4E9",
 }
@@ -42,10 +42,16 @@ def serve(store: Store, host: str, port: int) -> int:
         click.echo(f"From another machine: ssh -L {port}:127.0.0.1:{port} {machine}, then open http://127.0.0.1:{port}")
     else:
         click.echo(f"warning: bound to {host}; everybody who reaches port {port} can read these results.", err=True)
+    server = subprocess.Popen(command(store, host, port), env=environment(host))
+    # A terminated command must not leave a server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        return subprocess.run(command(store, host, port), check=False, env=environment(host)).returncode
+        return server.wait()
     except KeyboardInterrupt:
         return 0
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
 
 
 def command(store: Store, host: str, port: int) -> list[str]:

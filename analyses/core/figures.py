@@ -60,6 +60,7 @@ def curve(
     y_title: str | None = None,
     log_y: bool = False,
     reference: float | None = None,
+    columns: int = 3,
 ) -> go.Figure:
     """Lines over ``x`` with 95 % bands where the rows carry intervals; categories on ``x`` become dots with bars.
 
@@ -75,6 +76,7 @@ def curve(
         y_title: name of the vertical axis; read from the rows if not given.
         log_y: logarithmic vertical axis.
         reference: horizontal line at this value (0 for effects, chance level for accuracies).
+        columns: panels side by side; 1 stacks them on one horizontal axis, each with its own vertical one.
 
     Raises:
         ValueError: a column that does not exist, or rows these columns do not tell apart.
@@ -83,7 +85,7 @@ def curve(
     facet = _checked(rows, (x, color, dash, facet), facet, y)
     if rows.empty:
         return empty(title)
-    figure, panels = _panels(rows, facet)
+    figure, panels = _panels(rows, facet, columns)
     shown: set[str] = set()
     for part, place in panels:
         for name, line, style in traces.lines(part, rows, color, dash):
@@ -91,11 +93,12 @@ def curve(
             drawn = traces.line_traces(line, x, y, name, style, bool(name) and name not in shown)
             figure.add_traces(drawn, **_all(place, len(drawn)))
             shown.add(name)
-        if facet in (None, "quantity") or place["col"] == 1:
+        if place["col"] == 1 or _several(rows, "quantity"):
             figure.update_yaxes(title_text=y_title or _y_title(part, y, unit), **place)
         if reference is not None:
             figure.add_hline(reference, line=_THIN, **place)
-    figure.update_xaxes(title_text=axis_name(x))
+    last_row = {"row": panels[-1][1]["row"]} if columns == 1 else {}
+    figure.update_xaxes(title_text=axis_name(x), **last_row)
     if traces.are_integers(rows[x]):
         few = float(np.ptp(rows[x])) <= 14
         figure.update_xaxes(tickformat="d", dtick=1 if few else None)
@@ -329,18 +332,16 @@ def empty(title: str, reason: str = "nothing to draw: no measured values in this
 
 
 def mark(figure: go.Figure, x: float, text: str, *, color: str = NEUTRAL) -> go.Figure:
-    """``figure`` with a labelled vertical line at ``x`` (a verdict, the recommended checkpoint)."""
-    line = {"color": color, "width": 1.5, "dash": "dash"}
-    figure.add_vline(x, line=line, annotation={"text": html.escape(text), "font": {"size": 11, "color": color}})
-    return figure
+    """``figure`` with a vertical line at ``x`` in every panel, labelled in the first."""
+    figure.add_vline(x, line={"color": color, "width": 1.5, "dash": "dash"})
+    return _named(figure, x, text, color)
 
 
 def shade(figure: go.Figure, start: float, end: float, text: str, *, color: str = NEUTRAL) -> go.Figure:
-    """``figure`` with a shaded, labelled span of ``x`` (a training stage, a range of layers)."""
-    note = {"text": html.escape(text), "font": {"size": 11}}
+    """``figure`` with a span of ``x`` shaded in every panel (a training stage, layers), labelled in the first."""
     look: dict[str, Any] = {"fillcolor": color, "opacity": 0.1, "line_width": 0}
-    figure.add_vrect(start, end, **look, annotation=note, annotation_position="top left")
-    return figure
+    figure.add_vrect(start, end, **look)
+    return _named(figure, start, text, color)
 
 
 _THIN = {"color": NEUTRAL, "width": 1, "dash": "dot"}
@@ -391,23 +392,28 @@ def _several(rows: pd.DataFrame, column: str) -> bool:
     return column in rows and len(rows[column].unique()) > 1
 
 
-def _panels(rows: pd.DataFrame, facet: str | None) -> tuple[Any, list[tuple[pd.DataFrame, dict[str, int]]]]:
-    if facet is None:
-        return make_subplots(1, 1), [(rows, {"row": 1, "col": 1})]
-    groups = list(rows.groupby(facet, sort=False, dropna=False))
-    wide = min(len(groups), 3)
-    high = math.ceil(len(groups) / wide)
-    one_scale = facet != "quantity"
+def _panels(
+    rows: pd.DataFrame, facet: str | None, columns: int = 3
+) -> tuple[Any, list[tuple[pd.DataFrame, dict[str, int]]]]:
+    """Subplots by facet; panels side by side of one quantity share the vertical axis, stacked ones the horizontal."""
     subplots: Any = make_subplots  # its types are narrower than what it takes
+    if facet is None:
+        return subplots(1, 1), [(rows, {"row": 1, "col": 1})]
+    groups = list(rows.groupby(facet, sort=False, dropna=False))
+    wide = min(len(groups), columns)
+    high = math.ceil(len(groups) / wide)
+    one_scale = wide > 1 and not _several(rows, "quantity")
     figure = subplots(
         high,
         wide,
         subplot_titles=[as_text(value) for value, _ in groups],
         shared_yaxes="all" if one_scale else False,
+        shared_xaxes=wide == 1,
         horizontal_spacing=0.05 if one_scale else 0.09,
-        vertical_spacing=min(0.18, 0.5 / high),
+        vertical_spacing=min(0.18, 0.4 / high) if wide > 1 else min(0.12, 0.3 / high),
     )
-    figure.update_layout(height=HEIGHT if high == 1 else 290 * high)
+    per_row = 290 if wide > 1 else 210
+    figure.update_layout(height=HEIGHT if high == 1 else per_row * high + 60)
     places = [{"row": i // wide + 1, "col": i % wide + 1} for i in range(len(groups))]
     return figure, [(part, place) for (_, part), place in zip(groups, places, strict=True)]
 
@@ -424,6 +430,12 @@ def _spread(rows: pd.DataFrame, dims: list[str]) -> list[Columns]:
 
 def _about_token(place: int, text: str, value: float, unit: str) -> str:
     return f"{place}: “{html.escape(visible(text, 200))}”<br>{number(value)} {html.escape(unit)}"
+
+
+def _named(figure: Any, x: float, text: str, color: str) -> go.Figure:
+    place: dict[str, Any] = {"x": x, "xref": "x", "y": 1, "yref": "y domain", "xanchor": "left", "yanchor": "top"}
+    figure.add_annotation(text=html.escape(text), font={"size": 11, "color": color}, showarrow=False, **place)
+    return figure
 
 
 def _grid(values: Any, shape: tuple[int, int], fill: Any) -> np.ndarray:
