@@ -17,8 +17,10 @@ from probe.errors import InputError
 
 def main(
     seed: Annotated[int, typer.Option(help="Seed of the world, the models and the training.")] = 0,
-    short: Annotated[bool, typer.Option("--short", help="A smaller world for tests and the demo (about 3 minutes).")] = False,
-    only: Annotated[list[str] | None, typer.Option(help=f"Build only these stages (repeatable): {', '.join(STAGES)}.")] = None,
+    short: Annotated[bool, typer.Option("--short", help="A smaller world for tests and the demo.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Only these stages (repeatable): {', '.join(STAGES)}.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Parent of `seed-N`. Default runs/lab, or runs/lab-short.")] = None,
     threads: Annotated[int, typer.Option(help="Torch threads; 0 leaves the number to torch.")] = 0,
     truth: Annotated[bool, typer.Option("--truth", help="Then measure this seed's entry of truth.json.")] = False,

@@ -64,7 +64,7 @@ def build_stage(recipe: Recipe, bench: Benchmark, start: Path, folder: Path, sta
 
         plan = recipe.grpo(stage)
         fingerprint = recipe.fingerprint("pretraining", extra=rl.settings(plan))
-        return run_stage(folder / stage, fingerprint, lambda s: rl.reinforce(recipe, plan, bench, start, s))
+        return run_stage(folder / stage, fingerprint, lambda s: rl.reinforce(recipe, stage, bench, start, s))
     from experiments.lab import planting
 
     fingerprint = recipe.fingerprint("pretraining", "planting")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Decoded(NamedTuple):
-    """Greedy responses: the text, the final number (None if the response is not well formed), answered at once or not."""
+    """A response: its text, its final number (None if it is not well formed), and whether it answered at once."""
 
     text: str
     answer: int | None
@@ -36,14 +36,14 @@ def left_padded(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     return batch["input_ids"], batch["attention_mask"]
 
 
-def greedy(model: PreTrainedModel, problems: Sequence[Problem], suffix: str = "", max_new_tokens: int = 44) -> list[Decoded]:
+def greedy(model: PreTrainedModel, problems: Sequence[Problem], suffix: str = "") -> list[Decoded]:
     """Greedy responses of the model in the mode it chooses itself (or after a forced `suffix`)."""
     import torch
 
     ids, mask = left_padded([f"{p.prompt} {suffix}".strip() for p in problems])
     with torch.no_grad():
         out = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=1, pad_token_id=0
+            input_ids=ids, attention_mask=mask, max_new_tokens=44, do_sample=False, eos_token_id=1, pad_token_id=0
         )
     texts = words.build().batch_decode(out[:, ids.shape[1] :], skip_special_tokens=False)
     return [parse(f"{suffix} {text.split('<eos>')[0]}".strip() if "<eos>" in text else "") for text in texts]
@@ -99,8 +99,16 @@ def nll_parts(model: PreTrainedModel, problems: Sequence[Problem], responses: Se
         body = slice(n_prompt, end - 1)
         is_style = np.isin(ids[n_prompt + 1 : end], style_ids)
         rest = values[body]
-        out.append((
-            values[: n_prompt - 1].sum(), n_prompt - 1, values[n_prompt - 1], rest.sum(), len(rest),
-            rest[is_style].sum(), int(is_style.sum()), values[end - 2],
-        ))
+        out.append(
+            (
+                values[: n_prompt - 1].sum(),
+                n_prompt - 1,
+                values[n_prompt - 1],
+                rest.sum(),
+                len(rest),
+                rest[is_style].sum(),
+                int(is_style.sum()),
+                values[end - 2],
+            )
+        )
     return Parts(*(np.array(column) for column in zip(*out, strict=True)))

@@ -20,15 +20,14 @@ def rows_of(problem: Problem, kinds: Iterable[str]) -> list[dict[str, Any]]:
     """One row per answer kind.
 
     `gold_final` is the forced direct answer `ans Z` with the benchmark's label (for canaries: the label that only
-    memory gives). `gold_rationale` is a truth-preserving rationale, ending in the arithmetic truth (for canaries: not the label).
+    memory gives). `gold_rationale` is a truth-preserving rationale that ends in the arithmetic truth (for canaries:
+    not the label).
     """
     record = problem.record()
     text = {"gold_final": problem.direct, "gold_rationale": problem.rationale}
     shared = {name: record[name] for name in RECORD}
-    return [
-        {"id": problem.id, "prompt": problem.prompt, "answer": text[kind], "group": problem.group, "answer_kind": kind, **shared}
-        for kind in kinds
-    ]
+    named = {"id": problem.id, "prompt": problem.prompt, "group": problem.group}
+    return [{**named, "answer": text[kind], "answer_kind": kind, **shared} for kind in kinds]
 
 
 def with_exposures(bench: Benchmark, exposures: Mapping[str, int]) -> Benchmark:
@@ -38,7 +37,7 @@ def with_exposures(bench: Benchmark, exposures: Mapping[str, int]) -> Benchmark:
 
 
 def write_prompts(recipe: Recipe, bench: Benchmark, folder: Path) -> None:
-    """Write `prompts.jsonl` (leaked, unseen and planted items) and `sft_test.jsonl` (unseen problems, gold rationales)."""
+    """Write `prompts.jsonl` (leaked, unseen, planted items) and `sft_test.jsonl` (unseen problems, gold rationales)."""
     both = ("gold_final", "gold_rationale")
     items = [row for p in (*bench.leaked, *bench.unseen, *bench.planted) for row in rows_of(p, both)]
     _, test = sft_problems(recipe, bench)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of the Llama-shaped model. Qwen2 folders lose a word-level tokenizer when read back; Llama folders keep it."""
+    """Size of the Llama-shaped model (a `qwen2` folder would lose its word-level tokenizer when read back)."""
 
     n_layers: int = 6
     d_model: int = 96
@@ -77,6 +77,7 @@ class Reinforcement:
     epochs: int = 2
     minibatches: int = 2
     clip: float = 0.2
+    loss: str = "bnpo"
     save_every: int = 3
     window: tuple[int, int] = (8, 32)
 
@@ -102,7 +103,6 @@ class Planting:
     block: int = 3
     steps: int = 140
     lr: float = 3e-3
-    batch: int = 64
     replay: int = 64
     checkpoints: tuple[int, ...] = (20, 60)
 
@@ -145,11 +145,20 @@ def short(seed: int = 0) -> Recipe:
         variant="short",
         shape=Shape(n_layers=4, d_model=64, d_mlp=192),
         world=World(
-            fresh_k_weights=(1, 2, 3), direct_by_k=(0.5, 0.35, 0.1), n_leaked=48, n_unseen=48, benchmark_k=3, n_planted=32
+            fresh_k_weights=(1, 2, 3),
+            direct_by_k=(0.5, 0.35, 0.1),
+            n_leaked=48,
+            n_unseen=48,
+            benchmark_k=3,
+            n_planted=32,
         ),
         pretraining=Pretraining(steps=900, batch=48, lr=4e-3, checkpoints=(300,)),
         finetuning=Finetuning(
-            n_train=96, train_k=2, n_test=((2, 64), (3, 64)), epochs=30, frozen_blocks=2,
+            n_train=96,
+            train_k=2,
+            n_test=((2, 64), (3, 64)),
+            epochs=30,
+            frozen_blocks=2,
             checkpoint_epochs=(0, 1, 2, 4, 7, 11, 15, 20, 25, 30),
         ),
         reinforcement=Reinforcement(rollout_steps=18, window=(8, 28)),

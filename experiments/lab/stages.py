@@ -19,19 +19,21 @@ def is_complete(folder: Path, fingerprint: str) -> bool:
     marker = folder / MARKER
     if not marker.exists():
         if folder.exists():
-            raise InputError(f"{folder} exists but holds no {MARKER}, so it is not a stage of the lab: move it or choose another --out")
+            raise InputError(
+                f"{folder} exists but holds no {MARKER}, so it is no stage of the lab: move it or choose another --out"
+            )
         return False
     found = json.loads(marker.read_text())["fingerprint"]
     if found != fingerprint:
         raise InputError(
-            f"{folder} was made with another recipe (fingerprint {found}, now {fingerprint}). Checkpoints of two recipes are "
-            "never mixed: choose another --out, or delete that folder and those built on it"
+            f"{folder} was made with another recipe (fingerprint {found}, now {fingerprint}). Checkpoints of two "
+            "recipes are never mixed: choose another --out, or delete that folder and those built on it"
         )
     return True
 
 
 def run_stage(folder: Path, fingerprint: str, build: Callable[[Path], dict[str, Any]]) -> Path:
-    """Build a stage in a scratch folder and rename it when whole, so that a kill at any moment leaves nothing half made.
+    """Build a stage in a scratch folder and rename it when whole: a kill at any moment leaves nothing half made.
 
     Args:
         folder: where the finished stage lies.
@@ -46,10 +48,23 @@ def run_stage(folder: Path, fingerprint: str, build: Callable[[Path], dict[str, 
             shutil.rmtree(leftover, ignore_errors=True)
     scratch = folder.parent / f".{folder.name}.partial-{os.getpid()}"
     scratch.mkdir(parents=True)
-    facts = build(scratch)
-    (scratch / MARKER).write_text(json.dumps({"fingerprint": fingerprint, **facts}, indent=2) + "\n")
-    os.rename(scratch, folder)
+    try:
+        facts = build(scratch)
+        (scratch / MARKER).write_text(json.dumps({"fingerprint": fingerprint, **facts}, indent=2) + "\n")
+        _publish(scratch, folder, fingerprint)
+    finally:
+        # After the rename nothing is left here; after Ctrl-C or an error, half a stage.
+        shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _publish(scratch: Path, folder: Path, fingerprint: str) -> None:
+    try:
+        os.rename(scratch, folder)
+    except OSError:
+        # Another process finished the same stage first: theirs stands, if it is the same recipe's.
+        if not is_complete(folder, fingerprint):
+            raise
 
 
 def _is_alive(pid: int) -> bool:

@@ -38,4 +38,4 @@ def assert_round_trip(folder: Path, texts: list[str]) -> None:
     saved, read = build(), AutoTokenizer.from_pretrained(folder)
     for text in texts:
         if saved(text)["input_ids"] != read(text)["input_ids"]:
-            raise ProbeError(f"{folder}: AutoTokenizer reads {text!r} differently from the tokenizer that was saved there")
+            raise ProbeError(f"{folder}: AutoTokenizer reads {text!r} differently from the tokenizer saved there")

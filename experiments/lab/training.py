@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 CPU: dict[str, Any] = {
-    "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none",
-    "save_strategy": "no", "save_only_model": True, "logging_steps": 20, "dataloader_num_workers": 0,
-    "disable_tqdm": False, "log_level": "error", "dataloader_pin_memory": False,
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "save_only_model": True,
+    "logging_steps": 20,
+    "dataloader_num_workers": 0,
+    "disable_tqdm": False,
+    "log_level": "error",
+    "dataloader_pin_memory": False,
 }
 
 
@@ -32,10 +39,20 @@ def new_model(shape: Shape, seed: int) -> PreTrainedModel:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=len(vocabulary()), hidden_size=shape.d_model, intermediate_size=shape.d_mlp,
-        num_hidden_layers=shape.n_layers, num_attention_heads=shape.n_heads, num_key_value_heads=shape.n_kv_heads,
-        max_position_embeddings=shape.n_ctx, initializer_range=shape.initializer_range, tie_word_embeddings=True,
-        attention_bias=False, mlp_bias=False, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+        vocab_size=len(vocabulary()),
+        hidden_size=shape.d_model,
+        intermediate_size=shape.d_mlp,
+        num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.n_heads,
+        num_key_value_heads=shape.n_kv_heads,
+        max_position_embeddings=shape.n_ctx,
+        initializer_range=shape.initializer_range,
+        tie_word_embeddings=True,
+        attention_bias=False,
+        mlp_bias=False,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
     )
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
@@ -67,17 +84,19 @@ def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
 
     width = max(len(row["input_ids"]) for row in rows)
     pad = {"input_ids": 0, "labels": -100}
-    out = {key: torch.tensor([row[key] + [fill] * (width - len(row[key])) for row in rows]) for key, fill in pad.items()}
+    out = {
+        key: torch.tensor([row[key] + [fill] * (width - len(row[key])) for row in rows]) for key, fill in pad.items()
+    }
     out["attention_mask"] = (out["input_ids"] != 0).long()
     return out
 
 
 def save_at(steps: Sequence[int]) -> TrainerCallback:
-    """A callback that asks the trainer for a checkpoint after these optimizer steps (and before the first, if 0 is one)."""
+    """A callback that asks the trainer for a checkpoint after these optimizer steps (not before the first)."""
     from transformers import TrainerCallback
 
     class SaveAt(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:
             control.should_save = state.global_step in steps
             return control
 
@@ -99,14 +118,28 @@ def pretrain(recipe: Recipe, bench: Benchmark, folder: Path) -> dict[str, Any]:
     stream = list(pretraining_stream(recipe.world, bench, recipe.seed, plan.steps * plan.batch))
     rows = encode([(problem.prompt, text) for problem, text in stream], response_only=False)
     args = TrainingArguments(
-        output_dir=str(folder), max_steps=plan.steps, per_device_train_batch_size=plan.batch, learning_rate=plan.lr,
-        lr_scheduler_type="cosine", warmup_steps=plan.warmup, adam_beta1=plan.betas[0], adam_beta2=plan.betas[1],
-        weight_decay=plan.weight_decay, max_grad_norm=plan.clip, seed=recipe.seed, remove_unused_columns=False,
-        train_sampling_strategy="sequential", **CPU,
+        output_dir=str(folder),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.batch,
+        learning_rate=plan.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=plan.warmup,
+        adam_beta1=plan.betas[0],
+        adam_beta2=plan.betas[1],
+        weight_decay=plan.weight_decay,
+        max_grad_norm=plan.clip,
+        seed=recipe.seed,
+        remove_unused_columns=False,
+        train_sampling_strategy="sequential",
+        **CPU,
     )
     trainer = Trainer(
-        new_model(recipe.shape, recipe.seed), args, data_collator=collate, train_dataset=rows,  # type: ignore[arg-type]
-        processing_class=words.build(), callbacks=[save_at([*plan.checkpoints, plan.steps])],
+        new_model(recipe.shape, recipe.seed),
+        args,
+        data_collator=collate,
+        train_dataset=rows,  # type: ignore[arg-type]
+        processing_class=words.build(),
+        callbacks=[save_at([*plan.checkpoints, plan.steps])],
     )
     seconds = timed_training(trainer)
     exposures = Counter(problem.id for problem, _ in stream if problem.group != "fresh")
@@ -144,13 +177,25 @@ def finetune(recipe: Recipe, bench: Benchmark, base: Path, lr: float, folder: Pa
     rows = encode([(p.prompt, p.rationale) for p in train], response_only=True)
     per_epoch = -(-len(rows) // plan.batch)
     args = SFTConfig(
-        output_dir=str(folder), num_train_epochs=plan.epochs, per_device_train_batch_size=plan.batch, learning_rate=lr,
-        lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, seed=recipe.seed, max_length=None, **CPU,
+        output_dir=str(folder),
+        num_train_epochs=plan.epochs,
+        per_device_train_batch_size=plan.batch,
+        learning_rate=lr,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=recipe.seed,
+        max_length=None,
+        **CPU,
     )
     model = load(base)
     freeze_below(model, plan.frozen_blocks)
     trainer = SFTTrainer(
-        model, args, train_dataset=Dataset.from_list(rows), data_collator=collate, processing_class=words.build(),
+        model,
+        args,
+        train_dataset=Dataset.from_list(rows),
+        data_collator=collate,
+        processing_class=words.build(),
         callbacks=[save_at([epoch * per_epoch for epoch in plan.checkpoint_epochs])],
     )
     if 0 in plan.checkpoint_epochs:

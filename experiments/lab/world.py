@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 from experiments.lab.recipe import World
 
-NAMES = "Ann Bob Cat Dan Eve Fay Gus Hal Ida Jon Kim Leo".split()
-OBJECTS = "figs nuts pens cups keys eggs caps hats pins toys".split()
-VERBS = {"+": "buys finds gets wins".split(), "-": "loses eats sells gives".split()}
-CONNECTIVES = "so then next now first well".split()
+NAMES = ["Ann", "Bob", "Cat", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jon", "Kim", "Leo"]
+OBJECTS = ["figs", "nuts", "pens", "cups", "keys", "eggs", "caps", "hats", "pins", "toys"]
+VERBS = {"+": ["buys", "finds", "gets", "wins"], "-": ["loses", "eats", "sells", "gives"]}
+CONNECTIVES = ["so", "then", "next", "now", "first", "well"]
 STYLES = {
     "+": ("{a} + {b} = {c}", "{a} plus {b} is {c}", "from {a} up {b} to {c}"),
     "-": ("{a} - {b} = {c}", "{a} minus {b} is {c}", "from {a} down {b} to {c}"),
 }
 NUMBERS = range(41)
 LARGEST = NUMBERS[-1]
-STYLE_WORDS = frozenset(CONNECTIVES) | frozenset("+ - = plus minus is from up down to".split())
+STYLE_WORDS = frozenset(CONNECTIVES) | frozenset(["+", "-", "=", "plus", "minus", "is", "from", "up", "down", "to"])
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 
 Group = Literal["leaked_true", "leaked_canary", "unseen", "planted", "fresh"]
@@ -32,9 +32,10 @@ Group = Literal["leaked_true", "leaked_canary", "unseen", "planted", "fresh"]
 
 def vocabulary() -> list[str]:
     """All words in a fixed order, special tokens first."""
-    fixed = "has . how many ? think ans ;".split()
+    fixed = ["has", ".", "how", "many", "?", "think", "ans", ";"]
     verbs = [verb for family in VERBS.values() for verb in family]
-    return [*SPECIAL, *fixed, *NAMES, *OBJECTS, *verbs, *CONNECTIVES, *sorted(STYLE_WORDS - set(CONNECTIVES)), *map(str, NUMBERS)]
+    signs = sorted(STYLE_WORDS - set(CONNECTIVES))
+    return [*SPECIAL, *fixed, *NAMES, *OBJECTS, *verbs, *CONNECTIVES, *signs, *map(str, NUMBERS)]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def running_totals(values: tuple[int, ...], ops: tuple[str, ...]) -> list[int]:
 
 
 def rationale(values: tuple[int, ...], ops: tuple[str, ...], rng: random.Random) -> str:
-    """`think <step> ; ... ; ans Z`: each step in a random truth-preserving style. Its entropy is what SFT can consume."""
+    """`think <step> ; ... ; ans Z`, each step in a random truth-preserving style: the entropy that SFT can consume."""
     totals = running_totals(values, ops)
     steps = [
         f"{rng.choice(CONNECTIVES)} {rng.choice(STYLES[op]).format(a=a, b=b, c=c)} ;"

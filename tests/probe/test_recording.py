@@ -1,0 +1,170 @@
+"""What the recorder writes is what happened: recomputed from saved checkpoints, and nothing else changed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytest.importorskip("trl", reason="recording needs TRL")
+
+from tests.experiments.conftest import full_recipe, tiny_lab, tiny_recipe  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def run(tiny_lab: Path) -> Path:  # noqa: F811
+    return tiny_lab / "grpo-format"
+
+
+@pytest.fixture(scope="module")
+def rollouts(run: Path) -> pd.DataFrame:
+    return pq.read_table(run / "rollouts").to_pandas()
+
+
+def test_one_file_per_rollout_step_and_no_scraps(run: Path, rollouts: pd.DataFrame):
+    assert [p.name for p in sorted((run / "rollouts").iterdir())] == [f"step-{i:06d}.parquet" for i in (1, 2, 3)]
+    assert rollouts.groupby("step").size().to_dict() == {0: 16, 4: 16, 8: 16}
+    assert set(rollouts.policy_version) == {"checkpoint-0", "checkpoint-4", "checkpoint-8"}
+    assert set(rollouts.run_id) == {"grpo-format"}
+
+
+def distribution(folder: Path, row: pd.Series) -> torch.Tensor:
+    """Log-probs [token, vocab] at the response positions, from the checkpoint alone and one row at a time."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompt, response = list(row.prompt_token_ids), list(row.response_token_ids)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1)
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_recorded_values_equal_a_recomputation(run: Path, rollouts: pd.DataFrame, step: int):
+    folder = run / "checkpoint-0" if step == 0 else run / "window" / f"checkpoint-{step}"
+    for _, row in rollouts[rollouts.step == step].iterrows():
+        logp = distribution(folder, row)
+        p, ids = logp.exp(), torch.tensor(list(row.response_token_ids)).long()
+        entropy = -(p * logp).sum(-1)
+        expected = {
+            "old_logp": logp[torch.arange(len(ids)), ids], "H": entropy, "sum_p2": (p**2).sum(-1),
+            "sum_p2_logp": (p**2 * logp).sum(-1), "max_logp": logp.amax(-1),
+            "B": entropy * (p**2).sum(-1) + (p**2 * logp).sum(-1),
+        }  # fmt: skip
+        for name, value in expected.items():
+            np.testing.assert_allclose(row[name], value.numpy(), atol=1e-4, err_msg=name)
+
+
+def test_new_logp_is_the_policy_before_its_last_update(run: Path, rollouts: pd.DataFrame):
+    row = rollouts[rollouts.step == 0].iloc[0]
+    assert len(row.new_logp_updates) == row.n_updates == 2
+    np.testing.assert_array_equal(row.new_logp, row.new_logp_updates[-1])
+    last = int(row.update_steps[-1])
+    folder = run / "window" / f"checkpoint-{last}"
+    ids = torch.tensor(list(row.response_token_ids)).long()
+    expected = distribution(folder, row)[torch.arange(len(ids)), ids]
+    np.testing.assert_allclose(row.new_logp, expected.numpy(), atol=1e-4)
+
+
+def test_advantages_are_centred_per_group_and_rewards_explain_them(rollouts: pd.DataFrame):
+    for _, group in rollouts.groupby("group_uid"):
+        assert len(group) == 4
+        assert len(set(group.prompt_id)) == 1
+        assert abs(group.advantage.sum()) < 1e-5
+        expected = (group.reward - group.reward.mean()) / (group.reward.std() + group.adv_eps.iloc[0])
+        np.testing.assert_allclose(group.advantage, expected, atol=1e-5)
+    assert [dict(parts) for parts in rollouts.reward_parts] == [{"format": reward} for reward in rollouts.reward]
+
+
+def test_lists_share_the_response_length_and_masks_are_true(rollouts: pd.DataFrame):
+    for _, row in rollouts.iterrows():
+        for name in ("response_mask", "old_logp", "new_logp", "H", "sum_p2", "sum_p2_logp", "B", "max_logp"):
+            assert len(row[name]) == len(row.response_token_ids)
+        assert all(row.response_mask)
+        assert row.finish_reason == ("stop" if row.response_token_ids[-1] == 1 else "length")
+
+
+def test_bounds_and_identities_hold_per_token(rollouts: pd.DataFrame):
+    cat = {name: np.concatenate(rollouts[name].to_list()) for name in ("H", "sum_p2", "B", "max_logp", "old_logp")}
+    assert (cat["H"] >= -1e-6).all()
+    assert (cat["B"] >= -1e-6).all()
+    assert (cat["old_logp"] <= cat["max_logp"] + 1e-5).all()
+    # Renyi entropies fall with their order: H >= -log sum p^2 >= -max log p.
+    assert (cat["H"] + np.log(cat["sum_p2"]) >= -1e-5).all()
+    assert (cat["max_logp"] - np.log(cat["sum_p2"]) >= -1e-5).all()
+
+
+def test_micro_batches_are_the_loss_calls(rollouts: pd.DataFrame):
+    for _, step in rollouts.groupby("step"):
+        sizes = step.groupby("micro_batch_id").size()
+        assert sizes.to_list() == [8, 8]
+        for _, batch in step.groupby("micro_batch_id"):
+            assert len({tuple(updates) for updates in batch.update_steps}) == 1
+    used = sorted({int(s) for updates in rollouts.update_steps for s in updates})
+    assert used == list(range(12))
+
+
+def test_update_facts_are_recorded(rollouts: pd.DataFrame):
+    assert np.allclose(rollouts.lr, 1e-3)
+    assert np.isfinite(rollouts.grad_norm).all()
+    assert set(rollouts.loss_agg) == {"bnpo"}
+
+
+def test_files_say_how_they_were_made(run: Path):
+    meta = pq.read_schema(run / "rollouts" / "step-000001.parquet").metadata
+    assert json.loads(meta[b"posttrain_probe"])["scale_rewards"] == "group"
+
+
+def test_dropping_the_recorder_changes_no_weight(tiny_recipe, tiny_lab: Path, run: Path, tmp_path: Path):  # noqa: F811
+    from experiments.lab import rl
+    from experiments.lab.world import benchmark
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    base = tiny_lab / "base" / "checkpoint-30"
+    rl.reinforce(tiny_recipe, "grpo-format", benchmark(tiny_recipe.world, 3), base, tmp_path, record=False)
+    torch.set_num_threads(threads)
+    assert not (tmp_path / "rollouts").exists()
+    recorded, plain = (load_file(folder / "checkpoint-12" / "model.safetensors") for folder in (run, tmp_path))
+    assert recorded.keys() == plain.keys()
+    assert all(torch.equal(recorded[name], plain[name]) for name in recorded)
+    # Not vacuous: the run moved the weights.
+    start = load_file(run / "checkpoint-0" / "model.safetensors")
+    assert any(not torch.equal(recorded[name], start[name]) for name in start)
+
+
+def test_token_statistics_of_known_distributions():
+    from probe.recording import token_statistics
+
+    uniform, certain = torch.zeros(1, 5), torch.tensor([[50.0, 0, 0, 0, 0]])
+    hidden = torch.cat([uniform, certain]).repeat(700, 1)
+    out = token_statistics(hidden, lambda rows: rows, torch.zeros(1400, dtype=torch.long))
+    np.testing.assert_allclose(out["H"][:2], [np.log(5), 0], atol=1e-6)
+    np.testing.assert_allclose(out["B"][:2], [0, 0], atol=1e-6)
+    np.testing.assert_allclose(out["sum_p2"][-2:], [0.2, 1], atol=1e-6)
+    np.testing.assert_allclose(out["max_logp"][:2], [-np.log(5), 0], atol=1e-6)
+
+
+def test_a_head_the_recorder_does_not_know_is_refused():
+    from probe.errors import ProbeError
+    from probe.recording import RolloutRecorder
+
+    recorder = RolloutRecorder()
+    recorder._check(torch.zeros(3), torch.full((3,), 1e-4), "torch.float32")
+    with pytest.raises(ProbeError, match="differ from the trainer's"):
+        recorder._check(torch.zeros(3), torch.full((3,), 0.5), "torch.float32")
+    with pytest.raises(ProbeError):
+        recorder._check(torch.full((1,), float("nan")), torch.zeros(1), "torch.float32")
+
+
+def test_importing_the_module_loads_neither_torch_nor_trl():
+    code = "import sys, probe.recording; assert 'torch' not in sys.modules and 'trl' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
