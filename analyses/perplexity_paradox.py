@@ -95,7 +95,7 @@ def perplexity_paradox(
         seed: of the bootstrap over items.
     """
     warnings: list[str] = []
-    grids = _grids(perplexity.table, seed)
+    grids = _grids(perplexity.table, prompt_mask, seed)
     cells = _members(grids, leaked, unseen)
     parts, rows = [], []
     for kind, grid in grids.items():
@@ -105,12 +105,12 @@ def perplexity_paradox(
     table = pd.DataFrame(rows)
     data = xr.concat(parts, "answer_kind", join="outer", data_vars="all")
     if control is not None and control.key != perplexity.key:
-        other = _against(grids, _grids(control.table, seed), cells, prompt_mask, aggregate, warnings)
+        other = _against(grids, _grids(control.table, prompt_mask, seed), cells, prompt_mask, aggregate, warnings)
         data = data.merge(other, join="outer")
     return Result.of(table, data, verdict=_in_words(table, data, floor), warnings=warnings)
 
 
-def _grids(table: pd.DataFrame, seed: int) -> dict[str, Grid]:
+def _grids(table: pd.DataFrame, prompt_mask: str, seed: int) -> dict[str, Grid]:
     """The table as grids, one per kind of answer: kinds are never pooled.
 
     Raises:
@@ -118,7 +118,7 @@ def _grids(table: pd.DataFrame, seed: int) -> dict[str, Grid]:
     """
     if "step" not in table.columns or table["step"].nunique() < 2:
         raise InputError("the paradox needs a sweep of perplexity over at least 2 checkpoints; this is one checkpoint")
-    missing = {"prompt", "answer"} - set(table["mask"])
+    missing = {prompt_mask, "answer"} - set(table["mask"])
     if missing:
         raise InputError(f"the perplexity result has no rows of mask {sorted(missing)}")
     found: dict[str, Grid] = {}

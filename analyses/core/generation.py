@@ -99,4 +99,14 @@ class _Kept:
 
 
 def _generated(model: Model, batch: Sequence[tuple[str, str]], how: Decoding) -> list[list[Response]]:
-    raise NotImplementedError
+    """Responses to the (id, prompt) pairs of one batch, in order."""
+    from probe import Item, Prompts
+
+    # The answer is not looked at: generation leaves answers out.
+    asked = Prompts(tuple(Item(name, text, "-") for name, text in batch), "generation")
+    options = {k: v for k, v in asdict(how).items() if k != "stop"}
+    drawn = model.generate(asked, stop=how.stop, batch_size=len(batch), **options)
+    found: dict[str, list[Response]] = {name: [] for name, _ in batch}
+    for one in drawn:
+        found[one.item.id].append(Response(one.text, len(one.ids), one.finish == "length"))
+    return [found[name] for name, _ in batch]

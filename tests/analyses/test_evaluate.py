@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,23 @@ import pytest
 
 from analyses.core import analysis as registry
 from analyses.core.result import Result
+from probe import Model
 from probe.errors import InputError
 from probe.prompts import Item, Prompts
+from tests import tiny
+from tests.analyses.conftest import twelve_items
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """For the contract tests: a tiny model of words, greedy and sampled."""
+    return {
+        "model": Model.load(tiny.save(folder / "model", words=True)),
+        "prompts": twelve_items(),
+        "grade": "number",
+        "samples": 2,
+        "ks": (1, 2),
+        "max_new_tokens": 6,
+    }
 
 
 def evaluated(*args, **options) -> Result:
@@ -92,3 +109,51 @@ def test_figures_build():
     assert set(figures(result)) == {"accuracy", "pass_at_k"}
     swept = pd.concat([result.table.assign(step=s) for s in (0, 10)])
     assert np.isfinite(swept["step"]).all()
+
+
+@pytest.fixture
+def word_model(tmp_path, monkeypatch) -> Model:
+    monkeypatch.setenv("PROBE_CACHE", str(tmp_path / "cache"))
+    return Model.load(tiny.save(tmp_path / "model", words=True))
+
+
+def test_responses_are_the_models_own_whatever_the_batches(word_model: Model, monkeypatch, tmp_path):
+    options = {"grade": "number", "max_new_tokens": 5, "samples": 3, "temperature": 1.0}
+    first = evaluated(word_model, twelve_items(), batch_size=12, **options)
+    monkeypatch.setenv("PROBE_CACHE", str(tmp_path / "other"))
+    second = evaluated(word_model, twelve_items(), batch_size=5, **options)
+    pd.testing.assert_frame_equal(first.table, second.table)
+    drawn = word_model.generate(twelve_items(), max_new_tokens=5)
+    greedy = first.table[first.table["decoding"] == "greedy"].set_index("item")["text"]
+    assert greedy.to_dict() == {c.item.id: c.text for c in drawn}
+    cut = first.table["n_tokens"] == 5
+    assert first.table.loc[first.table["truncated"] == 1.0, "n_tokens"].eq(5).all()
+    assert cut.any()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(word_model: Model, monkeypatch):
+    prompts, options = twelve_items(), {"grade": "number", "max_new_tokens": 5, "batch_size": 4}
+    generate, asked = Model.generate, []
+
+    def stops_after_two(self, items, **how):
+        asked.append(len(items))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return generate(self, items, **how)
+
+    monkeypatch.setattr(Model, "generate", stops_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(word_model, prompts, **options)
+    resumed = evaluated(word_model, prompts, **options)
+    assert asked == [4, 4, 4, 4]  # two batches kept, one lost, that one generated again
+    monkeypatch.setattr(Model, "generate", generate)
+    whole = {c.item.id: c.text for c in word_model.generate(prompts, max_new_tokens=5)}
+    assert resumed.table.set_index("item")["text"].to_dict() == whole
+
+
+def test_a_prompt_with_two_gold_answers_is_answered_once(word_model: Model):
+    item = twelve_items().items[0]
+    prompts = Prompts((item, Item(item.id, item.prompt, "41", item.group, "label")))
+    table = evaluated(word_model, prompts, grade="number", max_new_tokens=4).table
+    assert table["text"].nunique() == 1
+    assert set(table["answer_kind"]) == {"given", "label"}

@@ -17,6 +17,11 @@ PERPLEXITY = [2, 1.8, 1.6, 1.5, 1.55, 1.8, 2.4, 3.0]
 EXPECTED = ["under-trained"] * 3 + ["good fit"] * 2 + ["over-memorized"] * 2 + ["over-fit"]
 
 
+def example(folder) -> dict:
+    """For the contract tests."""
+    return {"curves": curves()}
+
+
 def curves(accuracy=ACCURACY, perplexity=PERPLEXITY, step=None, **more) -> pd.DataFrame:
     step = range(len(accuracy)) if step is None else step
     return pd.DataFrame({"step": step, "accuracy": accuracy, "perplexity": perplexity, **more})

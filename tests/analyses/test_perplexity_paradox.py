@@ -13,6 +13,11 @@ from probe.errors import InputError
 STEPS = (0, 10, 20)
 
 
+def example(folder) -> dict:
+    """For the contract tests."""
+    return {"perplexity": sweep({"leaked_true": {"answer": -0.4, "prompt": 0.2}, "unseen": {}})}
+
+
 def analysed(*args, **options) -> Result:
     return registry.get("perplexity_paradox")(*args, **options)
 
@@ -33,10 +38,11 @@ def sweep(effects, *, n=40, kind="gold_final", seed=0, noise=0.05) -> Result:
                 shared = {"item": f"{group}-{i}", "group": group, "answer_kind": kind, "step": step}
                 sums["answer"] = sums["answer:first"] + sums["answer:rest"]
                 sums["full"] = sums["answer"] + sums["prompt"]
-                n_of = {**lengths, "answer": 3, "full": 3 + lengths["prompt"]}
+                sums["prompt_content"] = sums["prompt"]
+                n_of = {**lengths, "answer": 3, "full": 3 + lengths["prompt"], "prompt_content": lengths["prompt"]}
                 rows += [
                     {**shared, "mask": m, "nll_nats": sums[m], "n_tokens": n_of[m]}
-                    for m in ("prompt", "answer", "full", "answer:first")
+                    for m in ("prompt", "prompt_content", "answer", "full", "answer:first")
                 ]
     return Result.of(pd.DataFrame(rows))
 
