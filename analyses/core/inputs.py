@@ -73,7 +73,7 @@ class ModelPool:
             options = {k: v for k, v in asdict(self.loading).items() if k != "revision"}
             handle = self._handles[slot] = Model.load(checkpoint, **options)
         elif handle.checkpoint != checkpoint:
-            handle.swap(checkpoint)
+            handle.swap(checkpoint, allow_pickle=self.loading.allow_pickle)
         return handle
 
 
