@@ -1,0 +1,97 @@
+"""Dose-response: slopes of known lines, ranks among placebos, and no claim without all three conditions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from analyses.core.dose_response import claims, dose_response
+
+ALPHAS = (0.0, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0)
+
+
+def rows(
+    slopes: dict[tuple[str, str], float], *, draws: int = 20, noise: float = 0.0, n: int = 12, above: float = 1.0
+) -> pd.DataFrame:
+    """A line y = slope x (times `above` for x > 0) per arm and group; each item with a level of its own."""
+    rng = np.random.default_rng(0)
+    table: list[dict[str, object]] = []
+    for (arm, group), slope in slopes.items():
+        for draw in range(draws if arm != "treated" else 1):
+            tilt = rng.normal(0, 0.001) if arm != "treated" else 0.0
+            for i in range(n):
+                own = slope + tilt + rng.normal(0, noise)
+                for alpha in ALPHAS:
+                    y = own * (alpha - 1) * (above if alpha > 1 else 1.0)
+                    named = {
+                        "layer": 2,
+                        "arm": arm,
+                        "draw": draw,
+                        "alpha": alpha,
+                        "item": f"{group}{i}",
+                        "group": group,
+                    }
+                    table.append({**named, "answer_kind": "given", "metric": -0.1 * i + y})
+    return pd.DataFrame(table)
+
+
+def test_a_line_has_its_slope_on_both_sides() -> None:
+    data = dose_response(rows({("treated", "a"): 0.02}), treatment="treated", targets=("a",))
+    np.testing.assert_allclose(data["slope"], 0.02)
+    np.testing.assert_allclose(data["slope_ci_low"], 0.02)
+    assert sum((a - 1) ** 2 for a in ALPHAS) == pytest.approx(7.14)
+    np.testing.assert_allclose(data["effect"].sel(alpha=3.0), 0.04)
+
+
+def test_the_two_sides_are_told_apart() -> None:
+    data = dose_response(rows({("treated", "a"): 0.5}, above=0.0), treatment="treated", targets=("a",))
+    slope = data["slope"].squeeze()
+    np.testing.assert_allclose(slope.sel(variant="below"), 0.5)
+    np.testing.assert_allclose(slope.sel(variant="above"), 0.0, atol=1e-12)
+    below = sum((a - 1) ** 2 for a in ALPHAS if a < 1)
+    np.testing.assert_allclose(slope.sel(variant="joint"), 0.5 * below / 7.14)
+
+
+def claimed(slopes: dict[tuple[str, str], float], **options: float) -> tuple[xr.Dataset, list[str]]:
+    data = dose_response(rows(slopes, noise=0.02, **options), treatment="treated", targets=("a",))  # type: ignore[arg-type]
+    return data, claims(data, "treated", ("a",), ("given",))
+
+
+def test_a_selective_effect_is_claimed_with_its_side() -> None:
+    data, found = claimed(
+        {("treated", "a"): 0.5, ("treated", "b"): 0.0, ("random", "a"): 0.0, ("random", "b"): 0.0}, above=0.0
+    )
+    assert len(found) == 1
+    assert found[0].startswith("layer 2, lowering, given: slope +0.5")
+    np.testing.assert_allclose(data["placebo_p"].sel(arm="random", group="a", variant="below"), 1 / 21)
+    assert data["p_max_t"].sel(group="a", alpha=0.5).item() < 0.01
+    assert data["specificity"].sel(arm="treated", group="b", variant="below").item() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "slopes",
+    [
+        {("treated", "a"): 0.5, ("treated", "b"): 0.5, ("random", "a"): 0.0, ("random", "b"): 0.0},  # not specific
+        {("treated", "a"): 0.5, ("treated", "b"): 0.0, ("random", "a"): 0.5, ("random", "b"): 0.0},  # placebo as good
+        {("treated", "a"): 0.0, ("treated", "b"): 0.0, ("random", "a"): 0.0, ("random", "b"): 0.0},  # nothing
+        {("treated", "a"): 0.5, ("random", "a"): 0.0},  # no control group
+        {("treated", "a"): 0.5, ("treated", "b"): 0.0},  # no placebo
+    ],
+)
+def test_each_condition_is_needed(slopes: dict[tuple[str, str], float]) -> None:
+    assert claimed(slopes)[1] == []
+
+
+def test_few_draws_can_never_be_enough() -> None:
+    slopes = {("treated", "a"): 0.5, ("treated", "b"): 0.0, ("random", "a"): 0.0, ("random", "b"): 0.0}
+    data, found = claimed(slopes, draws=10)
+    assert found == []
+    assert float(data["placebo_p"].min()) == pytest.approx(1 / 11)
+
+
+def test_a_negative_slope_is_claimed_as_such() -> None:
+    slopes = {("treated", "a"): -0.5, ("treated", "b"): 0.0, ("random", "a"): 0.0, ("random", "b"): 0.0}
+    assert all("slope -0.5" in claim for claim in claimed(slopes)[1])
+    assert len(claimed(slopes)[1]) == 2
