@@ -1,0 +1,121 @@
+"""Linear probe: signal planted from a layer on is found there and not before; labels that are covariates are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from analyses import linear_probe as module
+from analyses.linear_probe import linear_probe
+from probe import Item, Prompts
+from probe.errors import InputError
+from tests import tiny
+from tests.planted import states_of
+
+
+def example(folder: Path) -> dict:
+    """For the contract tests: a tiny model and few permutations."""
+    from tests.analyses.conftest import twelve_items
+
+    return {"model": str(tiny.save(folder / "m")), "prompts": twelve_items(), "permutations": 2, "folds": 2}
+
+
+def planted(seed: int = 0, *, n: int = 48, n_states: int = 5, d: int = 12, since: int = 2, size: float = 2.0):
+    rng = np.random.default_rng(seed)
+    is_first = np.arange(n) < n // 2
+    values = rng.normal(size=(n, n_states, d))
+    values[is_first, since:, 0] += size
+    return states_of(values, is_first)
+
+
+def probed(states, plain=None, permutations=10, strata=None, folds=3):
+    plain = np.zeros((len(states.items), 1)) if plain is None else plain
+    return module.probed(states, states.groups == "leak", plain, strata, folds, permutations, 100, 0)
+
+
+def test_signal_planted_from_a_layer_on_is_found_there():
+    table, data = probed(planted(n_states=4), permutations=25)
+    auc = data["auc"].to_numpy()
+    assert auc[2:].min() > max(0.8, auc[:2].max())
+    assert (data["p_value"].to_numpy()[2:] <= 0.05).all() and (data["p_value"].to_numpy()[:2] > 0.05).all()
+    assert set(table.columns) == {"item", "group", "state", "score", "fold"} and len(table) == 48 * 4
+    assert "tells leak from stable best" in module._verdict(data, "leak", "stable")
+
+
+def test_permuted_labels_are_at_chance():
+    """Null: out-of-fold AUC averages .5 over data sets (nested validation does not leak)."""
+    found = [float(probed(planted(s, n_states=1, since=9), permutations=1)[1]["auc"][0]) for s in range(8)]
+    assert np.mean(found) == pytest.approx(0.5, abs=4 * np.std(found) / np.sqrt(8))
+    assert np.mean(found) < 0.6
+
+
+def test_a_label_that_is_a_covariate_gains_nothing_over_covariates():
+    rng = np.random.default_rng(1)
+    states = planted(since=9)
+    length = rng.normal(size=48) + 2.0 * (states.groups == "leak")
+    states.values[:, :, 0] = length[:, None]
+    _, data = probed(states, plain=length[:, None])
+    assert float(data["auc_covariates"]) > 0.8
+    assert (data["gain_ci_low"] <= 0).all() and float(data["gain"].max()) < 0.08
+
+
+def test_auc_is_scikit_learns_within_folds():
+    rng = np.random.default_rng(2)
+    y, score, fold = rng.random(60) < 0.5, np.round(rng.normal(size=60), 1), np.arange(60) % 2
+    parts = [
+        (roc_auc_score(y[fold == f], score[fold == f]), y[fold == f].sum() * (~y[fold == f]).sum()) for f in (0, 1)
+    ]
+    expected = sum(a * w for a, w in parts) / sum(w for _, w in parts)
+    assert module.auc_by_fold(score, y, fold) == pytest.approx(expected)
+
+
+def test_bootstrap_counts_are_repeated_items():
+    rng = np.random.default_rng(3)
+    y, score, fold = np.arange(10) < 5, rng.normal(size=10), np.zeros(10, int)
+    counts = rng.integers(0, 3, size=(1, 10))
+    again = np.repeat(np.arange(10), counts[0])
+    expected = roc_auc_score(y[again], score[again])
+    assert module.weighted_auc(score, y, fold, counts)[0] == pytest.approx(expected)
+
+
+def test_reduction_keeps_all_distances():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(10, 50))
+    small = module.reduced(x)
+    z = (x - x.mean(0)) / x.std(0) / np.sqrt(50)
+    assert small.shape[1] <= 10
+    np.testing.assert_allclose(small @ small.T, z @ z.T, atol=1e-10)
+
+
+def test_constant_columns_are_no_signal():
+    """A constant state (the embedding of the same last token) gives AUC .5 and no warning."""
+    states = planted(n_states=2, since=1)
+    states.values[:, 0] = 3.7
+    _, data = probed(states)
+    assert float(data["auc"][0]) == 0.5 and float(data["auc"][1]) > 0.8
+
+
+def test_covariates_of_both_kinds():
+    states = planted(n_states=1)
+    items = tuple(
+        Item(i.id, "p", "a", group=i.group, meta={"level": k % 3, "set": "ab"[k % 2]})
+        for k, i in enumerate(states.items)
+    )
+    states.items = items
+    assert module.covariate_matrix(states, ("level", "set")).shape == (48, 1 + 1 + 2)
+    with pytest.raises(InputError, match="'subject'"):
+        module.covariate_matrix(states, ("subject",))
+
+
+def test_on_a_model_and_what_it_refuses(base, prompts):
+    result = linear_probe(base, prompts, permutations=3, folds=3, draws=50)
+    assert result.data["auc"].dims == ("state",) and len(result.data["auc"]) == base.shape.n_layers + 1
+    assert result.data.attrs["groups"] == ["leaked", "unseen"]
+    assert set(module.figures(result)) == {"auc", "gain"}
+    with pytest.raises(InputError, match="at least 9 in each"):
+        linear_probe(base, prompts, folds=9)
+    with pytest.raises(InputError, match="exactly two"):
+        linear_probe(base, Prompts(tuple(i for i in prompts.items if i.group == "leaked")))
