@@ -11,9 +11,15 @@ import streamlit as st
 
 from analyses.core.store import Store
 from apps.reading import Listing, listing
-from apps.views import address, parts, results, run
+from apps.views import address, circuit, compare, parts, results, run, token
 
-PAGES: dict[str, Callable[[Store, Listing], None]] = {"Run": run.show, "Results": results.show}
+PAGES: dict[str, Callable[[Listing], None]] = {
+    "Run": run.show,
+    "Circuit": circuit.show,
+    "Token": token.show,
+    "Compare": compare.show,
+    "Results": results.show,
+}
 POLL_SECONDS = 2
 
 
@@ -30,7 +36,7 @@ def main() -> None:
         st.fragment(_live, run_every=POLL_SECONDS)(store, frozenset(store.addresses()))
     parts.problems(found.problems)
     if found.entries:
-        PAGES[page](store, found)
+        PAGES[page](found)
     else:
         _empty(store)
     address.tidy()

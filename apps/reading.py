@@ -115,6 +115,7 @@ def _run_folder(path: str) -> str:
 class Listing:
     """All results of a store, newest last, with what could not be read."""
 
+    store: Store
     entries: tuple[Entry, ...]
     problems: tuple[str, ...]
 
@@ -149,7 +150,7 @@ def listing(store: Store) -> Listing:
         f"{e.analysis}/{e.key}: a newer version wrote it (schema {e.record['schema']}); upgrade" for e in newer
     ]
     kept = sorted((e for e in entries if e.readable), key=lambda e: (e.record.get("started", ""), e.key))
-    return Listing(tuple(kept), tuple(problems))
+    return Listing(store, tuple(kept), tuple(problems))
 
 
 @lru_cache(maxsize=20_000)
@@ -207,6 +208,7 @@ def rows(
     search: str = "",
     columns: Sequence[str] | None = None,
     limit: int = 1000,
+    distinct: bool = False,
 ) -> tuple[pd.DataFrame, int]:
     """(the first ``limit`` rows of a table that match, how many match); reads the columns it needs.
 
@@ -216,6 +218,7 @@ def rows(
         search: text to be found in any text column, letter case ignored.
         columns: columns to read; all by default.
         limit: rows returned at most.
+        distinct: each combination of ``columns`` once (the count stays that of rows).
     """
     import duckdb
 
@@ -227,7 +230,8 @@ def rows(
         wanted = ", ".join(_quoted(c) for c in columns or kinds if c in kinds) or "*"
         count = connection.execute(f"SELECT count(*) FROM read_parquet(?){condition}", [path, *values]).fetchone()
         frame = connection.execute(
-            f"SELECT {wanted} FROM read_parquet(?){condition} LIMIT {int(limit)}", [path, *values]
+            f"SELECT {'DISTINCT ' if distinct else ''}{wanted} FROM read_parquet(?){condition} LIMIT {int(limit)}",
+            [path, *values],
         ).df()
     return frame, int(count[0]) if count else 0
 

@@ -28,6 +28,7 @@ from analyses.core.traces import PALETTE, as_text, axis_name, number, plain, vis
 MISSING = "rgba(128,128,128,0.18)"
 NEUTRAL = "#888888"
 HEIGHT = 380
+TOKENS_PER_ROW = 12
 Columns = str | Sequence[str] | None  # one column, or several whose values are read together
 X_ORDER = ("step", "source_step", "layer", "window", "pos", "alpha", "fraction", "k", "neuron", "head")
 _AXIS = {"showline": True, "linecolor": "#bbb", "gridcolor": "#eee", "zeroline": False, "automargin": True}
@@ -127,7 +128,7 @@ def heatmap(
         y: column on the vertical axis (values from bottom to top).
         z: column that is coloured.
         facet: column with one panel per value; all panels share the colour scale.
-        signed: red-white-blue scale centred on zero; by default where any value is negative.
+        signed: red-white-blue scale centred on zero; by default where values have both signs.
         title: title.
         unit: unit of ``z``; read from the rows if not given.
         limit: end of the colour scale (both ends if signed), to share it between figures.
@@ -254,7 +255,7 @@ def tokens(
     signed: bool | None = None,
     limit: float | None = None,
     hover: Sequence[str] = (),
-    columns: int = 12,
+    columns: int = TOKENS_PER_ROW,
 ) -> go.Figure:
     """A text as a strip of coloured tokens, wrapped after ``columns``; NaN leaves a token uncoloured.
 
@@ -263,7 +264,7 @@ def tokens(
         values: one number per token.
         title: title.
         unit: unit of the numbers, named on the colour bar.
-        signed: red-white-blue centred on zero; by default where any value is negative.
+        signed: red-white-blue centred on zero; by default where values have both signs.
         limit: end of the colour scale, to share it between strips.
         hover: a line more per token, shown on hover.
         columns: tokens per row.

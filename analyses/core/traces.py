@@ -176,11 +176,11 @@ def _interval(low: Any, high: Any, n: Any) -> str:
 
 
 def color_scale(values: Any, signed: bool | None = None, limit: float | None = None) -> dict[str, Any]:
-    """Plotly coloraxis settings: centred on zero for signed values, from the smallest to the largest otherwise."""
+    """Plotly coloraxis settings: centred on zero where values have both signs, from smallest to largest otherwise."""
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    if low < 0 if signed is None else signed:
+    if low < 0 < high if signed is None else signed:
         end = limit or max(abs(low), abs(high)) or 1.0
         return {"colorscale": SIGNED, "cmin": -end, "cmax": end, "cmid": 0}
     high = limit if limit is not None else high

@@ -12,6 +12,7 @@ import streamlit as st
 from analyses.core import figures
 from analyses.core.result import COMPANIONS, DIMS, Result
 from analyses.core.store import Store
+from analyses.core.traces import unit_name
 from apps.reading import Entry, command, python_code, rows, verdict
 from apps.report import figures_of, provenance
 from apps.views import address
@@ -93,6 +94,37 @@ def figure(shown: Any, name: str, *, key: str, alt: str = "", on_select: Any = "
     return st.plotly_chart(shown, key=key, config=config, on_select=on_select, selection_mode="points", alt=alt or name)
 
 
+def clickable(shown: Any) -> Any:
+    """A heatmap whose cells can be chosen: invisible marks on the cells, since only marks take a selection."""
+    cells = shown.data[0]
+    height, width = len(cells.z), len(cells.z[0])
+    xs = list(cells.x) if cells.x is not None else list(range(width))
+    ys = list(cells.y) if cells.y is not None else list(range(height))
+    copy = type(shown)(shown)
+    copy.add_scatter(
+        x=[x for _ in ys for x in xs],
+        y=[y for y in ys for _ in xs],
+        mode="markers",
+        marker={"size": 26, "symbol": "square", "opacity": 0, "color": "#888888"},
+        selected={"marker": {"opacity": 0.35}},
+        unselected={"marker": {"opacity": 0}},
+        customdata=[c for row in cells.customdata for c in row],
+        hovertemplate="%{customdata}<extra></extra>",
+        showlegend=False,
+    )
+    if cells.x is not None and not isinstance(xs[0], int | float):
+        # Marks at the border would widen the axes beyond the cells.
+        copy.update_xaxes(range=[-0.5, width - 0.5])
+        copy.update_yaxes(range=[-0.5, height - 0.5])
+    return copy
+
+
+def unit(rows: pd.DataFrame) -> str:
+    """The unit of the rows, where they have one and the same."""
+    units = rows["unit"].unique() if "unit" in rows else []
+    return unit_name(units[0]) if len(units) == 1 else ""
+
+
 def exports(shown: Any | None, entry: Entry, summary: pd.DataFrame, name: str) -> None:
     """Downloads; a file is made only when its button is pressed."""
     path = Store(entry.root).folder(entry.analysis, entry.key) / "table.parquet"
@@ -137,10 +169,10 @@ def facts(entry: Entry, where: Mapping[str, Any], *, key: str) -> None:
     st.caption(f"{min(count, MAX_ROWS):,} of {count:,} rows{advice}")
 
 
-def code(store: Store, entry: Entry, where: Mapping[str, Any], figure_name: str | None) -> None:
+def code(entry: Entry, where: Mapping[str, Any], figure_name: str | None) -> None:
     """Code that reproduces the view from the stored result, and the command that computes it again."""
     with st.expander("Code to reproduce this view", icon=":material/code:"):
-        st.code(python_code(store, entry, where, figure_name), language="python")
+        st.code(python_code(Store(entry.root), entry, where, figure_name), language="python")
         if made := command(entry):
             st.caption("Computed by")
             st.code(made, language="bash", wrap_lines=True)

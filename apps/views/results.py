@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from analyses.core.analysis import get, names
-from analyses.core.store import Store, StoreError
+from analyses.core.store import StoreError
 from apps.reading import Entry, Listing
 from apps.views import address, parts
 from probe.errors import InputError
@@ -16,7 +16,7 @@ PLAY_SECONDS = 0.9
 ALL = "all steps"
 
 
-def show(store: Store, found: Listing) -> None:
+def show(found: Listing) -> None:
     """Choose an analysis and one of its results; look at it."""
     left, right = st.columns([1, 2])
     with left:
@@ -36,26 +36,26 @@ def show(store: Store, found: Listing) -> None:
     entry = by_key[key]
     try:
         parts.claims(entry)
-        summary = parts.summary_of(str(store.root), entry.analysis, entry.key)
+        summary = parts.summary_of(str(entry.root), entry.analysis, entry.key)
     except (StoreError, InputError) as error:
         st.error(address.escaped(error))
         return
     where = parts.filters(summary)
-    _view(store, entry, where)
+    _view(entry, where)
     parts.origin(entry)
 
 
-def _view(store: Store, entry: Entry, where: dict[str, Any]) -> None:
+def _view(entry: Entry, where: dict[str, Any]) -> None:
     """The part of the page a slider redraws; a fragment, so that nothing else runs again."""
     playing = bool(st.session_state.get("play")) and len(entry.steps) > 1
-    st.fragment(_draw, run_every=PLAY_SECONDS if playing else None)(store, entry, where, playing)
+    st.fragment(_draw, run_every=PLAY_SECONDS if playing else None)(entry, where, playing)
 
 
-def _draw(store: Store, entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
+def _draw(entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
     at = _step(entry, was_playing)
     chosen = {**where, **({"step": at} if at is not None else {})}
-    shown, notes = parts.drawn(str(store.root), entry.analysis, entry.key, parts.frozen(chosen))
-    summary = parts.summary_of(str(store.root), entry.analysis, entry.key, parts.frozen(chosen))
+    shown, notes = parts.drawn(str(entry.root), entry.analysis, entry.key, parts.frozen(chosen))
+    summary = parts.summary_of(str(entry.root), entry.analysis, entry.key, parts.frozen(chosen))
     for note in notes:
         st.info(address.escaped(note))
     name = None
@@ -71,7 +71,7 @@ def _draw(store: Store, entry: Entry, where: dict[str, Any], was_playing: bool) 
         parts.estimates(summary, key="estimates")
     with facts:
         parts.facts(entry, chosen, key="facts")
-    parts.code(store, entry, chosen, name if entry.analysis in names() else None)
+    parts.code(entry, chosen, name if entry.analysis in names() else None)
 
 
 def _step(entry: Entry, was_playing: bool) -> int | None:

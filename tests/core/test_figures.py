@@ -203,3 +203,9 @@ def test_colour_scale_never_collapses():
     assert traces.color_scale([3.0, 3.0])["cmax"] > traces.color_scale([3.0, 3.0])["cmin"]
     assert traces.color_scale([np.nan])["cmax"] == 1.0
     assert traces.color_scale([-1.0, 0.5], limit=2.0)["cmin"] == -2.0
+
+
+def test_colours_are_centred_only_where_both_signs_occur_or_it_is_asked():
+    assert traces.color_scale([-3.0, 1.0])["cmid"] == 0
+    assert "cmid" not in traces.color_scale([-3.0, -1.0])
+    assert traces.color_scale([-3.0, -1.0], signed=True)["cmax"] == 3.0
