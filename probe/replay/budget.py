@@ -43,7 +43,7 @@ def budget_of(decoder: Decoder, n_pos: int, given: int | None = None) -> Budget:
     # values of whole lanes are laid out anew, each query row carrying at most n_pos / its lane's rows of them.
     row = size * (4 * width + 4 * hidden) + 8 * width
     lanes = 4 * size * width * min(n_pos, 64)
-    vocab = decoder.unembed.weight.shape[0] * (size + 12)
+    vocab = decoder.unembed.weight.shape[0] * (size + 24)
     rows = max(64, min(int(0.5 * total / (row + lanes / 8)), ROWS_AT_ONCE.get(decoder.device.type, 4096)))
     kept = max(rows, int(0.25 * total / (2 * size * width)))
     return Budget(total, rows, kept, max(1, min(int(0.25 * total / vocab), 1024)))

@@ -200,8 +200,10 @@ def _enter(wave: Wave, step: Step) -> None:
         values = new[item, list(positions)].to(full.dtype)
         lane = wave.lanes.get((step.run, item))
         if lane is not None:
+            # After the last block a lane has only the rows the metric reads.
+            rows = [(n, lane.positions.index(p)) for n, p in enumerate(positions) if p in lane.positions]
             lane.x = lane.x.clone()
-            lane.x[torch.tensor(positions, device=full.device) - lane.lo] = values
+            lane.x[[row for _, row in rows]] = values[[n for n, _ in rows]]
             continue
         differs = (values != before[item, list(positions)]).any(-1).tolist()
         if any(differs):

@@ -62,7 +62,8 @@ def advance(wave: Wave, layer: int, steps: Sequence[Step], read: Tensor) -> None
         elif any(s.site.kind in _ATTENTION for s in members):
             _block(wave, layer, rows, members, {})
         else:
-            if sum(len(r.positions) for r in joined) + sum(len(r.positions) for r in rows) > wave.budget.rows:
+            held = sum(len(r.positions) for r in joined)
+            if held and held + sum(len(r.positions) for r in rows) > wave.budget.rows:
                 _block(wave, layer, joined, steps, ready)
                 joined, ready = [], {}
             joined += rows
@@ -128,6 +129,8 @@ def _block(wave: Wave, layer: int, rows: list[Rows], steps: Sequence[Step], read
         x=torch.cat([clean.inputs[layer][r.item, list(r.positions)] if r.lane is None else r.lane.x for r in rows]),
     )
     here = [s for s in steps if s.run in {r.run for r in rows}]
+    for step in here:  # made now: asked for inside the block they would run the block, hooks and all, again
+        clean.value(step.site.whole)
     call = rows_of(clean.calls[layer], stream.item.to(device), stream.pos.to(device))
     shapes = [r.shape for r in rows]
     attend = attention.joined(shapes, clean.frozen[layer])

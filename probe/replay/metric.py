@@ -45,7 +45,8 @@ def answer_logprob(batch: TokenBatch) -> Metric:
 
     def score(logits: Tensor, item: Tensor, pos: Tensor) -> Tensor:
         wanted = targets.to(logits.device)[item, pos]
-        return logits.float().log_softmax(-1).gather(-1, wanted[:, None]).squeeze(-1)
+        # In double: a sum over 10^5 tokens and a value near 10 nats cost 1e-6 in single.
+        return logits.double().log_softmax(-1).gather(-1, wanted[:, None]).squeeze(-1)
 
     return Metric("answer_logprob", "nats per token", rows, score)
 

@@ -1,0 +1,177 @@
+"""What the patching analyses share: the same tokens on both sides, where to patch, and gates before any number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from probe.errors import InputError, ProbeError
+from probe.prompts import SPANS
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from probe import Edit, Model, Prompts, Site, TokenBatch
+    from probe.replay import Clean, Metric
+
+SMALLEST_GAP = 1e-4
+"""Nats per token between two unpatched runs below which a share of that gap is noise (NaN)."""
+
+FLOOR_FP32 = 1e-5
+"""How far a fast fp32 effect may be from one full forward pass per patch (proved in the tests)."""
+
+
+def same_ids(base: Model, tuned: Model, prompts: Prompts, **plan: Any) -> list[TokenBatch]:
+    """The batches both checkpoints read.
+
+    Raises:
+        InputError: items whose ids differ between the two tokenizers; all are listed.
+    """
+    ours, theirs = base.batches(prompts, **plan), tuned.batches(prompts, **plan)
+    by_item = [
+        {
+            i.key: (b.ids[n][b.mask[n]].tolist(), b.span[n][b.mask[n]].tolist())
+            for b in batches
+            for n, i in enumerate(b.items)
+        }
+        for batches in (ours, theirs)
+    ]
+    differ = [key for key, value in by_item[0].items() if by_item[1][key] != value]
+    if differ:
+        listed = ", ".join("/".join(key) for key in differ)
+        raise InputError(
+            f"base and tuned read {len(differ)} item(s) as other tokens, so no position of one is a position of the "
+            f"other: {listed}. Use one tokenizer and template for both, or remove them"
+        )
+    return ours
+
+
+def place(batch: TokenBatch, positions: str, at: Sequence[int]) -> str | Bool[Tensor, "item pos"]:
+    """Positions as an edit takes them: by name, or a mask of the `at` given, counted within each item's prompt.
+
+    Raises:
+        InputError: a position outside the prompt of some items (all are listed).
+    """
+    if not at:
+        return positions
+    in_prompt = torch.isin(batch.span.long(), torch.tensor([SPANS.index("prompt"), SPANS.index("template")]))
+    out = torch.zeros_like(batch.mask)
+    bad: list[str] = []
+    for row, item in enumerate(batch.items):
+        places = in_prompt[row].nonzero().flatten().tolist()
+        outside = [p for p in at if not -len(places) <= p < len(places)]
+        bad += [f"{item.id} ({len(places)} prompt tokens)"] if outside else []
+        out[row, [places[p] for p in at if p not in outside]] = True
+    if bad:
+        raise InputError(f"positions {list(at)} are outside the prompt of {', '.join(bad)}; 0 is its first token")
+    return out
+
+
+def chosen_sites(model: Model, kinds: Sequence[str], layers: Sequence[int], heads: Sequence[int]) -> list[Site]:
+    """Sites of these kinds, one per head where the kind has heads.
+
+    Raises:
+        InputError: a kind, layer or head this model does not have.
+    """
+    from probe import Site
+    from probe.sites import GLOBAL_KINDS, KINDS
+
+    found: list[Site] = []
+    for kind in kinds:
+        if kind not in KINDS or "pos" not in KINDS[kind][:2] or kind in ("ln_final", "logits"):
+            known = [k for k, d in KINDS.items() if d[1] == "pos" and k not in ("ln_final", "logits")]
+            raise InputError(f"site {kind!r} cannot be patched by position; expected some of {', '.join(known)}")
+        if kind in GLOBAL_KINDS:
+            found.append(model.site(Site(kind)))
+            continue
+        for layer in layers or range(model.shape.n_layers):
+            whole = model.site(Site(kind, layer))
+            if not {"head", "kv_head"} & set(whole.dims):
+                found.append(whole)
+                continue
+            n = model.shape.n_kv_heads if kind in ("k", "v") else model.shape.n_heads
+            found += [model.site(Site(kind, layer, head)) for head in heads or range(n)]
+    if not found:
+        raise InputError("no site to patch: name at least one kind, for example mlp_out")
+    return found
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What was checked before any effect was computed: the floor below which an effect is rounding."""
+
+    self_patch: float
+    fast_vs_full: float
+    floor: float
+
+
+def gate(clean: Clean, metric: Metric, edits: Sequence[Edit]) -> Gate:
+    """Prove on one batch that a run patched with its own values changes nothing, and that replay is exact.
+
+    `edits`: real patches, a few of which are also run as full forward passes.
+
+    Raises:
+        ProbeError: either proof fails.
+    """
+    from probe import patch
+    from probe.replay import clean_metric, replay
+
+    own = [patch(e.site, clean.value(e.site), e.positions) for e in edits]
+    before = clean_metric(clean, metric)
+    self_patch = _largest(full_run(clean, metric, own) - before)
+    sample = [edits[n] for n in sorted({0, len(edits) // 2, len(edits) - 1})]
+    fast = replay(clean, sample, metric)
+    exact = torch.stack([full_run(clean, metric, [e]) for e in sample])
+    off = _largest(fast - exact)
+    single = clean.decoder.dtype == torch.float32
+    floor = FLOOR_FP32 if single else max(self_patch, off)
+    allowed = 1e-4 if single else 0.5
+    for name, value in (("patching a run with its own values", self_patch), ("fast against full patching", off)):
+        if not value <= allowed:
+            raise ProbeError(f"gate: {name} changed the metric by {value:.3g}, at most {allowed:g} is rounding")
+    return Gate(self_patch, off, floor)
+
+
+def _largest(x: Tensor) -> float:
+    kept = x[~x.isnan()]
+    return float(kept.abs().max()) if len(kept) else 0.0
+
+
+def full_run(clean: Clean, metric: Metric, edits: Sequence[Edit]) -> Float[Tensor, " item"]:
+    """The metric of one ordinary edited forward pass of the model, everything computed."""
+    logits = clean.model.run(clean.batch, edits=edits).logits
+    assert logits is not None
+    out = torch.full((len(clean.batch),), float("nan"))
+    rows = metric.rows.to(logits.device)
+    for n in range(len(out)):
+        pos = rows[n].nonzero().flatten()
+        if len(pos):
+            out[n] = metric.score(logits[n, pos], torch.full_like(pos, n), pos).mean()
+    return out
+
+
+def share(change: np.ndarray, gap: np.ndarray, smallest: float = SMALLEST_GAP) -> np.ndarray:
+    """change / gap, NaN where the gap is too small to be divided by."""
+    safe = np.abs(gap) >= smallest
+    return np.divide(change, gap, out=np.full(np.shape(change), np.nan), where=safe)
+
+
+def two_groups(names: Sequence[str], wanted: Sequence[str]) -> tuple[str, str] | None:
+    """The groups a contrast compares, first minus second: the ones named, leak and stable, or the only two.
+
+    Raises:
+        InputError: a group no item has.
+    """
+    there = sorted(set(names))
+    if wanted:
+        if len(wanted) != 2 or not set(wanted) <= set(there):
+            raise InputError(f"contrast {list(wanted)}: expected two of the groups {there}")
+        return wanted[0], wanted[1]
+    if {"leak", "stable"} <= set(there):
+        return "leak", "stable"
+    return (there[0], there[1]) if len(there) == 2 else None

@@ -1,0 +1,316 @@
+"""Which parts of a tuned checkpoint cause its behaviour: its activations put into the base run, and back.
+
+Definition: the target checkpoint is run on the same ids as the source, with the source's value at one site (and all
+    chosen positions) in place of its own; everything after it is recomputed. effect = M(patched) - M(target);
+    recovery = effect / (M(source) - M(target)), sums over items in aggregates, undefined (NaN) where the two
+    unpatched checkpoints are within 1e-4. Direction tuned_to_base asks what suffices, base_to_tuned what is needed.
+    The contrast is the mean effect in one group of items minus the other's; its p is the maximum t over all sites
+    and layers under permuted labels.
+Units: M is the mean teacher-forced log-probability of the answer's tokens, nats per token; recovery is a share
+    (0 = target unchanged, 1 = the source's metric reached; it can be negative or above 1).
+Source: arXiv 2601.11061 (its released code patches attn_out or mlp_out over the prompt, without the unpatched
+    base); activation patching as in arXiv 2202.05262.
+Does not show: where a change is stored. A late site carries what earlier ones computed, so recovery grows with
+    depth by itself; patched activations of another model are off the target's distribution; redundant parts show
+    no necessity. A flat-high recovery is also what a base that was already right gives: read the unpatched metrics.
+Control: the unpatched baselines of every item; a second group of items; the opposite direction; a pair that
+    differs only by a training run on unrelated data.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.core.analysis import analysis, progress
+from analyses.core.result import Result
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from analyses.core.patching import Gate
+    from probe import Edit, Model, Prompts, Site, TokenBatch
+    from probe.replay import Clean, Metric
+
+DIRECTIONS = ("tuned_to_base", "base_to_tuned")
+ALPHA = 0.05
+HELD_BYTES = 2**30  # source activations held at once
+
+
+@analysis
+def cross_patching(
+    base: Model,
+    tuned: Model,
+    prompts: Prompts,
+    *,
+    sites: tuple[str, ...] = ("attn_out", "mlp_out"),
+    layers: tuple[int, ...] = (),
+    heads: tuple[int, ...] = (),
+    positions: Literal["all_prompt", "last_prompt", "all"] = "all_prompt",
+    at: tuple[int, ...] = (),
+    direction: Literal["tuned_to_base", "base_to_tuned", "both"] = "tuned_to_base",
+    contrast: tuple[str, ...] = (),
+    draws: int = 2000,
+    template: Literal["none", "chat"] = "none",
+    boundary: Literal["concat", "offsets"] = "concat",
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Result:
+    """Effect and recovery of every site patched from one checkpoint into the other, per item, with contrasts.
+
+    Rows: item, group, answer_kind, site (the kind), layer, head (missing where the site has none), positions,
+    direction, metric_base, metric_tuned, metric_patched, effect, recovery, below_floor (rounding, not an effect).
+
+    Args:
+        sites: kinds to patch, e.g. attn_out, mlp_out, resid_pre, resid_mid, resid_post, z (per head), mlp_post.
+        layers: blocks to patch; all if none are named.
+        heads: heads to patch at sites that have them; all if none are named.
+        positions: where: the whole prompt, its last token, or every token (the answer's too).
+        at: positions within the prompt in place of the named ones (0 = its first token, -1 = its last).
+        direction: which checkpoint is patched into which.
+        contrast: two groups, the first minus the second; default leak and stable, or the only two there are.
+        draws: bootstrap draws and label permutations.
+        template: put prompts through the tokenizer's chat template, or not.
+        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        batch_size: items per unpatched forward pass.
+        seed: of the bootstrap and the permutations.
+    """
+    from analyses.core.pairs import pair_warnings
+    from analyses.core.patching import chosen_sites, same_ids, two_groups
+
+    warnings = pair_warnings(base, tuned)
+    places = chosen_sites(base, sites, layers, heads)
+    groups = two_groups([i.group for i in prompts.items], contrast)
+    batches = same_ids(base, tuned, prompts, batch_size=batch_size, template=template, boundary=boundary)
+    ways = DIRECTIONS if direction == "both" else (direction,)
+    where = "at " + ",".join(map(str, at)) if at else positions
+    frames: list[pd.DataFrame] = []
+    gates: list[Gate] = []
+    for number, batch in enumerate(progress(batches, "cross patching", total=len(batches))):
+        pair = _Pair(base, tuned, batch)
+        for way in ways:
+            if number == 0:
+                gates.append(pair.gate(way, places, positions, at))
+            frames.append(pair.effects(way, places, positions, at).assign(positions=where))
+    table = _table(frames, max(g.floor for g in gates))
+    data = _aggregate(table, groups, draws, seed)
+    data.attrs |= {f"gate_{k}": max(getattr(g, k) for g in gates) for k in ("self_patch", "fast_vs_full", "floor")}
+    return Result.of(table, data, verdict=_verdict(data, groups), warnings=warnings)
+
+
+class _Pair:
+    """Both checkpoints' unpatched runs of one batch."""
+
+    def __init__(self, base: Model, tuned: Model, batch: TokenBatch) -> None:
+        from probe.replay import Clean, answer_logprob, clean_metric
+
+        self.batch = batch
+        self.metric: Metric = answer_logprob(batch)
+        self.clean: dict[str, Clean] = {"base": Clean(base, batch), "tuned": Clean(tuned, batch)}
+        self.values = {name: clean_metric(c, self.metric).numpy().astype(float) for name, c in self.clean.items()}
+
+    def sides(self, way: str) -> tuple[str, str]:
+        """(source, target) of a direction."""
+        return ("tuned", "base") if way == "tuned_to_base" else ("base", "tuned")
+
+    def edits(self, way: str, sites: Sequence[Site], positions: str, at: Sequence[int]) -> list[Edit]:
+        """One patch per site with the source's value there."""
+        from analyses.core.patching import place
+        from probe import patch
+
+        source, target = (self.clean[name] for name in self.sides(way))
+        where: Any = place(target.batch, positions, at)
+        return [patch(site, source.value(site).to(target.decoder.device), where) for site in sites]
+
+    def gate(self, way: str, sites: Sequence[Site], positions: str, at: Sequence[int]) -> Gate:
+        """The proofs of `analyses.core.patching.gate` on this batch, for a few of the sites."""
+        from analyses.core.patching import gate
+
+        few = [sites[n] for n in sorted({0, len(sites) // 2, len(sites) - 1})]
+        return gate(self.clean[self.sides(way)[1]], self.metric, self.edits(way, few, positions, at))
+
+    def effects(self, way: str, sites: Sequence[Site], positions: str, at: Sequence[int]) -> pd.DataFrame:
+        """Rows of this batch: every item at every site."""
+        from probe.replay import replay
+
+        source, target = self.sides(way)
+        patched: list[np.ndarray] = []
+        for group in self._held(self.clean[source], sites):
+            edits = self.edits(way, group, positions, at)
+            patched.append(replay(self.clean[target], edits, self.metric).numpy().astype(float))
+            for name in (source, target):
+                for layer in {s.layer for s in group if s.layer is not None}:
+                    self.clean[name].forget(layer)
+        columns = {
+            "item": [i.id for i in self.batch.items],
+            "group": [i.group for i in self.batch.items],
+            "answer_kind": [i.answer_kind for i in self.batch.items],
+            "metric_base": self.values["base"],
+            "metric_tuned": self.values["tuned"],
+        }
+        rows = [
+            pd.DataFrame({**columns, "site": s.kind, "layer": s.layer, "head": s.head, "metric_patched": values})
+            for s, values in zip(sites, np.concatenate(patched), strict=True)
+        ]
+        return pd.concat([r.astype({"layer": "Int64", "head": "Int64"}) for r in rows]).assign(direction=way)
+
+    def _held(self, source: Clean, sites: Sequence[Site]) -> Iterator[list[Site]]:
+        """Runs of sites whose source values fit in memory together."""
+        group: list[Site] = []
+        held = 0
+        kept: set[Site] = set()
+        for site in sites:
+            if site.whole not in kept:
+                need = source.value(site.whole).nbytes
+                if group and held + need > HELD_BYTES:
+                    yield group
+                    group, held, kept = [], 0, set()
+                held, kept = held + need, kept | {site.whole}
+            group.append(site)
+        yield group
+
+
+def _table(frames: Sequence[pd.DataFrame], floor: float) -> pd.DataFrame:
+    from analyses.core.patching import share
+
+    table = pd.concat(frames, ignore_index=True)
+    into_base = (table["direction"] == "tuned_to_base").to_numpy()
+    base, tuned = table["metric_base"].to_numpy(), table["metric_tuned"].to_numpy()
+    target, source = np.where(into_base, base, tuned), np.where(into_base, tuned, base)
+    table["effect"] = table["metric_patched"].to_numpy() - target
+    table["gap"] = source - target
+    table["recovery"] = share(table["effect"].to_numpy(), table["gap"].to_numpy())
+    table["below_floor"] = table["effect"].abs() <= floor
+    names = ["item", "group", "answer_kind", "site", "layer", "head", "positions", "direction"]
+    names += ["metric_base", "metric_tuned", "metric_patched", "effect", "gap", "recovery", "below_floor"]
+    keys = ["site", "layer", "head", "direction", "item", "answer_kind"]
+    return table[names].sort_values(keys, kind="stable", ignore_index=True)
+
+
+def _aggregate(table: pd.DataFrame, groups: tuple[str, str] | None, draws: int, seed: int) -> xr.Dataset:
+    """Effect and recovery per site and layer (and head), the contrast of two groups with its interval and p."""
+    whole, split = table[table["head"].isna()], table[table["head"].notna()]
+    parts = [_curves(whole, [], "", groups, draws, seed)] if len(whole) else []
+    parts += [_curves(split, ["head"], "head_", groups, draws, seed)] if len(split) else []
+    return xr.merge(parts, combine_attrs="drop_conflicts")
+
+
+def _curves(
+    table: pd.DataFrame, extra: list[str], prefix: str, groups: tuple[str, str] | None, draws: int, seed: int
+) -> xr.Dataset:
+    from analyses.core.stats import estimate
+
+    # A site outside the blocks (embed) is drawn before the first one.
+    table = table.assign(layer=table["layer"].fillna(-1)).astype(dict.fromkeys(("layer", *extra), int))
+    cell = ["direction", "site", "layer", *extra]
+    by = [*cell, "group", "answer_kind"]
+    label: dict[str, Any] = {"draws": draws, "seed": seed}
+    found = [
+        estimate(table, "effect", by, name=f"{prefix}effect", units="nats/token",
+                 long_name="change of the answer's log-probability by the patch", **label),
+        _recovery(table, by, f"{prefix}recovery", label),
+    ]  # fmt: skip
+    if groups is not None:
+        found.append(_contrast(table, cell, groups, prefix, draws, seed))
+    return xr.merge(found)
+
+
+def _recovery(table: pd.DataFrame, by: list[str], name: str, label: dict[str, Any]) -> xr.Dataset:
+    """Ratio of summed effects to summed gaps, NaN where the checkpoints do not differ on these items."""
+    from analyses.core.patching import SMALLEST_GAP
+    from analyses.core.stats import estimate
+
+    found = estimate(table, "effect", by, per="gap", name=name, units="1", long_name="recovery", **label)
+    gap = estimate(table, "gap", by, name="gap", units="nats/token", draws=2, seed=0)["gap"]
+    known = abs(gap) >= SMALLEST_GAP
+    for part in ("", "_ci_low", "_ci_high"):
+        attrs = found[name + part].attrs
+        found[name + part] = found[name + part].where(known).assign_attrs(attrs)
+    return found
+
+
+def _contrast(
+    table: pd.DataFrame, cell: list[str], groups: tuple[str, str], prefix: str, draws: int, seed: int
+) -> xr.Dataset:
+    """First group minus second per cell and kind of answer; p over all cells of one direction by the largest t."""
+    rows = table[table["group"].isin(groups)]
+    parts = [
+        _one_contrast(own, cell, groups, f"{prefix}contrast", draws, seed).expand_dims(answer_kind=[kind])
+        for kind, own in rows.groupby("answer_kind")
+    ]
+    data = xr.concat(parts, "answer_kind", join="outer", combine_attrs="override")
+    data[f"{prefix}contrast"].attrs.update(units="nats/token", long_name=f"effect in {groups[0]} minus in {groups[1]}")
+    data[f"{prefix}contrast_p"].attrs.update(units="1", long_name="p over all sites and layers (maximum t)")
+    return data
+
+
+def _one_contrast(
+    rows: pd.DataFrame, cell: list[str], groups: tuple[str, str], name: str, draws: int, seed: int
+) -> xr.Dataset:
+    from analyses.core.stats import group_difference, n_arrangements, permutation_max_t
+
+    grid = rows.pivot(index=["item", "group"], columns=cell, values="effect").sort_index(axis=1)
+    values = grid.to_numpy(float)
+    is_first = np.asarray(grid.index.get_level_values("group") == groups[0])
+    difference = group_difference(values, is_first, seed=seed, draws=draws)
+    p = np.full(values.shape[1], np.nan)
+    if min(is_first.sum(), (~is_first).sum()) >= 3 and n_arrangements(is_first) >= 20:
+        for way in grid.columns.unique("direction"):
+            own = np.asarray(grid.columns.get_level_values("direction") == way)
+            p[own] = permutation_max_t(values[:, own], is_first, seed=seed, draws=draws).p_cell
+    columns = {"": difference.value, "_ci_low": difference.ci_low, "_ci_high": difference.ci_high,
+               "_n": difference.n, "_p": p}  # fmt: skip
+    return pd.DataFrame({name + k: v for k, v in columns.items()}, index=grid.columns).to_xarray()
+
+
+def _verdict(data: xr.Dataset, groups: tuple[str, str] | None) -> str | None:
+    """The strongest contrast in words, or that there is none."""
+    if groups is None:
+        return None
+    said = [_sentence(data, name) for name in ("contrast", "head_contrast") if f"{name}_p" in data]
+    return f"{groups[0]} minus {groups[1]}: " + "; ".join(s for part in said for s in part)
+
+
+def _sentence(data: xr.Dataset, name: str) -> Iterator[str]:
+    for kind, way in itertools.product(data["answer_kind"].to_numpy(), data["direction"].to_numpy()):
+        cells = data.sel(direction=way, answer_kind=kind)
+        p = cells[f"{name}_p"].stack(cell=list(cells[f"{name}_p"].dims))
+        told = f"{way} ({kind})" if data.sizes["answer_kind"] > 1 else str(way)
+        if bool(p.isnull().all()):
+            yield f"{told}: not tested (too few items in a group)"
+            continue
+        best = p["cell"][int(p.fillna(2.0).argmin())].item()
+        at = dict(zip(p["cell"].to_index().names, best, strict=True))
+        value, smallest = float(cells[name].sel(at)), float(p.min())
+        where = ".".join(str(at[d]) for d in ("site", "layer", "head") if d in at)
+        found = f"largest at {where} ({value:+.3g} nats/token, p = {smallest:.3g})"
+        yield f"{told}: {found if smallest <= ALPHA else f'none found (smallest p = {smallest:.3g})'}"
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """Effect, recovery and group contrast over layers; heads as a map."""
+    from analyses.core.figures import curve, heatmap
+
+    rows = result.summary()
+    several = [d for d in ("step", "source_step", "direction", "answer_kind") if d in rows and rows[d].nunique() > 1]
+    titles = {
+        "effect": "Effect of the patch: mean over items, 95 % interval",
+        "recovery": "Recovery: share of the gap between the checkpoints",
+        "contrast": "Effect of the patch, first group minus second",
+    }
+    drawn: dict[str, Any] = {}
+    for name, title in titles.items():
+        part, heads = rows[rows["quantity"] == name], rows[rows["quantity"] == f"head_{name}"]
+        color = None if name == "contrast" else "group"
+        if len(part):
+            drawn[name] = curve(part, x="layer", color=color, dash="site", facet=several, title=title, reference=0.0)
+        if len(heads):
+            facet = [*([] if name == "contrast" else ["group"]), "site", *several]
+            drawn[f"head_{name}"] = heatmap(heads, x="head", y="layer", facet=facet, title=title)
+    if not drawn:
+        raise InputError("this result holds no effects to draw")
+    return drawn

@@ -1,0 +1,1 @@
+"""Cross patching: identities between checkpoints, planted differences told apart, and nulls."""
