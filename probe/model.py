@@ -131,6 +131,11 @@ class Model:
         return cls._build(hf_model, tokenizer, backend, source, prove=check)
 
     @classmethod
+    def wrap(cls, hf_model: Any, tokenizer: Any, *, backend: str = "transformer_lens", check: bool = True) -> Model:
+        """A handle over a Hugging Face model in memory (left as it is; its weights are shared, not copied)."""
+        return cls._build(huggingface.sharing_copy(hf_model), tokenizer, backend, None, prove=check)
+
+    @classmethod
     def _build(cls, hf_model: Any, tokenizer: Any, backend: str, source: Checkpoint | None, *, prove: bool) -> Model:
         reference = check.refer(hf_model) if prove else None
         model = cls(backends.wrap(backend, hf_model, tokenizer), tokenizer, source)
