@@ -161,15 +161,12 @@ def _from_patching(table: pd.DataFrame, site: str | None) -> dict[str, pd.DataFr
     table = table[table["site"] == chosen]
     if "positions" in table and table["positions"].nunique() > 1:
         table = table[table["positions"] == "all_prompt"]
-    into_base = table["direction"].isin(INTO_BASE)
+    into_base = table["direction"] == "tuned_to_base"
     found = {
         "nec": table[~into_base].assign(value=lambda t: t["metric_tuned"] - t["metric_patched"]),
         "suf": table[into_base].assign(value=lambda t: t["metric_patched"] - t["metric_base"]),
     }
     return {name: rows for name, rows in found.items() if len(rows)}
-
-
-INTO_BASE = ("tuned_to_base", "tuned->base", "into_base")  # sufficiency: tuned activations put into base
 
 
 def _groups(frames: dict[str, pd.DataFrame], groups: tuple[str, ...]) -> tuple[str, str]:
