@@ -28,7 +28,8 @@ def names() -> list[str]:
 
 def machine() -> str:
     """What the numbers were taken on."""
-    return f"{os.cpu_count()} CPUs ({platform.machine()}), {torch.get_num_threads()} torch threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    return f"{os.cpu_count()} CPUs ({platform.machine()}), {threads} torch threads, torch {torch.__version__}"
 
 
 def main(chosen: list[str]) -> None:
