@@ -11,13 +11,14 @@ import streamlit as st
 
 from analyses.core.store import Store
 from apps.reading import Listing, listing
-from apps.views import address, circuit, compare, parts, results, run, token
+from apps.views import address, circuit, compare, parts, results, run, steer, token
 
 PAGES: dict[str, Callable[[Listing], None]] = {
     "Run": run.show,
     "Circuit": circuit.show,
     "Token": token.show,
     "Compare": compare.show,
+    "Steer": steer.show,
     "Results": results.show,
 }
 POLL_SECONDS = 2

@@ -150,7 +150,10 @@ def _sections(store: Store, found: Listing) -> tuple[list[Section], list[str]]:
 
 
 def _claims(entry: Entry) -> bool:
-    return bool(verdict(entry.root, entry.analysis, entry.key))
+    try:
+        return bool(verdict(entry.root, entry.analysis, entry.key))
+    except StoreError:  # told when its numbers are read
+        return False
 
 
 def _figures(result: Result, budget: int) -> tuple[list[Any], list[str], int]:

@@ -1,0 +1,265 @@
+"""Every page opens from saved results alone, and the address is the state."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from analyses.core.analysis import names
+from analyses.core.store import Store
+from apps import reading
+from apps.serve import SCRIPT
+from apps.views import address
+from tests.apps.conftest import HOSTILE, key
+
+MODEL_PACKAGES = ("torch", "transformers", "transformer_lens", "nnsight")
+PAGES = ("Run", "Circuit", "Token", "Compare", "Steer", "Results")
+
+
+class NotInstalled(MetaPathFinder):
+    """Makes packages look as if they were not installed."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] in MODEL_PACKAGES:
+            raise ModuleNotFoundError(f"No module named {fullname!r}")
+
+
+@pytest.fixture(autouse=True)
+def _without_torch(monkeypatch: pytest.MonkeyPatch):
+    """Every page in this file is opened on a machine without torch and what is built on it."""
+    for name in [n for n in sys.modules if n.partition(".")[0] in MODEL_PACKAGES]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NotInstalled(), *sys.meta_path])
+
+
+def opened(store: Store, monkeypatch: pytest.MonkeyPatch, **parameters: str) -> AppTest:
+    monkeypatch.setenv("PROBE_RESULTS", str(store.root))
+    monkeypatch.setattr(sys, "argv", ["dashboard.py"])
+    app = AppTest.from_file(str(SCRIPT), default_timeout=30)
+    for name, value in parameters.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
+def words(app: AppTest) -> str:
+    kinds = (
+        app.markdown,
+        app.caption,
+        app.text,
+        app.info,
+        app.success,
+        app.warning,
+        app.error,
+        app.subheader,
+        app.code,
+    )
+    return "\n".join(str(e.value) for kind in kinds for e in kind)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens_without_torch(store, monkeypatch, page):
+    app = opened(store, monkeypatch, page=page)
+    assert app.subheader or app.header
+
+
+@pytest.mark.parametrize("analysis", [*names(), "made_elsewhere"])
+def test_generated_page_of_every_analysis_opens(store, monkeypatch, analysis):
+    app = opened(store, monkeypatch, page="Results", analysis=analysis)
+    assert app.selectbox[0].value == analysis
+
+
+def test_page_of_an_analysis_without_results_says_how_to_get_them(store, monkeypatch):
+    assert "probe sweep divergence --checkpoints DIR" in words(
+        opened(store, monkeypatch, page="Results", analysis="divergence")
+    )
+
+
+def test_page_of_an_unknown_analysis_is_drawn_from_its_numbers(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Results", analysis="made_elsewhere")
+    assert len(app.get("plotly_chart")) == 1
+
+
+def test_address_sets_the_view_and_unknown_values_are_ignored(store, monkeypatch):
+    low = key("perplexity", "runs/low")
+    app = opened(
+        store, monkeypatch, page="Results", analysis="perplexity", key=low, step="60", group="unseen", mask="nonsense"
+    )
+    assert app.selectbox[1].value == low
+    assert app.select_slider[0].value == 60
+    assert "step=60" in words(app)
+    assert "group=['unseen']" in words(app)
+    assert "nonsense" not in words(app)
+
+
+@pytest.mark.parametrize("bad", ["../../etc/passwd", "..%2f..", "0" * 16, HOSTILE])
+def test_a_key_from_the_address_cannot_leave_the_store(store, monkeypatch, bad):
+    app = opened(store, monkeypatch, page="Results", analysis="perplexity", key=bad)
+    assert app.selectbox[1].value in {e.key for e in reading.listing(store).of("perplexity")}
+    app = opened(store, monkeypatch, page=bad, analysis=bad)
+    assert app.radio[0].value in PAGES
+
+
+def test_slider_moves_the_figure_the_table_and_the_code(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Results", analysis="perplexity")
+    before = app.get("plotly_chart")[0].proto.spec
+    app.select_slider[0].set_value(90).run()
+    assert not app.exception
+    assert app.get("plotly_chart")[0].proto.spec != before
+    assert "step=90" in words(app)
+
+
+def test_play_walks_through_the_steps(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Results", analysis="perplexity", play="true")
+    first = app.select_slider[0].value
+    app.run()
+    assert app.select_slider[0].value != first
+
+
+def test_code_of_a_view_runs_as_pasted(store, monkeypatch, tmp_path):
+    app = opened(store, monkeypatch, page="Results", analysis="perplexity", step="60", group="unseen")
+    code = next(c.value for c in app.code if "Store.at" in c.value)
+    monkeypatch.chdir(tmp_path)
+    shown: dict[str, object] = {}
+    exec(compile(code, "pasted", "exec"), shown)
+    assert set(shown["result"].summary()["group"]) == {"unseen"}  # type: ignore[attr-defined]
+    assert (tmp_path / "perplexity.html").is_file()
+
+
+def test_command_of_a_view_names_its_inputs(store):
+    entry = reading.listing(store).of("perplexity")[0]
+    assert reading.command(entry) == (
+        f"probe sweep perplexity --checkpoints {entry.run} --prompts {entry.run}/prompts.jsonl"
+    )
+
+
+def test_text_of_models_and_files_is_shown_literally(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Run")
+    said = "\n".join(m.value for m in app.markdown)
+    assert "<script>" not in said
+    assert "\\<script\\>" in said
+    assert "](http" not in said.replace("\\", "") or "\\]\\(http" in said
+    warned = opened(store, monkeypatch, page="Results", analysis="over_memorization").warning[0].value
+    assert "\\<script\\>" in warned
+
+
+def test_markdown_is_escaped_character_by_character():
+    assert address.escaped("[a](b) :red[x] $y$ `z`") == r"\[a\]\(b\) \:red\[x\] \$y\$ \`z\`"
+
+
+def test_run_page_marks_stages_and_the_checkpoint_to_ship(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Run", run="high")
+    spec = json.loads(app.get("plotly_chart")[0].proto.spec)
+    told = {a["text"] for a in spec["layout"]["annotations"]}
+    assert {"good fit", "over-memorized", "ship high"} <= told
+    assert "over\\-memorized from step 60 on" in words(app)
+
+
+def test_two_runs_share_panels(store, monkeypatch):
+    spec = json.loads(opened(store, monkeypatch, page="Run").get("plotly_chart")[0].proto.spec)
+    assert {t["name"].split(",")[0] for t in spec["data"]} == {"high", "low"}
+    assert "xaxis2" in spec["layout"]
+
+
+def test_token_page_shows_difference_of_two_checkpoints(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Token", of="high", item="leaked-0", show="difference")
+    spec = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert spec["layout"]["title"]["text"].endswith("step 90 minus step 0")
+    assert spec["layout"]["coloraxis"]["cmid"] == 0
+    assert "<script>" not in app.get("plotly_chart")[0].proto.spec
+
+
+def test_compare_pairs_items_and_corrects_p(store, monkeypatch):
+    high, low = key("perplexity", "runs/high"), key("perplexity", "runs/low")
+    app = opened(store, monkeypatch, page="Compare", analysis="perplexity", a=high, b=low, step_a="90", step_b="90")
+    lines = next(d.value for d in app.dataframe if "p_holm" in d.value)
+    assert set(lines["mask"]) == {"prompt", "answer"}
+    assert lines["value"].tolist() == pytest.approx([1.5] * len(lines))
+    assert (lines["p_holm"] >= lines["p"]).all()
+
+
+def test_compare_of_a_thing_with_itself_is_refused(store, monkeypatch):
+    same = key("perplexity", "runs/low")
+    app = opened(store, monkeypatch, page="Compare", analysis="perplexity", a=same, b=same, step_a="30", step_b="30")
+    assert "the same" in words(app)
+
+
+def test_steer_says_what_is_missing_and_is_off_beyond_loopback(store, monkeypatch):
+    assert "needs torch" in words(opened(store, monkeypatch, page="Steer"))
+    monkeypatch.setenv("PROBE_DASHBOARD_OPEN", "1")
+    assert "PROBE_STEER=1" in words(opened(store, monkeypatch, page="Steer"))
+
+
+def test_empty_store_says_how_to_fill_it(tmp_path, monkeypatch):
+    assert "probe demo" in words(opened(Store(tmp_path / "nothing"), monkeypatch))
+
+
+def test_damaged_results_are_named_and_the_others_shown(store, monkeypatch, tmp_path):
+    root = tmp_path / "damaged"
+    shutil.copytree(store.root, root)
+    half, newer, garbled = (root / "perplexity" / key(x) for x in ("half", "newer", "garbled"))
+    whole = root / "perplexity" / key("perplexity", "runs/low")
+    half.mkdir()
+    (half / "record.json").write_text("{}")
+    for folder, change in ((newer, {"schema": 99, "key": newer.name}), (garbled, {"key": garbled.name})):
+        shutil.copytree(whole, folder)
+        (folder / "record.json").write_text(json.dumps({**json.loads((whole / "record.json").read_text()), **change}))
+    (garbled / "arrays.nc").write_bytes(b"not a netCDF file")
+    app = opened(Store(root), monkeypatch, page="Results", analysis="perplexity", key=garbled.name)
+    assert "incomplete" in words(app)
+    assert "newer version" in words(app)
+    assert "cannot be read" in words(app)
+    for page in PAGES:
+        opened(Store(root), monkeypatch, page=page)
+
+
+def test_a_selection_without_items_says_so(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Results", analysis="perplexity", search="no such item anywhere")
+    assert "No row matches" in words(app)
+
+
+def test_running_sweeps_are_shown(tmp_path, monkeypatch, store):
+    root = tmp_path / "live"
+    shutil.copytree(store.root, root)
+    Store(root).announce("0" * 16, {"analysis": "perplexity", "done": 2, "total": 5})
+    app = opened(Store(root), monkeypatch)
+    bar = app.get("progress")[0].proto
+    assert (bar.value, bar.text) == (40, "perplexity: 2 of 5 checkpoints")
+
+
+def test_rows_are_filtered_in_the_file_not_in_memory(store):
+    entry = reading.listing(store).of("logit_lens")[0]
+    found, count = reading.rows(entry, where={"step": [30], "layer": [1], "unknown": ["x"]}, search="LEAKED", limit=2)
+    assert (len(found), count) == (2, 3)
+    assert set(found["item"]) == {"leaked-0"}
+    assert reading.rows(entry, where={"step": []})[1] == 0
+    assert reading.rows(entry, search="'; DROP TABLE x --")[1] == 0
+
+
+def test_result_of_results_belongs_to_the_run_of_its_source(store):
+    (entry,) = reading.listing(store).of("over_memorization")
+    assert entry.run == "runs/high"
+    assert entry.steps == [0, 30, 60, 90]
+
+
+def test_training_log_is_read_from_the_longest_history(tmp_path):
+    for step, n in ((10, 1), (20, 2)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        history = [{"step": 10 * (i + 1), "loss": 1.0 - i, "note": "x"} for i in range(n)]
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    log = reading.training_log(str(tmp_path))
+    assert log.to_dict("list") == {"step": [10, 20], "quantity": ["loss", "loss"], "value": [1.0, 0.0]}
+    assert reading.training_log(str(tmp_path / "gone")).empty
+
+
+def test_no_page_reads_pickles():
+    sources = [p.read_text() for p in Path(SCRIPT).parent.rglob("*.py")]
+    assert not [s for s in sources if "import pickle" in s or "read_pickle" in s or "torch.load" in s]

@@ -1,0 +1,72 @@
+"""The report says everything in one file and asks nobody for anything."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from analyses.core.store import Store, StoreError
+from apps.report import FIGURE_BYTES, render, write_report
+from tests.apps.conftest import HOSTILE, key
+
+
+@pytest.fixture(scope="module")
+def text(store) -> str:
+    return render(store)
+
+
+def test_verdicts_warnings_intervals_and_provenance_are_in_it(text):
+    assert "over-memorized from step 60 on; ship step 30" in text
+    assert "careful" in text
+    assert '<th class="n">ci_low</th>' in text
+    assert key("perplexity", "runs/high") in text
+    assert "runs/high/checkpoint-90" in text
+    assert "Does not show" in text
+    assert "probe sweep perplexity --checkpoints runs/high" in text
+
+
+def test_plotly_is_embedded_once_and_the_file_is_small(text, store, tmp_path):
+    assert text.count("plotly.js v") == 1
+    assert write_report(store, tmp_path / "deep" / "report.html").stat().st_size < 8_000_000
+
+
+def test_text_of_results_is_escaped(text):
+    assert HOSTILE not in text
+    assert "&lt;script&gt;window.hacked" in text
+
+
+def test_no_source_or_link_leads_elsewhere(text):
+    body = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", body)
+    assert "connect-src 'none'" in text
+
+
+def test_figures_beyond_the_budget_are_named(store, monkeypatch):
+    monkeypatch.setattr("apps.report.FIGURE_BYTES", 1)
+    small = render(store)
+    assert "is left out to keep this file small" in small
+    assert "Plotly.newPlot" not in re.sub(r"<script>/\*\*.*?</script>", "", small, flags=re.DOTALL)
+    assert FIGURE_BYTES < 3_200_000
+
+
+def test_an_empty_store_gives_a_report_that_says_so(tmp_path):
+    assert "No results here yet" in render(Store(tmp_path / "none"))
+
+
+def test_unwritable_place_keeps_the_old_report_and_says_why(store, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write"):
+        write_report(store, tmp_path / "file" / "report.html")
+
+
+def test_damaged_result_is_told_and_the_rest_is_reported(store, tmp_path):
+    import shutil
+
+    root = tmp_path / "damaged"
+    shutil.copytree(store.root, root)
+    broken = root / "perplexity" / key("perplexity", "runs/low")
+    (broken / "arrays.nc").write_bytes(b"nothing")
+    text = render(Store(root))
+    assert "cannot be read" in text
+    assert key("perplexity", "runs/high") in text
