@@ -206,6 +206,8 @@ def _drawn(given: dict[str, Result | None], groups: set[str]) -> dict[str, Curve
             f"{result.analysis or 'trajectories'} compares {result.data.attrs.get('groups')}, not {groups}"
         )
     parts = [result.data[name].to_numpy() for name in ("force_squared", "force_squared_null", "force_squared_boot")]
+    if np.isnan(parts[0]).any():  # a fitted field says nothing where its R2 is not above 0
+        return {}
     return {"force": DrawnCurve(*parts)}
 
 

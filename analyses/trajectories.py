@@ -25,6 +25,7 @@ import xarray as xr
 
 from analyses.core.analysis import analysis
 from analyses.core.result import Result
+from analyses.core.separation import layer_statistics, mean_weights, norm, split_half
 
 if TYPE_CHECKING:
     from analyses.core.states import States
@@ -104,61 +105,9 @@ def curves(
         rows.append(pd.DataFrame({"item": states.ids, "group": states.groups, "layer": layer, **norms}))
     for state in range(states.n_layers + 1):
         h = states.layer(state)
-        drawn["distance"].append(_norm(h @ h.T, *_mean_weights(boot * is_first, boot * ~is_first)))
+        drawn["distance"].append(norm(h @ h.T, *mean_weights(boot * is_first, boot * ~is_first)))
     table = pd.concat(rows, ignore_index=True).sort_values(["item", "layer"], kind="stable")
     return table, _dataset({k: np.stack(v, 1) for k, v in drawn.items()}, np.stack(null, 1), is_first)
-
-
-def layer_statistics(gram: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
-    """Each statistic for every row of item weights, from the Gram matrix of the updates."""
-    a, b = _mean_weights(first, second)
-    norms = [_norm(gram, w, 0.0) for w in (a, b)]
-    force = _norm(gram, a, b)
-    scale = (norms[0] + norms[1]) / 2
-    return {
-        "force": force,
-        "force_relative": np.divide(force, scale, out=np.full_like(force, np.nan), where=scale > 0),
-        "force_squared": split_half(gram, first, second),
-        "velocity_difference": np.abs(norms[0] - norms[1]),
-        "energy_distance": energy(gram, first, second),
-    }
-
-
-def _mean_weights(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return first / first.sum(1, keepdims=True), second / second.sum(1, keepdims=True)
-
-
-def _norm(gram: np.ndarray, a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
-    """|sum_i (a_i - b_i) x_i| for each row of weights."""
-    w = a - b
-    return np.sqrt(np.maximum(((w @ gram) * w).sum(1), 0.0))
-
-
-def split_half(gram: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Unbiased squared distance of the groups' means for each row of item weights.
-
-    The mean over all split halves leaves every pair of *different* items of a group with equal weight, so it is the
-    sum of the Gram matrix without its diagonal; an item drawn twice is not a pair.
-    """
-    first, second = np.asarray(first, float), np.asarray(second, float)
-    own = np.diag(gram)
-    parts: list[np.ndarray] = []
-    for w in (first, second):
-        pairs = w.sum(1) ** 2 - (w**2).sum(1)
-        total = ((w @ gram) * w).sum(1) - (w**2) @ own
-        parts.append(np.divide(total, pairs, out=np.full(len(w), np.nan), where=pairs > 0))
-    cross = ((first @ gram) * second).sum(1) / (first.sum(1) * second.sum(1))
-    return parts[0] + parts[1] - 2 * cross
-
-
-def energy(gram: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Energy distance for each row of item weights; >= 0, and 0 only for equal distributions."""
-    own = np.diag(gram)
-    gaps = np.sqrt(np.maximum(own[:, None] + own[None] - 2 * gram, 0.0))
-    np.fill_diagonal(gaps, 0.0)  # rounding leaves a small distance of an item to itself
-    w = _mean_weights(first, second)
-    w = w[0] - w[1]
-    return np.maximum(-((w @ gaps) * w).sum(1), 0.0)
 
 
 def _dataset(drawn: dict[str, np.ndarray], null: np.ndarray, is_first: np.ndarray) -> xr.Dataset:

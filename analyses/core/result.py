@@ -57,7 +57,7 @@ DIMS: dict[str, str] = {
     "readout": "where the effect of an ablation is read",
     "family": "kind of evidence in a rule that joins several",
     "permutation": "relabelling of the items under a null hypothesis",
-    "fold": "held-out part of the items",
+    "split": "seeded split of the items into training and held-out ones",
     "segment": "part of a response between boundaries",
 }
 COMPANIONS = ("ci_low", "ci_high", "n")

@@ -9,6 +9,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from analyses import trajectories as module
+from analyses.core import separation
 from analyses.core.states import pooled_states
 from analyses.trajectories import trajectories
 from probe.errors import InputError
@@ -50,7 +51,7 @@ def test_split_half_is_the_mean_over_all_halves(rng):
     """Every way to halve both groups of four, averaged, equals the closed form."""
     x = rng.normal(size=(8, 5))
     first = np.arange(8) < 4
-    closed = module.split_half(x @ x.T, first[None], ~first[None])[0]
+    closed = separation.split_half(x @ x.T, first[None], ~first[None])[0]
     halves = [
         (x[list(a)].mean(0) - x[list(b)].mean(0)) @ (x[list(a2)].mean(0) - x[list(b2)].mean(0))
         for a in combinations(range(4), 2)
@@ -68,8 +69,8 @@ def test_split_half_is_unbiased_where_force_is_not(rng):
         first = np.arange(12) < 6
         x[first, 0] += 1.0
         gram = x @ x.T
-        found["squared"].append(module.split_half(gram, first[None], ~first[None])[0])
-        stats = module.layer_statistics(gram, first[None].astype(float), ~first[None].astype(bool))
+        found["squared"].append(separation.split_half(gram, first[None], ~first[None])[0])
+        stats = separation.layer_statistics(gram, first[None].astype(float), ~first[None].astype(bool))
         found["naive"].append(stats["force"][0] ** 2)
     error = np.std(found["squared"]) / 20
     assert np.mean(found["squared"]) == pytest.approx(1.0, abs=4 * error)
@@ -80,7 +81,7 @@ def test_energy_distance_by_definition(rng):
     x, first = rng.normal(size=(11, 4)), np.arange(11) < 5
     a, b = x[first], x[~first]
     expected = 2 * cdist(a, b).mean() - cdist(a, a).mean() - cdist(b, b).mean()
-    assert module.energy(x @ x.T, first[None], ~first[None])[0] == pytest.approx(expected)
+    assert separation.energy(x @ x.T, first[None], ~first[None])[0] == pytest.approx(expected)
 
 
 def test_identical_groups_are_zero(rng):

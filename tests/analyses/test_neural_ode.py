@@ -1,0 +1,143 @@
+"""Neural ODE: linear systems recovered, expm matched, a planted bifurcation found, no localisation without R2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import expm
+
+from analyses import neural_ode as module
+from analyses.core.vector_field import fit_field, integrate
+from analyses.neural_ode import neural_ode
+from probe.errors import InputError
+from tests import tiny
+from tests.planted import states_of
+
+FAST = {"components": 4, "hidden": 8, "steps": 10, "seeds": 2, "permutations": 60, "draws": 30}
+
+
+def example(folder: Path) -> dict:
+    """For the contract tests: a tiny model and a small network."""
+    from tests.analyses.conftest import twelve_items
+
+    return {"model": str(tiny.save(folder / "m")), "prompts": twelve_items(), **FAST}
+
+
+def bit_system(seed: int = 0, *, n: int = 60, n_layers: int = 8, at: int = 5, size: float = 2.0, noise: float = 0.2):
+    """Coordinate 0 holds the group as a sign; block `at` writes it into coordinate 1; else small noise."""
+    rng = np.random.default_rng(seed)
+    is_first = np.arange(n) < n // 2
+    start = 0.3 * rng.normal(size=(n, 4))
+    start[:, 0] += np.where(is_first, 1.0, -1.0)
+    states = [start]
+    for layer in range(n_layers):
+        update = noise * rng.normal(size=(n, 4))
+        update[:, 1] += size * np.tanh(3 * start[:, 0]) * (layer == at)
+        states.append(states[-1] + update)
+    return states_of(np.stack(states, axis=1), is_first)
+
+
+def run(states, fit="regression", **changes):
+    settings = {"fit": fit, "components": 4, "hidden": 16, "steps": 150, "held_out": 0.4} | changes
+    seeds = settings.pop("seeds", 3)
+    return module.fitted(states, states.groups == "leak", None, seeds, 200, 100, 0, **settings)[1]
+
+
+# ---- the field
+
+
+def test_regression_recovers_a_linear_system():
+    """h_(l+1) = (I + A) h_l: the ridge part is A, and held-out updates are predicted."""
+    rng = np.random.default_rng(1)
+    a = 0.2 * rng.normal(size=(3, 3))
+    states = [rng.normal(size=(80, 3))]
+    for _ in range(5):
+        states.append(states[-1] @ (np.eye(3) + a).T)
+    z = np.stack(states, axis=1)
+    field = fit_field(z[:60], hidden=8, steps=0, kind="regression", seed=[0])
+    found = (field.linear.detach() * field.scale / field.scale_h).numpy()
+    np.testing.assert_allclose(found, a, atol=1e-6)
+    np.testing.assert_allclose(field.updates(z[60:], "regression"), np.diff(z[60:], axis=1), atol=1e-5)
+
+
+def test_integration_matches_expm_with_fourth_order_error():
+    a = torch.tensor([[0.0, 1.0], [-1.0, -0.1]], dtype=torch.float64)
+    start = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+    exact = np.stack([expm(a.numpy() * t) @ start[0].numpy() for t in range(4)])
+    errors = [np.abs(integrate(lambda t, h: h @ a.T, start, 3, step)[0].numpy() - exact).max() for step in (0.5, 0.25)]
+    assert errors[0] < 2e-3 and 12 < errors[0] / errors[1] < 20
+    still = integrate(lambda t, h: torch.zeros_like(h), start, 3)
+    assert (still == start).all()
+
+
+def test_the_curve_of_means_is_read_between_layers():
+    from analyses.core.vector_field import _at
+
+    curve = torch.tensor([[0.0], [2.0], [6.0]])
+    read = [_at(curve, torch.tensor(t)).item() for t in (0.0, 0.5, 1.0, 1.75, 2.0, 9.0)]
+    assert read == [0.0, 1.0, 2.0, 5.0, 6.0, 6.0]
+
+
+# ---- localisation
+
+
+@pytest.mark.parametrize("fit", ["regression", "trajectory"])
+def test_a_planted_bifurcation_is_found_at_its_layer(fit):
+    data = run(bit_system(), fit=fit, seeds=2)
+    assert float(data["r2"].sel(layer=5)) > 0.3
+    assert int(data["force_squared"].argmax("layer")) == 5 and float(data["p_value"].sel(layer=5)) < 0.02
+    assert "layer 5" in module._verdict(data, "leak", "stable")
+
+
+def test_without_predictable_updates_nothing_is_localised():
+    """Updates that are noise: R2 <= 0, force not measured."""
+    data = run(bit_system(size=0.0), steps=40)
+    hidden = data["r2"].to_numpy() <= 0
+    assert hidden.sum() >= 6
+    assert (
+        np.isnan(data["force_squared"].to_numpy()[hidden]).all() and np.isnan(data["p_value"].to_numpy()[hidden]).all()
+    )
+
+
+def test_permuted_labels_find_nothing():
+    states = bit_system()
+    states.groups = np.random.default_rng(3).permutation(states.groups)
+    p = run(states)["p_value"].to_numpy()
+    assert np.nanmin(p) > 0.05
+
+
+def test_shuffled_later_states_change_the_answer():
+    """A fit that ignores states 3..L cannot localise: here they matter."""
+    states = bit_system()
+    before = run(states, steps=20, seeds=1)["force_squared"].to_numpy()
+    states.values[:, 3:] = states.values[:, 3:][:, ::-1]
+    after = run(states, steps=20, seeds=1)["force_squared"].to_numpy()
+    assert np.nan_to_num(before - after).any()
+
+
+def test_r2_is_of_items_the_fit_has_not_seen():
+    """Wide network, pure noise: a fit scored on its own items would have R2 near 1."""
+    data = run(bit_system(size=0.0, n=24), hidden=64, steps=150, seeds=2)
+    assert float(data["r2"].mean()) < 0.1
+
+
+# ---- on a model
+
+
+def test_on_a_model(base, prompts):
+    result = neural_ode(base, prompts, **FAST)
+    assert len(result.table) == 12 * base.shape.n_layers and result.data["r2_by_seed"].dims == ("split", "layer")
+    assert result.data["force_squared_null"].shape == (60, base.shape.n_layers)
+    assert set(module.figures(result)) == {"r2", "force_squared", "velocity_difference"}
+
+
+def test_bad_input_is_refused(base, prompts):
+    with pytest.raises(InputError, match="at least 6 in each"):
+        neural_ode(base, prompts.limit(10))
+    with pytest.raises(InputError, match=r"held_out=1\.5"):
+        neural_ode(base, prompts, held_out=1.5)
+    with pytest.raises(InputError, match="seeds=0"):
+        neural_ode(base, prompts, seeds=0)
