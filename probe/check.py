@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from probe.model import Model
 
 _LENGTHS = (6, 3)
+_ROWS = 64
 _RESIDUAL = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 
@@ -62,10 +63,11 @@ def prove(model: Model) -> list[Proof]:
     """Every proof, each holding.
 
     - `logits`: equal to plain Hugging Face's (float32: < 1e-4), alone and padded on either side;
+    - `logits_opened`: the same where attention is looked into (another road through the weights);
     - `residual`: resid_pre + attn_out + mlp_out = resid_post in every block, and mid where it exists;
     - `unembed`: the lens of the last resid_post is the logits;
-    - `<kind>_changes`: an edit at every kind of site changes the logits (first and last block);
-    - `<kind>_lands`: after an edit in the residual stream the identities still hold (a write that
+    - `<site>_changes`: an edit at that site changes the logits, for every site;
+    - `<site>_lands`: after an edit in the residual stream the identities still hold (a write that
       reaches one branch of two breaks them).
 
     Raises:
@@ -87,7 +89,10 @@ def prove_logits(model: Model) -> list[Proof]:
         out.append(_hold(model, f"logits_{name}", worst, bound))
     batch = _batch(reference)
     trace = model.run(batch, [Site("resid_post", model.shape.n_layers - 1)])
+    opened = model.run(batch, model.sites("pattern")[:1]).logits
     assert trace.logits is not None
+    assert opened is not None
+    out.append(_hold(model, "logits_opened", _worst(opened - trace.logits, batch), bound))
     lens = model.unembed(trace[Site("resid_post", model.shape.n_layers - 1)])
     out.append(_hold(model, "unembed", _worst(lens - trace.logits, batch), bound))
     last = model.run(batch, logits="last").logits
@@ -126,28 +131,45 @@ def _residual_errors(model: Model, at: dict[Site, Tensor], batch: TokenBatch) ->
 
 
 def _prove_edits(model: Model) -> list[Proof]:
-    batch = _batch(_reference(model))
-    plain = model.run(batch).logits
-    assert plain is not None
-    kinds = sorted({s.kind for s in model.sites()})
-    proofs: list[Proof] = []
-    for kind in kinds:
-        sites = model.sites(kind)
-        for site in {sites[0], sites[-1]}:
-            edited = model.run(batch, edits=[Edit(site, _nudge)]).logits
-            assert edited is not None
-            change = _worst(edited - plain, batch)
-            proofs.append(_hold(model, f"{site}_changes", change, 1e-7 * max(1.0, _reference(model).scale), False))
-    for kind in _RESIDUAL:
-        for site in model.sites(kind)[:1]:
-            proofs.append(_hold(model, f"{site}_lands", _landing_error(model, site, batch), _bound(model)))
+    """Edits at every site, on both roads: with nothing inside attention visited, and with a pattern read."""
+    opened = model.sites("pattern")[:1]
+    outside = [s for s in model.sites() if s.kind not in ("attn_scores", "pattern")]
+    proofs = [*_prove_changes(model, outside, []), *_prove_changes(model, model.sites(), opened)]
+    for site in (s for kind in _RESIDUAL for s in model.sites(kind)[:1]):
+        for road in ([], opened):
+            proofs.append(_hold(model, f"{site}_lands", _landing_error(model, site, road), _bound(model)))
     return proofs
 
 
-def _landing_error(model: Model, site: Site, batch: TokenBatch) -> float:
+def _prove_changes(model: Model, sites: list[Site], read: list[Site]) -> Iterator[Proof]:
+    """Many sites at once: row i of a batch of copies is edited at site i alone."""
+    least = 1e-7 * max(1.0, _reference(model).scale)
+    for start in range(0, len(sites), _ROWS):
+        chunk = sites[start : start + _ROWS]
+        batch = _copies(_reference(model), len(chunk) + 1)
+        logits = model.run(batch, read, [_edit(s, i, batch) for i, s in enumerate(chunk)]).logits
+        assert logits is not None
+        for i, site in enumerate(chunk):
+            change = float((logits[i] - logits[-1]).abs().max().float().nan_to_num(nan=0.0))
+            yield _hold(model, f"{site}_changes", change, least, False)
+
+
+def _copies(reference: Reference, n: int) -> TokenBatch:
+    longest = _encoded(reference)[:1]
+    return plan(longest * n, n, "left")[0]
+
+
+def _edit(site: Site, row: int, batch: TokenBatch) -> Edit:
+    only = torch.zeros_like(batch.mask)
+    only[row] = True
+    return Edit(site, _nudge, only)
+
+
+def _landing_error(model: Model, site: Site, read: list[Site]) -> float:
     """How far the residual identities after an edited site are from holding."""
+    batch = _batch(_reference(model))
     sites = [s for kind in _RESIDUAL for s in model.sites(kind)]
-    at = model.run(batch, sites, [Edit(site, _nudge)], logits="none").activations
+    at = model.run(batch, [*sites, *read], [Edit(site, _nudge)], logits="none").activations
     # The edited value itself no longer follows from what came before it.
     before = {"resid_mid": Site("attn_out", site.layer)}.get(site.kind)
     if before is not None:

@@ -1,17 +1,24 @@
-"""TransformerBridge backend: raw weights (nothing folded or centred), one hook per site visited."""
+"""TransformerLens backend: raw weights (nothing folded or centred), one hook per site visited.
+
+Two roads through the same weights. Sites that are a side of a module are visited in the plain Hugging
+Face model, at the places TransformerLens's adapter names; that costs what transformers costs. Sites
+inside the attention function need TransformerBridge, which computes attention in the open; it is built
+when such a site is first visited, around a copy of the module tree that shares the parameters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from probe.backends import Tokens, Visit
 from probe.backends.huggingface import sharing_copy
+from probe.backends.places import INSIDE_ATTENTION, Place, adapter_of, places, residual_kinds
 from probe.errors import ProbeError
 from probe.sites import Site
 
@@ -19,61 +26,59 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-Layout = Literal["plain", "split", "heads_first", "in_place"]
-
-_BLOCK_KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-
-
-@dataclass(frozen=True)
-class Port:
-    """Where a site is seen: a hook point (an identity module) and how its tensor is laid out.
-
-    `split`: heads are joined in the last dimension. `heads_first`: [item, head, pos, d_head].
-    `in_place`: the model goes on with the same tensor on two paths, so an edit must be written into it.
-    """
-
-    module: nn.Module
-    layout: Layout = "plain"
-    n_heads: int = 0
-
 
 class TransformerLensBackend:
-    """A Hugging Face model whose modules TransformerBridge has wrapped with hook points."""
+    """A plain Hugging Face model, and TransformerBridge beside it where attention is looked into."""
 
     name = "transformer_lens"
 
     def __init__(self, hf_model: Any) -> None:
-        from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-        # Kept before wrapping, which renames every parameter and adds cloned ones.
-        self._parameters: dict[str, nn.Parameter] = dict(hf_model.named_parameters(remove_duplicate=False))
-        self._unembed: nn.Module = hf_model.get_output_embeddings()
-        self._bias: Tensor | None = getattr(self._unembed, "bias", None)  # the bridge adds one of zeros
-        self.plain: Any = sharing_copy(hf_model)  # for replay, which calls the model's own modules
+        self.plain: Any = hf_model
         self.config: Any = hf_model.config
-        # No tokenizer goes in: the bridge would set its BOS, pad and padding side, here and for the caller.
-        self.bridge: Any = build_bridge_from_module(
-            hf_model, type(hf_model).__name__, hf_config=hf_model.config, model_name=hf_model.config.model_type
-        )
-        self._base: nn.Module = hf_model.base_model
-        self._norm: nn.Module = self.bridge.ln_final.original_component
-        self._ports = _ports(self.bridge, self.config)
+        self._parameters: dict[str, nn.Parameter] = dict(hf_model.named_parameters(remove_duplicate=False))
+        self._places = places(hf_model)
+        self._norm: nn.Module = hf_model.get_submodule(self._places[Site("ln_final")].path)
+        self._unembed: nn.Module = hf_model.get_output_embeddings()
+        self._bridge: Any = None
+
+    @property
+    def bridge(self) -> Any:
+        """The TransformerBridge, built at first use."""
+        if self._bridge is None:
+            from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+            # A copy, because the bridge rewrites the tree it is given. No tokenizer goes in: the bridge
+            # would set its BOS, pad and padding side, for the caller too.
+            tree = sharing_copy(self.plain)
+            name, family = type(self.plain).__name__, self.config.model_type
+            self._bridge = build_bridge_from_module(tree, name, hf_config=self.config, model_name=family)
+        return self._bridge
 
     def sites(self) -> frozenset[Site]:
         """Every site of the family, `logits` included (which the model makes itself)."""
-        return frozenset({*self._ports, Site("logits")})
+        inside = {Site(k, n) for k in INSIDE_ATTENTION for n in range(self.config.num_hidden_layers)}
+        return frozenset({*self._places, *inside, Site("logits")})
 
     def module_outputs(self) -> frozenset[Site]:
         """Sites that equal the output of the module of their name (no post-norm in between)."""
-        aliases = self.bridge.blocks[0].hook_aliases
-        kinds = ["resid_post", *(k for k in ("attn", "mlp") if aliases.get(f"hook_{k}_out") == f"{k}.hook_out")]
-        names = {k if k == "resid_post" else f"{k}_out" for k in kinds}
-        return frozenset(site for site in self._ports if site.kind in names)
+        found = residual_kinds(adapter_of(self.plain).component_mapping["blocks"])
+        names = {k for k, (component, side) in found.items() if side == "out" and component in ("", "attn", "mlp")}
+        return frozenset(site for site in self._places if site.kind in names)
 
     def forward(self, tokens: Tokens, visits: Mapping[Site, Visit]) -> Float[Tensor, "item pos d_model"]:
         """Final hidden state after the final norm; each visit runs once, in the order of the pass."""
-        with self._hooked(visits):
-            out = self._base(
+        if any(site.kind in INSIDE_ATTENTION for site in visits):
+            ports = _ports(self.bridge)
+            attached = {ports[site]: visit for site, visit in visits.items()}
+            tree = self.bridge.original_model
+        else:
+            attached = {
+                Port(self.plain.get_submodule(self._places[site].path), self._places[site]): visit
+                for site, visit in visits.items()
+            }
+            tree = self.plain
+        with _hooked(attached):
+            out = tree.base_model(
                 input_ids=tokens.ids,
                 attention_mask=tokens.mask.long(),
                 position_ids=tokens.position_ids,
@@ -81,15 +86,6 @@ class TransformerLensBackend:
                 use_cache=tokens.cache is not None,
             )
         return out.last_hidden_state
-
-    @contextmanager
-    def _hooked(self, visits: Mapping[Site, Visit]) -> Generator[None]:
-        handles = [_attach(self._ports[site], visit) for site, visit in visits.items()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def new_cache(self) -> Any:
         """An empty key-value cache (sliding layers keep what they need)."""
@@ -109,24 +105,25 @@ class TransformerLensBackend:
 
     def unembed_weights(self) -> tuple[Tensor, Tensor | None]:
         """W_U [d_model, vocab] as a view, and the bias if there is one."""
+        bias: Tensor | None = getattr(self._unembed, "bias", None)
         weight: Tensor = self._unembed.weight  # pyright: ignore[reportAssignmentType]
-        return weight.detach().T, None if self._bias is None else self._bias.detach()
+        return weight.detach().T, None if bias is None else bias.detach()
 
     def weights(self) -> dict[str, Tensor]:
         """The parameters under their Hugging Face names (views)."""
         return dict(self._parameters)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Put other weights of the same shapes in place, the split copies of fused QKV included."""
+        """Put other weights of the same shapes in place, the bridge's clones of fused q, k, v included."""
         for name, parameter in self._parameters.items():
             parameter.data = weights[name].data
-        for block in self.bridge.blocks:
+        for block in self._bridge.blocks if self._bridge is not None else ():
             _split_again(block.attn)
 
 
 def _split_again(attention: Any) -> None:
     """Renew the q, k, v that the bridge cloned out of a fused matrix; stale ones give no error."""
-    split = getattr(attention, "split_qkv_matrix", None)
+    split: Callable[[Any], Any] | None = getattr(attention, "split_qkv_matrix", None)
     if split is None:
         return
     fresh = split(attention.original_component)
@@ -137,70 +134,81 @@ def _split_again(attention: Any) -> None:
             old.bias.data = linear.bias.data
 
 
+@dataclass(frozen=True, eq=False)
+class Port:
+    """A module to hook and how the site's tensor lies there."""
+
+    module: nn.Module
+    place: Place
+
+
+@contextmanager
+def _hooked(visits: Mapping[Port, Visit]) -> Generator[None]:
+    handles = [_attach(port, visit) for port, visit in visits.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _attach(port: Port, visit: Visit) -> Any:
-    def hook(_module: nn.Module, _args: Any, x: Tensor) -> Tensor | None:
-        seen = _to_site(x, port)
-        new = visit(seen)
-        if new is None:
-            return None
-        if port.layout == "in_place":
-            x.copy_(new)
-            return None
-        return _from_site(new, x, port)
+    def through(x: Tensor) -> Tensor:
+        new = visit(port.place.view(x))
+        return x if new is None else port.place.write(new, x)
 
-    return port.module.register_forward_hook(hook)
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (through(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": through(kwargs["hidden_states"])}
 
+    def after(_module: nn.Module, _args: Any, out: Any) -> Any:
+        return (through(out[0]), *out[1:]) if isinstance(out, tuple) else through(out)
 
-def _to_site(x: Tensor, port: Port) -> Tensor:
-    if port.layout == "split" and x.ndim == 3:
-        return x.unflatten(-1, (port.n_heads, -1))
-    return x.transpose(1, 2) if port.layout == "heads_first" else x
+    if port.place.side == "in":
+        return port.module.register_forward_pre_hook(before, with_kwargs=True)
+    return port.module.register_forward_hook(after)
 
 
-def _from_site(new: Tensor, x: Tensor, port: Port) -> Tensor:
-    if port.layout == "split" and x.ndim == 3:
-        return new.flatten(-2)
-    return new.transpose(1, 2) if port.layout == "heads_first" else new
-
-
-def _ports(bridge: Any, config: Any) -> dict[Site, Port]:
-    ports = {Site("embed"): Port(bridge.embed.hook_out), Site("ln_final"): Port(bridge.ln_final.hook_out)}
+def _ports(bridge: Any) -> dict[Site, Port]:
+    """The bridge's hook points: identity modules whose output is the site's tensor."""
+    ends = {"embed": bridge.embed.hook_out, "ln_final": bridge.ln_final.hook_out}
+    ports = {Site(kind): Port(point, Place("", "out")) for kind, point in ends.items()}
     for layer, block in enumerate(bridge.blocks):
-        for kind, port in _block_ports(block, config):
-            ports[Site(kind, layer)] = port
+        ports.update({Site(kind, layer): port for kind, port in _block_ports(block).items()})
     return ports
 
 
-def _block_ports(block: Any, config: Any) -> Iterator[tuple[str, Port]]:
-    """The ports of a block, by the bridge's own aliases (an adapter knows its family's layout)."""
-    for kind in _BLOCK_KINDS:
-        path = block.hook_aliases.get(f"hook_{kind}")
-        if path is not None:
-            yield kind, Port(_resolve(block, path), "in_place" if kind == "resid_mid" else "plain")
-    n_heads = config.num_attention_heads
-    n_kv = getattr(config, "num_key_value_heads", None) or n_heads
-    for kind, heads in (("q", n_heads), ("k", n_kv), ("v", n_kv)):
-        yield kind, _qkv_port(block.attn, kind, heads)
-    yield "z", Port(block.attn.o.hook_in, "split", n_heads)
-    yield "attn_scores", Port(block.attn.hook_attn_scores)
-    yield "pattern", Port(block.attn.hook_pattern)
-    gated = "hook_pre_linear" in block.mlp.hook_aliases
-    names = {"mlp_pre": "hook_pre", "mlp_post": "hook_post"} | ({"mlp_up": "hook_pre_linear"} if gated else {})
-    for kind, alias in names.items():
-        yield kind, Port(_resolve(block.mlp, block.mlp.hook_aliases[alias]))
+def _block_ports(block: Any) -> dict[str, Port]:
+    attention, mlp = block.attn, block.mlp
+    n_heads = attention.config.n_heads
+    n_kv = getattr(attention.config, "n_key_value_heads", None) or n_heads
+    ports = {
+        "z": Port(attention.o.hook_in, Place("", "out", "split", n_heads)),
+        "attn_scores": Port(attention.hook_attn_scores, Place("", "out")),
+        "pattern": Port(attention.hook_pattern, Place("", "out")),
+        "q": _qkv_port(attention, "q", n_heads),
+        "k": _qkv_port(attention, "k", n_kv),
+        "v": _qkv_port(attention, "v", n_kv),
+    }
+    for kind, (component, side) in residual_kinds(block).items():
+        point = _resolve(block, f"{component}.hook_{side}" if component else f"hook_{side}")
+        ports[kind] = Port(point, Place("", "out", "in_place" if kind == "resid_mid" else "plain"))
+    for kind, alias in {"mlp_pre": "hook_pre", "mlp_up": "hook_pre_linear", "mlp_post": "hook_post"}.items():
+        if alias in mlp.hook_aliases:
+            ports[kind] = Port(_resolve(mlp, mlp.hook_aliases[alias]), Place("", "out"))
+    return ports
 
 
 def _qkv_port(attention: Any, kind: str, heads: int) -> Port:
     """q, k after any q/k norm and before rotation; v as projected."""
     if f"{kind}_norm" not in attention.submodules:
-        return Port(getattr(attention, kind).hook_out, "split", heads)
-    hook = getattr(attention, f"hook_{kind}_normed")
+        return Port(getattr(attention, kind).hook_out, Place("", "out", "split", heads))
     phase = attention._qk_norm_phase
-    if phase == "pre_reshape":
-        return Port(hook, "split", heads)
-    if phase == "post_reshape":
-        return Port(hook, "heads_first", heads)
-    raise ProbeError(f"q/k norm phase {phase!r} of {type(attention).__name__} is not known to this toolkit")
+    layouts = {"pre_reshape": "split", "post_reshape": "heads_first"}
+    if phase not in layouts:
+        raise ProbeError(f"q/k norm phase {phase!r} of {type(attention).__name__} is not known to this toolkit")
+    return Port(getattr(attention, f"hook_{kind}_normed"), Place("", "out", layouts[phase], heads))  # pyright: ignore[reportArgumentType]
 
 
 def _resolve(component: Any, path: str) -> nn.Module:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from probe import Model
-from probe.backends import transformer_lens
+from probe.backends.places import Place
 from probe.check import prove, prove_logits
 from probe.errors import ProbeError
 from probe.sites import Site
@@ -42,45 +43,40 @@ def fresh(folder_of: Callable[..., Path], change: Callable[[Model], None]) -> No
     prove(model)
 
 
+def replace_place(model: Model, site: str, **changes: object) -> None:
+    places = model.backend._places  # type: ignore[attr-defined]
+    places[Site.parse(site)] = replace(places[Site.parse(site)], **changes)
+
+
 def test_half_written_resid_mid_is_caught(folder_of: Callable[..., Path]) -> None:
-    def half(model: Model) -> None:
-        ports = model.backend._ports  # type: ignore[attr-defined]
-        ports[Site("resid_mid", 0)] = transformer_lens.Port(ports[Site("resid_mid", 0)].module)
-
+    # The hook sees the right tensor, but the skip path goes on without the edit.
     with pytest.raises(ProbeError, match=r"resid_mid\.0_lands"):
-        fresh(folder_of, half)
+        fresh(folder_of, lambda model: replace_place(model, "resid_mid.0", layout="plain"))
 
 
-def test_edit_that_does_nothing_is_caught(folder_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edit_that_does_nothing_is_caught(folder_of: Callable[..., Path]) -> None:
     def nowhere(model: Model) -> None:
-        ports = model.backend._ports  # type: ignore[attr-defined]
-        real = transformer_lens._attach
+        places = model.backend._places  # type: ignore[attr-defined]
 
-        def attach(port: transformer_lens.Port, visit: object) -> object:
-            if port is ports[Site("z", 0)]:
-                return real(port, lambda x: (visit(x), None)[1])  # type: ignore[operator]
-            return real(port, visit)  # type: ignore[arg-type]
+        class Deaf(Place):
+            def write(self, new: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+                return x
 
-        monkeypatch.setattr(transformer_lens, "_attach", attach)
+        z = places[Site("z", 0)]
+        places[Site("z", 0)] = Deaf(z.path, z.side, z.layout, z.n_heads)
 
     with pytest.raises(ProbeError, match=r"z\.0_changes"):
         fresh(folder_of, nowhere)
 
 
 def test_wrong_tensor_under_the_right_name_is_caught(folder_of: Callable[..., Path]) -> None:
-    def swapped(model: Model) -> None:
-        ports = model.backend._ports  # type: ignore[attr-defined]
-        ports[Site("attn_out", 1)] = ports[Site("mlp_out", 1)]
-
     with pytest.raises(ProbeError, match="residual"):
-        fresh(folder_of, swapped)
+        fresh(folder_of, lambda model: replace_place(model, "attn_out.1", path="model.layers.1.mlp"))
 
 
 def test_pre_norm_for_post_norm_is_caught(folder_of: Callable[..., Path]) -> None:
     # In post-norm families the module's output is not what is added to the residual stream.
     model = Model.load(folder_of("olmo2"))
-    ports = model.backend._ports  # type: ignore[attr-defined]
-    attention = model.backend.bridge.blocks[0].attn  # type: ignore[attr-defined]
-    ports[Site("attn_out", 0)] = transformer_lens.Port(attention.hook_out)
+    replace_place(model, "attn_out.0", path="model.layers.0.self_attn")
     with pytest.raises(ProbeError, match="residual"):
         prove(model)
