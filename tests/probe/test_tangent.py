@@ -36,10 +36,10 @@ def test_equals_a_central_difference(tmp_path: Path, family: str, prompts: Promp
     direction = {n: direction[tied[id(w)]] for n, w in model.weights().items()}
     _, found = along(model, batch, direction, entropies)
     ends = []
-    for size in (0.05, -0.1):
+    for size in (0.02, -0.04):
         moved(model, direction, size)
         ends.append(entropies(model.run(batch).logits))
-    want = (ends[0] - ends[1]) / 0.1
+    want = (ends[0] - ends[1]) / 0.04
     real = batch.mask.flatten()
     torch.testing.assert_close(found[real], want[real], atol=2e-3 * float(want[real].abs().max()), rtol=0)
 

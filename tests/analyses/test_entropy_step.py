@@ -1,0 +1,118 @@
+"""Per-update prediction of the entropy change: planted updates, what cannot be correlated, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analyses import run
+from probe import InputError, Rollouts, discover
+from tests import logs, tiny
+
+
+def example(folder: Path) -> dict[str, Any]:
+    series = discover(tiny.series(folder / "run", steps=(0, 1, 2, 3, 4)))
+    for checkpoint in series:
+        save_adam(checkpoint.folder)
+    rows = [{**r, "update_steps": [r["step"] + i % 2]} for i, r in enumerate(logs.rows(vocab=200, steps=(0, 2)))]
+    return {"checkpoints": series, "rollouts": Rollouts.of(rows)}
+
+
+def save_adam(folder: Path) -> None:
+    """Optimizer state of the right shapes, as the Trainer saves it: decayed parameters first."""
+    import torch
+
+    from probe import Model
+    from probe.tangent import _order
+
+    model = Model.load(folder, check=False)
+    shapes = [model.weights()[n].shape for n in _order(model)]
+    state = {
+        i: {"step": torch.tensor(5.0), "exp_avg": torch.full(s, 0.01), "exp_avg_sq": torch.full(s, 0.01)}
+        for i, s in enumerate(shapes)
+    }
+    group = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "params": list(range(len(shapes)))}
+    torch.save({"state": state, "param_groups": [group]}, folder / "optimizer.pt")
+
+
+def test_the_gradient_predicts_small_updates_and_says_which_state_it_read(tmp_path: Path) -> None:
+    given = example(tmp_path)
+    result = run("entropy_step", **given)
+    assert result.data["step"].values.tolist() == [1, 2, 3, 4]
+    pairs = result.table[["step", "rollout_step"]].drop_duplicates().to_numpy().tolist()
+    assert pairs == [[1, 0], [2, 0], [3, 2], [4, 2]]
+    assert float(result.data["correlation"].sel(signal="gradient_nats")) > 0.9
+    assert float(result.data["correlation_n"].max()) == 4
+    assert result.verdict is not None
+
+
+def test_measured_change_is_that_of_entropy_change(tmp_path: Path) -> None:
+    given = example(tmp_path)
+    result = run("entropy_step", **given)
+    a, b = given["checkpoints"][2:4]
+    log = given["rollouts"].where(steps=[2])
+    want = run("entropy_change", base=a, tuned=b, rollouts=log)
+    assert float(result.data["measured_nats"].sel(step=3)) == pytest.approx(float(want.data["exact_nats"]), abs=1e-7)
+    first = float(result.data["first_order_nats"].sel(step=3))
+    assert first == pytest.approx(float(want.data["first_order_nats"]), abs=1e-7)
+
+
+def test_a_halved_update_halves_what_the_gradient_misses_fourfold(tmp_path: Path) -> None:
+    import torch
+
+    from probe import Model
+
+    errors = []
+    for part in (1.0, 0.5):
+        folder = tiny.series(tmp_path / f"s{part}", steps=(0, 1))
+        base, moved = (Model.load(folder / f"checkpoint-{s}", check=False) for s in (0, 1))
+        with torch.no_grad():
+            for name, weight in {id(w): (n, w) for n, w in moved.weights().items()}.values():
+                weight.copy_(base.weights()[name] + part * (weight - base.weights()[name]))
+        moved.backend.plain.save_pretrained(folder / "checkpoint-1")
+        rows = Rollouts.of(logs.rows(vocab=200, steps=(0,)))
+        table = run("entropy_step", checkpoints=discover(folder), rollouts=rows).table
+        errors.append(float((table["measured_nats"] - table["gradient_nats"]).abs().mean()))
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.3)
+
+
+def test_updates_that_change_nothing_correlate_with_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "still"
+    for step in (0, 1, 2, 3):
+        tiny.save(folder / f"checkpoint-{step}")
+    result = run("entropy_step", checkpoints=discover(folder), rollouts=Rollouts.of(logs.rows(vocab=200, steps=(0,))))
+    assert (result.table["measured_nats"] == 0).all()
+    assert (result.table["gradient_nats"] == 0).all()
+    assert np.isnan(result.data["correlation"]).all()
+    assert "nothing can be correlated" in str(result.verdict)
+
+
+def test_only_the_responses_an_update_used(tmp_path: Path) -> None:
+    given = example(tmp_path)
+    rows = logs.rows(vocab=200, steps=(0, 2))
+    part, whole = (run("entropy_step", **given, responses=r).table for r in ("update", "batch"))
+    assert part.groupby("step")["n_tokens"].sum().sum() == whole["n_tokens"].sum() / 2
+    with pytest.raises(InputError, match="update_steps"):
+        run("entropy_step", **{**given, "rollouts": Rollouts.of(rows)}, responses="update")
+
+
+def test_checkpoints_that_are_not_adjacent_are_refused(tmp_path: Path) -> None:
+    given = example(tmp_path)
+    with pytest.raises(InputError, match="not one update apart"):
+        run("entropy_step", **{**given, "checkpoints": given["checkpoints"][::2]})
+    late = Rollouts.of(logs.rows(vocab=200, steps=(9,)))
+    with pytest.raises(InputError, match="nothing was sampled before update 1"):
+        run("entropy_step", **{**given, "rollouts": late})
+    (given["checkpoints"][1].folder / "optimizer.pt").unlink()
+    with pytest.raises(InputError, match="no optimizer"):
+        run("entropy_step", **given, direction="optimizer")
+
+
+def test_the_rebuilt_direction_needs_no_neighbour(tmp_path: Path) -> None:
+    given = example(tmp_path)
+    result = run("entropy_step", **{**given, "checkpoints": given["checkpoints"][::2]}, direction="optimizer")
+    assert result.data["step"].values.tolist() == [2, 4]
+    assert float(abs(result.data["measured_nats"] - result.data["gradient_nats"]).max()) < 0.05
