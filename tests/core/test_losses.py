@@ -1,0 +1,65 @@
+"""Gradients of the losses on the true token's logit against the closed forms, and reductions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from analyses.core.losses import NAMES, token_loss, trainer_loss
+from probe.errors import InputError
+
+TABLE = {  # p: gradient of ce, mar_detached, mar_attached, dft on the true-token logit
+    0.1: (-0.9, -0.81, -1.01723, -0.09),
+    0.5: (-0.5, -0.25, -0.42329, -0.25),
+    0.9: (-0.1, -0.01, -0.01948, -0.09),
+    0.99: (-0.01, -0.0001, -0.00020, -0.0099),
+}
+
+
+@pytest.mark.parametrize("p", TABLE)
+def test_gradient_table(p: float):
+    for name, expected in zip(("ce", "mar_detached", "mar_attached", "dft"), TABLE[p], strict=True):
+        logits = torch.log(torch.tensor([[p, (1 - p) / 3, (1 - p) / 3, (1 - p) / 3]], dtype=torch.float64))
+        logits.requires_grad_()
+        token_loss(logits, torch.tensor([0]), name, "sum").backward()
+        assert logits.grad is not None
+        assert float(logits.grad[0, 0]) == pytest.approx(expected, abs=6e-6)
+
+
+def test_values_and_closed_forms_of_the_gradient():
+    p = torch.tensor(0.3, dtype=torch.float64)
+    logits = torch.stack([p.log(), (1 - p).log()])[None]
+    nll = float(-p.log())
+    values = {name: float(token_loss(logits, torch.tensor([0]), name, "sum")) for name in NAMES}
+    assert values == pytest.approx({"ce": nll, "mar_detached": 0.7 * nll, "mar_attached": 0.7 * nll, "dft": 0.3 * nll})
+
+
+def test_ignored_tokens_contribute_nothing():
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 5, generator=rng)
+    labels = torch.tensor([[1, 2, -100, 0], [-100, -100, -100, -100]])
+    each = token_loss(logits, labels, "mar_detached", "none")
+    assert (each[labels == -100] == 0).all()
+    assert token_loss(logits, labels, "mar_detached") == pytest.approx(float(each.sum()) / 3)
+    assert float(token_loss(logits[1], labels[1], "dft")) == 0.0  # no token: 0, not NaN
+
+
+def test_cross_entropy_is_torchs():
+    rng = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(6, 9, generator=rng), torch.tensor([0, 3, -100, 8, 2, -100])
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(token_loss(logits, labels, "ce"), expected)
+
+
+def test_trainer_loss_shifts_and_divides_by_the_accumulated_count():
+    rng = torch.Generator().manual_seed(2)
+    logits, labels = torch.randn(1, 5, 7, generator=rng), torch.tensor([[-100, 1, 2, 3, 4]])
+    loss = trainer_loss("ce")({"logits": logits}, labels)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:]))
+    half = trainer_loss("ce")({"logits": logits}, labels, num_items_in_batch=8)
+    torch.testing.assert_close(half, loss / 2)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match="expected one of"):
+        token_loss(torch.zeros(1, 2), torch.tensor([0]), "focal")  # type: ignore[arg-type]
