@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,7 @@ def mlp_key_steering(
     model: Model,
     prompts: Prompts,
     neurons: Table | None = None,
+    anchor_adapter: Annotated[Result, "anchor_adapter"] | None = None,
     *,
     layers: tuple[str, ...] = ("all",),
     alphas: tuple[float, ...] = (0.0, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0),
@@ -56,18 +57,23 @@ def mlp_key_steering(
     selection_share: float = 0.5,
     placebos: tuple[str, ...] = ("random_neurons", "matched_neurons", "random_direction"),
     draws: int = 20,
+    role: Literal["anchor", "adapter"] = "anchor",
+    max_new_tokens: int = 0,
+    grade: str = "exact",
+    pattern: str | None = None,
     template: Literal["none", "chat"] = "none",
     boundary: Literal["concat", "offsets"] = "concat",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
-    """Answer log-probability of every item while chosen neurons of a layer are scaled, and under every placebo.
+    r"""Answer log-probability of every item while chosen neurons of a layer are scaled, and under every placebo.
 
-    Rows: layer, arm (the treatment is named by its score), draw, alpha, item, group, answer_kind, metric.
+    Rows: layer, arm (the treatment is named by its score), draw, alpha, item, group, answer_kind, metric (nats per
+    token); with max_new_tokens also correct (0 or 1) and text of the greedy response, for the first draw of each arm.
 
     Args:
         neurons: CSV or Parquet with columns layer, neuron: steer these (found elsewhere) instead of choosing.
-        layers: layer numbers, or all.
+        layers: layer numbers, or all, or from-verdict (the window an anchor_adapter result found).
         alphas: factors of the keys; 1 (nothing changed) is always added.
         targets: groups whose answers the neurons are chosen for; the others are controls. Empty: all groups.
         score: how neurons are ranked; also the name of the treatment arm.
@@ -78,21 +84,26 @@ def mlp_key_steering(
         selection_share: share of the target items to choose on.
         placebos: any of random_neurons, matched_neurons, random_direction.
         draws: of each placebo; below 19 no rank among them can reach p = .05.
+        role: which window from-verdict takes.
+        max_new_tokens: tokens of greedy generation per arm and alpha, steered at every step; 0 for none.
+        grade: how responses are graded: exact, number, math or module:function.
+        pattern: regular expression whose last match's group is the answer in a response, for example `ans (\S+)`.
         template: put prompts through the tokenizer's chat template, or not.
         boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
         batch_size: items per forward pass.
         seed: of the split, the placebos and the bootstrap.
     """
-    from analyses.core.steering import key_arms, responses, target_groups
+    from analyses.core.grading import grader
+    from analyses.core.steering import completions, key_arms, responses, target_groups
 
     doses = _doses(alphas)
-    wanted = _layers(model, layers)
+    wanted, warnings = _layers(model, layers, anchor_adapter, role)
     groups = target_groups(prompts, targets)
     chooses, measures = _split(prompts, targets, selection, selection_share, seed, neurons)
     tokenized: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
     pick: dict[str, Any] = {"score": score, "bonus": bonus, "read_at": read_at, "is_own": selection == "item"}
     chosen = _chosen(model, model.batches(chooses, **tokenized), wanted, top_n, pick, neurons)
-    against, warnings = _placebos(chosen, wanted, placebos, draws, seed)
+    against = {n: _placebos(chosen, n, placebos, draws, seed, warnings) for n in wanted}
     if selection == "item" and neurons is None:
         warnings.append("selection=item: each item's neurons were chosen with the answer they are measured on")
     treatment = score if neurons is None else "given"
@@ -102,6 +113,14 @@ def mlp_key_steering(
             yield from key_arms(clean, layer, doses, treatment, chosen.mask(layer, clean.batch), against[layer])
 
     table = responses(model, model.batches(measures, **tokenized), runs, what="MLP key steering")
+    if max_new_tokens:
+        if chosen.own:
+            raise InputError(
+                "max_new_tokens with selection='item' is not possible: one generation has one set of neurons"
+            )
+        arms = {n: (treatment, chosen, against[n]) for n in wanted}
+        answered = completions(model, measures, arms, doses, max_new_tokens, grader(grade, pattern), tokenized)
+        table = table.merge(answered, how="left")
     table = table.sort_values(["layer", "arm", "draw", "alpha", "group", "item", "answer_kind"], kind="stable")
     return _result(table, chosen, treatment, groups, seed, warnings)
 
@@ -113,15 +132,38 @@ def _doses(alphas: Sequence[float]) -> list[float]:
     return sorted({*map(float, alphas), 1.0})
 
 
-def _layers(model: Model, layers: Sequence[str]) -> list[int]:
+def _layers(model: Model, layers: Sequence[str], verdict: Result | None, role: str) -> tuple[list[int], list[str]]:
+    """Layers to steer, and what to know about them."""
     from probe.weights import check_layers
 
+    if tuple(layers) == ("from-verdict",):
+        return _found(model, verdict, role)
     if tuple(layers) == ("all",):
-        return list(range(model.shape.n_layers))
+        return list(range(model.shape.n_layers)), []
     wrong = [x for x in layers if not str(x).lstrip("-").isdigit()]
     if wrong or not layers:
-        raise InputError(f"layers={list(layers)}: {wrong or 'none'}; expected layer numbers or all")
-    return check_layers(model, sorted({int(x) for x in layers}))
+        raise InputError(f"layers={list(layers)}: {wrong or 'none'}; expected layer numbers, all or from-verdict")
+    return check_layers(model, sorted({int(x) for x in layers})), []
+
+
+def _found(model: Model, verdict: Result | None, role: str) -> tuple[list[int], list[str]]:
+    if verdict is None:
+        raise InputError(
+            "layers=from-verdict needs an anchor_adapter result: give --anchor-adapter KEY, or name layers"
+        )
+    depth = verdict.data.sizes.get("layer", model.shape.n_layers)
+    if depth != model.shape.n_layers:
+        raise InputError(
+            f"the verdict is about a model of {depth} layers, this one has {model.shape.n_layers}; name layers"
+        )
+    rows = verdict.table[verdict.table["role"] == role]
+    if rows.empty or rows["first_layer"].isna().all():
+        raise InputError(f"the verdict is: {verdict.verdict} There is no {role} to steer; name layers to steer anyway")
+    row = rows.iloc[0]
+    note = (
+        [] if row["verdict"] == role else [f"the verdict on the {role} is {row['verdict']}: its best window is steered"]
+    )
+    return list(range(int(row["first_layer"]), int(row["last_layer"]) + 1)), note
 
 
 def _split(
@@ -164,9 +206,9 @@ def _chosen(
 
 
 def _placebos(
-    chosen: Selection, layers: Sequence[int], names: Sequence[str], draws: int, seed: int
-) -> tuple[dict[int, Placebos], list[str]]:
-    """Each layer's placebos, and what to know about them; too few other neurons leave a placebo out."""
+    chosen: Selection, layer: int, names: Sequence[str], draws: int, seed: int, warnings: list[str]
+) -> Placebos:
+    """A layer's placebos; one for which too few other neurons are left is left out, which `warnings` then says."""
     from analyses.core.steering import PLACEBOS, Placebos, drawn_neurons
 
     unknown = [name for name in names if name not in PLACEBOS]
@@ -174,28 +216,27 @@ def _placebos(
         raise InputError(
             f"placebos={list(names)}, draws={draws}; expected some of {', '.join(PLACEBOS)}, 1 draw or more"
         )
-    warnings = [] if names else ["no placebos: nothing says that other changes of this size would not do the same"]
-    found: dict[int, Placebos] = {}
-    for layer in layers:
-        mask = chosen.fixed[layer]
-        kinds = [name for name in names if name != "random_direction"]
-        if kinds and 2 * int(mask.sum()) > len(mask):
-            warnings.append(
-                f"layer {layer}: {int(mask.sum())} of {len(mask)} neurons steered, too few left for {kinds}"
-            )
-            kinds = []
-        neurons = {kind: drawn_neurons(kind, chosen, layer, draws, seed) for kind in kinds}
-        found[layer] = Placebos(neurons, draws if "random_direction" in names else 0, seed)
-    return found, warnings
+    mask = chosen.fixed[layer]
+    kinds = [name for name in names if name != "random_direction"]
+    if kinds and 2 * int(mask.sum()) > len(mask):
+        warnings.append(f"layer {layer}: {int(mask.sum())} of {len(mask)} neurons steered, too few left for {kinds}")
+        kinds = []
+    drawn = {kind: drawn_neurons(kind, chosen, layer, draws, seed) for kind in kinds}
+    return Placebos(drawn, draws if "random_direction" in names else 0, seed)
 
 
 def _result(
     table: pd.DataFrame, chosen: Selection, treatment: str, groups: Sequence[str], seed: int, warnings: list[str]
 ) -> Result:
     from analyses.core.dose_response import claims, dose_response
+    from analyses.core.stats import estimate
 
-    data = dose_response(table, treatment=treatment, targets=groups, seed=seed)
-    data = xr.merge([data, _neurons(chosen)], join="outer", compat="no_conflicts", combine_attrs="override")
+    parts = [dose_response(table, treatment=treatment, targets=groups, seed=seed), _neurons(chosen)]
+    if "correct" in table:
+        by = ["layer", "arm", "alpha", "group", "answer_kind"]
+        named: dict[str, Any] = {"units": "fraction", "long_name": "share of responses that are right"}
+        parts.append(estimate(table, "correct", by, seed=seed, name="accuracy", **named))
+    data = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="override")
     kinds = sorted(table["answer_kind"].unique())
     found = claims(data, treatment, groups, kinds)
     if set(table["group"]) <= set(groups):

@@ -20,6 +20,7 @@ from probe.replay import Clean, Metric, answer_logprob, replay
 from probe.sites import Site
 
 if TYPE_CHECKING:
+    from analyses.core.grading import Grade
     from analyses.core.neurons import Selection
     from probe import Model, Prompts, TokenBatch
 
@@ -108,6 +109,48 @@ def key_arms(
             unit = direction(clean.model.shape.d_model, placebos.seed, layer, draw).to(clean.batch.ids.device)
             push = add_sized(Site("mlp_out", layer), unit, written[alpha] * np.sign(alpha - 1))
             yield Run({**base, "arm": "random_direction", "draw": draw, "alpha": alpha}, [push])
+
+
+def completions(
+    model: Model,
+    prompts: Prompts,
+    arms: Mapping[int, tuple[str, Selection, Placebos]],
+    alphas: Sequence[float],
+    max_new_tokens: int,
+    grade: Callable[[str, str], Grade],
+    tokenized: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Greedy responses under the treatment and one draw of each neuron placebo, steered at every step, and graded.
+
+    `correct` is 0 also where a response holds no answer: steering that destroys the text is not left out.
+    alpha = 1 is generated once for all arms. Random directions are not generated: their size is set by what the
+    treatment changes at each position, which a generated text has no clean run for.
+    """
+    how: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "template": tokenized["template"],
+        "batch_size": tokenized["batch_size"],
+    }
+    asked = list({item.id: item for item in prompts.items}.values())  # one response serves all kinds of answer
+    plain = model.generate(replace(prompts, items=tuple(asked)), **how)
+    found: list[pd.DataFrame] = []
+    for layer, (treatment, selection, placebos) in arms.items():
+        batch = model.batches(prompts, batch_size=1)[0]
+        masks = {treatment: selection.mask(layer, batch)}
+        masks |= {arm: drawn(batch)[0] for arm, drawn in placebos.neurons.items()}
+        for arm, mask in masks.items():
+            for alpha in alphas:
+                edits = [scale_keys(layer, alpha, mask)]
+                done = plain if alpha == 1 else model.generate(replace(prompts, items=tuple(asked)), edits=edits, **how)
+                texts = {c.item.id: c.text for c in done}
+                rows = [(i.id, i.answer_kind, texts[i.id], _right(grade(texts[i.id], i.answer))) for i in prompts.items]
+                table = pd.DataFrame(rows, columns=["item", "answer_kind", "text", "correct"])
+                found.append(table.assign(layer=layer, arm=arm, draw=0, alpha=alpha))
+    return pd.concat(found, ignore_index=True)
+
+
+def _right(grade: Grade) -> float:
+    return 0.0 if grade.status == "unparsed" else grade.correct
 
 
 def _written(clean: Clean, layer: int, edit: Edit) -> Float[Tensor, "item pos"]:

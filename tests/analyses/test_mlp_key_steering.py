@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray as xr
 
 from analyses.core.neurons import FrozenNorm, direct_effects, overlap, scores, top_tokens
+from analyses.core.result import Result
+from analyses.core.run import run
 from analyses.core.steering import halves, matched_neurons, random_neurons, scale_keys, stream
 from analyses.core.teacher_forced import scored
 from analyses.mlp_key_steering import mlp_key_steering, neurons_of
@@ -301,16 +304,70 @@ def test_a_whole_layer_leaves_no_other_neurons_and_says_so(tuned: Model, prompts
     assert "too few left" in result.warnings[0]
 
 
+def verdict(first: int | None, name: str = "anchor", depth: int = 3) -> Result:
+    layer = pd.array([first], dtype="Int64")
+    table = pd.DataFrame({"role": ["anchor"], "first_layer": layer, "last_layer": layer, "verdict": [name]})
+    data = xr.Dataset({"t": ("layer", np.zeros(depth))})
+    return Result.of(table, data, verdict=f"anchor: {name}.").with_record(analysis="anchor_adapter", key="0" * 16)
+
+
+def test_layers_are_taken_from_a_verdict(tuned: Model, prompts: Prompts) -> None:
+    options = {**QUICK, "layers": ("from-verdict",)}
+    found = run("mlp_key_steering", model=tuned, prompts=prompts, anchor_adapter=verdict(2), **options)
+    assert set(found.table["layer"]) == {2}
+    assert found.record["upstream"] == {"anchor_adapter": "0" * 16}
+    found = mlp_key_steering(tuned, prompts, None, verdict(0, "ambiguous"), **options)
+    assert "ambiguous" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "--anchor-adapter KEY, or name layers"),
+        (verdict(None, "none found"), "There is no anchor to steer; name layers"),
+        (verdict(2, depth=28), "a model of 28 layers, this one has 3"),
+    ],
+)
+def test_a_verdict_that_names_no_layer_here_is_refused(
+    tuned: Model, prompts: Prompts, given: Result | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        mlp_key_steering(tuned, prompts, None, given, **{**QUICK, "layers": ("from-verdict",)})
+    if given is not None:
+        assert len(mlp_key_steering(tuned, prompts, None, given, **QUICK).table), "named layers do not need it"
+
+
+def test_responses_are_generated_under_each_dose_and_graded(tuned: Model, prompts: Prompts) -> None:
+    options = {**QUICK, "targets": ("leaked",), "max_new_tokens": 4, "alphas": (0.0, 1.0), "pattern": r"(\S+)$"}
+    table = mlp_key_steering(tuned, prompts, **options).table
+    has_text = table.dropna(subset="text")
+    assert set(has_text["arm"]) == {"key_overlap", "random_neurons", "matched_neurons"}
+    assert set(has_text["draw"]) == {0}
+    assert set(has_text["correct"]) <= {0.0, 1.0}
+    plain = {c.item.id: c.text for c in tuned.generate(prompts, max_new_tokens=4)}
+    one = has_text[has_text["alpha"] == 1.0]
+    assert all(plain[i] == t for i, t in zip(one["item"], one["text"], strict=True))
+    off = has_text[(has_text["alpha"] == 0.0) & (has_text["arm"] == "key_overlap")].set_index("item")["text"]
+    neurons = neurons_of(mlp_key_steering(tuned, prompts, **options))["neuron"].tolist()
+    name = "model.layers.1.mlp.down_proj.weight"
+    weight = tuned.weights()[name].detach().clone()
+    weight[:, neurons] = 0
+    with replaced(tuned, {name: weight}):
+        want = {c.item.id: c.text for c in tuned.generate(prompts, max_new_tokens=4)}
+    assert all(want[i] == t for i, t in off.items()), "steered at every step, the generated ones included"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"alphas": (float("inf"),)}, "alphas=.*inf.*finite"),
         ({"alphas": (1e38,)}, r"alpha=1e\+38.*overflows"),
         ({"layers": ("3",)}, r"layers \[3\] do not exist"),
-        ({"layers": ("first",)}, "expected layer numbers or all"),
+        ({"layers": ("first",)}, "expected layer numbers, all or from-verdict"),
         ({"targets": ("planted",)}, r"no items of group \['planted'\]"),
         ({"selection_share": 0.01}, "an empty split"),
         ({"top_n": 49}, "expected 1 to 48"),
+        ({"selection": "item", "max_new_tokens": 3}, "one generation has one set"),
         ({"placebos": ("sugar",)}, "expected some of random_neurons"),
         ({"neurons": pd.DataFrame({"layer": [1], "neuron": [48]})}, r"neurons \[48\] do not exist"),
         ({"neurons": pd.DataFrame({"layer": [0], "neuron": [4]})}, r"names none in layers \[1\]"),
