@@ -138,7 +138,7 @@ class Model:
     @classmethod
     def _build(cls, hf_model: Any, tokenizer: Any, backend: str, source: Checkpoint | None, *, prove: bool) -> Model:
         reference = check.refer(hf_model) if prove else None
-        model = cls(backends.wrap(backend, hf_model, tokenizer), tokenizer, source)
+        model = cls(backends.wrap(backend, hf_model), tokenizer, source)
         model.reference = reference
         model.eos_ids = _eos_ids(hf_model, tokenizer)
         if prove:

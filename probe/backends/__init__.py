@@ -79,8 +79,8 @@ class Backend(Protocol):
         ...
 
 
-def wrap(name: str, hf_model: Any, tokenizer: Any) -> Backend:
-    """The named backend around a Hugging Face model (which it may change; hand in a copy to keep one)."""
+def wrap(name: str, hf_model: Any) -> Backend:
+    """The named backend around a Hugging Face model (whose modules it may hook or, placed over devices, wrap)."""
     if name == "transformer_lens":
         from probe.backends.transformer_lens import TransformerLensBackend
 
@@ -88,5 +88,5 @@ def wrap(name: str, hf_model: Any, tokenizer: Any) -> Backend:
     if name == "nnsight":
         from probe.backends.nnsight import NnsightBackend
 
-        return NnsightBackend(hf_model, tokenizer)
+        return NnsightBackend(hf_model)
     raise InputError(f"unknown backend {name!r}; backends are: {', '.join(NAMES)}")

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from probe.backends import Tokens, Visit
+from probe.backends.hf import HuggingFaceBackend
 from probe.backends.huggingface import sharing_copy
-from probe.backends.places import INSIDE_ATTENTION, Place, adapter_of, places, residual_kinds
+from probe.backends.places import INSIDE_ATTENTION, Place, residual_kinds
 from probe.errors import ProbeError
 from probe.sites import Site
 
@@ -27,18 +27,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TransformerLensBackend:
+class TransformerLensBackend(HuggingFaceBackend):
     """A plain Hugging Face model, and TransformerBridge beside it where attention is looked into."""
 
     name = "transformer_lens"
 
     def __init__(self, hf_model: Any) -> None:
-        self.plain: Any = hf_model
-        self.config: Any = hf_model.config
-        self._parameters: dict[str, nn.Parameter] = dict(hf_model.named_parameters(remove_duplicate=False))
-        self._places = places(hf_model)
-        self._norm: nn.Module = hf_model.get_submodule(self._places[Site("ln_final")].path)
-        self._unembed: nn.Module = hf_model.get_output_embeddings()
+        super().__init__(hf_model)
         self._bridge: Any = None
 
     @property
@@ -58,12 +53,6 @@ class TransformerLensBackend:
         """Every site of the family, `logits` included (which the model makes itself)."""
         inside = {Site(k, n) for k in INSIDE_ATTENTION for n in range(self.config.num_hidden_layers)}
         return frozenset({*self._places, *inside, Site("logits")})
-
-    def module_outputs(self) -> frozenset[Site]:
-        """Sites that equal the output of the module of their name (no post-norm in between)."""
-        found = residual_kinds(adapter_of(self.plain).component_mapping["blocks"])
-        names = {k for k, (component, side) in found.items() if side == "out" and component in ("", "attn", "mlp")}
-        return frozenset(site for site in self._places if site.kind in names)
 
     def forward(self, tokens: Tokens, visits: Mapping[Site, Visit]) -> Float[Tensor, "item pos d_model"]:
         """Final hidden state after the final norm; each visit runs once, in the order of the pass."""
@@ -87,36 +76,9 @@ class TransformerLensBackend:
             )
         return out.last_hidden_state
 
-    def new_cache(self) -> Any:
-        """An empty key-value cache (sliding layers keep what they need)."""
-        from transformers import DynamicCache
-
-        return DynamicCache(config=self.config)
-
-    def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
-        """Logits of normed hidden states, the family's soft cap included."""
-        logits = self._unembed(hidden)
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
-
-    def final_norm(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-        """The final norm, its statistics recomputed from `resid`."""
-        return self._norm(resid)
-
-    def unembed_weights(self) -> tuple[Tensor, Tensor | None]:
-        """W_U [d_model, vocab] as a view, and the bias if there is one."""
-        bias: Tensor | None = getattr(self._unembed, "bias", None)
-        weight: Tensor = self._unembed.weight  # pyright: ignore[reportAssignmentType]
-        return weight.detach().T, None if bias is None else bias.detach()
-
-    def weights(self) -> dict[str, Tensor]:
-        """The parameters under their Hugging Face names (views)."""
-        return dict(self._parameters)
-
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Put other weights of the same shapes in place, the bridge's clones of fused q, k, v included."""
-        for name, parameter in self._parameters.items():
-            parameter.data = weights[name].data
+        super().load_weights(weights)
         for block in self._bridge.blocks if self._bridge is not None else ():
             _split_again(block.attn)
 

@@ -1,0 +1,65 @@
+"""What both backends share: a plain Hugging Face model, its places, its head and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from probe.backends.places import adapter_of, places, residual_kinds
+from probe.sites import Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class HuggingFaceBackend:
+    """A plain Hugging Face model and where its sites are. Final parts only: nothing here is overridden."""
+
+    def __init__(self, hf_model: Any) -> None:
+        self.plain: Any = hf_model
+        self.config: Any = hf_model.config
+        self._parameters: dict[str, nn.Parameter] = dict(hf_model.named_parameters(remove_duplicate=False))
+        self._places = places(hf_model)
+        self._norm: nn.Module = hf_model.get_submodule(self._places[Site("ln_final")].path)
+        self._unembed: nn.Module = hf_model.get_output_embeddings()
+
+    def module_outputs(self) -> frozenset[Site]:
+        """Sites that equal the output of the module of their name (no post-norm in between)."""
+        found = residual_kinds(adapter_of(self.plain).component_mapping["blocks"])
+        names = {k for k, (component, side) in found.items() if side == "out" and component in ("", "attn", "mlp")}
+        return frozenset(site for site in self._places if site.kind in names)
+
+    def new_cache(self) -> Any:
+        """An empty key-value cache (sliding layers keep what they need)."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.config)
+
+    def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """Logits of normed hidden states, the family's soft cap included."""
+        logits = self._unembed(hidden)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def final_norm(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """The final norm, its statistics recomputed from `resid`."""
+        return self._norm(resid)
+
+    def unembed_weights(self) -> tuple[Tensor, Tensor | None]:
+        """W_U [d_model, vocab] as a view, and the bias if there is one."""
+        bias: Tensor | None = getattr(self._unembed, "bias", None)
+        weight: Tensor = self._unembed.weight  # pyright: ignore[reportAssignmentType]
+        return weight.detach().T, None if bias is None else bias.detach()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters under their Hugging Face names (views)."""
+        return dict(self._parameters)
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Put other weights of the same shapes in place (no copy: the parameters take over the memory)."""
+        for name, parameter in self._parameters.items():
+            parameter.data = weights[name].data
