@@ -3,7 +3,7 @@
 Definition: the target checkpoint is run on the same ids as the source, with the source's value at one site (and all
     chosen positions) in place of its own; everything after it is recomputed. effect = M(patched) - M(target);
     recovery = effect / (M(source) - M(target)), sums over items in aggregates, undefined (NaN) where the two
-    unpatched checkpoints are within 1e-4. Direction tuned_to_base asks what suffices, base_to_tuned what is needed.
+    unpatched checkpoints are within 1e-3. Direction tuned_to_base asks what suffices, base_to_tuned what is needed.
     The contrast is the mean effect in one group of items minus the other's; its p is the maximum t over all sites
     and layers under permuted labels.
 Units: M is the mean teacher-forced log-probability of the answer's tokens, nats per token; recovery is a share
@@ -80,12 +80,13 @@ def cross_patching(
         seed: of the bootstrap and the permutations.
     """
     from analyses.core.pairs import pair_warnings
-    from analyses.core.patching import chosen_sites, same_ids, two_groups
+    from analyses.core.patching import chosen_sites, refuse_outside, same_ids, two_groups
 
     warnings = pair_warnings(base, tuned)
     places = chosen_sites(base, sites, layers, heads)
     groups = two_groups([i.group for i in prompts.items], contrast)
     batches = same_ids(base, tuned, prompts, batch_size=batch_size, template=template, boundary=boundary)
+    refuse_outside(batches, at)
     ways = DIRECTIONS if direction == "both" else (direction,)
     where = "at " + ",".join(map(str, at)) if at else positions
     frames: list[pd.DataFrame] = []
@@ -196,7 +197,7 @@ def _aggregate(table: pd.DataFrame, groups: tuple[str, str] | None, draws: int, 
     whole, split = table[table["head"].isna()], table[table["head"].notna()]
     parts = [_curves(whole, [], "", groups, draws, seed)] if len(whole) else []
     parts += [_curves(split, ["head"], "head_", groups, draws, seed)] if len(split) else []
-    return xr.merge(parts, combine_attrs="drop_conflicts")
+    return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
 
 def _curves(
@@ -216,7 +217,7 @@ def _curves(
     ]  # fmt: skip
     if groups is not None:
         found.append(_contrast(table, cell, groups, prefix, draws, seed))
-    return xr.merge(found)
+    return xr.merge(found, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
 
 def _recovery(table: pd.DataFrame, by: list[str], name: str, label: dict[str, Any]) -> xr.Dataset:
@@ -283,7 +284,7 @@ def _sentence(data: xr.Dataset, name: str) -> Iterator[str]:
         if bool(p.isnull().all()):
             yield f"{told}: not tested (too few items in a group)"
             continue
-        best = p["cell"][int(p.fillna(2.0).argmin())].item()
+        best = p["cell"][int(np.nanargmin(p.to_numpy()))].item()
         at = dict(zip(p["cell"].to_index().names, best, strict=True))
         value, smallest = float(cells[name].sel(at)), float(p.min())
         where = ".".join(str(at[d]) for d in ("site", "layer", "head") if d in at)
@@ -307,7 +308,9 @@ def figures(result: Result) -> dict[str, Any]:
         part, heads = rows[rows["quantity"] == name], rows[rows["quantity"] == f"head_{name}"]
         color = None if name == "contrast" else "group"
         if len(part):
-            drawn[name] = curve(part, x="layer", color=color, dash="site", facet=several, title=title, reference=0.0)
+            drawn[name] = curve(
+                part, x="layer", color=color, dash="site", facet=several or None, title=title, reference=0.0
+            )
         if len(heads):
             facet = [*([] if name == "contrast" else ["group"]), "site", *several]
             drawn[f"head_{name}"] = heatmap(heads, x="head", y="layer", facet=facet, title=title)

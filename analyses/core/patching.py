@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from probe import Edit, Model, Prompts, Site, TokenBatch
     from probe.replay import Clean, Metric
 
-SMALLEST_GAP = 1e-4
+SMALLEST_GAP = 1e-3
 """Nats per token between two unpatched runs below which a share of that gap is noise (NaN)."""
 
 FLOOR_FP32 = 1e-5
@@ -43,7 +43,7 @@ def same_ids(base: Model, tuned: Model, prompts: Prompts, **plan: Any) -> list[T
     ]
     differ = [key for key, value in by_item[0].items() if by_item[1][key] != value]
     if differ:
-        listed = ", ".join("/".join(key) for key in differ)
+        listed = ", ".join("/".join(key) for key in sorted(differ))
         raise InputError(
             f"base and tuned read {len(differ)} item(s) as other tokens, so no position of one is a position of the "
             f"other: {listed}. Use one tokenizer and template for both, or remove them"
@@ -52,24 +52,31 @@ def same_ids(base: Model, tuned: Model, prompts: Prompts, **plan: Any) -> list[T
 
 
 def place(batch: TokenBatch, positions: str, at: Sequence[int]) -> str | Bool[Tensor, "item pos"]:
-    """Positions as an edit takes them: by name, or a mask of the `at` given, counted within each item's prompt.
-
-    Raises:
-        InputError: a position outside the prompt of some items (all are listed).
-    """
+    """Positions as an edit takes them: by name, or a mask of the `at` given, counted within each item's prompt."""
     if not at:
         return positions
-    in_prompt = torch.isin(batch.span.long(), torch.tensor([SPANS.index("prompt"), SPANS.index("template")]))
     out = torch.zeros_like(batch.mask)
-    bad: list[str] = []
-    for row, item in enumerate(batch.items):
-        places = in_prompt[row].nonzero().flatten().tolist()
-        outside = [p for p in at if not -len(places) <= p < len(places)]
-        bad += [f"{item.id} ({len(places)} prompt tokens)"] if outside else []
-        out[row, [places[p] for p in at if p not in outside]] = True
+    for row, columns in enumerate(prompt_columns(batch)):
+        out[row, [columns[p] for p in at]] = True
+    return out
+
+
+def prompt_columns(batch: TokenBatch) -> list[list[int]]:
+    """Columns of each item's prompt tokens (its template's included), in order."""
+    wanted = torch.tensor([SPANS.index("prompt"), SPANS.index("template")])
+    return [row.nonzero().flatten().tolist() for row in torch.isin(batch.span.long().cpu(), wanted)]
+
+
+def refuse_outside(batches: Sequence[TokenBatch], at: Sequence[int]) -> None:
+    """Refuse positions that some prompts do not have.
+
+    Raises:
+        InputError: with all such items.
+    """
+    counts = {i.id: len(c) for b in batches for i, c in zip(b.items, prompt_columns(b), strict=True)}
+    bad = [f"{i} ({n} prompt tokens)" for i, n in sorted(counts.items()) if any(not -n <= p < n for p in at)]
     if bad:
         raise InputError(f"positions {list(at)} are outside the prompt of {', '.join(bad)}; 0 is its first token")
-    return out
 
 
 def chosen_sites(model: Model, kinds: Sequence[str], layers: Sequence[int], heads: Sequence[int]) -> list[Site]:
