@@ -65,7 +65,7 @@ def entropy_change(
     warnings = pair_warnings(base, tuned)
     rollouts = reading.readable(rollouts, base)
     has_advantage = "advantage" in rollouts.columns
-    plan = {"batch_size": batch_size, "at_temperature": at_temperature, "what": "entropy change"}
+    plan: dict[str, Any] = {"batch_size": batch_size, "at_temperature": at_temperature, "what": "entropy change"}
     frame = reading.read([base, tuned], rollouts, _parts, columns=["advantage"] if has_advantage else [], **plan)
     frame["advantage"] = frame["advantage"].astype(float) if has_advantage else np.nan
     frame["sign"] = reading.sign_of(frame["advantage"])
@@ -128,9 +128,9 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
     rows = table.assign(not_first_order_nats=table["exact_nats"] - table["first_order_nats"], n_tokens=1.0)
     names = {"entropy_base_nats": "H(p), base", "entropy_tuned_nats": "H(q), tuned", **PARTS}
-    micro = {"per": "n_tokens", "seed": seed, "units": "nats"}
+    micro: dict[str, Any] = {"per": "n_tokens", "seed": seed, "units": "nats"}
     found = [estimate(rows, q, [], long_name=n, **micro) for q, n in names.items()]
-    by_class = {"units": "nats", "seed": seed, "per": "n_tokens"}
+    by_class: dict[str, Any] = {"units": "nats", "seed": seed, "per": "n_tokens"}
     found += [
         estimate(rows, q, ["token_class"], name=f"{q.removesuffix('_nats')}_by_class_nats", **by_class)
         for q in ("exact_nats", "first_order_nats", "kl_nats")

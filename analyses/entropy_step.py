@@ -262,7 +262,7 @@ def _resampled_means(table: pd.DataFrame, seed: int, draws: int) -> dict[str, np
     out: dict[str, list[np.ndarray]] = {s: [] for s in ("measured_nats", *SIGNALS)}
     for at, batch in table.groupby("rollout_step", sort=True):
         items = sorted(batch["item"].unique())
-        counts = np.vstack([np.ones(len(items)), resample_counts(len(items), draws, seed + int(at))])
+        counts = np.vstack([np.ones(len(items)), resample_counts(len(items), draws, seed + int(str(at)))])
         for _, update in batch.groupby("step", sort=True):
             rows = update.set_index("item").reindex(items)
             weight = counts * rows["n_tokens"].fillna(0).to_numpy()

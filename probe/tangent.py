@@ -56,7 +56,8 @@ def along(
         assert logits is not None
         value = f(logits)
         weight = torch.zeros_like(value, requires_grad=True)
-        gradients = torch.autograd.grad(value, leaves, weight, create_graph=True, allow_unused=True)
+        found: Any = torch.autograd.grad(value, leaves, weight, create_graph=True, allow_unused=True)
+        gradients: list[Tensor | None] = list(found)
         idle = [n for n, g in zip(names, gradients, strict=True) if g is None and bool(direction[n].any())]
         if idle:
             raise ProbeError(f"parameters that moved but do not enter the logits: {idle[:3]}")
