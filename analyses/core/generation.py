@@ -37,8 +37,13 @@ class Response:
     """One generated text; `truncated` where it ended at the token limit, not at an end token or stop text."""
 
     text: str
-    n_tokens: int
+    ids: tuple[int, ...]
     truncated: bool
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens drawn, an end token included."""
+        return len(self.ids)
 
 
 def responses(
@@ -63,7 +68,7 @@ class _Kept:
     """Responses on disk: one JSON line per item, appended as soon as its batch is done."""
 
     def __init__(self, model: Model, how: Decoding) -> None:
-        from probe.checkpoints import cache_folder
+        from probe.files import cache_folder
 
         key = digest([model.fingerprint(), asdict(how), source_hash(Path(__file__))])
         self.file = cache_folder() / "responses" / f"{key}.jsonl"
@@ -77,7 +82,7 @@ class _Kept:
             row: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:
             return  # the last line of a run that was killed while writing; that item is generated again
-        self.known[row["key"]] = [Response(**r) for r in row["responses"]]
+        self.known[row["key"]] = [Response(r["text"], tuple(r["ids"]), r["truncated"]) for r in row["responses"]]
 
     @staticmethod
     def _key(name: str, text: str) -> str:
@@ -108,5 +113,5 @@ def _generated(model: Model, batch: Sequence[tuple[str, str]], how: Decoding) ->
     drawn = model.generate(asked, stop=how.stop, batch_size=len(batch), **options)
     found: dict[str, list[Response]] = {name: [] for name, _ in batch}
     for one in drawn:
-        found[one.item.id].append(Response(one.text, len(one.ids), one.finish == "length"))
+        found[one.item.id].append(Response(one.text, one.ids, one.finish == "length"))
     return [found[name] for name, _ in batch]
