@@ -1,20 +1,27 @@
-"""Checkpoints: the identity of saved weights, and series of them found in folders."""
+"""Checkpoints: the identity of saved weights, and series of them found in folders or on the Hub."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from probe.errors import InputError
+from probe.files import cache_folder, digest, file_hash, pickle_files, weight_files
 
-_STEP = re.compile(r"(?:^|[-_.])(?:checkpoint|global_step|step|iter)[-_]?(\d+)$")
+__all__ = ["Checkpoint", "cache_folder", "discover", "pickle_files", "prefetch", "weight_files"]
+
+# checkpoint-N (transformers, TRL), global_step_N (verl), step_N (open-instruct), global_stepN_hf (OpenRLHF),
+# step1000 and stage1-step150-tokens2B (Hub revisions of Pythia and OLMo).
+_STEP = re.compile(r"(?:^|[-_.])(?:checkpoint|global_step|step|iter)[-_]?(\d+)(?:_hf|-tokens\w+)?$")
+
+# Where a trainer puts the exported model inside the folder of a step.
+_INNER = ("", "actor/huggingface", "huggingface", "actor", "policy", "hf")
+
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -33,7 +40,7 @@ class Checkpoint:
     """Saved weights: a folder or a Hub repository, its revision, and where it lies in training.
 
     `step` counts optimizer steps; `stage` names the run or phase (`sft`, `rl`); `adapter` is a folder
-    with a PEFT adapter to merge into `path`.
+    with a PEFT adapter that is merged into the weights of `path`.
     """
 
     path: str
@@ -44,133 +51,169 @@ class Checkpoint:
 
     @classmethod
     def of(cls, value: Checkpoint | str | Path) -> Checkpoint:
-        """The checkpoint a path names (`repo@revision` for a Hub revision), with its step."""
+        """The checkpoint a path names (`repo@revision` on the Hub; an adapter's folder), with its step."""
         if isinstance(value, Checkpoint):
             return value
         text = str(value)
-        if not Path(text).exists() and "@" in text:
+        folder = Path(text)
+        if not folder.exists() and "@" in text:
             path, _, revision = text.rpartition("@")
             return cls(path, revision=revision, step=_step_of(revision))
-        return cls(text, step=_step_of_folder(Path(text)))
+        if _is_adapter(folder):
+            return cls(_base_of(folder), step=_step_of_folder(folder), adapter=text)
+        return cls(text, step=_step_of_folder(folder))
 
     @property
     def label(self) -> str:
         """A short name for people: `checkpoint-60`, `repo@step1000`."""
-        name = Path(self.adapter or self.path).name
-        return f"{name}@{self.revision}" if self.revision else name
+        folder = Path(self.adapter or self.path)
+        # Inside a step's folder the name that tells steps apart is the step's.
+        named = next((p.name for p in (folder, *folder.parents) if _step_of(p.name) is not None), folder.name)
+        return f"{folder.name}@{self.revision}" if self.revision else named
 
     @property
     def folder(self) -> Path:
         """The folder the weights lie in; a Hub repository is looked up (and fetched) first."""
         if self.revision is None and Path(self.path).is_dir():
             return Path(self.path)
-        if self.revision is None and (self.path.startswith((".", "/", "~")) or self.path.count("/") != 1):
+        if self.revision is None and not _is_repo(self.path):
             raise InputError(f"no model folder at {self.path}")
         from probe.hub import snapshot
 
         return snapshot(self.path, self.revision)
 
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer lies: with the adapter if it brought one, else with the weights."""
+        own = Path(self.adapter) if self.adapter else None
+        return own if own is not None and (own / "tokenizer_config.json").is_file() else self.folder
+
     def fingerprint(self) -> str:
         """Hex hash of weights and configuration (and adapter); bytes are read once per file version."""
-        folders = [self.folder, *([Path(self.adapter)] if self.adapter else [])]
-        files = [f for folder in folders for f in (*weight_files(folder), *folder.glob("*config.json"))]
-        names = sorted({f for f in files if f.name != "tokenizer_config.json"})
-        return _digest([f"{f.name}:{_file_hash(f)}" for f in names])
+        parts: list[str] = []
+        for folder in (self.folder, *([Path(self.adapter)] if self.adapter else [])):
+            files = {*weight_files(folder), *folder.glob("*config.json")}
+            kept = sorted(f for f in files if f.name != "tokenizer_config.json")
+            parts += [f"{f.name}:{file_hash(f)}" for f in kept]
+        return digest(parts)
 
     def tokenizer_fingerprint(self) -> str:
         """Hex hash of the tokenizer's files, chat template included."""
-        files = [self.folder / name for name in _TOKENIZER_FILES]
-        return _digest([f"{f.name}:{_file_hash(f)}" for f in files if f.is_file()])
+        files = [self.tokenizer_folder / name for name in _TOKENIZER_FILES]
+        return digest([f"{f.name}:{file_hash(f)}" for f in files if f.is_file()])
+
+
+def prefetch(checkpoint: Checkpoint | str | Path) -> Future[str]:
+    """The fingerprint to come of a checkpoint whose bytes are read meanwhile, in the background.
+
+    Call it with the next checkpoint of a series while the current one computes: a repository is
+    fetched, the files are hashed (once) and lie in the page cache when they are loaded. The model is
+    not built here: building one changes torch's default dtype under the feet of the running one.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="probe-prefetch")
+    future = pool.submit(Checkpoint.of(checkpoint).fingerprint)
+    pool.shutdown(wait=False)
+    return future
 
 
 def discover(
     source: str | Path | Checkpoint | Sequence[str | Path | Checkpoint], *, pattern: str | None = None
 ) -> list[Checkpoint]:
-    """The checkpoints of a series, sorted by step.
+    """The checkpoints of a series, sorted by stage and step.
 
     Args:
-        source: a trainer's folder with `checkpoint-N`, one model folder, a folder of model folders, or a
-            list of any of these.
+        source: a trainer's folder (`checkpoint-N` of transformers and TRL, `global_step_N/actor/huggingface`
+            of verl, `step_N` of open-instruct, `global_stepN_hf` of OpenRLHF), one model or adapter folder, a
+            folder of model folders, a Hub repository with a revision or a glob of them (`repo@step1000`,
+            `repo@step*`), or a list of any of these.
         pattern: keep only folders whose name matches this glob.
 
     Raises:
-        InputError: nothing found (with what was looked for), or two checkpoints with one step and stage.
+        InputError: nothing found (with what was looked for), or one step twice in a stage.
     """
     sources = [source] if isinstance(source, (str, Path, Checkpoint)) else list(source)
     found = [c for one in sources for c in _discover(one, pattern)]
     if not found:
         raise InputError("no checkpoints: the list is empty")
-    if len(sources) > 1 and all(c.step is None for c in found):
+    if all(c.step is None for c in found):
         return found
+    _refuse_one_step_twice(found)
     return sorted(found, key=lambda c: (c.stage or "", -1 if c.step is None else c.step))
+
+
+def _refuse_one_step_twice(found: Sequence[Checkpoint]) -> None:
+    seen: dict[tuple[str | None, int], Checkpoint] = {}
+    for c in found:
+        if c.step is None:
+            continue
+        other = seen.setdefault((c.stage, c.step), c)
+        if other is not c:
+            raise InputError(
+                f"step {c.step} twice in one series: {other.adapter or other.path} and {c.adapter or c.path}"
+            )
 
 
 def _discover(source: str | Path | Checkpoint, pattern: str | None) -> list[Checkpoint]:
     if isinstance(source, Checkpoint):
         return [source]
     folder = Path(source)
+    if not folder.exists() and _is_repo(str(source)):
+        return _on_hub(str(source))
     if not folder.is_dir():
-        if "/" in str(source) and not folder.exists() and not str(source).startswith((".", "/", "~")):
-            return [Checkpoint.of(source)]
         raise InputError(f"no folder at {folder}; expected a model folder or a folder of checkpoints")
-    if is_model_folder(folder):
+    if _is_model(folder) or _is_adapter(folder):
         return [Checkpoint.of(folder)]
-    inner = sorted(f for f in folder.glob(pattern or "*") if f.is_dir())
-    models = [f for f in inner if is_model_folder(f)]
-    if not models:
+    found = list(_inside(folder, pattern))
+    if not found:
+        names = sorted(f.name for f in folder.iterdir() if f.is_dir())
         raise InputError(
-            f"no checkpoints in {folder}: looked for config.json beside model weights there and in its "
-            f"folders ({', '.join(f.name for f in inner[:8]) or 'none'}), e.g. checkpoint-100/"
+            f"no checkpoints in {folder}: looked in each of its folders ({', '.join(names[:8]) or 'none'}) for "
+            f"config.json or adapter_config.json, there or in {', '.join(i for i in _INNER if i)}; e.g. checkpoint-100/"
         )
-    return [replace(Checkpoint.of(f), stage=folder.name) for f in models]
+    return found
 
 
-def is_model_folder(folder: Path) -> bool:
-    """True if the folder holds a configuration (weights are looked at when they are loaded)."""
+def _inside(folder: Path, pattern: str | None) -> Iterator[Checkpoint]:
+    for child in sorted(f for f in folder.glob(pattern or "*") if f.is_dir()):
+        inner = next((child / i for i in _INNER if _is_model(child / i) or _is_adapter(child / i)), None)
+        if inner is not None:
+            found = Checkpoint.of(inner)
+            step = found.step if found.step is not None else _step_of_folder(child)
+            yield replace(found, step=step, stage=folder.name)
+
+
+def _on_hub(text: str) -> list[Checkpoint]:
+    repo, _, revision = text.partition("@")
+    if not any(c in revision for c in "*?["):
+        return [Checkpoint.of(text)]
+    from probe.hub import revisions
+
+    names = revisions(repo)
+    matching = [n for n in names if fnmatchcase(n, revision)]
+    if not matching:
+        raise InputError(f"{repo}: no revision matches {revision!r}; it has {', '.join(names[:8])}")
+    return [replace(Checkpoint.of(f"{repo}@{n}"), stage=repo.rpartition("/")[2]) for n in matching]
+
+
+def _is_model(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, checked whole: every shard of the index, no truncated file.
-
-    Raises:
-        InputError: no weights, a missing shard (named), a truncated or malformed file (named).
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        files = [folder / name for name in sorted(names)]
-    else:
-        files = [f for f in (folder / "model.safetensors", folder / "adapter_model.safetensors") if f.is_file()]
-    missing = [f.name for f in files if not f.is_file()]
-    if missing:
-        raise InputError(f"{folder}: missing weight file(s) {', '.join(missing)}; copy the checkpoint again")
-    for file in files:
-        _check_whole(file)
-    if not files and not pickle_files(folder):
-        raise InputError(f"{folder}: no weights; expected model.safetensors or its shards")
-    return files or pickle_files(folder)
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file() and not _is_model(folder)
 
 
-def pickle_files(folder: Path) -> list[Path]:
-    """Weight files in pickle format, which can run code when read."""
-    return sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("adapter_model.bin")])
+def _is_repo(text: str) -> bool:
+    name = text.partition("@")[0]
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 
-def _check_whole(file: Path) -> None:
-    """Raise if the file is shorter than its own header says (an interrupted copy reads as garbage)."""
-    size = file.stat().st_size
-    with file.open("rb") as handle:
-        head = handle.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        if 8 + length > size:
-            raise InputError(f"{file}: truncated or not safetensors ({size} bytes); copy the checkpoint again")
-        header: dict[str, Any] = json.loads(handle.read(length))
-    end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-    if 8 + length + end != size:
-        raise InputError(
-            f"{file}: truncated ({size} bytes, its header describes {8 + length + end}); copy the checkpoint again"
-        )
+def _base_of(adapter: Path) -> str:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise InputError(f"{adapter}: its adapter_config.json names no base model; use Checkpoint(base, adapter=...)")
+    return str(base)
 
 
 def _step_of(name: str) -> int | None:
@@ -185,28 +228,3 @@ def _step_of_folder(folder: Path) -> int | None:
         return step
     value = json.loads(state.read_text()).get("global_step")
     return int(value) if isinstance(value, int) else None
-
-
-def cache_folder() -> Path:
-    """Where small facts about files are kept (PROBE_CACHE, default ~/.cache/posttrain-probe)."""
-    return Path(os.environ.get("PROBE_CACHE") or Path.home() / ".cache" / "posttrain-probe")
-
-
-def _file_hash(file: Path) -> str:
-    """SHA-256 of a file, remembered under its path, size and modification time."""
-    stat = file.stat()
-    name = _digest([str(file.resolve()), str(stat.st_size), str(stat.st_mtime_ns)])
-    note = cache_folder() / "hashes" / name
-    if note.is_file():
-        return note.read_text()
-    with file.open("rb") as handle:
-        value = hashlib.file_digest(handle, "sha256").hexdigest()
-    note.parent.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_name(f"{name}.{os.getpid()}")
-    temporary.write_text(value)
-    temporary.replace(note)
-    return value
-
-
-def _digest(parts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

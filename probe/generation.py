@@ -60,6 +60,28 @@ class Sampling:
             raise InputError("an empty stop string stops at once; leave it out")
 
 
+def generate(
+    model: Model,
+    prompts: Prompts | Sequence[str] | TokenBatch,
+    edits: Sequence[Edit],
+    sampling: Sampling,
+    batch_size: int,
+    template: Template,
+) -> list[Completion]:
+    """Every completion, in the order of the prompts, then by sample (see `Model.generate`)."""
+    batches = prompt_batches(model, prompts, sampling, batch_size, template)
+    done = [c for batch in batches for c in Stream(model, batch, edits, sampling).run()]
+    if isinstance(prompts, TokenBatch):
+        return done
+    keys = [i.key for i in prompts.items] if isinstance(prompts, Prompts) else [i.key for i in _as_items(prompts)]
+    order = {key: n for n, key in enumerate(keys)}
+    return sorted(done, key=lambda c: (order[c.item.key], c.sample))
+
+
+def _as_items(texts: Sequence[str]) -> tuple[Item, ...]:
+    return tuple(Item(str(i), text, "-") for i, text in enumerate(texts))
+
+
 def prompt_batches(
     model: Model, prompts: Prompts | Sequence[str] | TokenBatch, sampling: Sampling, batch_size: int, template: Template
 ) -> list[TokenBatch]:
@@ -68,7 +90,7 @@ def prompt_batches(
     if isinstance(prompts, TokenBatch):
         return [_without_answers(prompts, room, model.pad_id)]
     if not isinstance(prompts, Prompts):
-        prompts = Prompts(tuple(Item(str(i), text, "-") for i, text in enumerate(prompts)))
+        prompts = Prompts(_as_items(prompts))
     encoded = tokenize_prompts(model.tokenizer, prompts, template=template, max_length=room)
     return plan(encoded, batch_size, "left", model.pad_id)
 

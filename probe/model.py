@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,52 +16,20 @@ from probe.backends import huggingface
 from probe.backends.visits import Visitor, check_passed, visitors
 from probe.checkpoints import Checkpoint
 from probe.errors import InputError
-from probe.generation import Completion, Sampling, Stream, prompt_batches
+from probe.generation import Completion, Sampling, generate
 from probe.interventions import Edit
-from probe.prompts import Item, Prompts
+from probe.shape import ModelShape
 from probe.sites import KINDS, Site, is_module_spelling
-from probe.tokens import TokenBatch, plan, tokenize
+from probe.tokens import plan, tokenize
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from probe.tokens import Boundary, Padding, Template
+    from probe.prompts import Prompts
+    from probe.tokens import Boundary, Padding, Template, TokenBatch
 
 Logits = Literal["all", "none", "last"]
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """Sizes of a model. `n_ctx`: longest input in tokens; `family`: `model_type` of its configuration."""
-
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    d_model: int
-    d_head: int
-    d_mlp: int
-    d_vocab: int
-    n_ctx: int
-    family: str
-
-    @classmethod
-    def of(cls, config: Any) -> ModelShape:
-        """The sizes a Hugging Face configuration states."""
-        heads = int(config.num_attention_heads)
-        width = int(config.hidden_size)
-        mlp = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
-        return cls(
-            n_layers=int(config.num_hidden_layers),
-            n_heads=heads,
-            n_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-            d_model=width,
-            d_head=int(getattr(config, "head_dim", None) or width // heads),
-            d_mlp=int(mlp),
-            d_vocab=int(config.vocab_size),
-            n_ctx=int(config.max_position_embeddings),
-            family=str(config.model_type),
-        )
 
 
 @dataclass(frozen=True)
@@ -87,6 +55,7 @@ class Model:
         self.checkpoint = checkpoint
         self.shape = ModelShape.of(backend.config)
         self.reference: check.Reference | None = None
+        self.reading = huggingface.Reading(dtype=str(self.dtype).removeprefix("torch."), device=str(self.device))
         self.eos_ids: frozenset[int] = frozenset({tokenizer.eos_token_id} - {None})
         self._sites = backend.sites()
         self._open: tuple[Edit, ...] = ()
@@ -104,11 +73,13 @@ class Model:
         allow_pickle: bool = False,
         trust_remote_code: bool = False,
         revision: str | None = None,
+        attn_implementation: str = "eager",
+        device_map: str | Mapping[str, str | int] | None = None,
     ) -> Model:
         """The model of a checkpoint, with raw weights (nothing folded or centred).
 
         Args:
-            checkpoint: a model folder, a Hub repository, or a `Checkpoint`.
+            checkpoint: a model folder, an adapter's folder, a Hub repository, or a `Checkpoint`.
             backend: `transformer_lens` or `nnsight`.
             dtype: `float32`, `bfloat16`, `float16` or `float64`.
             device: a torch device.
@@ -116,6 +87,8 @@ class Model:
             allow_pickle: read `pytorch_model.bin` (with `weights_only`); off, because a pickle runs code.
             trust_remote_code: let transformers run code from the checkpoint; off.
             revision: a Hub revision.
+            attn_implementation: transformers' attention kernel (`eager`, `sdpa`, ...).
+            device_map: spread the model over devices (`nnsight` only), as transformers takes it.
 
         Raises:
             InputError: the checkpoint is not whole, not safe, or its tokenizer is not the one saved.
@@ -123,24 +96,32 @@ class Model:
         """
         source = Checkpoint.of(checkpoint)
         if revision is not None:
-            source = Checkpoint(source.path, revision, source.step, source.stage, source.adapter)
+            source = replace(source, revision=revision)
+        if device_map is not None and backend != "nnsight":
+            raise InputError(
+                f"device_map with backend={backend!r}; only backend='nnsight' spreads a model over devices"
+            )
+        reading = huggingface.Reading(dtype, device, attn_implementation, device_map, allow_pickle, trust_remote_code)
         tokenizer = huggingface.read_tokenizer(source, trust_remote_code=trust_remote_code)
-        hf_model = huggingface.read_model(
-            source, dtype=dtype, device=device, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
-        )
-        return cls._build(hf_model, tokenizer, backend, source, prove=check)
+        model = cls._build(huggingface.read_model(source, reading), tokenizer, backend, source, prove=check)
+        model.reading = reading
+        return model
 
     @classmethod
     def wrap(cls, hf_model: Any, tokenizer: Any, *, backend: str = "transformer_lens", check: bool = True) -> Model:
-        """A handle over a Hugging Face model in memory (left as it is; its weights are shared, not copied)."""
-        return cls._build(huggingface.sharing_copy(hf_model), tokenizer, backend, None, prove=check)
+        """A handle over a Hugging Face model in memory, which stays as it is.
+
+        The handle has a module tree of its own whose parameters share the caller's memory (no copy), so
+        training steps that write into them show here, and `swap` here changes nothing there.
+        """
+        return cls._build(huggingface.own_copy(hf_model), tokenizer, backend, None, prove=check)
 
     @classmethod
     def _build(cls, hf_model: Any, tokenizer: Any, backend: str, source: Checkpoint | None, *, prove: bool) -> Model:
         reference = check.refer(hf_model) if prove else None
         model = cls(backends.wrap(backend, hf_model), tokenizer, source)
         model.reference = reference
-        model.eos_ids = _eos_ids(hf_model, tokenizer)
+        model.eos_ids = huggingface.eos_ids(hf_model, tokenizer)
         if prove:
             check.prove(model)
         return model
@@ -336,14 +317,8 @@ class Model:
             InputError: a prompt that with the new tokens exceeds the context (by id), bad options.
         """
         how = Sampling(max_new_tokens, temperature, top_p, seed, tuple(stop), n_samples)
-        batches = prompt_batches(self, prompts, how, batch_size, template)
         with self._lock, torch.no_grad():
-            done = [c for b in batches for c in Stream(self, b, [*self._open, *edits], how).run()]
-        if isinstance(prompts, TokenBatch):
-            return done
-        items = prompts.items if isinstance(prompts, Prompts) else [Item(str(i), "-", "-") for i in range(len(prompts))]
-        order = {item.key: n for n, item in enumerate(items)}
-        return sorted(done, key=lambda c: (order[c.item.key], c.sample))
+            return generate(self, prompts, [*self._open, *edits], how, batch_size, template)
 
     def swap(self, checkpoint: Checkpoint | str | Path, *, prove: bool = True, allow_pickle: bool = False) -> None:
         """Put another checkpoint's weights in place, and prove that logits equal plain Hugging Face's.
@@ -353,11 +328,14 @@ class Model:
             ProbeError: the logits are not those of the checkpoint.
         """
         source = Checkpoint.of(checkpoint)
-        self._refuse_other_tokenizer(source)
-        dtype = str(self.dtype).removeprefix("torch.")
-        fresh = huggingface.read_model(source, dtype=dtype, device=str(self.device), allow_pickle=allow_pickle)
+        held = self.checkpoint.tokenizer_fingerprint() if self.checkpoint else None
+        if source.tokenizer_fingerprint() != held:
+            huggingface.check_same_tokenizer(source, self.tokenizer, self._label)
+        fresh = huggingface.read_model(source, replace(self.reading, allow_pickle=allow_pickle))
         weights = dict(fresh.named_parameters(remove_duplicate=False))
-        self._refuse_other_shapes(weights, source, fresh.config)
+        huggingface.check_same_shapes(source, weights, self.weights(), self._label)
+        if ModelShape.of(fresh.config) != self.shape:
+            raise InputError(f"{source.path}: {ModelShape.of(fresh.config)}; the model held is {self.shape}")
         reference = check.refer(fresh) if prove else None
         with self._lock:
             self.backend.load_weights(weights)
@@ -365,25 +343,6 @@ class Model:
             self.reference = reference
         if prove:
             check.prove_logits(self)
-
-    def _refuse_other_tokenizer(self, source: Checkpoint) -> None:
-        if self.checkpoint and source.tokenizer_fingerprint() == self.checkpoint.tokenizer_fingerprint():
-            return
-        other = huggingface.read_tokenizer(source)
-        if other.get_vocab() != self.tokenizer.get_vocab():
-            raise InputError(f"{source.path}: another tokenizer (vocabulary) than {self._label}; load it on its own")
-        for text in huggingface.TEXTS:
-            if other(text)["input_ids"] != self.tokenizer(text)["input_ids"]:
-                raise InputError(f"{source.path}: tokenizer gives other ids than {self._label} for {text!r}")
-
-    def _refuse_other_shapes(self, weights: Mapping[str, Tensor], source: Checkpoint, config: Any) -> None:
-        own = self.weights()
-        other = [n for n in own.keys() | weights.keys() if n not in own or n not in weights]
-        other += [n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape]
-        if other:
-            raise InputError(f"{source.path}: other parameters than {self._label}, e.g. {sorted(other)[:3]}")
-        if ModelShape.of(config) != self.shape:
-            raise InputError(f"{source.path}: {ModelShape.of(config)}; the model held is {self.shape}")
 
     @property
     def _label(self) -> str:
@@ -393,10 +352,3 @@ class Model:
 def _collect(wanted: Sequence[Site], visits: Mapping[Site, Visitor]) -> dict[Site, Tensor]:
     check_passed(visits)
     return {site: visits[site.whole].value(site) for site in wanted}
-
-
-def _eos_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
-    """Ids that end a text, for the model or for its tokenizer."""
-    given = [getattr(getattr(hf_model, n, None), "eos_token_id", None) for n in ("generation_config", "config")]
-    listed = [i for value in given if value is not None for i in (value if isinstance(value, list) else [value])]
-    return frozenset(int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe.checkpoints import Checkpoint, pickle_files, weight_files
+from probe.checkpoints import Checkpoint
 from probe.errors import InputError
+from probe.files import pickle_files, weight_files
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
 TEXTS = (
     "what is 3 plus 7 ? ans 10",
@@ -23,49 +27,99 @@ TEXTS = (
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
-def read_model(
-    checkpoint: Checkpoint,
-    *,
-    dtype: str = "float32",
-    device: str = "cpu",
-    allow_pickle: bool = False,
-    trust_remote_code: bool = False,
-) -> nn.Module:
-    """The Hugging Face model of a checkpoint, in eval mode, with eager attention.
+@dataclass(frozen=True)
+class Reading:
+    """How weights are read; a swap reads the next checkpoint in the same way."""
+
+    dtype: str = "float32"
+    device: str = "cpu"
+    attn_implementation: str = "eager"
+    device_map: str | Mapping[str, str | int] | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype={self.dtype!r}; expected one of {', '.join(DTYPES)}")
+
+
+def read_model(checkpoint: Checkpoint, reading: Reading) -> Any:
+    """The Hugging Face model of a checkpoint, in eval mode, an adapter merged into it.
 
     Raises:
         InputError: missing or truncated weights, pickle weights not allowed, a model that needs remote
-            code, weights that do not fit the configuration (a missing key would be random numbers).
+            code, weights that do not fit the configuration (a missing key would be random numbers), an
+            adapter that did not land.
     """
-    import pickle
-
     import torch
-    from transformers import AutoModelForCausalLM
 
-    if dtype not in DTYPES:
-        raise InputError(f"dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
     folder = checkpoint.folder
-    files = weight_files(folder)
-    if set(files) & set(pickle_files(folder)) and not allow_pickle:
+    _refuse_pickle(folder, reading)
+    placed: dict[str, Any] = {} if reading.device_map is None else {"device_map": reading.device_map}
+    model, info = _from_pretrained(
+        folder,
+        dtype=getattr(torch, reading.dtype),
+        attn_implementation=reading.attn_implementation,
+        trust_remote_code=reading.trust_remote_code,
+        **placed,
+    )
+    _check_loaded(folder, info)
+    if checkpoint.adapter:
+        _refuse_pickle(Path(checkpoint.adapter), reading)
+        model = merged(model, Path(checkpoint.adapter))
+    return (model if placed else model.to(reading.device)).eval()
+
+
+def _refuse_pickle(folder: Path, reading: Reading) -> None:
+    pickled = set(weight_files(folder)) & set(pickle_files(folder))
+    if pickled and not reading.allow_pickle:
         raise InputError(
-            f"{folder}: only pickle weights ({files[0].name}), which can run code when read; convert them "
+            f"{folder}: only pickle weights ({min(pickled).name}), which can run code when read; convert them "
             "to safetensors, or pass allow_pickle=True if you trust them (they are read with weights_only)"
         )
+
+
+def _from_pretrained(folder: Path, **options: Any) -> Any:
+    import pickle
+
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
     read: Any = AutoModelForCausalLM.from_pretrained
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        model, info = read(
-            folder,
-            dtype=getattr(torch, dtype),
-            attn_implementation="eager",
-            local_files_only=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            weights_only=True,
-        )
+        return read(folder, local_files_only=True, output_loading_info=True, weights_only=True, **options)
     except (ValueError, OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(f"{folder}: transformers cannot load it: {error}") from error
-    _check_loaded(folder, info)
-    return model.to(device).eval()
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def merged(model: Any, adapter: Path) -> Any:
+    """The model with a PEFT adapter merged in, every targeted weight proven to have changed.
+
+    Raises:
+        InputError: an adapter for another model, or one whose tensors did not reach the weights.
+    """
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file) if file.is_file() else None
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # PEFT only warns of keys that no module takes
+            out = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (ValueError, RuntimeError, KeyError, UserWarning) as error:
+        raise InputError(f"{adapter}: the adapter does not fit {type(model).__name__}: {error}") from error
+    changed = {n for n, p in out.named_parameters() if n not in before or not p.equal(before[n])}
+    trained = tensors is None or any(bool(t.any()) for n, t in tensors.items() if "lora_A" not in n)
+    if trained and not changed:
+        raise InputError(f"{adapter}: the adapter changed no weight of the base model; it did not land")
+    return out
 
 
 def _check_loaded(folder: Path, info: dict[str, Any]) -> None:
@@ -83,7 +137,7 @@ def read_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     """The tokenizer saved beside the weights, checked against its own tokenizer.json."""
     from transformers import AutoTokenizer
 
-    folder = checkpoint.folder
+    folder = checkpoint.tokenizer_folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError, ImportError) as error:
@@ -131,6 +185,31 @@ def _texts(saved: Any) -> list[str]:
     return [*TEXTS, *(t for t in (saved.decode(row) for row in rows) if t.strip())]
 
 
+def check_same_tokenizer(source: Checkpoint, held: Any, label: str) -> None:
+    """Raise unless the checkpoint's tokenizer gives the ids of the one held."""
+    other = read_tokenizer(source)
+    if other.get_vocab() != held.get_vocab():
+        raise InputError(f"{source.path}: another tokenizer (vocabulary) than {label}; load it on its own")
+    for text in TEXTS:
+        if other(text)["input_ids"] != held(text)["input_ids"]:
+            raise InputError(f"{source.path}: tokenizer gives other ids than {label} for {text!r}")
+
+
+def check_same_shapes(source: Checkpoint, new: Mapping[str, Tensor], own: Mapping[str, Tensor], label: str) -> None:
+    """Raise unless names and shapes of the parameters are those held."""
+    other = [n for n in own.keys() | new.keys() if n not in own or n not in new]
+    other += [n for n in own.keys() & new.keys() if own[n].shape != new[n].shape]
+    if other:
+        raise InputError(f"{source.path}: other parameters than {label}, e.g. {sorted(other)[:3]}")
+
+
+def eos_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end a text, for the model or for its tokenizer."""
+    given = [getattr(getattr(hf_model, n, None), "eos_token_id", None) for n in ("generation_config", "config")]
+    listed = [i for value in given if value is not None for i in (value if isinstance(value, list) else [value])]
+    return frozenset(int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None)
+
+
 def sharing_copy(hf_model: Any) -> Any:
     """A copy of the module tree whose parameters and buffers are the very ones of `hf_model` (no memory).
 
@@ -138,3 +217,15 @@ def sharing_copy(hf_model: Any) -> Any:
     """
     tensors = (*hf_model.parameters(), *hf_model.buffers())
     return copy.deepcopy(hf_model, memo={id(t): t for t in tensors})
+
+
+def own_copy(hf_model: Any) -> Any:
+    """A copy of the module tree in eval mode with eager attention, with parameters of its own that share
+    the memory of `hf_model`'s: values written there show here, parameters re-pointed here do not show there."""
+    from torch import nn
+
+    memo: dict[int, Any] = {id(b): b for b in hf_model.buffers()}
+    memo |= {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in hf_model.parameters()}
+    out = copy.deepcopy(hf_model, memo=memo).eval()
+    out.set_attn_implementation("eager")
+    return out

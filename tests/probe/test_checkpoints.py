@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from probe import Model
-from probe.checkpoints import Checkpoint, discover, weight_files
+from probe.checkpoints import Checkpoint, discover, prefetch, weight_files
 from probe.errors import InputError
 from tests import tiny
 
@@ -47,9 +47,112 @@ def test_lists_and_single_folders(run_folder: Path, copy: Path) -> None:
     assert [c.step for c in other] == [0, 7]
 
 
+@pytest.mark.parametrize(
+    ("layout", "steps"),
+    [
+        ("global_step_{}/actor/huggingface", [5, 10]),  # verl
+        ("step_{}", [100, 1000]),  # open-instruct
+        ("global_step{}_hf", [8, 16]),  # OpenRLHF
+        ("checkpoint-{}", [3, 20]),  # transformers, TRL
+    ],
+)
+def test_layouts_of_trainers(run_folder: Path, tmp_path: Path, layout: str, steps: list[int]) -> None:
+    for step in steps:
+        inner = tmp_path / "run" / layout.format(step)
+        inner.parent.mkdir(parents=True, exist_ok=True)
+        inner.symlink_to(run_folder / "checkpoint-0")
+    (tmp_path / "run" / "global_step_5" / "critic").mkdir(parents=True, exist_ok=True)
+    found = discover(tmp_path / "run")
+    assert [c.step for c in found] == steps
+    assert {c.stage for c in found} == {"run"}
+    assert found[0].label == layout.format(steps[0]).split("/")[0]
+    assert len({c.fingerprint() for c in found}) == 1
+
+
+def test_unmerged_verl_shards_say_what_to_do(run_folder: Path, tmp_path: Path) -> None:
+    actor = tmp_path / "run" / "global_step_5" / "actor"
+    shutil.copytree(run_folder / "checkpoint-0", actor / "huggingface")
+    (actor / "huggingface" / "model.safetensors").unlink()
+    (actor / "model_world_size_2_rank_0.pt").touch()
+    (found,) = discover(tmp_path / "run")
+    with pytest.raises(InputError, match="model_merger"):
+        Model.load(found)
+
+
+def test_one_step_twice_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    for name in ("step_5", "checkpoint-5"):
+        (tmp_path / name).symlink_to(run_folder / "checkpoint-0")
+    with pytest.raises(InputError, match="step 5 twice"):
+        discover(tmp_path)
+
+
+def lora(base: Path, folder: Path, *, trained: bool = True) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    tuned = get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if trained and "lora_B" in name:
+                parameter.normal_()
+    tuned.save_pretrained(folder)
+    return folder
+
+
+def test_adapters_are_merged(run_folder: Path, tmp_path: Path) -> None:
+    base = run_folder / "checkpoint-0"
+    run = tmp_path / "lora-run"
+    lora(base, run / "checkpoint-0", trained=False)
+    lora(base, run / "checkpoint-7")
+    first, last = discover(run)
+    assert (first.step, last.step, last.adapter) == (0, 7, str(run / "checkpoint-7"))
+    assert last.path == str(base)
+    assert last.label == "checkpoint-7"
+    plain, model = Model.load(base), Model.load(last)
+    moved = {n for n, w in model.weights().items() if not torch.equal(w, plain.weights()[n])}
+    assert moved == {f"model.layers.{i}.{m}.weight" for i in range(3) for m in ("self_attn.q_proj", "mlp.down_proj")}
+    assert last.fingerprint() not in (first.fingerprint(), Checkpoint(str(base)).fingerprint())
+    # An untrained adapter is the base; that is no error.
+    assert all(torch.equal(w, plain.weights()[n]) for n, w in Model.load(first).weights().items())
+    plain.swap(last)
+    assert all(torch.equal(w, plain.weights()[n]) for n, w in model.weights().items())
+
+
+def test_an_adapter_that_does_not_land_is_an_error(run_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    base = run_folder / "checkpoint-0"
+    folder = lora(base, tmp_path / "a")
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({k.replace("layers", "blocks"): v for k, v in tensors.items()}, file)
+    with pytest.raises(InputError, match="adapter"):
+        Model.load(folder)
+    other = tiny.save(tmp_path / "gpt2", "gpt2")
+    with pytest.raises(InputError, match="adapter"):
+        Model.load(Checkpoint(str(other), adapter=str(lora(base, tmp_path / "b"))))
+
+
+def test_a_full_checkpoint_with_adapter_weights_is_refused(copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.lora_A.weight"] = torch.zeros(2, 32)
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="adapter weights"):
+        Model.load(copy)
+
+
+def test_prefetch_reads_ahead(run_folder: Path) -> None:
+    checkpoint = Checkpoint(str(run_folder / "checkpoint-20"))
+    assert prefetch(checkpoint).result(timeout=30) == checkpoint.fingerprint()
+
+
 def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
-    with pytest.raises(InputError, match=r"config\.json.*logs"):
+    with pytest.raises(InputError, match=r"\(logs\) for config\.json"):
         discover(tmp_path)
     with pytest.raises(InputError, match="no folder"):
         discover(tmp_path / "none")
