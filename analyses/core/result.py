@@ -34,6 +34,7 @@ DIMS: dict[str, str] = {
     "variant": "named form of a quantity",
     "arm": "treatment or placebo",
     "alpha": "strength of an intervention (1 = none)",
+    "beta": "size of an added direction, as a share of the mean norm of the stream (0 = none)",
     "draw": "seeded repetition of a random choice",
     "sender": "component whose output is changed on a path",
     "receiver": "component that reads the change",
@@ -175,7 +176,7 @@ def _check(data: xr.Dataset) -> None:
 
 def _rows(data: xr.Dataset, name: str) -> pd.DataFrame:
     parts = {"value": data[name], **{s: data[f"{name}_{s}"] for s in COMPANIONS}}
-    frame = xr.Dataset({k: v.drop_attrs() for k, v in parts.items()})
+    frame = xr.Dataset({k: (v.dims, v.values) for k, v in parts.items()}, {d: data[d].values for d in data[name].dims})
     rows = frame.to_dataframe().reset_index() if frame.dims else pd.DataFrame([{k: float(v) for k, v in frame.items()}])
     rows = rows.dropna(subset=["value"])
     rows.insert(0, "quantity", name)

@@ -52,9 +52,29 @@ def responses(
     for batch in progress(batches, what, total=len(batches)):
         clean = Clean(model, batch)
         runs = list(runs_of(clean))
-        values = replay(clean, [run.edits for run in runs], metric(clean.batch)).cpu().numpy()
+        edits = [[_guarded(edit, run) for edit in run.edits] for run in runs]
+        values = replay(clean, edits, metric(clean.batch)).cpu().numpy()
         tables += [_rows(batch, run, value) for run, value in zip(runs, values, strict=True)]
     return pd.concat(tables, ignore_index=True)
+
+
+def _guarded(edit: Edit, run: Run) -> Edit:
+    """The edit, refusing values whose squares leave float32: a norm would turn them into finite nonsense."""
+
+    def checked(x: Tensor) -> Tensor:
+        new = edit.function(x)
+        if not float(new.abs().max()) <= LARGEST:
+            raise InputError(f"the run with {_named(run)} overflows at {edit.site}; use a smaller dose")
+        return new
+
+    return replace(edit, function=checked)
+
+
+LARGEST = 1e15  # its square, times weights and summed over a layer, is still far from float32's 3e38
+
+
+def _named(run: Run) -> str:
+    return ", ".join(f"{name}={value}" for name, value in run.columns.items())
 
 
 def _rows(batch: TokenBatch, run: Run, values: Float[np.ndarray, " item"]) -> pd.DataFrame:

@@ -361,6 +361,7 @@ def test_responses_are_generated_under_each_dose_and_graded(tuned: Model, prompt
     ("options", "message"),
     [
         ({"alphas": (float("inf"),)}, "alphas=.*inf.*finite"),
+        ({"alphas": (1e20,)}, r"alpha=1e\+20.*overflows"),
         ({"alphas": (1e38,)}, r"alpha=1e\+38.*overflows"),
         ({"layers": ("3",)}, r"layers \[3\] do not exist"),
         ({"layers": ("first",)}, "expected layer numbers, all or from-verdict"),
