@@ -42,7 +42,7 @@ class Clean:
         self.frozen = [
             attention.Frozen(k, v, _mask(call)) for (_, k, v), call in zip(self.qkv, self.calls, strict=True)
         ]
-        self._layout = self._sniff()
+        self._layout: Layout | None = self._sniff()
         self._values: dict[tuple[str, int], Tensor] = {}
 
     @property
@@ -103,7 +103,7 @@ class Clean:
         seen: dict[str, Tensor] = {}
 
         def show(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
-            seen["attn_scores"] = attention.scores(q, k, self._bias(layer), scale, softcap)
+            seen["attn_scores"] = attention.scores(q, k, self.bias(layer), scale, softcap)
             seen["pattern"] = attention.softmax(seen["attn_scores"], q.dtype)
             return attention.weigh(seen["pattern"], v).transpose(1, 2)
 
@@ -114,14 +114,30 @@ class Clean:
         """Attention of the whole batch as it is."""
 
         def run(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
-            return attention.attend(q, k, v, self._bias(layer), scale, softcap).transpose(1, 2)
+            return attention.attend(q, k, v, self.bias(layer), scale, softcap).transpose(1, 2)
 
         return run
 
-    def _bias(self, layer: int) -> Tensor:
+    def bias(self, layer: int) -> Tensor:
+        """The attention mask of the whole batch in one block [item 1 pos key_pos], additive or boolean."""
         items = torch.arange(len(self.batch), device=self.decoder.device)
         length = self.batch.ids.shape[1]
         return self.frozen[layer].bias(items, range(length), length, self.decoder.device)
+
+    def scaling(self, layer: int) -> tuple[float, float | None]:
+        """The factor of a block's attention scores, and the soft cap on them if there is one."""
+        seen: list[tuple[float, float | None]] = []
+
+        def note(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
+            del k, v
+            seen.append((scale, softcap))
+            return torch.zeros_like(q.transpose(1, 2))
+
+        zeros = torch.zeros(1, dtype=torch.long, device=self.decoder.device)
+        with torch.no_grad():
+            call = rows_of(self.calls[layer], zeros, zeros)
+            self.decoder.block(layer, self.inputs[layer][zeros, zeros][None], call, note)
+        return seen[0]
 
     def _sniff(self) -> Layout | None:
         """Rows of a number that is not n_heads, so that the layout of the q norm shows."""

@@ -62,7 +62,7 @@ class Decoder:
         self.base: Any = hf_model.base_model
         self.layers: list[Any] = list(_first(self.base, "layers", "h"))
         self.norm: nn.Module = _first(self.base, "norm", "ln_f", "final_layer_norm")
-        self.unembed: nn.Module = hf_model.get_output_embeddings()
+        self.unembed: Any = hf_model.get_output_embeddings()
         self.n_heads = int(self.config.num_attention_heads)
         self.n_kv = int(getattr(self.config, "num_key_value_heads", None) or self.n_heads)
         self.n_layers = len(self.layers)
@@ -72,12 +72,12 @@ class Decoder:
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the residual stream."""
-        return self.unembed.weight.dtype  # pyright: ignore[reportReturnType]
+        return self.unembed.weight.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.unembed.weight.device  # pyright: ignore[reportReturnType]
+        return self.unembed.weight.device
 
     def attention(self, layer: int) -> Any:
         """The attention module of a block."""

@@ -1,0 +1,218 @@
+"""Paths from a component's output to another's input, from two unedited runs and without a forward pass per path.
+
+With every other component frozen, what a receiver reads is linear in what senders write to the residual stream:
+r_in = r_in(orig) + sum over upstream senders of (u_s(new) - u_s(orig)). Only what the receiver then does, and what
+follows it, is recomputed (by replay). arXiv 2304.05969; new may be another prompt or another checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from probe.errors import InputError
+from probe.replay import attention
+from probe.replay.ports import changed
+from probe.sites import Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from probe import Edit
+    from probe.replay import Clean
+
+PARTS = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """What reads a path: `final` (the last residual state), `mlp` (its input), or q, k, v (the input of a head).
+
+    `head` counts key/value heads for a k or v of a whole group, query heads otherwise; `group` tells which.
+    """
+
+    kind: str
+    layer: int | None = None
+    head: int | None = None
+    group: bool = False
+
+    def __str__(self) -> str:
+        return ".".join(str(p) for p in (self.kind, self.layer, self.head) if p is not None)
+
+
+class Paths:
+    """All paths between two unedited runs on the same positions: receivers live in `orig`, writes come from `new`."""
+
+    def __init__(self, orig: Clean, new: Clean, where: Bool[Tensor, "item pos"], *, freeze_mlps: bool = True) -> None:
+        self.orig, self.new = orig, new
+        self.where = where.to(orig.decoder.device)[..., None]
+        self.freeze_mlps = freeze_mlps
+        self.n_layers = orig.n_layers
+        self.parallel = not orig.model.sites("resid_mid")
+        self._deltas: dict[Site, Tensor] = {}
+
+    def write(self, sender: Site) -> Float[Tensor, "item pos d_model"]:
+        """u(new) - u(orig): how much more the sender adds to the residual stream where it is set to `new`."""
+        if sender not in self._deltas:
+            with torch.no_grad():
+                delta = self._head(sender) if sender.kind == "z" else self._difference(sender)
+            self._deltas[sender] = delta * self.where
+        return self._deltas[sender]
+
+    def _difference(self, sender: Site) -> Tensor:
+        if sender.kind == "embed":
+            return self.new.inputs[0] - self.orig.inputs[0]
+        return self.new.value(sender) - self.orig.value(sender)
+
+    def _head(self, sender: Site) -> Tensor:
+        """One head's write; behind a post-norm, the change of what attention adds with this head's z alone new."""
+        layer, head = int(sender.layer or 0), int(sender.head or 0)
+        if post_norm(self.orig):
+            if self.new.model is not self.orig.model:
+                raise InputError(
+                    "this family norms what attention adds, so one head's write is not separable between two "
+                    "checkpoints; use the sender attn_out, or two prompts in one checkpoint"
+                )
+            return self._normed_head(layer, head)
+        writes = [c.value(sender) @ out_matrix(c, layer)[head] for c in (self.new, self.orig)]
+        return writes[0] - writes[1]
+
+    def _normed_head(self, layer: int, head: int) -> Tensor:
+        z, new = self.orig.value(Site("z", layer)).clone(), self.new.value(Site("z", layer))
+        z[:, :, head] = torch.where(self.where, new[:, :, head], z[:, :, head])
+        seen = self._through(layer, self.orig.inputs[layer], {"z": z}, "attn_out")
+        return seen - self.orig.value(Site("attn_out", layer))
+
+    def _through(self, layer: int, x: Tensor, put: dict[str, Tensor], read: str) -> Tensor:
+        """A block without its attention: `put` at some sites, one site read (`resid_post` is what comes out)."""
+        clean, seen = self.orig, {}
+        here = clean.ports(layer)
+        changes: dict[str, Any] = {kind: (lambda _x, v=value: v) for kind, value in put.items()}
+        if read != "resid_post":
+            first = changes.get(read)
+            changes[read] = lambda v: seen.update(value=v if first is None else first(v))
+        with torch.no_grad(), changed(here, changes):
+            out = clean.decoder.block(layer, x, clean.calls[layer], _no_attention)
+        return seen["value"] if seen else out
+
+    def reaches(self, sender: Site, receiver: Receiver) -> bool:
+        """Whether the sender comes before the receiver's input."""
+        if receiver.kind == "final":
+            return True
+        sent = -1 if sender.kind == "embed" else 2 * int(sender.layer or 0) + (sender.kind == "mlp_out")
+        middle = receiver.kind == "mlp" and not self.parallel
+        return sent < 2 * int(receiver.layer or 0) + (1 if middle else 0)
+
+    def arriving(self, sender: Site, receiver: Receiver) -> Float[Tensor, "item pos d_model"]:
+        """How much the receiver's input changes: the write itself, or also through MLPs if they are not frozen."""
+        delta = self.write(sender)
+        if self.freeze_mlps:
+            return delta
+        first = 0 if sender.kind == "embed" else int(sender.layer or 0) + (sender.kind == "mlp_out")
+        last = self.n_layers if receiver.layer is None else receiver.layer
+        for layer in range(first, last):
+            # A head writes after its own block's residual input; an embedding or an earlier block before it.
+            delta = self._past_mlp(layer, delta)
+        return delta
+
+    def _past_mlp(self, layer: int, delta: Tensor) -> Tensor:
+        """The change after one block whose attention is frozen and whose MLP is not."""
+        if self.parallel:
+            raise InputError("freeze_mlps=False is not defined here for blocks whose MLP runs beside attention")
+        value = self.orig.value(Site("attn_out", layer)) + delta
+        out = self._through(layer, self.orig.inputs[layer], {"attn_out": value}, "resid_post")
+        return out - self.orig.inputs[layer + 1]
+
+    def edit(self, sender: Site, receiver: Receiver) -> Edit:
+        """The patch of `orig` that sets the receiver's input to what reaches it from the sender."""
+        from probe import patch
+
+        delta = self.arriving(sender, receiver)
+        if receiver.kind == "final":
+            site = Site("resid_post", self.n_layers - 1)
+            return patch(site, self.orig.inputs[-1] + delta)
+        layer = int(receiver.layer or 0)
+        if receiver.kind == "mlp":
+            return patch(Site("mlp_out", layer), self._mlp(layer, delta))
+        z = self.z(layer, delta, receiver.kind)
+        if not receiver.group:
+            return patch(Site("z", layer, receiver.head), z[:, :, int(receiver.head or 0)])
+        size = self.orig.decoder.n_heads // self.orig.decoder.n_kv
+        own = slice(int(receiver.head or 0) * size, (int(receiver.head or 0) + 1) * size)
+        value = self.orig.value(Site("z", layer)).clone()
+        value[:, :, own] = z[:, :, own]
+        return patch(Site("z", layer), value)
+
+    def _mlp(self, layer: int, delta: Tensor) -> Tensor:
+        if self.parallel:
+            return self._through(layer, self.orig.inputs[layer] + delta, {}, "mlp_out")
+        value = self.orig.value(Site("attn_out", layer)) + delta
+        return self._through(layer, self.orig.inputs[layer], {"attn_out": value}, "mlp_out")
+
+    def z(self, layer: int, delta: Float[Tensor, "item pos d_model"], part: str) -> Float[Tensor, "item pos head d"]:
+        """Every head's output with its q, k or v (one of them) read from a residual stream changed by `delta`."""
+        clean = self.orig
+        seen: list[tuple[float, float | None]] = []
+
+        def note(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
+            seen.append((scale, softcap))
+            parts = dict(zip(PARTS, clean.qkv[layer], strict=True))
+            parts[part] = dict(zip(PARTS, (q, k, v), strict=True))[part]
+            bias = clean.bias(layer)
+            return attention.attend(parts["q"], parts["k"], parts["v"], bias, scale, softcap).transpose(1, 2)
+
+        kept: dict[str, Tensor] = {}
+        keep: Any = {"z": lambda x: kept.update(z=x.clone())}
+        with torch.no_grad(), changed(clean.ports(layer), keep):
+            clean.decoder.block(layer, clean.inputs[layer] + delta, clean.calls[layer], note)
+        return kept["z"]
+
+
+def _no_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
+    del k, v, scale, softcap
+    return torch.zeros_like(q.transpose(1, 2))
+
+
+def post_norm(clean: Clean) -> bool:
+    """Whether the family norms what a component computes before adding it to the residual stream."""
+    return hasattr(clean.decoder.layers[0], "post_feedforward_layernorm")
+
+
+def out_matrix(clean: Clean, layer: int) -> Float[Tensor, "head d_head d_model"]:
+    """W_O by head."""
+    module: Any = clean.ports(layer)["z"].module
+    weight = module.weight if type(module).__name__ == "Conv1D" else module.weight.T
+    return weight.detach().unflatten(0, (clean.decoder.n_heads, -1))
+
+
+def direct_logits(
+    orig: Clean, new: Clean, rows: Bool[Tensor, "item pos"], tokens: list[int] | None = None
+) -> Float[Tensor, "row layer head token"]:
+    """Logits at `rows` if one head's direct path to the final residual state carries `new`, for every head at once.
+
+    The final norm is recomputed on each changed state; only the unembedding's columns of `tokens` are read (all
+    if None). Exact for families that add attention's output without a norm.
+
+    Raises:
+        InputError: a family with a norm behind attention.
+    """
+    if post_norm(orig):
+        raise InputError("direct_logits: this family norms what attention adds; use Paths with the final receiver")
+    item, pos = rows.nonzero(as_tuple=True)
+    decoder = orig.decoder
+    with torch.no_grad():
+        deltas = []
+        for layer in range(orig.n_layers):
+            z = [c.value(Site("z", layer))[item, pos].transpose(0, 1) for c in (new, orig)]
+            deltas.append(torch.bmm(z[0], out_matrix(new, layer)) - torch.bmm(z[1], out_matrix(orig, layer)))
+        delta = torch.stack(deltas).permute(2, 0, 1, 3)  # [row layer head d_model]
+        normed = decoder.norm(orig.inputs[-1][item, pos][:, None, None] + delta)
+        weight, bias = decoder.unembed.weight, decoder.unembed.bias
+        if tokens is not None:
+            weight, bias = weight[tokens], None if bias is None else bias[tokens]
+        logits = torch.nn.functional.linear(normed, weight, bias)
+        cap = getattr(decoder.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
