@@ -15,7 +15,7 @@ checkpoint rule (section 7.1) is highest validation accuracy within a bounded ra
 bounds are not known, rho = .10 is ours.
 
 Does not show: why perplexity rises. On rationales of another author than the training data's it may be style
-shift: give `training_kind` and a `pool` of valid rationales, or say `style=foreign` and get "not assessable".
+shift: give `training_kind` and a pool of valid `rationales`, or say `style=foreign` and get "not assessable".
 A checkpoint chosen on the test set is chosen optimistically: recommend on validation data. More checkpoints give
 more area. Epochs of one run confound memorization with amount of training: give several runs (column `run`) and
 read the comparison at matched accuracy and matched training NLL.
@@ -60,7 +60,7 @@ def over_memorization(
     mask: str = "answer",
     answer_kind: str | None = None,
     training_kind: str | None = None,
-    pool: tuple[str, ...] = (),
+    rationales: tuple[str, ...] = (),
     style: Literal["unstated", "training", "foreign"] = "unstated",
     unparsed: Literal["missing", "wrong"] = "missing",
     seed: int = 0,
@@ -76,7 +76,7 @@ def over_memorization(
         mask: scored tokens of the perplexity result.
         answer_kind: whose answers perplexity is of; needed where the result holds several.
         training_kind: answer kind written by the generator of the training data, for the style control.
-        pool: at least 4 answer kinds, valid rationales of each item, for the style control.
+        rationales: at least 4 answer kinds, valid rationales of each item, for the style control.
         style: whose style perplexity is of; `foreign` to the training data is not assessable.
         unparsed: responses without a readable answer are left out (reported apart), or counted as not correct.
         seed: of the bootstrap over items.
@@ -91,8 +91,8 @@ def over_memorization(
     data = each[0] if len(each) == 1 else xr.concat(each, pd.Index([c.run for c in runs], name="run"), join="outer")
     if len(runs) > 1:
         data = data.merge(_comparisons(runs), join="outer")
-    if perplexity is not None and (training_kind or pool):
-        data = data.merge(style_control(perplexity.table, mask, answer_kind, training_kind, pool, seed))
+    if perplexity is not None and (training_kind or rationales):
+        data = data.merge(style_control(perplexity.table, mask, answer_kind, training_kind, rationales, seed))
     if style == "foreign":
         return _not_assessable(table, data, warnings)
     verdict = "; ".join((f"{c.run}: " if len(runs) > 1 else "") + _in_words(c, s, rho) for c, s in found)

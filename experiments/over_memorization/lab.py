@@ -62,7 +62,7 @@ def stages(folder: Path, name: str, seed: int, store: Store, n: int | None = Non
     checkpoints = folder / name
     scores = sweep("perplexity", checkpoints=checkpoints, prompts=with_pool(prompts, seed), batch_size=64, store=store)
     marks = sweep("evaluate", checkpoints=checkpoints, prompts=prompts, store=store, **GRADED)
-    options = {"answer_kind": "gold_rationale", "training_kind": "gold_rationale", "pool": POOL, "unparsed": "wrong"}
+    options = {"answer_kind": "gold_rationale", "training_kind": "gold_rationale", "rationales": POOL, "unparsed": "wrong"}
     return run("over_memorization", perplexity=scores, evaluate=marks, store=store, **options), marks, scores
 
 
