@@ -168,3 +168,80 @@ def test_a_head_the_recorder_does_not_know_is_refused():
 def test_importing_the_module_loads_neither_torch_nor_trl():
     code = "import sys, probe.recording; assert 'torch' not in sys.modules and 'trl' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def stand_in_for_verl(monkeypatch: pytest.MonkeyPatch):
+    """Modules with the few names the verl recipe uses; verl itself is not installed here."""
+    import types
+
+    module = types.ModuleType("verl.trainer.ppo.ray_trainer")
+
+    def compute_advantage(data, **_):
+        data.batch["advantages"] = torch.tensor([[1.0, 1, 0], [-1, -1, -1]])
+        return data
+
+    class RayPPOTrainer:
+        def init_workers(self):
+            entropys = {"entropys": torch.full((2, 3), 0.5)}
+            self.actor_rollout_wg = types.SimpleNamespace(
+                compute_log_prob=lambda batch: types.SimpleNamespace(batch=dict(entropys))
+            )
+
+        def fit(self):
+            self.global_steps = 1
+            self.actor_rollout_wg.compute_log_prob(self.data).batch.pop("entropys")
+            module.compute_advantage(self.data)
+
+    module.compute_advantage, module.RayPPOTrainer = compute_advantage, RayPPOTrainer
+    for name in ("verl", "verl.trainer", "verl.trainer.ppo"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    sys.modules["verl.trainer.ppo"].ray_trainer = module
+    sys.modules["verl.trainer"].ppo = sys.modules["verl.trainer.ppo"]
+    sys.modules["verl"].trainer = sys.modules["verl.trainer"]
+    return module
+
+
+def test_the_verl_recipe_writes_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from types import SimpleNamespace
+
+    from probe.recording import parquet_schema
+
+    module = stand_in_for_verl(monkeypatch)
+    text = (Path(__file__).parents[2] / "docs" / "record-with-verl.md").read_text()
+    recipe: dict = {}
+    exec(text.split("```python\n")[1].split("```")[0], recipe)
+    actor = SimpleNamespace(clip_ratio=0.2, clip_ratio_low=0.2, clip_ratio_high=0.28, loss_agg_mode="token-mean")
+    rollout = SimpleNamespace(temperature=1.0, top_p=1.0, top_k=-1)
+    trainer = recipe["RecordingPPOTrainer"]()
+    trainer.config = SimpleNamespace(
+        trainer=SimpleNamespace(default_local_dir=str(tmp_path), experiment_name="run"),
+        actor_rollout_ref=SimpleNamespace(actor=actor, rollout=rollout),
+        algorithm={"norm_adv_by_std_in_grpo": True},
+    )
+    trainer.tokenizer = SimpleNamespace(eos_token_id=1)
+    trainer.data = SimpleNamespace(
+        batch={
+            "responses": torch.tensor([[5, 1, 0], [6, 7, 8]]),
+            "input_ids": torch.tensor([[0, 3, 5, 1, 0], [3, 4, 6, 7, 8]]),
+            "attention_mask": torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1]]),
+            "response_mask": torch.tensor([[1, 1, 0], [1, 0, 1]]),
+            "old_log_probs": torch.tensor([[-1.0, -2, 0], [-3, -4, -5]]),
+            "token_level_scores": torch.tensor([[0.0, 1, 0], [0, 0, 0]]),
+        },
+        non_tensor_batch={"uid": np.array(["a", "a"], dtype=object)},
+    )
+    trainer.init_workers()
+    trainer.fit()
+    assert module.compute_advantage.__name__ == "compute_advantage"
+    table = pq.read_table(tmp_path / "rollouts" / "step-000001.parquet")
+    assert table.schema.names == parquet_schema().names
+    rows = table.to_pylist()
+    assert [row["response_token_ids"] for row in rows] == [[5, 1], [6, 7, 8]]
+    assert [row["prompt_token_ids"] for row in rows] == [[3], [3, 4]]
+    assert [row["finish_reason"] for row in rows] == ["stop", "length"]
+    assert rows[1]["response_mask"] == [True, False, True]
+    assert [row["advantage"] for row in rows] == [1.0, -1.0]
+    assert rows[0]["old_logp"] == [-1.0, -2.0]
+    assert rows[0]["H"] == [0.5, 0.5]
+    assert rows[0]["step"] == 0
