@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,11 @@ from probe.errors import InputError
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "pytorch_model*.bin"]
 
 
+@cache
 def snapshot(repo: str, revision: str | None) -> Path:
     """The local folder of a repository at a revision, fetched if it is not in the cache.
+
+    Asked of the Hub once per process, so that a branch that moves meanwhile is one commit here.
 
     Raises:
         InputError: no such repository or revision, or not in the cache while offline.
@@ -30,7 +36,6 @@ def revisions(repo: str) -> list[str]:
 
 
 def _call(function: Any, repo: str, revision: str | None, **options: Any) -> Any:
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if revision is not None:
@@ -38,10 +43,16 @@ def _call(function: Any, repo: str, revision: str | None, **options: Any) -> Any
     name = f"{repo}@{revision}" if revision else repo
     try:
         return function(repo, **options)
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError) as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, *_transport_errors()) as error:
         raise InputError(
             f"{name} is neither a folder nor in the local cache, and the Hub cannot be reached "
             f"({type(error).__name__}); fetch it once while online, or give a folder"
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
         raise InputError(f"{name}: the Hub has no such model or revision: {str(error).splitlines()[0]}") from error
+
+
+def _transport_errors() -> list[type[Exception]]:
+    """What the client raises where nobody answers (its HTTP library has two names, by version)."""
+    found = [name for name in ("httpx2", "httpx") if find_spec(name) is not None]
+    return [import_module(name).TransportError for name in found]
