@@ -8,7 +8,7 @@ the same at every layer counts for nothing. Never imports torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,6 +47,7 @@ class Family:
 
     Attributes:
         t: studentised group difference of the contrast [window].
+        difference: group difference inside each window, without its surroundings [window].
         p_window: permutation p corrected over windows, before Holm [window].
         p: of the largest statistic, before Holm.
         p_holm: the same after Holm over families.
@@ -54,6 +55,7 @@ class Family:
     """
 
     t: Array
+    difference: Array
     p_window: Array
     p: float
     p_holm: float
@@ -68,6 +70,13 @@ class Family:
         """p of one window, corrected over windows and by this family's Holm factor."""
         factor = self.p_holm / self.p if self.p > 0 else 1.0
         return float(min(1.0, self.p_window[window] * factor))
+
+    def is_raised(self, window: int) -> bool:
+        """True if the window stands out significantly and the first group is larger there.
+
+        Without the second clause a window would count where the difference is merely least negative.
+        """
+        return self.p_at(window) <= LEVEL and bool(self.t[window] > 0) and bool(self.difference[window] > 0)
 
     def share(self, n_windows: int) -> Array:
         """Share of bootstrap draws in which each window is the largest [window]."""
@@ -143,17 +152,14 @@ def families(
     if n_windows < FEWEST_WINDOWS:
         raise InputError(f"{n_windows} windows of width {width}: at least {FEWEST_WINDOWS} are needed to localise")
     counts = resample_counts(len(is_first), draws, seed, is_first)
-    found: dict[str, tuple[Array, Array, float, Array]] = {}
+    found: dict[str, Family] = {}
     for name, curve in curves.items():
         if isinstance(curve, ItemCurve):
             found[name] = _by_items(curve, is_first, width, strata, permutations, counts, seed)
         else:
             found[name] = _by_draws(curve, width)
-    adjusted = holm([*(p for _, _, p, _ in found.values()), *extra_p])
-    return {
-        name: Family(t, p_window, p, float(q), argmax)
-        for (name, (t, p_window, p, argmax)), q in zip(found.items(), adjusted, strict=False)
-    }
+    adjusted = holm([*(f.p for f in found.values()), *extra_p])
+    return {name: replace(f, p_holm=float(q)) for (name, f), q in zip(found.items(), adjusted, strict=False)}
 
 
 def _by_items(
@@ -164,19 +170,26 @@ def _by_items(
     permutations: int,
     counts: Array,
     seed: int,
-) -> tuple[Array, Array, float, Array]:
+) -> Family:
     values = window_contrasts(np.asarray(curve.values, float), width)
     test = permutation_max_t(values, is_first, strata=strata, seed=seed, draws=permutations, alternative="greater")
     first = np.asarray(is_first, float)
-    return test.t, test.p_cell, test.p, _argmax(two_sample_t(values, counts * first, counts * (1 - first)))
+    argmax = _argmax(two_sample_t(values, counts * first, counts * (1 - first)))
+    gap = np.nanmean(curve.values[first > 0], axis=0) - np.nanmean(curve.values[first == 0], axis=0)
+    return Family(test.t, _inside(gap, width), test.p_cell, test.p, np.nan, argmax)
 
 
-def _by_draws(curve: DrawnCurve, width: int) -> tuple[Array, Array, float, Array]:
+def _by_draws(curve: DrawnCurve, width: int) -> Family:
     observed, null, boot = (window_contrasts(x, width) for x in (curve.values, curve.null, curve.boot))
     spread = boot.std(0)
     t, null_t, boot_t = (np.divide(x, spread, out=np.zeros_like(x), where=spread > 0) for x in (observed, null, boot))
     p_window = (1.0 + (null_t.max(1)[:, None] >= t).sum(0)) / (1.0 + len(null_t))
-    return t, p_window, float(p_window[t.argmax()]), _argmax(boot_t)
+    return Family(t, _inside(curve.values, width), p_window, float(p_window[t.argmax()]), np.nan, _argmax(boot_t))
+
+
+def _inside(curve: Array, width: int) -> Array:
+    """Mean of a curve inside each window."""
+    return np.convolve(curve, np.full(width, 1 / width), mode="valid")
 
 
 def _argmax(t: Array) -> Array:
@@ -195,6 +208,9 @@ def find_anchor(found: Mapping[str, Family], width: int) -> Finding:
         return Finding("anchor", "none found", f"necessity is not significant (Holm p {nec.p_holm:.3f})", p=nec.p_holm)
     share = nec.share(n_windows)
     near = float(share[max(0, best - 1) : best + 2].sum())
+    if not nec.difference[best] > 0:
+        reason = "necessity stands out most where it is not larger in the first group than in the second"
+        return Finding("anchor", "none found", reason, p=nec.p_holm)
     placed = _placed("anchor", nec.argmax, best, width) | {"p": nec.p_holm, "share_within_1": near}
     support = [name for name, family in found.items() if name != "nec" and _seen_near(family, best)]
     if near < SURE:
@@ -210,7 +226,7 @@ def find_anchor(found: Mapping[str, Family], width: int) -> Finding:
 
 def _seen_near(family: Family, window: int) -> bool:
     near = range(max(0, window - 1), min(len(family.t), window + 2))
-    return any(family.p_at(w) <= LEVEL and family.t[w] > 0 for w in near)
+    return any(family.is_raised(w) for w in near)
 
 
 def _placed(role: str, argmax: Array, best: int, width: int) -> dict[str, Any]:
@@ -242,7 +258,7 @@ def find_adapter(
     if "jsd" not in found:
         return Finding("adapter", "none found", "the divergence was not measured")
     jsd, start = found["jsd"], int(anchor.last_layer) + 1
-    later = [w for w in range(start, len(jsd.t)) if jsd.t[w] > 0 and jsd.p_at(w) <= LEVEL]
+    later = [w for w in range(start, len(jsd.t)) if jsd.is_raised(w)]
     if not later:
         return Finding("adapter", "none found", f"no window after layer {start - 1} has a significant divergence")
     best = max(later, key=lambda w: float(jsd.t[w]))

@@ -167,6 +167,16 @@ def states_table():
     return pd.DataFrame({"item": ["i0"], "layer": [0]})
 
 
+def test_a_window_that_is_merely_least_negative_does_not_count():
+    """Both kinds are lower in the first group everywhere but at 18-20, where they are equal."""
+    values, is_first = planted(anchor=None)
+    for curve in values.values():
+        curve[is_first] -= 3.0
+        curve[is_first, 18:21] += 2.5
+    anchor = role(anchor_adapter(**evidence(values, is_first), **FAST), "anchor")
+    assert anchor["verdict"] == "none found" and "not larger in the first group" in anchor["reason"]
+
+
 # ---- what it says about what is missing, and what it refuses
 
 
@@ -236,3 +246,52 @@ def test_figures_name_the_verdict():
     result = anchor_adapter(**evidence(*planted()), **FAST).with_record(analysis="anchor_adapter")
     drawn = module.figures(result)
     assert "anchor: layers" in drawn["rule"].layout.title.text and set(drawn) == {"rule", "effects"}
+
+
+# ---- the lab, held against what was measured without these analyses
+
+
+def localised(lab: Path, stage: str, first: str, last_step: int) -> Result:
+    """The rule on one run of the lab: its first checkpoint is base, a later one tuned; unseen items are the second group."""
+    from analyses.core.run import run
+    from probe import Prompts
+
+    prompts = Prompts.read(lab / "prompts.jsonl").where(group=[first, "unseen"], answer_kind="gold_final")
+    pair = {"base": str(lab / stage / "checkpoint-0"), "tuned": str(lab / stage / f"checkpoint-{last_step}")}
+    given = {**pair, "prompts": prompts, "batch_size": 32}
+    results = {
+        "weight_reset": run("weight_reset", variants=("reset",), **given),
+        "cross_patching": run("cross_patching", sites=("mlp_out",), direction="both", **given),
+        "divergence": run("divergence", positions="answer", **given),
+    }
+    return anchor_adapter(**results, groups=(first, "unseen"))
+
+
+def lab_seeds() -> list[Path]:
+    folder = Path(__file__).resolve().parents[2] / "runs" / "lab"
+    return sorted(p for p in folder.glob("seed-*") if (p / "planted" / "checkpoint-140").is_dir())
+
+
+@pytest.mark.verify
+@pytest.mark.lab
+def test_on_the_lab():
+    """The planted block is found, no single block for the natural memory, nothing for the healthy control."""
+    import json
+
+    seeds = lab_seeds()
+    if not seeds:
+        pytest.skip("no complete lab run under runs/lab: make one with `python -m experiments.lab`")
+    truth = json.loads((Path(__file__).resolve().parents[2] / "experiments" / "lab" / "truth.json").read_text())[
+        "seeds"
+    ]
+    for lab in seeds:
+        known = truth.get(lab.name.removeprefix("seed-"))
+        if known is None:
+            continue
+        anchor = role(localised(lab, "planted", "planted", 140), "anchor")
+        if known["findings"]["planted_block"]["holds"]:
+            assert (anchor["verdict"], anchor["first_layer"]) == ("anchor", known["planted_block"]), lab
+        if known["findings"]["no_single_block"]["holds"]:
+            assert role(localised(lab, "grpo-format", "leaked_canary", 72), "anchor")["verdict"] != "anchor", lab
+        if known["findings"]["healthy_control"]["holds"]:
+            assert role(localised(lab, "grpo-true", "leaked_canary", 72), "anchor")["verdict"] != "anchor", lab
