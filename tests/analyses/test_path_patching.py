@@ -98,7 +98,8 @@ def test_the_closed_form_is_the_three_steps(family: str, freeze_mlps: bool, mode
             got = replay(orig, [paths.edit(sender, receiver)], metric)[0]
             want = three_steps(orig, new, sender, receiver, freeze_mlps)
             torch.testing.assert_close(got, want, atol=1e-5, rtol=0, msg=f"{family} {sender} {receiver}")
-            if receiver.kind in ("final", "mlp"):  # that of a tiny random query is below rounding in some families
+            # A first MLP beside attention reads its own token only, which is the same in both prompts.
+            if (sender.kind, receiver.kind) == ("mlp_out", "final") and family != "gpt_neox":
                 assert (want - clean_metric(orig, metric)).abs().max() > 1e-5
 
 
