@@ -252,7 +252,7 @@ def test_figures_name_the_verdict():
 
 
 def localised(lab: Path, stage: str, first: str, last_step: int) -> Result:
-    """The rule on one run of the lab: its first checkpoint is base, a later one tuned; unseen items are the second group."""
+    """The rule on one run of the lab: its first checkpoint is base; unseen items are the second group."""
     from analyses.core.run import run
     from probe import Prompts
 
@@ -289,8 +289,7 @@ def test_on_the_lab():
         if known is None:
             continue
         anchor = role(localised(lab, "planted", "planted", 140), "anchor")
-        if known["findings"]["planted_block"]["holds"]:
-            assert (anchor["verdict"], anchor["first_layer"]) == ("anchor", known["planted_block"]), lab
+        assert (anchor["verdict"], anchor["first_layer"]) == ("anchor", known["planted_block"]), lab
         if known["findings"]["no_single_block"]["holds"]:
             assert role(localised(lab, "grpo-format", "leaked_canary", 72), "anchor")["verdict"] != "anchor", lab
         if known["findings"]["healthy_control"]["holds"]:
