@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from probe import tables
 from probe.errors import InputError
 from probe.tokens import SPANS, Encoded, TokenBatch, plan, tokenize
 
@@ -77,11 +78,12 @@ class Prompts:
         columns: Mapping[str, str] | str | None = None,
         answer_kind: str | None = None,
     ) -> Prompts:
-        """The items of a file: JSONL, a JSON list, CSV or Parquet.
+        """The items of a file (JSONL, a JSON list, CSV, TSV, Parquet) or of a `datasets` dataset.
 
         Args:
-            path: the file. Rows are `{"id", "prompt", "answer", "group"[, "answer_kind"]}`, or
-                `"answers": {kind: text}` in place of `answer`; other columns go to `meta`.
+            path: the file, or `hf:NAME[:CONFIG]:SPLIT` (`hf:openai/gsm8k:main:test`). Rows are
+                `{"id", "prompt", "answer", "group"[, "answer_kind"]}`, or `"answers": {kind: text}` in place of
+                `answer`; other columns go to `meta`.
             columns: field -> source, or the name of one of `SCHEMAS`; default: columns named as fields.
             answer_kind: kind of every answer whose row does not name one (default `given`).
 
@@ -89,23 +91,30 @@ class Prompts:
             InputError: no such file, a malformed line (its number), a missing column, an empty prompt
                 or answer (the ids), an (id, answer_kind) twice.
         """
+        if str(path).startswith("hf:"):
+            rows = tables.dataset_rows(str(path))
+            return cls.of(rows, columns=columns, answer_kind=answer_kind, source=str(path))
         file = Path(path)
         if not file.is_file():
             raise InputError(f"no prompt file at {file}; expected JSONL, JSON, CSV or Parquet")
-        return cls.of(_rows(file), columns=columns, answer_kind=answer_kind, source=str(file))
+        return cls.of(tables.file_rows(file), columns=columns, answer_kind=answer_kind, source=str(file))
 
     @classmethod
     def of(
         cls,
-        rows: Iterable[Mapping[str, Any]],
+        rows: Any,
         *,
         columns: Mapping[str, str] | str | None = None,
         answer_kind: str | None = None,
         source: str = "memory",
     ) -> Prompts:
-        """The items of rows in memory; arguments and errors as in `read`."""
+        """The items of a table in memory; the other arguments and the errors are those of `read`.
+
+        `rows`: a sequence of mappings, a pandas or polars frame, a pyarrow table, a `datasets` dataset.
+        """
         mapping = _mapping(columns, source)
-        items = [item for n, row in enumerate(rows) for item in _items(row, n, mapping, answer_kind, source)]
+        listed = tables.memory_rows(rows, source)
+        items = [item for n, row in enumerate(listed) for item in _items(row, n, mapping, answer_kind, source)]
         return cls(tuple(items), source)
 
     @property
@@ -201,53 +210,6 @@ def _mapping(columns: Mapping[str, str] | str | None, source: str) -> Mapping[st
     return SCHEMAS[columns]
 
 
-def _rows(file: Path) -> list[Mapping[str, Any]]:
-    if file.suffix in (".csv", ".tsv", ".parquet"):
-        return _table_rows(file)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text ({error}); expected JSONL or JSON") from error
-    if file.suffix != ".jsonl" and text.lstrip().startswith("["):
-        return _json_list(file, text)
-    rows: list[Mapping[str, Any]] = []
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        row = _json(line, f"{file}, line {number}")
-        if not isinstance(row, dict):
-            raise InputError(f"{file}, line {number}: expected a JSON object with a prompt; got {line[:60]!r}")
-        rows.append(cast("dict[str, Any]", row))
-    return rows
-
-
-def _json_list(file: Path, text: str) -> list[Mapping[str, Any]]:
-    rows = _json(text, str(file))
-    bad = [n for n, row in enumerate(rows) if not isinstance(row, dict)]
-    if bad:
-        raise InputError(f"{file}: element {bad[0]} of the list is not an object; expected one per prompt")
-    return cast("list[Mapping[str, Any]]", rows)
-
-
-def _json(text: str, where: str) -> Any:
-    if not text.strip():
-        raise InputError(f"{where}: empty; expected one JSON object per line")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: malformed JSON ({error.msg} at column {error.colno})") from error
-
-
-def _table_rows(file: Path) -> list[Mapping[str, Any]]:
-    import pandas as pd
-
-    if file.suffix == ".parquet":
-        frame = pd.read_parquet(file)
-    else:
-        # Text stays text: "007" is not 7, and an empty cell is an empty answer, not NaN.
-        sep = "\t" if file.suffix == ".tsv" else ","
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False, sep=sep)
-    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
-
-
 def _items(
     row: Mapping[str, Any], n: int, mapping: Mapping[str, str] | None, kind: str | None, source: str
 ) -> list[Item]:
@@ -298,8 +260,8 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     if name not in row:
         raise InputError(f"{where}: no column {name!r}; columns are {sorted(row)}. {_hint(row)}")
     value = row[name]
-    if isinstance(value, (dict, list)) or value is None:
-        raise InputError(f"{where}: column {name!r} is {type(value).__name__}; expected text or a number")
+    if isinstance(value, (dict, list)) or value is None or value != value:  # NaN: a missing cell
+        raise InputError(f"{where}: column {name!r} is {value!r:.40}; expected text or a number")
     return str(value)
 
 

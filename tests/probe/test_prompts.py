@@ -52,7 +52,7 @@ def test_answer_kind_of_a_plain_answer(tmp_path: Path) -> None:
         ([{"id": "a", "answer": "4"}], "no 'prompt'"),
         ([{"id": "a", "prompt": "4"}], "no 'answer'"),
         ([{"question": "q", "answer": "r #### 1"}], "columns='gsm8k'"),
-        ([{**ROW, "answer": None}], "NoneType"),
+        ([{**ROW, "answer": None}], "answer. is None"),
         ([], "line 1: empty"),
     ],
 )
@@ -125,6 +125,51 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     read = Prompts.read(file)
     assert [i.id for i in read.items] == ["007", "008"]
     assert read.items[1].answer == "NA"
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow", "datasets", "list"])
+def test_tables_in_memory(library: str) -> None:
+    import datasets
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    rows = [{**ROW, "k": 1}, {**ROW, "id": "b", "k": 2}]
+    make = {
+        "pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.Table.from_pylist,
+        "datasets": datasets.Dataset.from_list, "list": list,
+    }[library]  # fmt: skip
+    assert Prompts.of(make(rows)) == Prompts.of(rows)
+    with pytest.raises(InputError, match="row 2"):
+        Prompts.of([ROW, 3])
+
+
+def test_missing_cells_are_no_text() -> None:
+    import pandas as pd
+
+    with pytest.raises(InputError, match=r"row 2.*answer.*nan"):
+        Prompts.of(pd.DataFrame([{**ROW}, {**ROW, "id": "b", "answer": float("nan")}]))
+
+
+def test_broken_tables(tmp_path: Path) -> None:
+    for name in ("p.parquet", "p.csv"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(InputError, match="not a readable table"):
+            Prompts.read(tmp_path / name)
+
+
+def test_datasets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    write(folder, {"question": "q?", "answer": "so\n#### 7"}, name="test.jsonl")
+    read = Prompts.read(f"hf:{folder}:test", columns="gsm8k")
+    assert (read.items[0].answer, read.source) == ("7", f"hf:{folder}:test")
+    for bad in (f"hf:{folder}:nosplit", "hf:x", "hf:nobody/nothing:test"):
+        with pytest.raises(InputError, match="hf:"):
+            Prompts.read(bad)
 
 
 def test_fingerprint_is_of_content() -> None:
