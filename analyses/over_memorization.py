@@ -3,9 +3,10 @@
 Definition: with best accuracy acc*, tolerance delta of accuracy, running minimum PPLmin_t and relative tolerance
 rho of perplexity: under-trained before accuracy first reaches acc* - delta; then over-fit where it is lower again,
 over-memorized where accuracy holds but PPL_t > (1 + rho) PPLmin_t, and good fit elsewhere. onset = step of the
-first over-memorized checkpoint; area = sum over them of ln PPL_t - ln PPLmin_t; lag = step of the best accuracy
-minus step of the smallest perplexity; recommended = most accurate checkpoint with PPL_t <= (1 + rho) min PPL, the
-earliest of ties. With per-item results, delta is at least one paired-bootstrap standard error of acc_t - acc*.
+first over-memorized checkpoint; ppl_rise = first step above that bound, whether or not accuracy still holds; area =
+sum over over-memorized checkpoints of ln PPL_t - ln PPLmin_t; lag = step of the best accuracy minus step of the
+smallest perplexity; recommended = most accurate checkpoint with PPL_t <= (1 + rho) min PPL, the earliest of ties.
+With per-item results, delta is at least one paired-bootstrap standard error of acc_t - acc*.
 
 Units: accuracy is a fraction, log_ppl and om_index nats per token, area nats per token summed over checkpoints,
 onset, lag and recommended optimizer steps (or whatever `step` counts in the curves).
@@ -92,7 +93,8 @@ def over_memorization(
     if len(runs) > 1:
         data = data.merge(_comparisons(runs), join="outer")
     if perplexity is not None and (training_kind or rationales):
-        data = data.merge(style_control(perplexity.table, mask, answer_kind, training_kind, rationales, seed))
+        control = style_control(perplexity.table, mask, answer_kind, training_kind, rationales, seed)
+        data = data.merge(control, join="outer").assign_attrs(control.attrs)
     if style == "foreign":
         return _not_assessable(table, data, warnings)
     verdict = "; ".join((f"{c.run}: " if len(runs) > 1 else "") + _in_words(c, s, rho) for c, s in found)
@@ -200,6 +202,9 @@ def _headline(c: Curves, s: Staged, d: Staged | None, n: int) -> list[xr.Dataset
     shipped = d and at(d.recommended)
     return [
         banded("onset", at(s.onset), d and at(d.onset), **step, long_name="first over-memorized checkpoint"),
+        banded(
+            "ppl_rise", at(s.rise), d and at(d.rise), **step, long_name="first checkpoint above the perplexity bound"
+        ),
         banded("onset_share", share, None, n=n, units="1", long_name="share of draws with an onset"),
         banded("area", s.area, d and d.area, n=n, units=NATS, long_name="area of over-memorization"),
         banded("lag", lag(s), d and lag(d), **step, long_name="best accuracy minus smallest perplexity"),
@@ -260,6 +265,8 @@ def _in_words(c: Curves, s: Staged, rho: float) -> str:
         held = f"over-memorized from step {c.step[s.onset]:g} on (area {s.area:.4g} nats per token); {advice}"
     else:
         held = f"no over-memorization; {advice}"
+    if s.onset < 0 <= s.rise:
+        held += f"; perplexity above its bound from step {c.step[s.rise]:g}, but accuracy was lower by then"
     late = c.step[s.stage == OVER_FIT]
     return held + (f"; over-fit at step {', '.join(f'{x:g}' for x in late)}" if len(late) else "")
 

@@ -33,6 +33,7 @@ class Staged:
         early_rise: perplexity already above the bound while accuracy is still low.
         om_index: ln PPL_t - ln PPLmin_t at over-memorized checkpoints, NaN elsewhere (nats per token).
         onset: first over-memorized checkpoint.
+        rise: first checkpoint since t0 with PPL_t > (1 + rho) PPLmin_t, whether or not accuracy still holds.
         area: sum of ``om_index`` (nats per token, summed over checkpoints); 0 without any.
         best_accuracy: first checkpoint of largest accuracy.
         least_ppl: first checkpoint of smallest perplexity.
@@ -44,6 +45,7 @@ class Staged:
     early_rise: Bool[np.ndarray, "*draw step"]
     om_index: Float[np.ndarray, "*draw step"]
     onset: Int[np.ndarray, "*draw"]
+    rise: Int[np.ndarray, "*draw"]
     area: Float[np.ndarray, "*draw"]
     best_accuracy: Int[np.ndarray, "*draw"]
     least_ppl: Int[np.ndarray, "*draw"]
@@ -79,13 +81,19 @@ def stage_rule(
         stage=stage,
         early_rise=~reached & above,
         om_index=np.where(memorized, rise, np.nan),
-        onset=np.where(memorized.any(-1), memorized.argmax(-1), -1),
+        onset=_first(memorized),
+        rise=_first(reached & above),
         area=np.where(memorized, rise, 0.0).sum(-1),
         best_accuracy=accuracy.argmax(-1),
         least_ppl=log_ppl.argmin(-1),
         feasible=feasible,
         recommended=np.where(feasible, accuracy, -np.inf).argmax(-1),
     )
+
+
+def _first(claim: Bool[np.ndarray, "*draw step"]) -> Int[np.ndarray, "*draw"]:
+    """Index of the first True along the last axis, -1 where there is none."""
+    return np.where(claim.any(-1), claim.argmax(-1), -1)
 
 
 def matched(

@@ -80,7 +80,7 @@ def style_control(
             parts.append(_curve(name, nll.to_numpy() / tokens.to_numpy(), nll.columns, seed))
     if pool:
         parts += _pool_curves(table, mask, pool, seed)
-    data = xr.merge(parts)
+    data = xr.merge(parts, join="outer")
     wanted = ("style_human", "style_training", "style_pool", "style_marginal", "style_entropy")
     if all(name in data for name in wanted):
         change = [float(data[name][-1] - data[name][0]) for name in wanted]

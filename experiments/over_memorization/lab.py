@@ -23,10 +23,12 @@ GRADED = {"grade": "exact", "pattern": r"^(?:think .*; )?ans (\d+)$", "max_new_t
 POOL = ("valid_0", "valid_1", "valid_2", "valid_3")
 IRRELEVANT = ("Bob has 3 pens .", "Kim has 7 toys .", "Eve has 2 caps .")
 SAMPLES = 8
+RULE, WIDE = 0.01, 0.05  # the rule's tolerance of accuracy, and one under which "still high" means within 5 points
+DELTAS = {"rule": RULE, "wide": WIDE}
 
 
 def problems(folder: Path, n: int | None = None) -> Prompts:
-    """The run's test problems, grouped by number of steps: `k3` is what it was trained on, `k4` is outside."""
+    """The run's test problems, grouped by number of steps: the shorter ones are what it was trained on."""
     read = Prompts.read(folder / "sft_test.jsonl")
     items = tuple(replace(i, group=f"k{i.meta['k']}") for i in read.items)
     prompts = Prompts(items, read.source)
@@ -56,37 +58,49 @@ def train_and_test(folder: Path, seed: int, variant: str) -> Prompts:
     return Prompts(tuple(Item(name, p.prompt, p.rationale, group) for group, name, p in pairs), str(folder))
 
 
-def stages(folder: Path, name: str, seed: int, store: Store, n: int | None = None) -> tuple[Result, Result, Result]:
-    """(stage result, evaluate sweep, perplexity sweep) of one run."""
+def stages(
+    folder: Path, name: str, seed: int, store: Store, *, delta: float = RULE, n: int | None = None
+) -> tuple[Result, Result]:
+    """(stage result, evaluate sweep) of one run on unseen problems of the training's length."""
     prompts = problems(folder, n)
-    checkpoints = folder / name
-    scores = sweep("perplexity", checkpoints=checkpoints, prompts=with_pool(prompts, seed), batch_size=64, store=store)
-    marks = sweep("evaluate", checkpoints=checkpoints, prompts=prompts, store=store, **GRADED)
-    options = {"answer_kind": "gold_rationale", "training_kind": "gold_rationale", "rationales": POOL, "unparsed": "wrong"}
-    return run("over_memorization", perplexity=scores, evaluate=marks, store=store, **options), marks, scores
+    inside = prompts.where(group=prompts.groups[0])
+    shared = {"checkpoints": folder / name, "store": store}
+    scores = sweep("perplexity", prompts=with_pool(inside, seed), batch_size=64, **shared)
+    marks = sweep("evaluate", prompts=inside, **shared, **GRADED)
+    kinds = {"answer_kind": "gold_rationale", "training_kind": "gold_rationale", "rationales": POOL}
+    given = {"perplexity": scores, "evaluate": marks, "store": store}
+    return run("over_memorization", **given, **kinds, delta=delta, unparsed="wrong"), marks
 
 
 def of_seed(folder: Path, seed: int, store: Store, *, variant: str = "full", n: int | None = None) -> dict[str, Any]:
     """Everything the README's table says about one seed, as numbers with intervals."""
     found: dict[str, Any] = {}
-    staged: dict[str, Result] = {}
+    wide: dict[str, Result] = {}
     for name in RUNS:
-        result, marks, _ = stages(folder, name, seed, store, n)
-        staged[name] = result
-        found[name] = {
-            "verdict": result.verdict,
-            "stages": dict(zip(map(str, result.table["step"]), result.table["stage"], strict=True)),
-            **{q: quantity(result, q) for q in ("onset", "area", "lag", "recommended", "onset_share")},
-            "style_reading": result.data.attrs.get("style_reading"),
-            "log_ppl_change": ends(result, "log_ppl"),
-            "ood": outside(run("ood", evaluate=marks, inside=("k3",), unparsed="wrong", store=store)),
-        }
-    chosen = matched_checkpoints(staged)
+        found[name] = {label: staged(stages(folder, name, seed, store, delta=d, n=n)[0]) for label, d in DELTAS.items()}
+        wide[name], _ = stages(folder, name, seed, store, delta=WIDE, n=n)
+        everything = problems(folder, n)
+        marks = sweep("evaluate", checkpoints=folder / name, prompts=everything, store=store, **GRADED)
+        gap = run("ood", evaluate=marks, inside=everything.groups[:1], unparsed="wrong", store=store)
+        found[name]["ood"] = outside(gap)
+    chosen = matched_checkpoints(wide)
     found["side_effects"] = {
         label: side_effects(folder, name, step, seed, store, variant, n) | {"run": name, "step": step}
         for label, (name, step) in chosen.items()
     }
     return found
+
+
+def staged(result: Result) -> dict[str, Any]:
+    """The stage result as the README tells it."""
+    return {
+        "verdict": result.verdict,
+        "stages": dict(zip(map(str, result.table["step"]), result.table["stage"], strict=True)),
+        **{q: quantity(result, q) for q in ("onset", "ppl_rise", "area", "lag", "recommended", "onset_share")},
+        "style_reading": result.data.attrs.get("style_reading"),
+        "log_ppl": ends(result, "log_ppl"),
+        "accuracy": ends(result, "accuracy"),
+    }
 
 
 def matched_checkpoints(staged: Mapping[str, Result]) -> dict[str, tuple[str, int]]:
@@ -112,8 +126,10 @@ def matched_checkpoints(staged: Mapping[str, Result]) -> dict[str, tuple[str, in
 def side_effects(
     folder: Path, name: str, step: int, seed: int, store: Store, variant: str, n: int | None
 ) -> dict[str, Any]:
-    """Diversity, calibration, robustness and leakage of one checkpoint."""
+    """Diversity, calibration, robustness and leakage of one checkpoint, on problems of the training's length."""
     model, prompts = folder / name / f"checkpoint-{step}", problems(folder, n)
+    inside = prompts.groups[0]
+    prompts = prompts.where(group=inside)
     shared = {"model": model, "prompts": prompts, "store": store}
     answered = run("evaluate", samples=SAMPLES, temperature=1.0, **shared, **GRADED)
     varied = run("diversity", evaluate=answered, store=store)
@@ -124,10 +140,10 @@ def side_effects(
     texts = train_and_test(folder, seed, variant)
     seen = run("memorization", model=model, prompts=texts, span="answer", batch_size=64, store=store)
     return {
-        "accuracy": quantity(answered, "accuracy_strict", group="k3"),
-        **{q: quantity(varied, q, group="k3") for q in ("distinct_2", "self_bleu", "modes", "pass_slope")},
-        **{q: quantity(sure, q, group="k3") for q in ("ece", "brier", "entropy_nats")},
-        **{f"drop_{v}": quantity(steady, "drop", group="k3", variant=v) for v in ("irrelevant", "numbers")},
+        "accuracy": quantity(answered, "accuracy_strict", group=inside),
+        **{q: quantity(varied, q, group=inside) for q in ("distinct_2", "self_bleu", "modes", "pass_slope")},
+        **{q: quantity(sure, q, group=inside) for q in ("ece", "brier", "entropy_nats")},
+        **{f"drop_{v}": quantity(steady, "drop", group=inside, variant=v) for v in ("irrelevant", "numbers")},
         "auroc_min_k_plus": quantity(seen, "auroc", signal="min_k_plus"),
         "shift_auroc": float(seen.data["shift_auroc"].squeeze()),
     }
