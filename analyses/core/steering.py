@@ -58,6 +58,16 @@ def responses(
     return pd.concat(tables, ignore_index=True)
 
 
+def top1_share(batch: TokenBatch) -> Metric:
+    """Share of the answer's tokens that are the top prediction when forced; 1: greedy decoding gives this answer."""
+    rows, targets = answer_logprob(batch).rows, torch.roll(batch.ids, -1, dims=1)
+
+    def top(logits: Tensor, item: Tensor, pos: Tensor) -> Tensor:
+        return (logits.argmax(-1) == targets.to(logits.device)[item, pos]).float()
+
+    return Metric("top1", "fraction of answer tokens", rows, top)
+
+
 def _guarded(edit: Edit, run: Run) -> Edit:
     """The edit, refusing values whose squares leave float32: a norm would turn them into finite nonsense."""
 
