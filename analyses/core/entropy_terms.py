@@ -126,6 +126,20 @@ def natural_gradient_change(
     return first_order(logp, eta * advantage)
 
 
+def action_direction(
+    states: Float[Tensor, "step d_model"], entropies: Float[Tensor, " step"], episode: Int[Tensor, " step"]
+) -> Float[Tensor, " d_model"]:
+    """Mean over steps of entropy x (state minus its episode's mean state): where uncertain actions point (EAST).
+
+    0 where entropy is constant within every episode; scaling all entropies keeps the direction (arXiv 2406.00244,
+    whose normalisation is not stated: this is the mean).
+    """
+    centred = states.clone()
+    for one in episode.unique():
+        centred[episode == one] -= states[episode == one].mean(0)
+    return (entropies[:, None] * centred).mean(0)
+
+
 def visitation(
     dlogp: Float[Tensor, " pos"], kl_forward: Float[Tensor, " pos"], entropies: Float[Tensor, " pos"]
 ) -> Float[Tensor, " pos"]:

@@ -69,9 +69,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "entropy_attribution": (*IDS, "advantage"),
     "entropy_step": (*IDS, "advantage"),
     "forking_tokens": IDS,
-    "semantic_entropy": ("response_text|response_token_ids",),
+    "semantic_entropy": IDS,
     "differential_entropy": IDS,
-    "advantage_modulation": ("response_token_ids", "advantage", "H"),
+    "advantage_modulation": (*IDS, "advantage"),
 }
 """What each analysis reads off a log; `a|b` means either."""
 

@@ -165,3 +165,42 @@ def test_autoregressive_change_has_a_visitation_term() -> None:
         kl = torch.stack([parts.kl_forward, torch.tensor(0.0).double()])
         mean += float(first[a].exp() * terms.visitation(gap, kl, h).sum())
     assert mean / e == pytest.approx(float(visits), rel=1e-4)
+
+
+def test_sampling_noise_lowers_entropy_in_flat_states_and_raises_it_in_peaked_ones() -> None:
+    """Random +-1 advantages: E[dH] = c alpha^2 with c < 0 for mild Gaussian logits, c = +.0289 in a peaked state."""
+
+    def drift(logp: Tensor) -> float:
+        p, alpha = logp.exp(), 1e-3
+        step = alpha * (torch.eye(len(p)).double() - p)
+        moves = [terms.entropy(terms.log_probs(logp + s * step)) - terms.entropy(logp) for s in (1, -1)]
+        return float((p * (moves[0] + moves[1]) / 2).sum() / alpha**2)
+
+    peaked = torch.tensor([0.85, *[0.15 / 99] * 99], dtype=torch.float64).log()
+    assert drift(peaked) == pytest.approx(0.0289, abs=2e-4)
+    assert max(drift(terms.log_probs(policy(100, scale=0.5, seed=s))[0]) for s in range(10)) < 0
+
+
+def test_discriminator_and_token_step_differ_in_sign_more_often_in_flat_states() -> None:
+    """Trap 3: S and S - B differ in sign where 0 < S < B: never to rarely below .2 nats, about 20 % above 2.5."""
+    rng = np.random.default_rng(0)
+    logp = terms.log_probs(torch.tensor(rng.normal(size=(4000, 200)) * rng.uniform(0.5, 6, (4000, 1))))
+    token = torch.multinomial(logp.exp(), 1, generator=torch.Generator().manual_seed(0))
+    s = terms.discriminator(logp).gather(-1, token)[:, 0]
+    differ = ((s > 0) & (s < terms.baseline(logp))).double()
+    h = terms.entropy(logp)
+    assert float(differ[h < 0.2].mean()) < 0.02
+    assert 0.1 < float(differ[h > 2.5].mean()) < 0.3
+    assert 0.05 < float(differ.mean()) < 0.25
+
+
+def test_direction_of_uncertain_actions() -> None:
+    rng = torch.Generator().manual_seed(0)
+    z, episode = torch.randn(12, 5, generator=rng).double(), torch.arange(12) // 4
+    h = torch.rand(12, generator=rng).double()
+    constant = torch.tensor([0.3, 0.3, 0.3, 0.3, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1]).double()
+    assert float(terms.action_direction(z, constant, episode).abs().max()) < 1e-15
+    torch.testing.assert_close(terms.action_direction(z, 3 * h, episode), 3 * terms.action_direction(z, h, episode))
+    d = torch.randn(5, generator=rng).double()
+    u = terms.action_direction(h[:, None] * d, h, episode)
+    assert float(torch.cosine_similarity(u, d, dim=0)) == pytest.approx(1.0, abs=1e-12)
