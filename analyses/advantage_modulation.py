@@ -53,8 +53,9 @@ def advantage_modulation(
     """Entropy of every segment with EMPG's modulated advantage; entropy by temperature; share outside EPO's band.
 
     Rows, one per segment: step (of the log; in a sweep, of the checkpoint), rollout_step, item, group, group_uid,
-    sample, segment, n_tokens, entropy_nats, delta_entropy_nats (minus the previous segment's), advantage, empg_g, empg_f, empg_advantage, history_nats (mean of earlier
-    steps at this turn; NaN at the first), outside_band (NaN at the first step).
+    sample, segment, n_tokens, entropy_nats, delta_entropy_nats (minus the previous segment's), advantage, empg_g,
+    empg_f, empg_advantage, history_nats (mean of earlier steps at this turn; NaN at the first), outside_band (NaN at
+    the first step).
 
     Args:
         k: strength of EMPG's weight on a segment's own entropy.
