@@ -19,6 +19,10 @@ INPUT_HELP = {
     "Checkpoints": "Folder with a series of checkpoints.",
     "Result": "Key of a stored result.",
 }
+COLUMNS_HELP = (
+    "How the prompt file's columns are called: ttrl, gsm8k, minerva_math, svamp, or a JSON object such as "
+    '{"id": "#", "prompt": "{context} {question}", "answer": "label"}.'
+)
 SETTINGS = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code")
 BACKENDS = click.Choice(["transformer_lens", "nnsight"])
 DTYPES = click.Choice(["float32", "bfloat16", "float16"])
@@ -118,6 +122,7 @@ def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
     found = [click.Option([f], **k) for f, k in MODEL_SETTINGS.items()] if "Model" in needs else []
     if "Prompts" in needs:
         found.append(click.Option(["--limit"], type=click.IntRange(min=1), help="Use only the first items."))
+        found.append(click.Option(["--columns"], metavar="NAME|JSON", help=COLUMNS_HELP))
     if sweep and of.arity == "pair":
         text = "Which checkpoints are compared."
         found.append(click.Option(["--pairs"], type=PAIRS, default="first", show_default=True, help=text))

@@ -13,6 +13,7 @@ from analyses.core.analysis import Analysis
 from analyses.core.result import Result
 from analyses.core.store import Store
 from apps.options import SETTINGS
+from probe.errors import InputError
 
 MAX_ROWS = 40
 
@@ -20,7 +21,9 @@ MAX_ROWS = 40
 def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
     """Callback of the command of ``of``."""
 
-    def command(results: str | None, as_json: bool, limit: int | None = None, **given: Any) -> None:
+    def command(
+        results: str | None, as_json: bool, limit: int | None = None, columns: str | None = None, **given: Any
+    ) -> None:
         from analyses.core.inputs import Loading
         from analyses.core.run import run as run_one
         from analyses.core.sweep import sweep as run_series
@@ -28,10 +31,21 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
         store = Store.at(results)
         loading = Loading(**{k: given.pop(k) for k in SETTINGS if k in given})
         inputs = {k: v for k, v in given.items() if v is not None}
+        if columns is not None and "prompts" in inputs:
+            inputs["prompts"] = _mapped(inputs["prompts"], columns)
         runner: Any = run_series if sweep else run_one
         show_result(store, runner(of.name, store=store, loading=loading, limit=limit, **inputs), as_json)
 
     return command
+
+
+def _mapped(path: str, columns: str) -> Any:
+    from probe import Prompts
+
+    try:
+        return Prompts.read(path, json.loads(columns) if columns.lstrip().startswith("{") else columns)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--columns is neither a name nor a JSON object: {error}") from error
 
 
 def show_result(store: Store, result: Result, as_json: bool) -> None:

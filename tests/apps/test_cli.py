@@ -135,6 +135,26 @@ def test_bad_prompt_files_are_named(
     assert not list((tmp_path / "r").glob("*/*"))
 
 
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ("svamp", {"ID": "c-1", "Body": "Jon has 3 figs.", "Question": "How many?", "Answer": 3.0, "Type": "Add"}),
+        ('{"id": "#", "prompt": "{q} =", "answer": "a"}', {"q": "1 + 2", "a": "3"}),
+    ],
+)
+def test_other_columns_are_mapped(
+    capsys: pytest.CaptureFixture[str], series: Path, tmp_path: Path, columns: str, row: dict[str, Any]
+) -> None:
+    path = tmp_path / "other.jsonl"
+    path.write_text(json.dumps(row))
+    given = ("--model", series / "checkpoint-0", "--prompts", path, "--results", tmp_path / "r")
+    said = as_json(capsys, "run", "perplexity", *given, "--columns", columns)
+    assert len(pd.read_parquet(Path(said["folder"]) / "table.parquet")["item"].unique()) == 1
+    code, _, err = probe(capsys, "run", "perplexity", *given)
+    assert code == 2, "without the mapping the columns are not guessed"
+    assert "columns" in err
+
+
 def test_truncated_weights_are_named(capsys: pytest.CaptureFixture[str], prompts: Path, tmp_path: Path) -> None:
     folder = tiny.save(tmp_path / "m")
     weights = folder / "model.safetensors"
