@@ -169,3 +169,65 @@ def test_figures_build():
 
     result = analysed(sweep({"leaked_true": {"answer": -0.4}, "unseen": {}}))
     assert {"change_gold_final", "index_gold_final", "contribution_gold_final"} == set(figures(result))
+
+
+def bigram(folder, rows: dict[str, float]):
+    """A saved model whose next-token logits depend on the current token alone; `rows` shifts those of some tokens."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tests import tiny
+
+    tiny.save(folder, words=True, tie_word_embeddings=False)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    ids = model.get_input_embeddings().weight
+    vocab = tiny.word_tokenizer().get_vocab()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.zero_()  # nothing is written after the embedding
+        for word, size in rows.items():
+            ids[vocab[word]] += size * torch.randn(ids.shape[1], generator=torch.Generator().manual_seed(1))
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_editing_answer_rows_alone_leaves_the_prompts_exactly_where_they_were(tmp_path):
+    from analyses.core.sweep import join
+    from probe import Model
+    from probe.prompts import Item, Prompts
+
+    before = bigram(tmp_path / "before", {})
+    after = bigram(tmp_path / "after", {"?": 0.5, "ans": 0.5})  # never a context inside a prompt
+    items = [
+        Item(f"{g}{i}", f"what is {i} plus {i} ?", f"ans {2 * i}", g) for g in ("leaked", "unseen") for i in range(1, 5)
+    ]
+    # check=False: such a model rightly fails the proof that editing its attention changes its logits.
+    each = [registry.get("perplexity")(Model.load(m, check=False), Prompts(tuple(items))) for m in (before, after)]
+    scores = join([{"step": 0}, {"step": 10}], each)
+    data = analysed(scores).data.sel(answer_kind="given", step=10)
+    assert float(np.abs(data["change"].sel(mask="prompt")).max()) == 0.0
+    assert float(np.abs(data["change_ci_high"].sel(mask="prompt")).max()) == 0.0
+    assert float(np.abs(data["change"].sel(mask="answer")).min()) > 0.01
+
+
+def test_answers_sampled_from_the_tuned_model_fall_by_a_kl_divergence_with_their_end_and_not_without():
+    """All strings over {a, EOS} up to a length: the expectation is the KL divergence only if the end is scored."""
+    rng = np.random.default_rng(0)
+    signs = set()
+    for _ in range(200):
+        stop = rng.uniform(0.05, 0.95, size=(2, 4))  # chance to end after 0..3 tokens, for base and tuned
+        stop[:, -1] = 1.0
+        with_end = without_end = 0.0
+        kl = 0.0
+        for length in range(4):
+            chance = [np.prod(1 - s[:length]) * s[length] for s in stop]
+            log_ratio = np.log(chance[1]) - np.log(chance[0])
+            body = np.log1p(-stop[1, :length]).sum() - np.log1p(-stop[0, :length]).sum()
+            kl += chance[1] * log_ratio
+            with_end += chance[1] * (-np.log(chance[0]) + np.log(chance[1]))
+            without_end += chance[1] * body
+        assert with_end == pytest.approx(kl)
+        assert with_end >= 0
+        signs.add(np.sign(without_end))
+    assert signs == {-1.0, 1.0}  # without the end token the sign is not guaranteed
