@@ -147,7 +147,7 @@ def _graded(rows: pd.DataFrame, graded_by: Grader) -> pd.DataFrame:
         text=texts,
         status=[g.status for g in grades],
         correct=[g.correct for g in grades],
-        answer=[g.answer for g in grades],
+        answer=pd.Series([g.answer for g in grades], rows.index, dtype="str"),
         boxed=[is_boxed(t) for t in texts],
         code=[has_code(t) for t in texts],
     )

@@ -135,11 +135,10 @@ def _fisher(c0: Any, n0: Any, c1: Any, n1: Any) -> np.ndarray:
     from scipy.stats import fisher_exact
     from statsmodels.stats.multitest import multipletests
 
-    p = [
-        float(fisher_exact([[b, m - b], [a, n - a]], alternative="greater").pvalue)
-        for a, n, b, m in zip(c0, n0, c1, n1, strict=True)
+    tests: list[Any] = [
+        fisher_exact([[b, m - b], [a, n - a]], alternative="greater") for a, n, b, m in zip(c0, n0, c1, n1, strict=True)
     ]
-    return multipletests(p, method="fdr_bh")[1]
+    return np.asarray(multipletests([t.pvalue for t in tests], method="fdr_bh")[1])
 
 
 def _covariates(first: pd.DataFrame, last: pd.DataFrame) -> pd.DataFrame:

@@ -210,7 +210,8 @@ def _separations(
     both = table[table["group"].isin([*inside, *outside])]
     if not inside or not outside or both.empty:
         return xr.Dataset(), [f"no members and non-members among the groups {groups}: no AUROC (name them)"]
-    parts, warnings = [], []
+    parts: list[xr.Dataset] = []
+    warnings: list[str] = []
     texts = {i.key: f"{i.prompt} {i.answer}" for i in prompts.items}
     for kind, of in both.groupby("answer_kind", sort=True):
         labels = of["group"].isin(inside).to_numpy()
@@ -223,7 +224,8 @@ def _separations(
             warnings.append(f"{kind}: {(~labels).sum()} non-members: tpr is at zero false positives, not at 1 %")
         found = {s: membership.separation(of[s].to_numpy(float), labels, seed=seed) for s in SCORES}
         parts.append(_told(found, shift).expand_dims(answer_kind=[kind]))
-    return xr.concat(parts, "answer_kind", join="outer"), warnings
+    told: Any = xr.concat(parts, "answer_kind", join="outer")
+    return told, warnings
 
 
 def _told(found: dict[str, dict[str, stats.Estimate]], shift: float) -> xr.Dataset:

@@ -128,7 +128,8 @@ def _nll(model: Model, prompts: Prompts, template: Any, batch_size: int) -> list
         frames.append(pd.DataFrame({**columns(batch.items, tokens.item), "nll_nats": nll.cpu().double().numpy()}))
     keys = ["item", "group", "answer_kind"]
     summed = pd.concat(frames).groupby(keys, sort=True)["nll_nats"].agg(["sum", "count"]).reset_index()
-    return summed.rename(columns={"sum": "nll_nats", "count": "n_tokens"}).to_dict("records")
+    named = summed.rename(columns={"sum": "nll_nats", "count": "n_tokens"})
+    return [{str(k): v for k, v in row.items()} for row in named.to_dict("records")]
 
 
 def _responses(

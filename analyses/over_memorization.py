@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 DELTAS, RHOS = (0.005, 0.01, 0.02), (0.05, 0.1, 0.2)
 NOT_ASSESSABLE = "not assessable"
 NATS = "nats per token"
-SHADES = dict(zip((*STAGES, NOT_ASSESSABLE), ("#7F7F7F", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F"), strict=True))
+SHADES: dict[str, str] = dict(
+    zip((*STAGES, NOT_ASSESSABLE), ("#7F7F7F", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F"), strict=True)
+)
 
 
 @analysis
@@ -172,7 +174,7 @@ def _estimates(c: Curves, s: Staged, delta: float, rho: float) -> xr.Dataset:
     if c.accuracy_draws is not None and c.log_ppl_draws is not None:
         d = stage_rule(c.accuracy_draws, c.log_ppl_draws, delta=c.tolerance(delta), rho=rho)
     n = min(c.n.values(), default=0)
-    per_step = {"dims": ("step",), "units": NATS}
+    per_step: dict[str, Any] = {"dims": ("step",), "units": NATS}
     shares = np.stack([((s if d is None else d).stage == i).reshape(-1, len(c.step)).mean(0) for i in range(4)])
     n_accuracy, n_ppl = c.n.get("accuracy", 0), c.n.get("log_ppl", 0)
     parts = [
@@ -198,7 +200,7 @@ def _headline(c: Curves, s: Staged, d: Staged | None, n: int) -> list[xr.Dataset
         return at(staged.best_accuracy) - at(staged.least_ppl)
 
     share = np.mean((s if d is None else d).onset >= 0)
-    step = {"n": n, "units": "step", "is_observed": True}
+    step: dict[str, Any] = {"n": n, "units": "step", "is_observed": True}
     shipped = d and at(d.recommended)
     return [
         banded("onset", at(s.onset), d and at(d.onset), **step, long_name="first over-memorized checkpoint"),

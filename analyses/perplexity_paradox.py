@@ -97,14 +97,15 @@ def perplexity_paradox(
     warnings: list[str] = []
     grids = _grids(perplexity.table, prompt_mask, seed)
     cells = _members(grids, leaked, unseen)
-    parts, rows = [], []
+    parts: list[xr.Dataset] = []
+    rows: list[dict[str, Any]] = []
     for kind, grid in grids.items():
         one = _kind(grid, cells, prompt_mask, aggregate)
         parts.append(one.expand_dims(answer_kind=[kind]))
         rows += _verdicts(kind, one, prompt_mask, floor)
     table = pd.DataFrame(rows)
-    data = xr.concat(parts, "answer_kind", join="outer", data_vars="all")
-    if control is not None and control.key != perplexity.key:
+    data: Any = xr.concat(parts, "answer_kind", join="outer", data_vars="all")
+    if control is not None and control is not perplexity and (not control.key or control.key != perplexity.key):
         other = _against(grids, _grids(control.table, prompt_mask, seed), cells, prompt_mask, aggregate, warnings)
         data = data.merge(other, join="outer")
     return Result.of(table, data, verdict=_in_words(table, data, floor), warnings=warnings)
@@ -130,7 +131,7 @@ def _grids(table: pd.DataFrame, prompt_mask: str, seed: int) -> dict[str, Grid]:
             wide = of.pivot_table(index="item", columns="step", values=["nll_nats", "n_tokens"], aggfunc="sum")
             wide = wide.reindex(groups.index)
             nll[str(mask)], tokens[str(mask)] = (
-                wide[c].reindex(columns=steps).to_numpy(float) for c in ("nll_nats", "n_tokens")
+                pd.DataFrame(wide[c]).reindex(columns=steps).to_numpy(float) for c in ("nll_nats", "n_tokens")
             )
         if "answer:first" in nll:
             nll["answer:rest"] = nll["answer"] - np.nan_to_num(nll["answer:first"])
@@ -147,7 +148,7 @@ def _members(grids: dict[str, Grid], leaked: tuple[str, ...], unseen: tuple[str,
     unknown = sorted((set(leaked) | set(unseen)) - set(names))
     if unknown:
         raise InputError(f"no groups {unknown} in the perplexity result; it has {names}")
-    cells = {name: (name,) for name in names}
+    cells: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
     if len(names) > 1:
         cells[EVERYTHING] = tuple(names)
     cells[LEAKED] = leaked or tuple(n for n in names if n.startswith("leak"))
@@ -205,7 +206,7 @@ def _stacked(
     enough = counted >= 2
     banded_draws = np.where(enough, whole[1:], np.nan)
     data = banded(name, whole[0], banded_draws, n=counted, dims=(*coords, "step"), units=NATS, long_name=label)
-    return data.assign_coords(step=step, **coords)
+    return data.assign_coords({"step": step, **coords})
 
 
 def _verdicts(kind: str, data: xr.Dataset, prompt_mask: str, floor: float) -> list[dict[str, Any]]:
@@ -267,7 +268,8 @@ def _against(
         label = "index minus that of the control run, last step"
         part = banded("control_difference", whole[0], whole[1:], n=n, dims=("group",), units=NATS, long_name=label)
         parts.append(part.assign_coords(group=list(cells)).expand_dims(answer_kind=[kind]))
-    return xr.concat(parts, "answer_kind", join="outer") if parts else xr.Dataset()
+    joined: Any = xr.concat(parts, "answer_kind", join="outer") if parts else xr.Dataset()
+    return joined
 
 
 def _in_words(table: pd.DataFrame, data: xr.Dataset, floor: float) -> str:

@@ -40,7 +40,8 @@ def since(
     keys = ["item", *by]
     means = table.groupby([*keys, "step"])[list(quantities)].mean()
     first = means.xs(start, level="step")
-    moved = means - first.reindex(means.index.droplevel("step")).set_axis(means.index)
+    before = pd.MultiIndex.from_frame(means.index.to_frame(index=False)[keys])
+    moved = means - first.reindex(before).set_axis(means.index)
     rows = moved.reset_index()
     parts = [
         stats.estimate(rows, q, [*by, "step"], seed=seed, name=f"{q}_change", units=units, long_name=f"{label}, change")

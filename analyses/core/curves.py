@@ -57,7 +57,8 @@ def from_table(curves: pd.DataFrame) -> list[Curves]:
         raise InputError(f"curves have no column {missing}; expected {needed}, got {list(curves.columns)}")
     curves = curves.reset_index(drop=True)
     numbers = curves[needed].apply(pd.to_numeric, errors="coerce")
-    bad = numbers.index[~np.isfinite(numbers.to_numpy(float)).all(1)]
+    finite: Array = np.all(np.isfinite(numbers.to_numpy(float)), axis=1)
+    bad = numbers.index[~finite]
     if len(bad):
         listed = curves.loc[bad, needed].head(3).to_dict("records")
         raise InputError(
@@ -103,7 +104,7 @@ def from_items(
     seen = (~np.isnan(grids[0])).astype(float)
     counts = np.concatenate([np.ones((1, len(items))), resample_counts(len(items), draws, seed)])
     accuracy, log_ppl = divide(counts @ right, counts @ seen), divide(counts @ top, counts @ bottom)
-    whole = ~(np.isnan(accuracy) | np.isnan(log_ppl)).any(1)
+    whole: Array = np.all(np.isfinite(accuracy) & np.isfinite(log_ppl), axis=1)
     if not whole[0]:
         raise InputError("some checkpoint has no item with a readable answer, or no scored token: leave it out")
     accuracy, log_ppl = accuracy[whole], log_ppl[whole]

@@ -162,5 +162,5 @@ def shift_auroc(texts: Sequence[str], is_member: Bool[np.ndarray, " item"], seed
     words = CountVectorizer(token_pattern=r"\w+|[^\w\s]", binary=True)
     model = make_pipeline(words, LogisticRegression(C=0.1, max_iter=1000))
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    guessed = cross_val_predict(model, list(texts), labels, cv=split, method="predict_proba")[:, 1]
-    return float(roc_auc_score(labels, guessed))
+    guessed: Any = cross_val_predict(model, list(texts), labels, cv=split, method="predict_proba")
+    return float(roc_auc_score(labels, guessed[:, 1]))

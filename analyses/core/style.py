@@ -8,6 +8,8 @@ few valid rationales leaves the marginal where it was: it is the entropy that fa
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -35,7 +37,7 @@ def answer_grids(table: pd.DataFrame, mask: str, answer_kind: str | None) -> tup
     if not len(rows):
         masks = sorted(table["mask"].unique())
         raise InputError(f"no perplexity rows with mask={mask!r}, answer_kind={chosen!r}; masks {masks}, kinds {kinds}")
-    grid = rows.pivot_table(index="item", columns="step", values=["nll_nats", "n_tokens"], aggfunc="sum").dropna()
+    grid: Any = rows.pivot_table(index="item", columns="step", values=["nll_nats", "n_tokens"], aggfunc="sum").dropna()
     return grid["nll_nats"], grid["n_tokens"]
 
 
@@ -46,7 +48,7 @@ def pool_measures(log_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     from scipy.special import logsumexp
 
-    total = logsumexp(log_p, axis=-1)
+    total: Any = logsumexp(log_p, axis=-1)
     share = np.exp(log_p - total[..., None])
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(share > 0, share * np.log(share), 0.0)
