@@ -220,20 +220,23 @@ def rows(
         limit: rows returned at most.
         distinct: each combination of ``columns`` once (the count stays that of rows).
     """
+    path = str(Store(entry.root).folder(entry.analysis, entry.key) / "table.parquet")
+    kinds = table_columns(entry.root, entry.analysis, entry.key)
+    condition, values = _condition(kinds, where or {}, search)
+    wanted = ", ".join(_quoted(c) for c in columns or kinds if c in kinds) or "*"
+    read = f"{'DISTINCT ' if distinct else ''}{wanted} FROM read_parquet(?){condition} LIMIT {int(limit)}"
+    cursor = _duckdb().cursor()
+    count = cursor.execute(f"SELECT count(*) FROM read_parquet(?){condition}", [path, *values]).fetchone()
+    frame = cursor.execute(f"SELECT {read}", [path, *values]).df()
+    return frame, int(count[0]) if count else 0
+
+
+@lru_cache(maxsize=1)
+def _duckdb() -> Any:
+    """One database in memory for the process; every read takes a cursor of its own."""
     import duckdb
 
-    path = str(Store(entry.root).folder(entry.analysis, entry.key) / "table.parquet")
-    with duckdb.connect() as connection:
-        known = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [path]).fetchall()
-        kinds = {str(name): str(kind) for name, kind, *_ in known}
-        condition, values = _condition(kinds, where or {}, search)
-        wanted = ", ".join(_quoted(c) for c in columns or kinds if c in kinds) or "*"
-        count = connection.execute(f"SELECT count(*) FROM read_parquet(?){condition}", [path, *values]).fetchone()
-        frame = connection.execute(
-            f"SELECT {'DISTINCT ' if distinct else ''}{wanted} FROM read_parquet(?){condition} LIMIT {int(limit)}",
-            [path, *values],
-        ).df()
-    return frame, int(count[0]) if count else 0
+    return duckdb.connect(config={"threads": 2, "memory_limit": "200MB"})
 
 
 def _condition(kinds: Mapping[str, str], where: Mapping[str, Sequence[Any]], search: str) -> tuple[str, list[Any]]:
@@ -244,7 +247,7 @@ def _condition(kinds: Mapping[str, str], where: Mapping[str, Sequence[Any]], sea
             parts.append(f"{_quoted(column)} IN ({', '.join('?' * len(wanted)) or 'NULL'})")
             values += list(wanted)
     if search:
-        texts = [c for c, kind in kinds.items() if kind == "VARCHAR"]
+        texts = [c for c, kind in kinds.items() if kind in ("string", "large_string")]
         parts.append("(" + (" OR ".join(f"contains(lower({_quoted(c)}), lower(?))" for c in texts) or "false") + ")")
         values += [search] * len(texts)
     return (" WHERE " + " AND ".join(parts) if parts else ""), values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import os
 import signal
@@ -16,6 +17,14 @@ from analyses.core.store import Store
 from probe.errors import InputError
 
 SCRIPT = Path(__file__).with_name("dashboard.py")
+VIEWS = Path(__file__).with_name("views")
+WARM = (
+    "plotly.subplots",
+    "duckdb",
+    "h5netcdf",
+    "apps.report",
+    *(f"apps.views.{p.stem}" for p in VIEWS.glob("[a-z]*.py")),
+)
 SETTINGS = {
     "server.headless": "true",
     "server.fileWatcherType": "none",
@@ -58,7 +67,8 @@ def command(store: Store, host: str, port: int) -> list[str]:
     """The command line that starts Streamlit."""
     settings = {**SETTINGS, "server.address": host, "server.port": str(port)}
     flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    return [sys.executable, "-m", "streamlit", "run", str(SCRIPT), *flags, "--", "--results", str(store.root.resolve())]
+    script = ["run", str(SCRIPT), *flags, "--", "--results", str(store.root.resolve())]
+    return [sys.executable, "-m", "apps.serve", *script]
 
 
 def environment(host: str) -> dict[str, str]:
@@ -84,3 +94,19 @@ def _check(host: str, port: int) -> None:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
             raise InputError(f"cannot listen on {host}:{port} ({error}); give another --port or --host") from error
+
+
+def main() -> None:
+    """Streamlit's own command line, after everything a first visitor would wait for is imported and listed."""
+    from streamlit.web import cli
+
+    from apps.reading import listing
+
+    for name in WARM:
+        importlib.import_module(name)
+    listing(Store.at(sys.argv[-1]))
+    cli.main(prog_name="streamlit")
+
+
+if __name__ == "__main__":
+    main()

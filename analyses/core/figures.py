@@ -94,11 +94,12 @@ def curve(
             drawn = traces.line_traces(line, x, y, name, style, bool(name) and name not in shown)
             figure.add_traces(drawn, **_all(place, len(drawn)))
             shown.add(name)
-        if place["col"] == 1 or _several(rows, "quantity"):
+        if place.get("col", 1) == 1 or _several(rows, "quantity"):
             figure.update_yaxes(title_text=y_title or _y_title(part, y, unit), **place)
         if reference is not None:
             figure.add_hline(reference, line=_THIN, **place)
-    last_row = {"row": panels[-1][1]["row"]} if columns == 1 else {}
+    last = panels[-1][1]
+    last_row = {"row": last["row"]} if columns == 1 and last else {}
     figure.update_xaxes(title_text=axis_name(x), **last_row)
     if traces.are_integers(rows[x]):
         few = float(np.ptp(rows[x])) <= 14
@@ -145,7 +146,7 @@ def heatmap(
         figure.add_traces([traces.cells(part, x, y, z)], **_all(place, 1))
     figure.update_xaxes(title_text=axis_name(x), showgrid=False, type=traces.cell_axis(rows[x]))
     figure.update_yaxes(showgrid=False, type=traces.cell_axis(rows[y]))
-    figure.update_yaxes(title_text=axis_name(y), col=1)
+    figure.update_yaxes(title_text=axis_name(y), **_first_column(panels))
     figure.update_layout(coloraxis=_coloraxis(rows[z], signed, limit, _unit(rows) if unit is None else unit))
     gaps = any(p[z].notna().sum() < p[x].nunique() * p[y].nunique() for p, _ in panels)
     figure.update_layout(plot_bgcolor=MISSING)
@@ -195,7 +196,7 @@ def forest(
             figure.add_vline(reference, line=_THIN, **place)
     span = [len(labels) - 0.4, -0.6]
     figure.update_yaxes(tickvals=list(range(len(labels))), ticktext=labels, range=span, showgrid=False)
-    figure.update_yaxes(title_text=axis_name(named), col=1)
+    figure.update_yaxes(title_text=axis_name(named), **_first_column(panels))
     figure.update_layout(height=max(200, 130 + 14 * len(labels) * (1 + hues)))
     return _finished(figure, title, legend=_legend_title(color, None))
 
@@ -397,10 +398,14 @@ def _panels(
     rows: pd.DataFrame, facet: str | None, columns: int = 3
 ) -> tuple[Any, list[tuple[pd.DataFrame, dict[str, int]]]]:
     """Subplots by facet; panels side by side of one quantity share the vertical axis, stacked ones the horizontal."""
-    subplots: Any = make_subplots  # its types are narrower than what it takes
     if facet is None:
-        return subplots(1, 1), [(rows, {"row": 1, "col": 1})]
+        return go.Figure(), [(rows, {})]
     groups = list(rows.groupby(facet, sort=False, dropna=False))
+    if len(groups) == 1:  # a grid of one is slow to make; the panel's name joins the title
+        figure: Any = go.Figure()
+        figure.update_layout(meta=as_text(groups[0][0]))
+        return figure, [(rows, {})]
+    subplots: Any = make_subplots  # its types are narrower than what it takes
     wide = min(len(groups), columns)
     high = math.ceil(len(groups) / wide)
     one_scale = wide > 1 and not _several(rows, "quantity")
@@ -420,7 +425,11 @@ def _panels(
 
 
 def _all(place: dict[str, int], count: int) -> dict[str, list[int]]:
-    return {"rows": [place["row"]] * count, "cols": [place["col"]] * count}
+    return {"rows": [place["row"]] * count, "cols": [place["col"]] * count} if place else {}
+
+
+def _first_column(panels: Sequence[tuple[pd.DataFrame, dict[str, int]]]) -> dict[str, int]:
+    return {"col": 1} if panels[0][1] else {}
 
 
 def _spread(rows: pd.DataFrame, dims: list[str]) -> list[Columns]:
@@ -468,7 +477,8 @@ def _legend_title(color: str | None, dash: str | None) -> str:
 
 
 def _finished(figure: Any, title: str, *, legend: str = "", note: str = "") -> go.Figure:
-    named = {"title": {"text": html.escape(title)}, "legend": {"title": {"text": html.escape(legend)}}}
+    panel = f" · {figure.layout.meta}" if figure.layout.meta else ""
+    named = {"title": {"text": html.escape(title) + panel}, "legend": {"title": {"text": html.escape(legend)}}}
     figure.update_layout(template=TEMPLATE, **named)
     if figure.layout.height is None:
         figure.update_layout(height=HEIGHT)

@@ -66,10 +66,11 @@ def _draw(entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
         st.info("Nothing to draw in this selection: no estimate was measured here. Widen the filters.")
     with st.container(horizontal=True):
         parts.exports(shown.get(name) if name else None, entry, summary, name or "figure")
-    estimates, facts = st.tabs(["Estimates", "Rows"])
-    with estimates:
+    # Not tabs: both would be read and sent on every step of the slider.
+    kind = address.select("Table", ["Estimates", "Rows"], key="table", radio=True, horizontal=True)
+    if kind == "Estimates":
         parts.estimates(summary, key="estimates")
-    with facts:
+    else:
         parts.facts(entry, chosen, key="facts")
     parts.code(entry, chosen, name if entry.analysis in names() else None)
 

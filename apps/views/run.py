@@ -36,7 +36,7 @@ def show(found: Listing) -> None:
         )
     rows = _rows(entries, {by_name[name]: name for name in chosen})
     if rows.empty:
-        st.info("Choose at least one training run that has results over steps.")
+        st.info("No curve over steps in what is chosen: choose another run, or go to Circuit for curves over layers.")
         return
     _curves(rows, entries, chosen, by_name)
     st.caption("Newest result of each analysis per run; the page Results has the others. Bands: 95 % over items.")

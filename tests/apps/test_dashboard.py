@@ -221,7 +221,7 @@ def test_damaged_results_are_named_and_the_others_shown(store, monkeypatch, tmp_
 
 
 def test_a_selection_without_items_says_so(store, monkeypatch):
-    app = opened(store, monkeypatch, page="Results", analysis="perplexity", search="no such item anywhere")
+    app = opened(store, monkeypatch, page="Results", analysis="perplexity", table="Rows", search="no such item anywhere")
     assert "No row matches" in words(app)
 
 

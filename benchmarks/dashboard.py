@@ -1,0 +1,207 @@
+"""The dashboard over 500 results with 1,000,000 rows, timed in a real browser.
+
+Times run from asking for the address in a fresh browser context (nothing cached) to the element being there; the
+server has started, and has served nobody before the first of the repetitions. Memory is the server's peak.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.core.result import Result
+from analyses.core.store import SCHEMA, Store
+from apps.serve import command, environment
+
+RESULTS, ROWS, BIG = 500, 1_000_000, 100_000
+STEPS = list(range(0, 200, 20))
+LIMITS = {"heading": 1.5, "table": 1.5, "figure": 3.0, "slider step": 0.3, "memory": 600.0}
+REPEATS, SLIDES = 5, 8
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync --disable-dev-shm-usage"
+CHANGED = "b => JSON.stringify(document.querySelector('.js-plotly-plot').data.map(t => Array.from(t.y||[]))) !== b"
+DRAWN = "() => JSON.stringify(document.querySelector('.js-plotly-plot').data.map(t => Array.from(t.y||[])))"
+
+
+def made(number: int, rows: int) -> Result:
+    """A sweep as the runner stores it, with random numbers: of the logit lens, or (odd numbers) of perplexity."""
+    rng = np.random.default_rng(number)
+    per_step = rows // len(STEPS)
+    place, size = np.tile(np.arange(per_step), len(STEPS)), per_step * len(STEPS)
+    table: dict[str, Any] = {"step": np.repeat(STEPS, per_step), "item": (place // 48).astype(str)}
+    table |= {"group": np.where(place % 2, "leaked", "unseen"), "answer_kind": "given"}
+    dims: dict[str, Any] = {"step": STEPS, "group": ["leaked", "unseen"], "answer_kind": ["given"]}
+    if number % 2:
+        table |= {"mask": np.where(place % 3, "answer", "prompt"), "nll_nats": rng.random(size), "n_tokens": 9}
+        dims |= {"mask": ["prompt", "answer", "full"], "variant": ["micro", "macro"]}
+        quantities = (("ppl", "1"), ("nll_nats", "nats/token"))
+    else:
+        table |= {"layer": place % 12, "pos": place // 12 % 4, "target": rng.integers(0, 1000, size)}
+        table |= {"logprob_nats": rng.normal(-3, 1, size), "rank": rng.integers(0, 100, size)}
+        dims |= {"layer": list(range(12))}
+        quantities = (("logprob_nats", "nats"), ("top1", "fraction"), ("entropy_nats", "nats"))
+    data = xr.merge([estimate(name, unit, dims, rng) for name, unit in quantities])
+    return Result.of(pd.DataFrame(table), data).with_record(**record(number))
+
+
+def estimate(name: str, unit: str, dims: dict[str, Any], rng: np.random.Generator) -> xr.Dataset:
+    """A random quantity with its companions."""
+    values = 5 + rng.normal(size=tuple(map(len, dims.values()))).cumsum(axis=0)
+    parts: dict[str, Any] = {name: (tuple(dims), values, {"units": unit})}
+    parts |= {f"{name}_ci_low": (tuple(dims), values - 0.3), f"{name}_ci_high": (tuple(dims), values + 0.3)}
+    return xr.Dataset(parts | {f"{name}_n": (tuple(dims), np.full(values.shape, 96))}, dims)
+
+
+def record(number: int) -> dict[str, Any]:
+    """Provenance of result ``number``: fifty runs with ten sweeps each."""
+    run = f"runs/run-{number // 10:02d}"
+    members = [{"step": s, "key": "0" * 16, "model": {"path": f"{run}/checkpoint-{s}", "step": s}} for s in STEPS]
+    return {
+        "schema": SCHEMA, "key": hashlib.sha256(str(number).encode()).hexdigest()[:16],
+        "analysis": "perplexity" if number % 2 else "logit_lens",
+        "kind": "sweep", "inputs": {"prompts": {"source": f"prompts-{number % 10}.jsonl"}}, "members": members,
+        "upstream": {}, "options": {"seed": number % 10}, "warnings": [], "seconds": 1.0, "code": "", "loading": {},
+        "started": f"2026-01-01T00:{number // 60:02d}:{number % 60:02d}+00:00", "environment": {},
+    }  # fmt: skip
+
+
+def fill(root: Path) -> Store:
+    """500 results with 1,000,000 rows, one of them with 100,000."""
+    store = Store(root)
+    rest = (ROWS - BIG) // (RESULTS - 1)
+    for number in range(RESULTS):
+        store.put(made(number, BIG if number == RESULTS - 2 else rest))
+    return store
+
+
+@contextmanager
+def served(store: Store) -> Iterator[tuple[str, int]]:
+    """(address, process id) of a dashboard."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command(store, "127.0.0.1", port), env=environment("127.0.0.1"), **quiet)
+    try:
+        _answers(f"http://127.0.0.1:{port}/_stcore/health")
+        yield f"http://127.0.0.1:{port}", server.pid
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+
+
+def _answers(url: str) -> None:
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise TimeoutError(url)
+
+
+def peak_mib(pid: int) -> float:
+    """Largest resident memory so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def opened(
+    browser: Any, url: str, wanted: tuple[str, ...] = ("heading", "table", "figure")
+) -> tuple[dict[str, float], Any]:
+    """Seconds until what is wanted is there, and the page."""
+    page = browser.new_context(viewport={"width": 1280, "height": 1400}).new_page()
+    start = time.perf_counter()
+    page.goto(url, wait_until="commit")
+    waits: dict[str, Callable[[], Any]] = {
+        "heading": lambda: page.wait_for_selector("h3"),
+        "table": lambda: page.wait_for_selector("[data-testid=stDataFrame] canvas"),
+        "figure": lambda: page.wait_for_selector(".js-plotly-plot .main-svg"),
+    }
+    found: dict[str, float] = {}
+    for name in wanted:
+        waits[name]()
+        found[name] = time.perf_counter() - start
+    return found, page
+
+
+def slides(page: Any) -> list[float]:
+    """Seconds from a key press on the step slider to the redrawn figure."""
+    page.wait_for_timeout(1500)
+    slider = page.get_by_role("slider").first
+    slider.focus()
+    found: list[float] = []
+    for _ in range(SLIDES):
+        before = page.evaluate(DRAWN)
+        start = time.perf_counter()
+        slider.press("ArrowRight")
+        page.wait_for_function(CHANGED, arg=before, polling="raf")
+        found.append(time.perf_counter() - start)
+        page.wait_for_timeout(300)
+    return found
+
+
+def measure() -> list[dict[str, Any]]:
+    """Rows: measured / allowed, with seconds in the note."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        return [{"name": "dashboard", "note": "no chromium on this machine"}]
+    times: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        store = fill(Path(folder))
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS.split())
+        with served(store) as (url, pid):
+            view = f"{url}/?page=Results&analysis=logit_lens&key={record(RESULTS - 2)['key']}"
+            first, page = opened(browser, view)
+            for name, seconds in first.items():
+                times[f"{name}, first visitor"] = [seconds]
+            for _ in range(REPEATS):
+                page.context.close()
+                found, page = opened(browser, view)
+                for name, seconds in found.items():
+                    times.setdefault(name, []).append(seconds)
+            times["slider step"] = slides(page)
+            page.context.close()
+            found, page = opened(browser, url, ("heading", "figure"))
+            for name, seconds in found.items():
+                times[f"{name}, page Run"] = [seconds]
+            page.context.close()
+            memory = peak_mib(pid)
+        browser.close()
+    return [*[_row(name, seconds) for name, seconds in times.items()], _memory(memory)]
+
+
+def _row(name: str, seconds: list[float]) -> dict[str, Any]:
+    limit = LIMITS[name.partition(",")[0]]
+    low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75])
+    note = f"median {middle:.2f} s of {len(seconds)}, worst {max(seconds):.2f} s; allowed {limit:g} s"
+    spread = round(float(high - low) / limit, 3)
+    return {"name": f"dashboard: {name}", "ratio": round(float(middle) / limit, 3), "spread": spread, "bound": 1.0,
+            "holds": bool(middle <= limit), "note": note}  # fmt: skip
+
+
+def _memory(peak: float) -> dict[str, Any]:
+    limit = LIMITS["memory"]
+    return {"name": "dashboard: server memory, peak", "ratio": round(peak / limit, 3), "spread": None, "bound": 1.0,
+            "holds": peak < limit, "note": f"{peak:.0f} MiB; allowed {limit:.0f} MiB"}  # fmt: skip
+
+
+if __name__ == "__main__":
+    for row in measure():
+        print(row)
