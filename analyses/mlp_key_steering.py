@@ -6,7 +6,8 @@ Definition: MLP(x) = sum_i k_i w_i with keys k = mlp_post and w_i the rows of W_
     `direct_effect` of k_i w_i on the logits of y with the final norm's scale frozen, or by `gradient` x activation;
     on one half of the target items and measured on the rest, or for each item by itself. Metric: mean
     teacher-forced log-probability of the answer's tokens. Slopes: no-intercept, on alpha - 1, for lowering, raising
-    and both; specificity: slope on the target groups minus slope on another group.
+    and both; specificity: slope on the target groups minus slope on another group, matched_specificity the same among
+    items of equal unaltered metric. `selective` asks for all conditions in `analyses.core.dose_response.claims`.
 Units: metric in nats per token (<= 0); slopes in nats per token per unit of alpha (positive: more key, more answer).
 Source: arXiv 2601.11061 (alpha 1 added; neurons chosen on held-out items instead of the first question; keys read
     where answer tokens are predicted, not only at the last prompt token). Keys and values: arXiv 2012.14913.

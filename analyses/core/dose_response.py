@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core.stats import estimate, group_difference, sign_flip_max_t
+from analyses.core.stats import estimate, group_difference, paired_difference, sign_flip_max_t
 
 SIDES = ("below", "above", "joint")
 CELL = ["group", "answer_kind"]
@@ -36,7 +36,8 @@ def dose_response(
       sum(xx), for x < 0 (`below`), x > 0 (`above`) and both (`joint`).
     - `placebo_p` [layer arm variant group answer_kind]: (1 + draws whose slope is at least as far from 0) / (1 +
       draws); never 0, so 19 draws are needed for .05.
-    - `specificity` [layer arm variant group answer_kind]: slope on the target groups minus slope on each other one.
+    - `specificity`, `matched_specificity` [layer arm variant group answer_kind]: slope on the target groups minus slope
+      on each other one, all items and items matched by their unaltered metric.
     - `p_max_t` [layer alpha group answer_kind]: sign-flip p of the treatment's effects over all layers and doses.
 
     Args:
@@ -55,7 +56,7 @@ def dose_response(
         estimate(rows, "effect", ["layer", "arm", "alpha", *CELL], seed=seed, **label),
         estimate(slopes, "xy", ["layer", "arm", "variant", *CELL], per="xx", seed=seed, name="slope", **per_dose),
         placebo_p(slopes, treatment),
-        specificity(slopes, targets, seed, unit),
+        specificity(rows, slopes, targets, seed, unit),
         corrected(rows[(rows["arm"] == treatment) & (rows["alpha"] != none)], seed),
     ]
     return xr.merge([f for f in found if f], join="outer", compat="no_conflicts", combine_attrs="override")
@@ -94,32 +95,73 @@ def placebo_p(slopes: pd.DataFrame, treatment: str) -> xr.Dataset | None:
     return p.reorder_levels(["layer", "arm", "variant", *CELL]).to_xarray().to_dataset()
 
 
-def specificity(slopes: pd.DataFrame, targets: Sequence[str], seed: int, unit: str) -> xr.Dataset | None:
-    """Slope on the target groups minus slope on every other group, items resampled within each."""
+def specificity(
+    rows: pd.DataFrame, slopes: pd.DataFrame, targets: Sequence[str], seed: int, unit: str
+) -> xr.Dataset | None:
+    """Slope on the target groups minus slope on every other group: of all items, and of matched items only.
+
+    Unmatched, items are resampled within each group. Matched (`matched_specificity`), each target item is paired
+    with the item of the other group nearest to it in the unaltered metric, and pairs are resampled: answers that
+    are already unlikely have less to lose, so a group of such answers is no control.
+    """
     others = sorted(set(slopes["group"]) - set(targets))
     if not others or not targets:
         return None
+    unaltered = rows.drop_duplicates(["item", *CELL]).set_index(["item", *CELL])["unaltered"]
+    pairs = {(g, k): matched_pairs(unaltered, targets, g, k) for g in others for k in slopes["answer_kind"].unique()}
     keys = ["layer", "arm", "variant", "answer_kind"]
-    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for cell, part in slopes.groupby(keys, sort=True):
         sums = part.groupby(["group", "item"])[["xy", "xx"]].sum()
-        per_item = (sums["xy"] / sums["xx"]).reset_index(name="slope")
-        in_target = per_item["group"].isin(targets)
+        slope = sums["xy"] / sums["xx"]
         for other in others:
-            used = per_item[in_target | (per_item["group"] == other)]
-            is_target = used["group"].isin(targets).to_numpy()
-            if not is_target.any() or is_target.all():
-                continue
-            found = group_difference(used["slope"].to_numpy(), is_target, seed=seed)
-            estimates = {"": found.value, "_ci_low": found.ci_low, "_ci_high": found.ci_high, "_n": found.n}
-            named = {f"specificity{s}": float(v) for s, v in estimates.items()}
-            rows.append({**dict(zip(keys, cell, strict=True)), "group": other, **named})
-    if not rows:
-        return None
-    data = pd.DataFrame(rows).set_index(["layer", "arm", "variant", *CELL]).to_xarray()
-    label = f"slope on {', '.join(targets)} minus slope on the group"
-    data["specificity"].attrs.update(units=f"{unit} per unit of dose", long_name=label)
+            named = {**dict(zip(keys, cell, strict=True)), "group": other}
+            found.append({**named, **_against(slope, targets, other, pairs[other, cell[-1]], seed)})
+    data = pd.DataFrame(found).set_index(["layer", "arm", "variant", *CELL]).to_xarray()
+    for name, how in (("specificity", ""), ("matched_specificity", ", items matched by the unaltered metric")):
+        label = f"slope on {', '.join(targets)} minus slope on the group{how}"
+        data[name].attrs.update(units=f"{unit} per unit of dose", long_name=label)
     return data
+
+
+def matched_pairs(unaltered: pd.Series, targets: Sequence[str], other: str, kind: str) -> list[tuple[str, str]]:
+    """Target items with the nearest item of the other group in the unaltered metric, if it is within `WITHIN`.
+
+    A control may serve several targets. Fewer than `ENOUGH` pairs count as none.
+    """
+    of = unaltered.xs(kind, level="answer_kind").reset_index()
+    mine, theirs = of[of["group"].isin(targets)], of[of["group"] == other]
+    if mine.empty or theirs.empty:
+        return []
+    gap = np.abs(mine["unaltered"].to_numpy()[:, None] - theirs["unaltered"].to_numpy())
+    near = gap.argmin(1)
+    close = gap.min(1) <= WITHIN
+    pairs = list(zip(mine["item"][close], theirs["item"].to_numpy()[near[close]], strict=True))
+    return pairs if len(pairs) >= ENOUGH else []
+
+
+WITHIN = 0.25  # of the metric's unit (nats per token): about a quarter of a likelihood ratio of e
+ENOUGH = 6  # pairs; fewer cannot reach p = .05 under sign flips
+
+
+def _against(
+    slope: pd.Series, targets: Sequence[str], other: str, pairs: Sequence[tuple[str, str]], seed: int
+) -> dict[str, float]:
+    by_item = slope.reset_index(level="group")
+    used = by_item[by_item["group"].isin([*targets, other])]
+    is_target = used["group"].isin(targets).to_numpy()
+    nothing = np.full(1, np.nan)
+    plain = paired = paired_difference(nothing, nothing, seed=seed)
+    if is_target.any() and not is_target.all():
+        plain = group_difference(used.iloc[:, -1].to_numpy(), is_target, seed=seed)
+    if pairs:
+        mine, theirs = (slope.droplevel("group").loc[list(side)].to_numpy() for side in zip(*pairs, strict=True))
+        paired = paired_difference(mine, theirs, seed=seed)
+    out: dict[str, float] = {}
+    for name, e in (("specificity", plain), ("matched_specificity", paired)):
+        parts = {"": e.value, "_ci_low": e.ci_low, "_ci_high": e.ci_high, "_n": e.n}
+        out |= {f"{name}{suffix}": float(part) for suffix, part in parts.items()}
+    return out
 
 
 def corrected(rows: pd.DataFrame, seed: int) -> xr.Dataset | None:
@@ -136,34 +178,47 @@ def corrected(rows: pd.DataFrame, seed: int) -> xr.Dataset | None:
 
 
 def claims(data: xr.Dataset, treatment: str, targets: Sequence[str], kinds: Sequence[str]) -> list[str]:
-    """Where the treatment is selective, one sentence per layer and side: all three conditions must hold.
+    """Where the treatment is selective, one sentence per layer and side. All of this must hold:
 
-    The slope's interval on the target groups excludes 0; no draw of any placebo reaches it; and its difference
-    to every other group excludes 0 on the same side.
+    the slope's interval on every target group excludes 0; some dose on that side has a max-t p (over all layers and
+    doses) of at most .05; at most 5 % of the draws of every placebo reach the slope; its difference to every other
+    group excludes 0 on the same side, and to at least one of them also among items matched by their unaltered
+    metric (and to none of them not, where matches exist).
     """
     found: list[str] = []
     for layer in data["layer"].values:
         for side in ("below", "above"):
             for kind in kinds:
                 cell = data.sel(layer=layer, answer_kind=kind)
-                if side in data["variant"].values and _is_selective(cell.sel(variant=side), treatment, targets):
+                if side in data["variant"].values and _is_selective(cell, side, treatment, targets):
                     slope = float(cell["slope"].sel(arm=treatment, variant=side, group=list(targets)).mean())
                     verb = "lowering" if side == "below" else "raising"
                     found.append(f"layer {layer}, {verb}, {kind}: slope {slope:+.3g} on {', '.join(targets)}")
     return found
 
 
-def _is_selective(cell: xr.Dataset, treatment: str, targets: Sequence[str]) -> bool:
-    at = cell.sel(arm=treatment, group=list(targets))
-    low, high = at["slope_ci_low"], at["slope_ci_high"]
-    sign = np.sign(at["slope"].mean())
-    excludes_zero = bool(((low * sign > 0) & (high * sign > 0)).all())
-    if not excludes_zero or "specificity" not in cell or "placebo_p" not in cell:
+def _is_selective(cell: xr.Dataset, side: str, treatment: str, targets: Sequence[str]) -> bool:
+    if not {"matched_specificity", "placebo_p", "p_max_t"} <= set(map(str, cell.data_vars)):
         return False
-    placebo = cell["placebo_p"].sel(group=list(targets)).dropna("arm", how="all")
-    # The smallest p there is means that no draw came near; it is not a p-value across layers.
-    beyond_all = bool((placebo <= 0.05).all()) and placebo.size > 0
-    against = cell.sel(arm=treatment)
-    bound = against["specificity_ci_low"] if sign > 0 else against["specificity_ci_high"]
+    at = cell.sel(variant=side)
+    on_targets = at.sel(group=list(targets))
+    treated = at.sel(arm=treatment)
+    sign = float(np.sign(on_targets["slope"].sel(arm=treatment).mean()))
+    placebo = on_targets["placebo_p"].dropna("arm", how="all")
+    doses = cell["alpha"] < 1 if side == "below" else cell["alpha"] > 1
+    corrected = cell["p_max_t"].sel(group=list(targets)).where(doses).min("alpha")
+    return (
+        _excludes_zero(on_targets.sel(arm=treatment), "slope", sign)
+        and bool((corrected <= 0.05).all())
+        and placebo.size > 0
+        and bool((placebo <= 0.05).all())
+        and _excludes_zero(treated, "specificity", sign)
+        and _excludes_zero(treated, "matched_specificity", sign)
+    )
+
+
+def _excludes_zero(cell: xr.Dataset, name: str, sign: float) -> bool:
+    """Every measured interval lies on the side of `sign`, and there is one."""
+    bound = cell[f"{name}_ci_low" if sign > 0 else f"{name}_ci_high"]
     bound = bound.dropna("group")
-    return beyond_all and bound.size > 0 and bool((bound * sign > 0).all())
+    return bound.size > 0 and bool((bound * sign > 0).all())

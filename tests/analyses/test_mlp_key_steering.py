@@ -212,18 +212,25 @@ def test_rows_and_the_dose_of_one(tuned: Model, prompts: Prompts) -> None:
 
 
 def writes_the_answer(series: Path, strength: float) -> Model:
-    """Three neurons of block 1, open on every token, write the answer of the `planted` items below."""
+    """Three neurons of block 1, open on every token, write the answer of the `planted` items below.
+
+    Block 2 writes that of the others as strongly, so both are about equally likely before anything is steered.
+    """
     model = Model.load(series / "checkpoint-0", check=False)
-    target = model.tokenizer(" ans", add_special_tokens=False)["input_ids"][0]
+    for layer, answer in ((1, " ans"), (2, " how")):
+        _write(model, layer, answer, strength)
+    return model
+
+
+def _write(model: Model, layer: int, answer: str, strength: float) -> None:
+    target = model.tokenizer(answer, add_special_tokens=False)["input_ids"][0]
     weights = model.weights()
     with torch.no_grad():
-        up, down = (weights[f"model.layers.1.mlp.{n}_proj.weight"] for n in ("up", "down"))
-        gate = weights["model.layers.1.mlp.gate_proj.weight"]
+        up, down, gate = (weights[f"model.layers.{layer}.mlp.{n}_proj.weight"] for n in ("up", "down", "gate"))
         gate[:3] *= 2
         up[:3] = gate[:3]  # key = silu(g) g: nearly always positive
         towards = model.unembed_weights()[0][:, target]
         down[:, :3] = strength * (towards / towards.norm())[:, None]
-    return model
 
 
 def two_answers() -> Prompts:
@@ -254,7 +261,7 @@ def test_neurons_planted_for_an_answer_are_found_and_selective(series: Path) -> 
     assert str(result.verdict).startswith("selective: layer 1, lowering, given: slope +")
     slope = result.data["slope"].squeeze().sel(variant="below")
     planted, unseen = (float(slope.sel(arm="key_overlap", group=g)) for g in ("planted", "unseen"))
-    assert planted > 10 * abs(unseen)
+    assert planted > 1 > 0 > unseen, "less of one answer is more of the other"
     p = result.data["placebo_p"].squeeze().sel(variant="below", group="planted").dropna("arm")
     np.testing.assert_allclose(p, 1 / 21)
     assert result.data["p_max_t"].sel(group="planted").max() < 0.01

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from analyses.core.dose_response import claims, dose_response
+from analyses.core.dose_response import claims, dose_response, matched_pairs
 
 ALPHAS = (0.0, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0)
 
@@ -82,6 +82,36 @@ def test_a_selective_effect_is_claimed_with_its_side() -> None:
 )
 def test_each_condition_is_needed(slopes: dict[tuple[str, str], float]) -> None:
     assert claimed(slopes)[1] == []
+
+
+def test_a_control_group_that_had_less_to_lose_is_no_control() -> None:
+    """Group b moves less, but none of its items was as likely as those of a: nothing can be claimed."""
+    slopes = {("treated", "a"): 0.5, ("treated", "b"): 0.1, ("random", "a"): 0.0, ("random", "b"): 0.0}
+    table = rows(slopes, noise=0.02)
+    table.loc[table["group"] == "b", "metric"] -= 3.0
+    data = dose_response(table, treatment="treated", targets=("a",))
+    assert bool((data["specificity_ci_low"].sel(arm="treated", group="b", variant="below") > 0).all())
+    assert data["matched_specificity"].isnull().all()
+    assert claims(data, "treated", ("a",), ("given",)) == []
+    table = rows(slopes, noise=0.02)
+    data = dose_response(table, treatment="treated", targets=("a",))
+    assert data["matched_specificity"].sel(arm="treated", group="b", variant="below").item() == pytest.approx(
+        0.4, abs=0.05
+    )
+    assert len(claims(data, "treated", ("a",), ("given",))) == 2
+
+
+def test_pairs_are_nearest_in_the_unaltered_metric_and_close() -> None:
+    index = pd.MultiIndex.from_tuples(
+        [(f"a{i}", "a", "given") for i in range(7)] + [(f"b{i}", "b", "given") for i in range(7)],
+        names=["item", "group", "answer_kind"],
+    )
+    unaltered = pd.Series(
+        [-0.1 * i for i in range(6)] + [-9.0] + [-0.1 * i - 0.01 for i in range(7)], index, name="unaltered"
+    )
+    pairs = matched_pairs(unaltered, ["a"], "b", "given")
+    assert pairs == [(f"a{i}", f"b{i}") for i in range(6)], "a6 has no near one"
+    assert matched_pairs(unaltered.drop("a0", level="item"), ["a"], "b", "given") == [], "five pairs are too few"
 
 
 def test_few_draws_can_never_be_enough() -> None:
