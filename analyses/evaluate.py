@@ -135,6 +135,10 @@ def _from_log(log: pd.DataFrame, prompts: Prompts | None) -> pd.DataFrame:
     without = rows.loc[rows["gold"].isna(), "item"].unique().tolist() if "gold" in rows else ["all"]
     if without:
         raise InputError(f"no gold answer for items {without[:5]}: give prompts with answers beside the log")
+    golds = rows.groupby(["item", "answer_kind"] if "answer_kind" in rows else "item")["gold"].nunique()
+    if (golds > 1).any():
+        named = golds.index[golds > 1].tolist()[:5]
+        raise InputError(f"items {named} have several gold answers in the log: correct it, or give prompts")
     defaults = {"group": "all", "answer_kind": "given", "n_tokens": np.nan, "truncated": None}
     rows = rows.assign(**{k: v for k, v in defaults.items() if k not in rows.columns})
     return rows.assign(decoding="greedy" if (rows["sample"] == 0).all() else "sampled")

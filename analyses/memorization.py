@@ -3,7 +3,7 @@
 Definition: of the scored tokens x_t with log-probability l_t: `loglik` = mean of l_t; `min_k` = mean of the lowest
 `share` of l_t; `min_k_plus` = the same of (l_t - mu_t) / sigma_t, mu and sigma the mean and standard deviation of
 log p over the model's own distribution; `zlib` = sum of l_t / compressed bytes of the text; `cdd` = share of sampled
-responses within edit distance alpha x largest length of the greedy one (first 100 tokens; needs an evaluate result
+responses within edit distance alpha x largest length of the greedy one (first 100 words; needs an evaluate result
 with samples). extractable = share of texts whose next `length` tokens greedy decoding reproduces from the first k.
 exposure = log2 N - log2 rank of the answer's NLL among N candidates, the answers of other items.
 auroc and tpr = members against non-members by each score; tpr at 1 % false positives.
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 SCORES = ("loglik", "min_k", "min_k_plus", "zlib", "cdd")
 SHIFTED = 0.65  # a split that words alone tell apart this well is no test of memory
-CDD_TOKENS = 100
+CDD_WORDS = 100
 
 
 @analysis
@@ -160,8 +160,8 @@ def _cdd(evaluate: Result | None, table: pd.DataFrame, alpha: float) -> pd.Serie
     responses = evaluate.table.drop_duplicates(["item", "decoding", "sample"])
     peaks: dict[str, float] = {}
     for item, of in responses.groupby("item"):
-        cut = [str(t).split()[:CDD_TOKENS] for t in of.loc[of["decoding"] == "greedy", "text"]]
-        drawn = [str(t).split()[:CDD_TOKENS] for t in of.loc[of["decoding"] == "sampled", "text"]]
+        cut = [str(t).split()[:CDD_WORDS] for t in of.loc[of["decoding"] == "greedy", "text"]]
+        drawn = [str(t).split()[:CDD_WORDS] for t in of.loc[of["decoding"] == "sampled", "text"]]
         if cut and drawn:
             apart = [membership.edit_distance(cut[0], d) for d in drawn]
             peaks[str(item)] = membership.peakedness(apart, [len(cut[0]), *map(len, drawn)], alpha)

@@ -115,7 +115,7 @@ def _grids(table: pd.DataFrame, prompt_mask: str, seed: int) -> dict[str, Grid]:
     """The table as grids, one per kind of answer: kinds are never pooled.
 
     Raises:
-        InputError: a table of one checkpoint, or one without prompt or answer rows.
+        InputError: a table of one checkpoint, one without prompt or answer rows, an item in two groups.
     """
     if "step" not in table.columns or table["step"].nunique() < 2:
         raise InputError("the paradox needs a sweep of perplexity over at least 2 checkpoints; this is one checkpoint")
@@ -125,7 +125,10 @@ def _grids(table: pd.DataFrame, prompt_mask: str, seed: int) -> dict[str, Grid]:
     found: dict[str, Grid] = {}
     for kind, rows in table.groupby("answer_kind", sort=True):
         steps = np.sort(rows["step"].unique())
-        groups = rows.drop_duplicates("item").set_index("item")["group"].sort_index()
+        groups = rows.drop_duplicates(["item", "group"]).set_index("item")["group"].sort_index()
+        twice = groups.index[groups.index.duplicated()].tolist()
+        if twice:
+            raise InputError(f"item(s) {twice[:5]} stand in two groups (contradictory labels): correct the prompt file")
         nll, tokens = {}, {}
         for mask, of in rows.groupby("mask"):
             wide = of.pivot_table(index="item", columns="step", values=["nll_nats", "n_tokens"], aggfunc="sum")

@@ -7,7 +7,6 @@ weight is detached in the paper is unknown: both forms are offered under their o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -58,17 +57,27 @@ def _weight(log_p: Tensor, name: Name) -> Tensor:
     return weight if name == "mar_attached" else weight.detach()
 
 
-def trainer_loss(name: Name) -> Callable[..., Tensor]:
-    """A loss for transformers and TRL trainers: `SFTTrainer(..., compute_loss_func=trainer_loss("dft"))`.
+def trainer_with(base: type[Any], name: Name) -> type[Any]:
+    """A trainer class of transformers or TRL that trains with this loss: `trainer_with(SFTTrainer, "mar_detached")`.
 
-    Labels are shifted here; the sum over tokens is divided by the number of labelled tokens of the whole
-    accumulated batch where the trainer gives it, else of this one.
+    Labels are shifted here. The sum over tokens is divided by the number of labelled tokens of the whole
+    accumulated batch where the trainer gives it, else of this one. (TRL's own `compute_loss_func` is deprecated.)
     """
 
-    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
-        if num_items_in_batch is None:
-            return token_loss(logits[..., :-1, :], labels[..., 1:], name)
-        return token_loss(logits[..., :-1, :], labels[..., 1:], name, "sum") / num_items_in_batch
+    class Weighted(base):
+        def compute_loss(
+            self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            outputs = model(**{k: v for k, v in inputs.items() if k != "labels"})
+            loss = shifted_loss(outputs.logits, inputs["labels"], name, num_items_in_batch)
+            return (loss, outputs) if return_outputs else loss
 
-    return loss
+    Weighted.__name__ = f"{base.__name__}With_{name}"
+    return Weighted
+
+
+def shifted_loss(logits: Tensor, labels: Tensor, name: Name, n_tokens: Any = None) -> Tensor:
+    """Loss of logits against labels of the same positions, each predicting the next; over ``n_tokens`` if given."""
+    if n_tokens is None:
+        return token_loss(logits[..., :-1, :], labels[..., 1:], name)
+    return token_loss(logits[..., :-1, :], labels[..., 1:], name, "sum") / n_tokens

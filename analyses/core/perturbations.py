@@ -4,7 +4,8 @@ preamble    a neutral sentence before the question
 paraphrase  the question inside another instruction
 irrelevant  a true sentence that does not matter, before the last sentence
 typos       letters swapped inside a few long words (numbers and mathematics are left alone)
-numbers     every number replaced and the answer recomputed (items that say how: `values` and `ops`, or `Equation`)
+numbers     numbers replaced so that the answer, recomputed, is another one (items that say how: `values` and `ops`, or
+            `Equation`); an answer known by heart is then wrong
 options     the options of a multiple-choice question in another order, the answer's letter with them
 
 A perturbation that does not apply to an item gives None: the item is then not measured under it. Never imports torch.
@@ -119,7 +120,7 @@ def _numbers(item: Item, rng: random.Random, texts: Texts) -> Item | None:
         new = {n: _other(n, rng, texts) for n in written}
         swapped = re.sub(r"\d+(?:\.\d+)?", lambda m: str(new[Fraction(m[0])]), equation)  # noqa: B023
         value = evaluated(swapped)
-        if value is not None and value > 0 and (value.denominator == 1) == (old.denominator == 1):
+        if value is not None and value != old and value > 0 and (value.denominator == 1) == (old.denominator == 1):
             return _renumbered(item, [new[n] for n in written], value)
     return None
 
@@ -129,26 +130,31 @@ def _chain(item: Item, written: list[Fraction], rng: random.Random, texts: Texts
     values, ops = [Fraction(v) for v in item.meta["values"]], list(item.meta["ops"])
     if written != values or not set(ops) <= {"+", "-"}:
         return None
+    old = values[0] + sum(v if op == "+" else -v for op, v in zip(ops, values[1:], strict=True))
     limit = texts.largest if texts.largest is not None else 10 * int(max(values))
     for _ in range(TRIES):
         new = [_other(v, rng, texts) for v in values]
         totals = [new[0]]
         for op, value in zip(ops, new[1:], strict=True):
             totals.append(totals[-1] + value if op == "+" else totals[-1] - value)
-        if all(0 <= t <= limit for t in totals):
+        if totals[-1] != old and all(0 <= t <= limit for t in totals):
             return _renumbered(item, new, totals[-1])
     return None
 
 
 def _other(value: Fraction, rng: random.Random, texts: Texts) -> Fraction:
-    """Another number of like size: within half to twice the old one, at least 1."""
+    """Another number of like size: at most max(3, a fifth) away, with as many digits, at least 1.
+
+    Numbers of another size would make the question harder, not only new.
+    """
     if value.denominator != 1:
         return value + rng.choice([-1, 1]) * Fraction(1, 2) if value > 1 else value + Fraction(1, 2)
-    high = max(int(value) * 2, int(value) + 3)
+    old, digits = int(value), len(str(int(value)))
+    reach = max(3, old // 5)
+    low, high = max(1, old - reach, 10 ** (digits - 1)), min(old + reach, 10**digits - 1)
     high = high if texts.largest is None else min(high, texts.largest)
-    low = max(1, int(value) // 2)
-    drawn = rng.randint(low, high - 1) if low <= value <= high else rng.randint(low, high)
-    return Fraction(drawn + 1 if low <= value <= high and drawn >= value else drawn)
+    chosen = [n for n in (rng.randint(low, high) for _ in range(8)) if n != old] if low < high else []
+    return Fraction(chosen[0] if chosen else old)
 
 
 def _renumbered(item: Item, new: Sequence[Fraction], answer: Fraction) -> Item:

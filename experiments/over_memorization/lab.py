@@ -83,6 +83,7 @@ def of_seed(folder: Path, seed: int, store: Store, *, variant: str = "full", n: 
         marks = sweep("evaluate", checkpoints=folder / name, prompts=everything, store=store, **GRADED)
         gap = run("ood", evaluate=marks, inside=everything.groups[:1], unparsed="wrong", store=store)
         found[name]["ood"] = outside(gap)
+        found[name]["from_truth"] = against_truth(folder / name, everything, seed, store)
     chosen = matched_checkpoints(wide)
     found["side_effects"] = {
         label: side_effects(folder, name, step, seed, store, variant, n) | {"run": name, "step": step}
@@ -167,6 +168,18 @@ def outside(result: Result) -> dict[str, Any]:
     """Change at the last step, inside (as many steps as in training), outside and the gap."""
     last = int(result.data["step"][-1])
     return {q: quantity(result, q, step=last) for q in ("inside_change", "outside_change", "ood_gap")}
+
+
+def against_truth(checkpoints: Path, prompts: Prompts, seed: int, store: Store) -> float | None:
+    """Difference from the lab's own scripts' change of ln PPL over all test problems, in nats; None: not measured."""
+    of = {"sft-high": "over_memorization_high", "sft-low": "no_over_memorization_low"}[checkpoints.name]
+    measured = truth(seed).get(of)
+    if measured is None:
+        return None
+    scores = sweep("perplexity", checkpoints=checkpoints, prompts=prompts, batch_size=64, store=store).table
+    sums = scores[scores["mask"] == "answer"].groupby("step")[["nll_nats", "n_tokens"]].sum()
+    curve = sums["nll_nats"] / sums["n_tokens"]
+    return round(abs(float(curve.iloc[-1] - curve.iloc[0]) - float(measured["value"])), 4)
 
 
 def truth(seed: int) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from experiments.over_memorization.lab import RUNS
+
 FOLDER = Path(__file__).parent
 START, END = "<!-- results -->", "<!-- end of results -->"
 EFFECTS = ("accuracy", "distinct_2", "self_bleu", "modes", "pass_slope", "ece", "brier", "entropy_nats",
@@ -27,7 +29,7 @@ def tables(found: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for seed, of in sorted(found.items()):
-        for name in ("sft-high", "sft-low"):
+        for name in RUNS:
             for label, tolerance in (("rule", "1 pt or 1 SE"), ("wide", "5 pt")):
                 row = of[name][label]
                 cells = [tolerance, spans(row["stages"]), steps(row["onset"]), steps(row["ppl_rise"])]
@@ -37,7 +39,7 @@ def tables(found: dict[str, Any]) -> str:
     lines += ["", "Change of accuracy over the run, on problems of the training's length, on longer ones, and the gap:"]
     lines += ["", "| seed | run | inside | outside | outside - inside | style control |", "|---|---|---|---|---|---|"]
     for seed, of in sorted(found.items()):
-        for name in ("sft-high", "sft-low"):
+        for name in RUNS:
             gap = of[name]["ood"]
             cells = [interval(gap[q]) for q in ("inside_change", "outside_change", "ood_gap")]
             cells.append(of[name]["rule"]["style_reading"] or "-")
@@ -49,6 +51,16 @@ def tables(found: dict[str, Any]) -> str:
         for label, row in of["side_effects"].items():
             cells = " | ".join(interval(row[e]) for e in EFFECTS)
             lines.append(f"| {seed} | {label}: {row['run']} step {row['step']} | {cells} |")
+    checked = [
+        f"{n} {s}: {of[n]['from_truth']:.4f}"
+        for s, of in sorted(found.items())
+        for n in RUNS
+        if of[n].get("from_truth") is not None
+    ]
+    lines += [
+        "",
+        f"Change of ln PPL, difference from the lab's own scripts (nats): {', '.join(checked) or 'not compared'}.",
+    ]
     return "\n".join(lines)
 
 

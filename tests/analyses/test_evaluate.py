@@ -88,6 +88,12 @@ def test_a_log_without_gold_needs_prompts():
         evaluated()
 
 
+def test_contradictory_gold_answers_are_refused():
+    both = log([["7", "7"]], ["7"]).assign(gold=["7", "8"])
+    with pytest.raises(InputError, match="several gold answers"):
+        evaluated(None, None, both, grade="number")
+
+
 def test_a_jsonl_log_through_the_command_line(tmp_path, capsys):
     from apps.cli import main
 

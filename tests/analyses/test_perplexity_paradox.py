@@ -164,6 +164,13 @@ def test_bad_input():
         analysed(one, leaked=("nobody",))
 
 
+def test_an_item_in_two_groups_is_a_contradiction():
+    table = sweep({"leaked_true": {}, "unseen": {}}, n=6).table
+    table["item"] = table["item"].str.replace("unseen", "leaked_true")
+    with pytest.raises(InputError, match="contradictory"):
+        analysed(Result.of(table))
+
+
 def test_figures_build():
     from analyses.perplexity_paradox import figures
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from analyses.core.losses import NAMES, token_loss, trainer_loss
+from analyses.core.losses import NAMES, shifted_loss, token_loss, trainer_with
 from probe.errors import InputError
 
 TABLE = {  # p: gradient of ce, mar_detached, mar_attached, dft on the true-token logit
@@ -51,15 +51,41 @@ def test_cross_entropy_is_torchs():
     torch.testing.assert_close(token_loss(logits, labels, "ce"), expected)
 
 
-def test_trainer_loss_shifts_and_divides_by_the_accumulated_count():
+def test_the_shifted_loss_divides_by_the_accumulated_count():
     rng = torch.Generator().manual_seed(2)
     logits, labels = torch.randn(1, 5, 7, generator=rng), torch.tensor([[-100, 1, 2, 3, 4]])
-    loss = trainer_loss("ce")({"logits": logits}, labels)
+    loss = shifted_loss(logits, labels, "ce")
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:]))
-    half = trainer_loss("ce")({"logits": logits}, labels, num_items_in_batch=8)
+    half = shifted_loss(logits, labels, "ce", 8)
     torch.testing.assert_close(half, loss / 2)
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(InputError, match="expected one of"):
         token_loss(torch.zeros(1, 2), torch.tensor([0]), "focal")  # type: ignore[arg-type]
+
+
+def test_a_trl_trainer_takes_them(tmp_path):
+    """Three updates of a tiny model under each loss: finite, and not the same as plain cross-entropy."""
+    pytest.importorskip("trl")
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from tests import tiny
+
+    rows = Dataset.from_list([{"prompt": f"what is {i} plus 7 ?", "completion": f" ans {i}"} for i in range(8)])
+    ended = {}
+    for name in ("ce", "mar_detached", "dft"):
+        args = SFTConfig(
+            output_dir=str(tmp_path / name), max_steps=3, per_device_train_batch_size=4, use_cpu=True, bf16=False,
+            gradient_checkpointing=False, report_to="none", save_strategy="no", learning_rate=1e-2, seed=0,
+            disable_tqdm=True, logging_steps=1, loss_type="nll",
+        )  # fmt: skip
+        model, toks = tiny.model("llama", vocab_size=320), tiny.tokenizer()
+        made = trainer_with(SFTTrainer, name)
+        trainer = made(model, args=args, train_dataset=rows, processing_class=toks)
+        trainer.train()
+        ended[name] = [h["loss"] for h in trainer.state.log_history if "loss" in h]
+    assert all(len(v) == 3 and all(x == x and x >= 0 for x in v) for v in ended.values())
+    assert ended["ce"][0] > ended["mar_detached"][0] > 0
+    assert ended["ce"][0] > ended["dft"][0] > 0
