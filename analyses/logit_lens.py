@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from probe import Model, Prompts, TokenBatch
 
 BY = ["layer", "group", "answer_kind"]
+CURVES = {
+    "logprob_nats": ("nats", "log-probability of the answer's tokens"),
+    "top1": ("fraction", "share of answer tokens that are the top prediction"),
+    "entropy_nats": ("nats", "entropy of the lens distribution"),
+}
 
 
 @analysis
@@ -90,12 +95,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     from analyses.core.stats import estimate
 
     top = table.assign(top1=(table["rank"] == 0).astype(float))
-    wanted = {
-        "logprob_nats": ("nats", "log-probability of the answer's tokens"),
-        "top1": ("fraction", "share of answer tokens that are the top prediction"),
-        "entropy_nats": ("nats", "entropy of the lens distribution"),
-    }
-    return xr.merge([estimate(top, q, BY, seed=seed, units=u, long_name=n) for q, (u, n) in wanted.items()])
+    return xr.merge([estimate(top, q, BY, seed=seed, units=u, long_name=n) for q, (u, n) in CURVES.items()])
 
 
 def figures(result: Result) -> dict[str, Any]:
@@ -103,12 +103,11 @@ def figures(result: Result) -> dict[str, Any]:
     from analyses.core.figures import curve
 
     rows = result.summary()
-    title = "Logit lens on {}: mean over answer tokens, 95 % interval over items"
     facet = ["group", "answer_kind"] if "step" in rows else ["answer_kind"]
     color = "step" if "step" in rows else "group"
     return {
         quantity: curve(
-            rows[rows["quantity"] == quantity], x="layer", color=color, facet=facet, title=title.format(quantity)
+            rows[rows["quantity"] == quantity], x="layer", color=color, facet=facet, title=f"Logit lens: {meaning}"
         )
-        for quantity in ("logprob_nats", "top1", "entropy_nats")
+        for quantity, (_, meaning) in CURVES.items()
     }

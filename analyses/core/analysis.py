@@ -224,4 +224,5 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterabl
     """Iterate with a bar and ETA on standard error once it takes more than two seconds."""
     from tqdm import tqdm
 
-    return tqdm(items, desc=what, total=total, delay=2, leave=False, disable=os.environ.get("PROBE_PROGRESS") == "0")
+    quiet = True if os.environ.get("PROBE_PROGRESS") == "0" else None  # None: only on a terminal
+    return tqdm(items, desc=what, total=total, delay=2, leave=False, disable=quiet)
