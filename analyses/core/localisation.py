@@ -211,7 +211,9 @@ def find_anchor(found: Mapping[str, Family], width: int) -> Finding:
     if not nec.difference[best] > 0:
         reason = "necessity stands out most where it is not larger in the first group than in the second"
         return Finding("anchor", "none found", reason, p=nec.p_holm)
-    placed = _placed("anchor", nec.argmax, best, width) | {"p": nec.p_holm, "share_within_1": near}
+    placed: dict[str, Any] = _placed("anchor", nec.argmax, best, width) | dict[str, Any](
+        p=nec.p_holm, share_within_1=near
+    )
     support = [name for name, family in found.items() if name != "nec" and _seen_near(family, best)]
     if near < SURE:
         candidates = tuple(int(w) for w in np.flatnonzero(share >= 0.05))
@@ -264,7 +266,7 @@ def find_adapter(
     best = max(later, key=lambda w: float(jsd.t[w]))
     low, high = _necessity_gap(nec, is_first, int(anchor.first_layer), best, width, draws, seed)
     after = np.where(np.isin(jsd.argmax, range(start, len(jsd.t))), jsd.argmax, -1)
-    placed = _placed("adapter", after, best, width) | {"p": jsd.p_at(best)}
+    placed: dict[str, Any] = _placed("adapter", after, best, width) | dict[str, Any](p=jsd.p_at(best))
     if low > 0:
         return Finding(verdict="adapter", reason=f"necessity is smaller by {low:.3g} to {high:.3g}", **placed)
     reason = f"necessity is not clearly smaller than at the anchor (interval of the difference {low:.3g} to {high:.3g})"

@@ -29,9 +29,10 @@ class VectorField(nn.Module):
         self.scale_h = (states - self.mean_state).std().clamp(min=1e-12)
         self.scale = (updates - self.mean_update).std().clamp(min=1e-12)
         self.linear = nn.Parameter(linear * self.scale_h / self.scale)
-        self.network = nn.Sequential(nn.Linear(k + 1, hidden), nn.Tanh(), nn.Linear(hidden, k))
-        nn.init.zeros_(self.network[2].weight)
-        nn.init.zeros_(self.network[2].bias)
+        last = nn.Linear(hidden, k)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.network = nn.Sequential(nn.Linear(k + 1, hidden), nn.Tanh(), last)
 
     def forward(self, t: Tensor, h: Float[Tensor, "... component"]) -> Float[Tensor, "... component"]:
         """f at time t (a scalar, or one per row of h)."""
@@ -124,4 +125,4 @@ def _ridge(states: Tensor, updates: Tensor) -> Tensor:
         return torch.zeros(k, k, dtype=torch.float64)
     alphas = scale * np.array([1e-10, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
     fit = RidgeCV(alphas=alphas, fit_intercept=False).fit(x, y)
-    return torch.as_tensor(np.atleast_2d(fit.coef_).reshape(k, k))
+    return torch.as_tensor(np.asarray(fit.coef_, dtype=float).reshape(k, k))

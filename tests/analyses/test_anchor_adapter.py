@@ -242,6 +242,18 @@ def test_false_positives_and_power_small():
     assert strong["detected"] >= 0.8 and strong["exact"] >= 0.8
 
 
+def test_operating_points_in_the_docstring_are_the_simulated_ones():
+    import json
+    import re
+
+    found = json.loads((Path(__file__).resolve().parents[2] / "benchmarks" / "operating_points.json").read_text())
+    shares = [p["detected"] for unit in found["one_kind"].values() for p in unit.values()]
+    shares += [p[role] for p in found["whole_rule"].values() for role in ("anchor", "adapter")]
+    stated = re.sub(r"\s+", " ", module.__doc__).partition("Operating points")[2].partition('So "none')[0]
+    printed = {float(x) for x in re.findall(r"(?<![\w.])[01]?\.\d{3}\b", stated)}
+    assert len(printed) >= 12 and printed <= {round(s, 3) for s in shares}
+
+
 def test_figures_name_the_verdict():
     result = anchor_adapter(**evidence(*planted()), **FAST).with_record(analysis="anchor_adapter")
     drawn = module.figures(result)
