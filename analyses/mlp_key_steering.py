@@ -60,6 +60,7 @@ def mlp_key_steering(
     draws: int = 20,
     role: Literal["anchor", "adapter"] = "anchor",
     max_new_tokens: int = 0,
+    steer_at: Literal["all", "generated"] = "all",
     grade: str = "exact",
     pattern: str | None = None,
     template: Literal["none", "chat"] = "none",
@@ -86,7 +87,8 @@ def mlp_key_steering(
         placebos: any of random_neurons, matched_neurons, random_direction.
         draws: of each placebo; below 19 no rank among them can reach p = .05.
         role: which window from-verdict takes.
-        max_new_tokens: tokens of greedy generation per arm and alpha, steered at every step; 0 for none.
+        max_new_tokens: tokens of greedy generation per arm and alpha; 0 for none.
+        steer_at: where responses are steered: prompt and generated tokens, or generated ones only.
         grade: how responses are graded: exact, number, math or module:function.
         pattern: regular expression whose last match's group is the answer in a response, for example `ans (\S+)`.
         template: put prompts through the tokenizer's chat template, or not.
@@ -120,7 +122,9 @@ def mlp_key_steering(
                 "max_new_tokens with selection='item' is not possible: one generation has one set of neurons"
             )
         arms = {n: (treatment, chosen, against[n]) for n in wanted}
-        answered = completions(model, measures, arms, doses, max_new_tokens, grader(grade, pattern), tokenized)
+        how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "steer_at": steer_at}
+        how |= {"template": template, "batch_size": batch_size}
+        answered = completions(model, measures, arms, doses, grader(grade, pattern), **how)
         table = table.merge(answered, how="left")
     table = table.sort_values(["layer", "arm", "draw", "alpha", "group", "item", "answer_kind"], kind="stable")
     return _result(table, chosen, treatment, groups, seed, warnings)

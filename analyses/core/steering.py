@@ -146,36 +146,39 @@ def completions(
     prompts: Prompts,
     arms: Mapping[int, tuple[str, Selection, Placebos]],
     alphas: Sequence[float],
-    max_new_tokens: int,
     grade: Callable[[str, str], Grade],
-    tokenized: Mapping[str, Any],
+    **how: Any,
 ) -> pd.DataFrame:
-    """Greedy responses under the treatment and one draw of each neuron placebo, steered at every step, and graded.
+    """Greedy responses under the treatment and one draw of each neuron placebo at every dose, graded.
 
-    `correct` is 0 also where a response holds no answer: steering that destroys the text is not left out.
-    alpha = 1 is generated once for all arms. Random directions are not generated: their size is set by what the
-    treatment changes at each position, which a generated text has no clean run for.
+    `correct` is 0 also where a response holds no answer: steering that destroys the text is not left out. Random
+    directions are not generated: their size is set by what the treatment changes at each position, which a
+    generated text has no clean run for.
+
+    Args:
+        model: the checkpoint.
+        prompts: items; one response serves all kinds of answer of an id.
+        arms: layer -> name of the treatment, its neurons, its placebos.
+        alphas: doses.
+        grade: (response, gold) -> Grade.
+        how: of `steered_completions`.
     """
-    how: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "template": tokenized["template"],
-        "batch_size": tokenized["batch_size"],
-    }
-    asked = list({item.id: item for item in prompts.items}.values())  # one response serves all kinds of answer
-    plain = model.generate(replace(prompts, items=tuple(asked)), **how)
+    from analyses.core.steered_generation import steered_completions
+
+    asked = replace(prompts, items=tuple({item.id: item for item in prompts.items}.values()))
     found: list[pd.DataFrame] = []
     for layer, (treatment, selection, placebos) in arms.items():
-        batch = model.batches(prompts, batch_size=1)[0]
-        masks = {treatment: selection.mask(layer, batch)}
-        masks |= {arm: drawn(batch)[0] for arm, drawn in placebos.neurons.items()}
-        for arm, mask in masks.items():
-            for alpha in alphas:
-                edits = [scale_keys(layer, alpha, mask)]
-                done = plain if alpha == 1 else model.generate(replace(prompts, items=tuple(asked)), edits=edits, **how)
-                texts = {c.item.id: c.text for c in done}
-                rows = [(i.id, i.answer_kind, texts[i.id], _right(grade(texts[i.id], i.answer))) for i in prompts.items]
-                table = pd.DataFrame(rows, columns=["item", "answer_kind", "text", "correct"])
-                found.append(table.assign(layer=layer, arm=arm, draw=0, alpha=alpha))
+        batch = model.batches(asked.limit(1), batch_size=1)[0]
+        masks = {treatment: selection.mask(layer, batch)[0]}
+        masks |= {arm: drawn(batch)[0][0] for arm, drawn in placebos.neurons.items()}
+        cells = [(arm, alpha) for arm in masks for alpha in alphas]
+        factors = torch.stack([torch.where(masks[arm], alpha, 1.0) for arm, alpha in cells])
+        done = steered_completions(model, asked, layer, factors, **how)
+        for (arm, alpha), answers in zip(cells, done, strict=True):
+            texts = {c.item.id: c.text for c in answers}
+            rows = [(i.id, i.answer_kind, texts[i.id], _right(grade(texts[i.id], i.answer))) for i in prompts.items]
+            table = pd.DataFrame(rows, columns=["item", "answer_kind", "text", "correct"])
+            found.append(table.assign(layer=layer, arm=arm, draw=0, alpha=alpha))
     return pd.concat(found, ignore_index=True)
 
 
