@@ -123,7 +123,7 @@ def _has(batch: TokenBatch, pos: int | None) -> np.ndarray:
     return np.array([pos is None or pos < len(columns) for columns in prompt_columns(batch)])
 
 
-def _held(source: Clean, sites: Sequence[Site], positions: str) -> Iterator[list[tuple[Site, int | None, Edit]]]:
+def _held(source: Clean, sites: Sequence[Site], positions: Any) -> Iterator[list[tuple[Site, int | None, Edit]]]:
     """(site, position, patch) in groups whose values fit in memory; patches of one site share its value."""
     from analyses.core.patching import prompt_columns
     from probe import patch

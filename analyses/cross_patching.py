@@ -19,7 +19,6 @@ Control: the unpatched baselines of every item; a second group of items; the opp
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from probe.replay import Clean, Metric
 
 DIRECTIONS = ("tuned_to_base", "base_to_tuned")
-ALPHA = 0.05
 HELD_BYTES = 2**30  # source activations held at once
 
 
@@ -79,6 +77,7 @@ def cross_patching(
         batch_size: items per unpatched forward pass.
         seed: of the bootstrap and the permutations.
     """
+    from analyses.core.group_contrast import verdict
     from analyses.core.pairs import pair_warnings
     from analyses.core.patching import chosen_sites, refuse_outside, same_ids, two_groups
 
@@ -100,7 +99,7 @@ def cross_patching(
     table = _table(frames, max(g.floor for g in gates))
     data = _aggregate(table, groups, draws, seed)
     data.attrs |= {f"gate_{k}": max(getattr(g, k) for g in gates) for k in ("self_patch", "fast_vs_full", "floor")}
-    return Result.of(table, data, verdict=_verdict(data, groups), warnings=warnings)
+    return Result.of(table, data, verdict=verdict(data, groups), warnings=warnings)
 
 
 class _Pair:
@@ -203,6 +202,7 @@ def _aggregate(table: pd.DataFrame, groups: tuple[str, str] | None, draws: int, 
 def _curves(
     table: pd.DataFrame, extra: list[str], prefix: str, groups: tuple[str, str] | None, draws: int, seed: int
 ) -> xr.Dataset:
+    from analyses.core.group_contrast import contrast
     from analyses.core.stats import estimate
 
     # A site outside the blocks (embed) is drawn before the first one.
@@ -216,7 +216,7 @@ def _curves(
         _recovery(table, by, f"{prefix}recovery", label),
     ]  # fmt: skip
     if groups is not None:
-        found.append(_contrast(table, cell, groups, prefix, draws, seed))
+        found.append(contrast(table, cell, groups, f"{prefix}contrast", draws, seed))
     return xr.merge(found, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
 
@@ -232,64 +232,6 @@ def _recovery(table: pd.DataFrame, by: list[str], name: str, label: dict[str, An
         attrs = found[name + part].attrs
         found[name + part] = found[name + part].where(known).assign_attrs(attrs)
     return found
-
-
-def _contrast(
-    table: pd.DataFrame, cell: list[str], groups: tuple[str, str], prefix: str, draws: int, seed: int
-) -> xr.Dataset:
-    """First group minus second per cell and kind of answer; p over all cells of one direction by the largest t."""
-    rows = table[table["group"].isin(groups)]
-    parts = [
-        _one_contrast(own, cell, groups, f"{prefix}contrast", draws, seed).expand_dims(answer_kind=[kind])
-        for kind, own in rows.groupby("answer_kind")
-    ]
-    data = xr.concat(parts, "answer_kind", join="outer", combine_attrs="override")
-    data[f"{prefix}contrast"].attrs.update(units="nats/token", long_name=f"effect in {groups[0]} minus in {groups[1]}")
-    data[f"{prefix}contrast_p"].attrs.update(units="1", long_name="p over all sites and layers (maximum t)")
-    return data
-
-
-def _one_contrast(
-    rows: pd.DataFrame, cell: list[str], groups: tuple[str, str], name: str, draws: int, seed: int
-) -> xr.Dataset:
-    from analyses.core.stats import group_difference, n_arrangements, permutation_max_t
-
-    grid = rows.pivot(index=["item", "group"], columns=cell, values="effect").sort_index(axis=1)
-    values = grid.to_numpy(float)
-    is_first = np.asarray(grid.index.get_level_values("group") == groups[0])
-    difference = group_difference(values, is_first, seed=seed, draws=draws)
-    p = np.full(values.shape[1], np.nan)
-    if min(is_first.sum(), (~is_first).sum()) >= 3 and n_arrangements(is_first) >= 20:
-        for way in grid.columns.unique("direction"):
-            own = np.asarray(grid.columns.get_level_values("direction") == way)
-            p[own] = permutation_max_t(values[:, own], is_first, seed=seed, draws=draws).p_cell
-    columns = {"": difference.value, "_ci_low": difference.ci_low, "_ci_high": difference.ci_high,
-               "_n": difference.n, "_p": p}  # fmt: skip
-    return pd.DataFrame({name + k: v for k, v in columns.items()}, index=grid.columns).to_xarray()
-
-
-def _verdict(data: xr.Dataset, groups: tuple[str, str] | None) -> str | None:
-    """The strongest contrast in words, or that there is none."""
-    if groups is None:
-        return None
-    said = [_sentence(data, name) for name in ("contrast", "head_contrast") if f"{name}_p" in data]
-    return f"{groups[0]} minus {groups[1]}: " + "; ".join(s for part in said for s in part)
-
-
-def _sentence(data: xr.Dataset, name: str) -> Iterator[str]:
-    for kind, way in itertools.product(data["answer_kind"].to_numpy(), data["direction"].to_numpy()):
-        cells = data.sel(direction=way, answer_kind=kind)
-        p = cells[f"{name}_p"].stack(cell=list(cells[f"{name}_p"].dims))
-        told = f"{way} ({kind})" if data.sizes["answer_kind"] > 1 else str(way)
-        if bool(p.isnull().all()):
-            yield f"{told}: not tested (too few items in a group)"
-            continue
-        best = p["cell"][int(np.nanargmin(p.to_numpy()))].item()
-        at = dict(zip(p["cell"].to_index().names, best, strict=True))
-        value, smallest = float(cells[name].sel(at)), float(p.min())
-        where = ".".join(str(at[d]) for d in ("site", "layer", "head") if d in at)
-        found = f"largest at {where} ({value:+.3g} nats/token, p = {smallest:.3g})"
-        yield f"{told}: {found if smallest <= ALPHA else f'none found (smallest p = {smallest:.3g})'}"
 
 
 def figures(result: Result) -> dict[str, Any]:

@@ -48,6 +48,15 @@ def batch(n_items: int, seed: int) -> Any:
     return TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.full_like(ids, 2, dtype=torch.int8), items)
 
 
+def answered(tokens: Any) -> Any:
+    """The same batch with its last token as the answer."""
+    from dataclasses import replace
+
+    span = tokens.span.clone()
+    span[:, -1] = 4
+    return replace(tokens, span=span)
+
+
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     """Processor seconds, and what the call gave."""
     start = time.process_time()
@@ -213,10 +222,9 @@ def pairs(handle: Any) -> list[dict[str, Any]]:
 
 def attribution(handle: Any) -> list[dict[str, Any]]:
     """Gradient estimates of every site in forward passes (bound: 4)."""
-    from analyses.attribution_patching import _Pair
+    from analyses.core.attribution import PromptPair
 
-    pair = _Pair(handle, batch(4, 0), batch(4, 1))
-    pair.metric.rows[:, -1] = True
+    pair = PromptPair(handle, answered(batch(4, 0)), answered(batch(4, 1)))
     sites = [s for kind in ("attn_out", "mlp_out") for s in handle.sites(kind)]
     ratios = []
     for _ in range(REPEATS):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from probe import Edit
     from probe.replay import Clean
 
-PARTS = ("q", "k", "v")
+PARTS: tuple[str, ...] = ("q", "k", "v")
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ class Paths:
 
         def note(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
             seen.append((scale, softcap))
-            parts = dict(zip(PARTS, clean.qkv[layer], strict=True))
-            parts[part] = dict(zip(PARTS, (q, k, v), strict=True))[part]
+            parts: dict[str, Tensor] = dict(zip(PARTS, clean.qkv[layer], strict=True))
+            parts[part] = (q, k, v)[PARTS.index(part)]
             bias = clean.bias(layer)
             return attention.attend(parts["q"], parts["k"], parts["v"], bias, scale, softcap).transpose(1, 2)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.attribution_patching import _Pair
+from analyses.core.attribution import PromptPair
 from analyses.core.prompt_pairs import paired_batches
 from analyses.core.run import run
 from probe import InputError, Model, Site
@@ -39,7 +39,7 @@ def test_estimates_are_derivatives(model: Model) -> None:
     from probe.replay import clean_metric, replay
 
     pairs, _ = paired_batches(model, two_prompts(), "column", batch_size=6)
-    pair = _Pair(model, *pairs[0])
+    pair = PromptPair(model, *pairs[0])
     sites = [Site("resid_pre", 1), Site("mlp_out", 0), Site("z", 1, 2), Site("v", 1, 1), Site("mlp_post", 2)]
     table = pair.estimates(sites, "all_prompt", 1, False)
     clean, corrupt = pair.runs["clean"], pair.runs["corrupt"]
@@ -107,7 +107,7 @@ def test_a_prompt_against_itself_is_nothing(model: Model) -> None:
 def test_at_most_four_forward_passes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs of the model and one backward pass, whatever the number of sites."""
     pairs, _ = paired_batches(model, two_prompts(), "column", batch_size=6)
-    pair = _Pair(model, *pairs[0])
+    pair = PromptPair(model, *pairs[0])
     calls: list[str] = []
     forward, grad = model.run, torch.autograd.grad
     monkeypatch.setattr(model, "run", lambda *a, **k: calls.append("forward") or forward(*a, **k))
