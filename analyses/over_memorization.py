@@ -176,6 +176,8 @@ def _estimates(c: Curves, s: Staged, delta: float, rho: float) -> xr.Dataset:
     n = min(c.n.values(), default=0)
     per_step: dict[str, Any] = {"dims": ("step",), "units": NATS}
     shares = np.stack([((s if d is None else d).stage == i).reshape(-1, len(c.step)).mean(0) for i in range(4)])
+    if d is None:
+        shares = np.where(shares > 0, shares, np.nan)  # bare curves have no draws: only the stage itself is told
     n_accuracy, n_ppl = c.n.get("accuracy", 0), c.n.get("log_ppl", 0)
     parts = [
         *_headline(c, s, d, n),
@@ -199,7 +201,7 @@ def _headline(c: Curves, s: Staged, d: Staged | None, n: int) -> list[xr.Dataset
     def lag(staged: Staged) -> Any:
         return at(staged.best_accuracy) - at(staged.least_ppl)
 
-    share = np.mean((s if d is None else d).onset >= 0)
+    share = np.nan if d is None else np.mean(d.onset >= 0)
     step: dict[str, Any] = {"n": n, "units": "step", "is_observed": True}
     shipped = d and at(d.recommended)
     return [

@@ -225,6 +225,8 @@ def test_curves_through_the_command_line(tmp_path, capsys, monkeypatch):
         main(["run", "over_memorization", "--curves", str(path), "--results", str(tmp_path / "r"), "--json"])
     assert left.value.code == 0
     line = json.loads(capsys.readouterr().out)
+    stages = {row["step"]: row["stage"] for row in line["summary"] if row["quantity"] == "stage_share"}
+    assert list(stages.values()) == EXPECTED
     found = {
         row["quantity"]: row["value"] for row in line["summary"] if row["quantity"] in ("onset", "area", "recommended")
     }
