@@ -21,7 +21,7 @@ PAGES: dict[str, Callable[[Listing], None]] = {
     "Steer": steer.show,
     "Results": results.show,
 }
-POLL_SECONDS = 2
+BUSY_SECONDS, IDLE_SECONDS = 2, 5  # between looks at the folder, with and without a sweep under way
 
 
 def main() -> None:
@@ -34,7 +34,8 @@ def main() -> None:
         st.markdown("### posttrain-probe")
         page = address.select("Page", list(PAGES), key="page", radio=True, label_visibility="collapsed")
         st.caption(address.escaped(f"{len(found.entries)} results in {store.root.resolve()}"))
-        st.fragment(_live, run_every=POLL_SECONDS)(store, frozenset(store.addresses()))
+        pause = BUSY_SECONDS if store.running() else IDLE_SECONDS
+        st.fragment(_live, run_every=pause)(store, frozenset(store.addresses()))
     parts.problems(found.problems)
     if found.entries:
         PAGES[page](found)

@@ -32,7 +32,10 @@ LIMITS = {"heading": 1.5, "table": 1.5, "figure": 3.0, "slider step": 0.3, "memo
 REPEATS, SLIDES = 5, 8
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync --disable-dev-shm-usage"
-CHANGED = "b => JSON.stringify(document.querySelector('.js-plotly-plot').data.map(t => Array.from(t.y||[]))) !== b"
+CHANGED = """b => {
+ const p = document.querySelector('.js-plotly-plot');
+ return p && p.data && JSON.stringify(p.data.map(t => Array.from(t.y||[]))) !== b}"""
+# A figure taken down for a moment counts as not yet redrawn.
 DRAWN = "() => JSON.stringify(document.querySelector('.js-plotly-plot').data.map(t => Array.from(t.y||[])))"
 
 

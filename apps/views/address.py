@@ -92,6 +92,17 @@ def flag(label: str, *, key: str, default: bool = False, **more: Any) -> bool:
     return value
 
 
+def folded(label: str, *, key: str, icon: str | None = None, popover: bool = False) -> Any:
+    """A box whose content is made only while it is open (``.open``); closed boxes cost nothing to send or draw."""
+    _start(key, {"true": True, "false": False}, False)
+    if popover:
+        box = st.popover(label, key=key, icon=icon, on_change="rerun")
+    else:
+        box = st.expander(label, key=key, icon=icon, on_change="rerun")
+    _keep(key, ["true" if box.open else "false"], not box.open)
+    return box
+
+
 def text(label: str, *, key: str, **more: Any) -> str:
     """A line of text, at most 200 characters."""
     if key not in st.session_state:

@@ -78,9 +78,10 @@ def _estimates(first: Entry, first_at: dict[str, Any], second: Entry, second_at:
     shown, change = _drawn(both, difference, quantity)
     parts.figure(shown, quantity, key="both", alt=f"{quantity} of A and B")
     parts.figure(change, f"{quantity}-difference", key="difference", alt=f"{quantity}: A minus B")
-    with st.expander("Numbers"):
-        st.dataframe(difference, hide_index=True, column_config=parts.ROUND, key="difference_rows")
-        st.caption("The difference of two estimates carries no interval; the paired statistics below do.")
+    box = address.folded("Numbers", key="numbers")
+    if box.open:
+        box.dataframe(difference, hide_index=True, column_config=parts.ROUND, key="difference_rows")
+        box.caption("The difference of two estimates carries no interval; the paired statistics below do.")
 
 
 def subtracted(both: pd.DataFrame) -> pd.DataFrame:

@@ -137,7 +137,10 @@ def exports(shown: Any | None, entry: Entry, summary: pd.DataFrame, name: str) -
     if shown is not None:
         page = ("Figure, HTML (opens offline)", lambda: shown.to_html(include_mathjax=False), f"{stem}-{name}.html")
         files.insert(0, (*page, "text/html"))
-    with st.popover("Export", icon=":material/download:"):
+    box = address.folded("Export", key="export", icon=":material/download:", popover=True)
+    if not box.open:
+        return
+    with box:
         address.select("Camera button of the figure saves", ["png", "svg"], key="image", radio=True, horizontal=True)
         for label, data, file_name, mime in files:
             st.download_button(label, data, file_name, mime, key=f"save-{label}", on_click="ignore")
@@ -171,7 +174,10 @@ def facts(entry: Entry, where: Mapping[str, Any], *, key: str) -> None:
 
 def code(entry: Entry, where: Mapping[str, Any], figure_name: str | None) -> None:
     """Code that reproduces the view from the stored result, and the command that computes it again."""
-    with st.expander("Code to reproduce this view", icon=":material/code:"):
+    box = address.folded("Code to reproduce this view", key="code", icon=":material/code:")
+    if not box.open:
+        return
+    with box:
         st.code(python_code(Store(entry.root), entry, where, figure_name), language="python")
         if made := command(entry):
             st.caption("Computed by")
@@ -183,16 +189,20 @@ def origin(entry: Entry) -> None:
     from analyses.core.analysis import get, names
 
     if entry.analysis in names():
-        with st.expander("What this measures, and what it does not show", icon=":material/menu_book:"):
+        label = "What this measures, and what it does not show"
+        box = address.folded(label, key="meaning", icon=":material/menu_book:")
+        if box.open:
             for name, text in get(entry.analysis).sections.items():
-                st.markdown(f"**{name}.** {escaped(' '.join(text.split()))}")
-    with st.expander("Provenance", icon=":material/history:"):
-        lines = list(provenance(entry.record))
-        st.dataframe(pd.DataFrame(lines, columns=["entry", "value"]), hide_index=True, key=f"provenance-{entry.key}")
-        missing = [c["path"] for c in entry.checkpoints if not Path(c["path"]).exists()]
-        if missing:
-            text = f"{len(missing)} of its checkpoints are no longer there ({missing[0]} ...); the numbers stay valid."
-            st.caption(escaped(text))
+                box.markdown(f"**{name}.** {escaped(' '.join(text.split()))}")
+    box = address.folded("Provenance", key="origin", icon=":material/history:")
+    if not box.open:
+        return
+    lines = list(provenance(entry.record))
+    box.dataframe(pd.DataFrame(lines, columns=["entry", "value"]), hide_index=True, key=f"provenance-{entry.key}")
+    missing = [c["path"] for c in entry.checkpoints if not Path(c["path"]).exists()]
+    if missing:
+        text = f"{len(missing)} of its checkpoints are no longer there ({missing[0]} ...); the numbers stay valid."
+        box.caption(escaped(text))
 
 
 def value_text(row: Mapping[str, Any]) -> str:

@@ -54,25 +54,43 @@ def _view(entry: Entry, where: dict[str, Any]) -> None:
 def _draw(entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
     at = _step(entry, was_playing)
     chosen = {**where, **({"step": at} if at is not None else {})}
-    shown, notes = parts.drawn(str(entry.root), entry.analysis, entry.key, parts.frozen(chosen))
     summary = parts.summary_of(str(entry.root), entry.analysis, entry.key, parts.frozen(chosen))
-    for note in notes:
-        st.info(address.escaped(note))
-    name = None
-    if shown:
-        name = address.select("Figure", list(shown), key="figure", radio=True, horizontal=True)
-        parts.figure(shown[name], name, key="main_figure")
-    elif not notes:
-        st.info("Nothing to draw in this selection: no estimate was measured here. Widen the filters.")
+    above = st.container()
+    # At first sight the table goes first: a reader sees numbers while the browser still loads what draws the figure.
+    # Later on the figure goes first: written out of order it would be taken down and set up again.
+    is_new = st.session_state.get("shown_key") != entry.key
+    st.session_state["shown_key"] = entry.key
+    if is_new:
+        _table(entry, summary, chosen)
+    with above:
+        shown, name = _figure(entry, chosen)
+    if not is_new:
+        _table(entry, summary, chosen)
     with st.container(horizontal=True):
-        parts.exports(shown.get(name) if name else None, entry, summary, name or "figure")
-    # Not tabs: both would be read and sent on every step of the slider.
+        parts.exports(shown, entry, summary, name or "figure")
+    parts.code(entry, chosen, name if entry.analysis in names() else None)
+
+
+def _table(entry: Entry, summary: Any, chosen: dict[str, Any]) -> None:
+    """Estimates or rows; not tabs, which would read and send both on every step of the slider."""
     kind = address.select("Table", ["Estimates", "Rows"], key="table", radio=True, horizontal=True)
     if kind == "Estimates":
         parts.estimates(summary, key="estimates")
     else:
         parts.facts(entry, chosen, key="facts")
-    parts.code(entry, chosen, name if entry.analysis in names() else None)
+
+
+def _figure(entry: Entry, chosen: dict[str, Any]) -> tuple[Any | None, str | None]:
+    """The figure chosen among those of this part, drawn, and its name."""
+    drawn, notes = parts.drawn(str(entry.root), entry.analysis, entry.key, parts.frozen(chosen))
+    for note in notes:
+        st.info(address.escaped(note))
+    if not drawn:
+        st.info("Nothing to draw in this selection: no estimate was measured here. Widen the filters.")
+        return None, None
+    name = address.select("Figure", list(drawn), key="figure", radio=True, horizontal=True)
+    parts.figure(drawn[name], name, key="main_figure")
+    return drawn[name], name
 
 
 def _step(entry: Entry, was_playing: bool) -> int | None:

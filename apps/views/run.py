@@ -73,9 +73,10 @@ def _curves(rows: pd.DataFrame, entries: list[Entry], chosen: list[str], by_name
         if entry.analysis == "over_memorization":
             _stages(figure, entry, order, by_name, alone=len(chosen) == 1)
     parts.figure(figure, "run", key="run_figure", alt="Curves of the chosen runs over optimizer steps")
-    with st.expander("Numbers of these curves"):
+    box = address.folded("Numbers of these curves", key="numbers")
+    if box.open:
         told = rows.drop(columns=["key", "analysis"], errors="ignore")
-        st.dataframe(told, hide_index=True, column_config=parts.ROUND, key="run_rows")
+        box.dataframe(told, hide_index=True, column_config=parts.ROUND, key="run_rows")
 
 
 def wanted(rows: pd.DataFrame) -> list[str]:

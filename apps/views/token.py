@@ -208,5 +208,6 @@ def _about(entries: list[Entry], item: str, where: dict[str, Any], pos: int) -> 
             part = part.drop_duplicates(["layer", *([color] if color else [])])
             figure = figures.curve(part, x="layer", y=column, color=color, title=f"{column} over layers")
             parts.figure(figure, "token", key=f"about-{entry.key}", alt=f"{column} of this token over layers")
-        with st.expander(f"{count:,} rows"):
-            st.dataframe(found.head(parts.MAX_ROWS), hide_index=True, key=f"about-rows-{entry.key}")
+        box = address.folded(f"{count:,} rows", key=f"rows-{entry.analysis}")
+        if box.open:
+            box.dataframe(found.head(parts.MAX_ROWS), hide_index=True, key=f"about-rows-{entry.key}")

@@ -90,7 +90,15 @@ def test_page_of_an_unknown_analysis_is_drawn_from_its_numbers(store, monkeypatc
 def test_address_sets_the_view_and_unknown_values_are_ignored(store, monkeypatch):
     low = key("perplexity", "runs/low")
     app = opened(
-        store, monkeypatch, page="Results", analysis="perplexity", key=low, step="60", group="unseen", mask="nonsense"
+        store,
+        monkeypatch,
+        page="Results",
+        analysis="perplexity",
+        key=low,
+        step="60",
+        group="unseen",
+        mask="nonsense",
+        code="true",
     )
     assert app.selectbox[1].value == low
     assert app.select_slider[0].value == 60
@@ -108,7 +116,7 @@ def test_a_key_from_the_address_cannot_leave_the_store(store, monkeypatch, bad):
 
 
 def test_slider_moves_the_figure_the_table_and_the_code(store, monkeypatch):
-    app = opened(store, monkeypatch, page="Results", analysis="perplexity")
+    app = opened(store, monkeypatch, page="Results", analysis="perplexity", code="true")
     before = app.get("plotly_chart")[0].proto.spec
     app.select_slider[0].set_value(90).run()
     assert not app.exception
@@ -124,7 +132,7 @@ def test_play_walks_through_the_steps(store, monkeypatch):
 
 
 def test_code_of_a_view_runs_as_pasted(store, monkeypatch, tmp_path):
-    app = opened(store, monkeypatch, page="Results", analysis="perplexity", step="60", group="unseen")
+    app = opened(store, monkeypatch, page="Results", analysis="perplexity", step="60", group="unseen", code="true")
     code = next(c.value for c in app.code if "Store.at" in c.value)
     monkeypatch.chdir(tmp_path)
     shown: dict[str, object] = {}
@@ -221,7 +229,9 @@ def test_damaged_results_are_named_and_the_others_shown(store, monkeypatch, tmp_
 
 
 def test_a_selection_without_items_says_so(store, monkeypatch):
-    app = opened(store, monkeypatch, page="Results", analysis="perplexity", table="Rows", search="no such item anywhere")
+    app = opened(
+        store, monkeypatch, page="Results", analysis="perplexity", table="Rows", search="no such item anywhere"
+    )
     assert "No row matches" in words(app)
 
 

@@ -1,0 +1,164 @@
+"""The dashboard in a real browser: clicks, slider, links, exports, two at once, hostile text, no word on the console.
+
+Screenshots land in docs/images when PROBE_SCREENSHOTS=1 (the documentation shows them).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.report import write_report
+from tests.apps.conftest import IMAGES, key
+
+pytestmark = pytest.mark.browser
+PAGES = ("Run", "Circuit", "Token", "Compare", "Steer", "Results")
+
+
+@pytest.fixture(scope="module")
+def address(store, serve) -> str:
+    return serve(store)
+
+
+def ready(page: Any) -> None:
+    """Wait until the page's script has run through and its figure, if any, is drawn."""
+    page.wait_for_selector("h3, h2", timeout=20_000)
+    page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')", timeout=20_000)
+    if page.locator("[data-testid=stPlotlyChart]").count():
+        page.wait_for_selector(".js-plotly-plot .main-svg", timeout=20_000)
+
+
+def shot(page: Any, name: str) -> None:
+    if os.environ.get("PROBE_SCREENSHOTS") == "1":
+        IMAGES.mkdir(parents=True, exist_ok=True)
+        page.wait_for_timeout(400)
+        page.screenshot(path=IMAGES / f"{name}.png")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_opens(address, watched, name):
+    page = watched(f"{address}/?page={name}").page
+    ready(page)
+    assert page.locator("h3").first.is_visible()
+    assert page.evaluate("window.hacked") is None
+    shot(page, name.lower())
+
+
+def test_slider_redraws_the_figure_and_a_link_brings_the_view_back(address, watched):
+    page = watched(f"{address}/?page=Results&analysis=logit_lens").page
+    ready(page)
+    before = page.locator(".js-plotly-plot .main-svg").first.inner_html()
+    slider = page.get_by_role("slider").first
+    slider.focus()
+    slider.press("End")
+    page.wait_for_function("location.search.includes('step=90')")
+    page.wait_for_function("b => document.querySelector('.js-plotly-plot .main-svg').innerHTML !== b", arg=before)
+    again = watched(page.url).page
+    ready(again)
+    assert again.get_by_role("slider").first.get_attribute("aria-valuetext") in ("90", None)
+    assert again.get_by_text("90", exact=True).first.is_visible()
+    assert (
+        re.search(r"step=90", again.locator("[data-testid=stExpander]").all_inner_texts()[0]) or "step=90" in again.url
+    )
+
+
+def test_a_cell_leads_to_its_items_and_an_item_to_its_tokens(address, watched):
+    page = watched(f"{address}/?page=Circuit&of=high").page
+    ready(page)
+    page.wait_for_selector("text=Choose a cell")
+    chart = page.locator("[data-testid=stPlotlyChart]").last
+    chart.scroll_into_view_if_needed()
+    box = chart.locator(".nsewdrag").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 6, box["y"] + box["height"] / 8)
+    page.wait_for_selector("text=Items at", timeout=10_000)
+    assert "layer 0" in page.locator("text=Items at").inner_text()
+
+
+def test_a_token_shows_its_layers(address, watched):
+    page = watched(f"{address}/?page=Token&of=high&item=leaked-0").page
+    ready(page)
+    chart = page.locator("[data-testid=stPlotlyChart]").first
+    chart.scroll_into_view_if_needed()
+    box = chart.locator(".nsewdrag").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 24, box["y"] + box["height"] / 2)
+    page.wait_for_selector("text=Token read at position 0", timeout=10_000)
+
+
+def test_exports_are_files_with_what_they_say(address, watched):
+    page = watched(f"{address}/?page=Results&analysis=perplexity").page
+    ready(page)
+    page.get_by_role("button", name=re.compile("Export")).click()
+    for label, start in (
+        ("Figure, HTML", b"<!doctype html>"),
+        ("Estimates, CSV", b"quantity,unit"),
+        ("All rows, Parquet", b"PAR1"),
+    ):
+        with page.expect_download(timeout=20_000) as download:
+            page.get_by_role("button", name=re.compile(label)).click()
+        assert Path(download.value.path()).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_camera_button_saves_an_image(address, watched, kind):
+    page = watched(f"{address}/?page=Results&analysis=perplexity&image={kind}").page
+    ready(page)
+    page.locator(".js-plotly-plot").first.hover()
+    with page.expect_download(timeout=20_000) as download:
+        page.locator(".modebar-btn[data-title*='Download plot']").first.click()
+    assert download.value.suggested_filename.endswith(f".{kind}")
+
+
+def test_two_browsers_do_not_disturb_each_other(address, watched):
+    first = watched(f"{address}/?page=Results&analysis=perplexity").page
+    second = watched(f"{address}/?page=Results&analysis=logit_lens").page
+    for page in (first, second):
+        ready(page)
+    slider = first.get_by_role("slider").first
+    slider.focus()
+    slider.press("End")
+    first.wait_for_function("location.search.includes('step=90')")
+    assert "step" not in second.url
+    assert second.get_by_text("At which layer").is_visible()
+
+
+def test_pages_are_reached_by_keyboard(address, watched):
+    page = watched(address).page
+    ready(page)
+    page.get_by_role("radio", name="Run").focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function("location.search.includes('page=Circuit')")
+
+
+def test_new_results_appear_by_themselves(store, serve, watched, tmp_path):
+    import shutil
+
+    from analyses.core.store import Store
+
+    root = tmp_path / "growing"
+    (root / "perplexity").mkdir(parents=True)
+    page = watched(serve(Store(root))).page
+    page.wait_for_selector("text=No results yet")
+    name = key("perplexity", "runs/high")
+    shutil.copytree(store.root / "perplexity" / name, root / "perplexity" / name)
+    page.wait_for_selector("text=What happened over training", timeout=15_000)
+
+
+def test_dark_mode_is_followed(address, watched):
+    page = watched(f"{address}/?page=Run", color_scheme="dark").page
+    ready(page)
+    shade = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", shade)[:3])) < 80
+    shot(page, "dark")
+
+
+def test_report_opens_from_a_file_and_asks_no_other_host(store, watched, tmp_path):
+    path = write_report(store, tmp_path / "report.html")
+    page = watched(path.as_uri()).page
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator(".js-plotly-plot").count() >= 4
+    shot(page, "report")
