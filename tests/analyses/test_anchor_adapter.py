@@ -221,16 +221,6 @@ def test_bad_input_is_refused():
 # ---- statistics
 
 
-def test_window_contrast_by_definition():
-    values = np.random.default_rng(0).normal(size=(3, 9))
-    found = localisation.window_contrasts(values, 3)
-    for w in range(7):
-        inside = values[:, w : w + 3]
-        outside = np.delete(values, range(w, w + 3), axis=1)
-        np.testing.assert_allclose(found[:, w], inside.mean(1) - outside.mean(1))
-    np.testing.assert_allclose(localisation.window_contrasts(np.full((2, 9), 7.0), 3), 0, atol=1e-12)
-
-
 def test_false_positives_and_power_small():
     """A small version of benchmarks/operating_points.py: 100 runs each."""
     from benchmarks.operating_points import rates

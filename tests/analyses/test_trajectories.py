@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
 
 from analyses import trajectories as module
-from analyses.core import separation
-from analyses.core.states import pooled_states
 from analyses.trajectories import trajectories
 from probe.errors import InputError
 from tests.planted import bifurcation, states_of
@@ -45,43 +40,6 @@ def test_velocity_difference_never_exceeds_force(rng):
     for _ in range(5):
         data = curves(bifurcation(rng, n=8, n_layers=3), permutations=5, draws=5)
         assert (data["velocity_difference"] <= data["force"] + 1e-12).all()
-
-
-def test_split_half_is_the_mean_over_all_halves(rng):
-    """Every way to halve both groups of four, averaged, equals the closed form."""
-    x = rng.normal(size=(8, 5))
-    first = np.arange(8) < 4
-    closed = separation.split_half(x @ x.T, first[None], ~first[None])[0]
-    halves = [
-        (x[list(a)].mean(0) - x[list(b)].mean(0)) @ (x[list(a2)].mean(0) - x[list(b2)].mean(0))
-        for a in combinations(range(4), 2)
-        for b in combinations(range(4, 8), 2)
-        for a2 in [sorted(set(range(4)) - set(a))]
-        for b2 in [sorted(set(range(4, 8)) - set(b))]
-    ]
-    assert closed == pytest.approx(np.mean(halves))
-
-
-def test_split_half_is_unbiased_where_force_is_not(rng):
-    found = {"squared": [], "naive": []}
-    for _ in range(400):
-        x = rng.normal(size=(12, 20))
-        first = np.arange(12) < 6
-        x[first, 0] += 1.0
-        gram = x @ x.T
-        found["squared"].append(separation.split_half(gram, first[None], ~first[None])[0])
-        stats = separation.layer_statistics(gram, first[None].astype(float), ~first[None].astype(bool))
-        found["naive"].append(stats["force"][0] ** 2)
-    error = np.std(found["squared"]) / 20
-    assert np.mean(found["squared"]) == pytest.approx(1.0, abs=4 * error)
-    assert np.mean(found["naive"]) > 4.0  # 1 + 20 (1/6 + 1/6)
-
-
-def test_energy_distance_by_definition(rng):
-    x, first = rng.normal(size=(11, 4)), np.arange(11) < 5
-    a, b = x[first], x[~first]
-    expected = 2 * cdist(a, b).mean() - cdist(a, a).mean() - cdist(b, b).mean()
-    assert separation.energy(x @ x.T, first[None], ~first[None])[0] == pytest.approx(expected)
 
 
 def test_identical_groups_are_zero(rng):
@@ -149,18 +107,6 @@ def test_on_a_model(base, prompts):
     assert result.data["distance"].dims == ("state",) and result.data.attrs["groups"] == ["leaked", "unseen"]
     assert (result.data["force_n"] == 6).all()
     assert set(module.figures(result)) == set(module.UNITS)
-
-
-def test_states_are_the_models_and_do_not_depend_on_padding(base, prompts):
-    one = pooled_states(base, prompts, batch_size=1)
-    many = pooled_states(base, prompts, batch_size=7, padding="right")
-    np.testing.assert_allclose(one.values, many.values, atol=1e-5)
-    (batch,) = base.batches(prompts.limit(1), batch_size=1)
-    trace = base.run(batch, read=["embed", "resid_post.2"])
-    last = int(batch.last_prompt[0])
-    np.testing.assert_allclose(one.values[0, 3], trace["resid_post.2"][0, last].numpy(), atol=1e-6)
-    mean = pooled_states(base, prompts.limit(1), pooling="mean_prompt")
-    np.testing.assert_allclose(mean.values[0, 3], trace["resid_post.2"][0, : last + 1].mean(0).numpy(), atol=1e-5)
 
 
 def test_bad_groups_are_refused(base, prompts):

@@ -1,0 +1,116 @@
+"""Tests and peaks: closed forms, SciPy on one cell, false-positive rates over many, planted cells found."""
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from analyses.core import stats
+from probe.errors import InputError
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def test_mcnemar_closed_forms():
+    assert stats.mcnemar_exact(19, 0) == pytest.approx(3.8147e-6, rel=1e-4)
+    assert stats.mcnemar_exact(6, 0) == pytest.approx(0.03125)
+    assert stats.mcnemar_exact(0, 0) == 1.0
+    assert stats.mcnemar_exact(3, 5) == stats.mcnemar_exact(5, 3)
+
+
+def test_holm_steps_down_and_skips_unmade_tests():
+    assert stats.holm([0.01, 0.04, np.nan, 0.03]) == pytest.approx([0.03, 0.06, np.nan, 0.06], nan_ok=True)
+
+
+def test_sign_flip_is_exact_when_small():
+    assert stats.sign_flip(np.array([1.0, 2, 3, 4, 5, 6])) == pytest.approx(2 / 64)
+    assert stats.sign_flip(np.zeros(8)) == 1.0
+    assert stats.sign_flip(np.array([3.0])) == 1.0
+    assert np.isnan(stats.sign_flip(np.array([np.nan])))
+
+
+def test_constant_curves_have_statistic_zero(rng):
+    """Exactly 0 for both groups, or the same constant up to rounding, is no evidence; a clean split is."""
+    first = np.arange(12) < 6
+    x = np.stack([np.zeros(12), np.full(12, 0.1), np.full(12, 0.1) + 1e-17, np.where(first, 1.0, 0.0)], 1)
+    out = stats.permutation_max_t(x, first, draws=200)
+    assert out.t[:3].tolist() == [0, 0, 0] and np.isinf(out.t[3])
+    assert out.p_cell[0] == 1.0
+    zero = stats.permutation_max_t(np.zeros((12, 5)), first, draws=200)
+    assert zero.p == 1.0 and (zero.t == 0).all()
+
+
+def test_permutation_max_t_agrees_with_scipy_on_one_cell(rng):
+    x, first = rng.normal(size=16), np.arange(16) < 8
+    x[first] += 1.0
+    ours = stats.permutation_max_t(x[:, None], first, draws=20_000, alternative="greater")
+    welch = lambda a, b, axis: scipy_stats.ttest_ind(a, b, equal_var=False, axis=axis).statistic  # noqa: E731
+    theirs = scipy_stats.permutation_test(
+        (x[first], x[~first]), welch, vectorized=True, alternative="greater", n_resamples=np.inf
+    )
+    assert ours.p == pytest.approx(theirs.pvalue, abs=4 * np.sqrt(theirs.pvalue / 20_000) + 1e-4)
+
+
+def test_a_group_difference_that_is_only_the_stratum_is_not_found():
+    rng = np.random.default_rng(0)
+    strata = np.repeat([0, 1], 40)
+    first = np.concatenate([np.arange(40) < 32, np.arange(40) < 8])
+    x = strata[:, None] * -2.0 + rng.normal(size=(80, 3))
+    assert stats.permutation_max_t(x, first, draws=500).p < 0.01
+    assert stats.permutation_max_t(x, first, strata=strata, draws=500).p > 0.05
+
+
+def test_max_t_false_positive_rate_over_cells():
+    """Null over 12 correlated cells: the corrected p is uniform, the smallest uncorrected one is not."""
+    rejected = {"max_t": 0, "sign": 0}
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(24, 12)) + rng.normal(size=(24, 1))
+        rejected["max_t"] += stats.permutation_max_t(x, np.arange(24) < 12, draws=200, seed=seed).p <= 0.05
+        rejected["sign"] += stats.sign_flip_max_t(x, draws=200, seed=seed).p <= 0.05
+    limit = scipy_stats.binom.ppf(0.999, 300, 0.05)
+    assert rejected["max_t"] <= limit and rejected["sign"] <= limit
+
+
+def test_planted_cell_is_found(rng):
+    x = rng.normal(size=(40, 9))
+    first = np.arange(40) < 20
+    x[first, 4] += 1.5
+    out = stats.permutation_max_t(x, first, draws=500)
+    assert out.argmax == 4 and out.p < 0.01 and out.p_cell.argmin() == 4
+    paired = stats.sign_flip_max_t(x[first], draws=500, alternative="greater")
+    assert paired.argmax == 4 and paired.p < 0.01
+
+
+def test_too_few_items_says_how_many_are_needed():
+    with pytest.raises(InputError, match="at least 2 items each"):
+        stats.permutation_max_t(np.zeros((5, 2)), np.arange(5) < 1)
+    with pytest.raises(InputError, match="at least 3 items per group"):
+        stats.permutation_max_t(np.zeros((4, 2)), np.arange(4) < 2)
+    with pytest.raises(InputError, match="at least 6"):
+        stats.sign_flip_max_t(np.zeros((4, 2)))
+
+
+def test_bootstrap_argmax_is_sure_of_a_clear_peak_and_unsure_of_a_flat_curve(rng):
+    x, first = rng.normal(size=(60, 8)), np.arange(60) < 30
+    flat = stats.bootstrap_argmax(x, first, draws=400)
+    assert np.bincount(flat, minlength=8).max() < 0.9 * 400
+    x[first, 5] += 2
+    assert (stats.bootstrap_argmax(x, first, draws=400) == 5).mean() > 0.95
+    assert (stats.bootstrap_argmax(x, first, draws=400, studentise=False) == 5).mean() > 0.95
+    assert (stats.bootstrap_argmax(x[first], draws=400) == 5).mean() > 0.95
+
+
+def test_change_points_closed_form():
+    assert stats.change_points(np.r_[np.zeros(10), np.ones(5)]) == (10,)
+    assert stats.change_points(np.zeros(15)) == ()
+    assert stats.change_points(np.r_[np.zeros(6), np.ones(5), np.zeros(6)]) == (6, 11)
+    with pytest.raises(InputError, match="NaN"):
+        stats.change_points(np.array([0.0, np.nan, 1.0]))
+
+
+def test_change_points_of_noise_are_few():
+    found = [len(stats.change_points(np.random.default_rng(s).normal(size=28))) for s in range(40)]
+    assert np.mean(np.array(found) > 0) < 0.35

@@ -1,0 +1,71 @@
+"""Pooled states: the model's own, whatever the batch; strata; what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from analyses.core.states import pooled_states, strata_of, two_groups
+from probe import Item, Model, Prompts
+from probe.errors import InputError
+from tests import tiny
+from tests.analyses.conftest import twelve_items
+from tests.planted import states_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("states") / "m")
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> Model:
+    return Model.load(folder, check=False)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Prompts:
+    return twelve_items()
+
+
+def test_states_are_the_models_and_do_not_depend_on_padding(base, prompts):
+    one = pooled_states(base, prompts, batch_size=1)
+    many = pooled_states(base, prompts, batch_size=7, padding="right")
+    np.testing.assert_allclose(one.values, many.values, atol=1e-5)
+    (batch,) = base.batches(prompts.limit(1), batch_size=1)
+    trace = base.run(batch, read=["embed", "resid_post.2"])
+    last = int(batch.last_prompt[0])
+    np.testing.assert_allclose(one.values[0, 3], trace["resid_post.2"][0, last].numpy(), atol=1e-6)
+    mean = pooled_states(base, prompts.limit(1), pooling="mean_prompt")
+    np.testing.assert_allclose(mean.values[0, 3], trace["resid_post.2"][0, : last + 1].mean(0).numpy(), atol=1e-5)
+
+
+def test_a_state_that_is_not_finite_is_named(folder, prompts):
+    broken = Model.load(folder, check=False)
+    with torch.no_grad():
+        broken.weights()["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"m: resid_post\.1 is not finite for \d+ item\(s\), e\.g\. \['q"):
+        pooled_states(broken, prompts)
+
+
+def test_an_id_with_two_answers_is_refused(base):
+    twice = Prompts(tuple(Item("a", "what is 3", "1", answer_kind=k) for k in ("x", "y")))
+    with pytest.raises(InputError, match="several answer_kinds"):
+        pooled_states(base, twice)
+
+
+def test_strata_join_columns_and_thirds_of_the_length():
+    states = states_of(np.zeros((9, 2, 1)), np.arange(9) < 4, n_tokens=np.arange(9))
+    assert strata_of(states, ()) is None
+    found = strata_of(states, ("length",))
+    assert sorted(np.unique(found, return_counts=True)[1].tolist()) == [3, 3, 3]
+    with pytest.raises(InputError, match="'dataset': not a column"):
+        strata_of(states, ("dataset",))
+
+
+def test_two_groups_must_be_named_and_large_enough(prompts):
+    assert two_groups(prompts, ()) == ("leaked", "unseen")
+    assert two_groups(prompts, ("unseen", "leaked")) == ("unseen", "leaked")
+    with pytest.raises(InputError, match="at least 7 in each"):
+        two_groups(prompts, (), needed=7)
