@@ -226,6 +226,7 @@ def _warnings(table: pd.DataFrame) -> list[str]:
 def figures(result: Result) -> dict[str, Figure]:
     """Accuracy by group, over steps where there are any; pass@k against k."""
     from analyses.core.figures import curve, forest
+    from analyses.core.published import joined
 
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
@@ -236,6 +237,10 @@ def figures(result: Result) -> dict[str, Figure]:
         if "step" in rows
         else forest(accuracy, label="series", reference=None, title=title)
     }
+    code = rows[rows["quantity"] == "code"]
+    code = code[code["step"] == code["step"].max()] if "step" in code else code
+    title = "Responses with code, beside the published share of the same benchmark"
+    drawn["code"] = forest(joined(code, "code"), label="series", color="source", reference=None, title=title)
     sampled = rows[rows["quantity"].isin(["pass_at_k", "maj_at_k"])]
     if len(sampled):
         last = sampled[sampled["step"] == sampled["step"].max()] if "step" in sampled else sampled

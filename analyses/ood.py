@@ -103,12 +103,16 @@ def _gap(rows: pd.DataFrame, inside: tuple[str, ...], reference: int | None, see
 
 def figures(result: Result) -> dict[str, Figure]:
     """Change of accuracy by group, and the gap outside minus inside."""
-    from analyses.core.figures import curve
+    from analyses.core.figures import curve, forest
+    from analyses.core.published import joined
 
     rows = result.summary()
     change = rows[rows["quantity"] == "accuracy_change"]
     change = change.assign(series=change["group"].astype(str) + ", " + change["answer_kind"].astype(str))
     drawn = {"change": curve(change, x="step", color="series", title="Change of accuracy by group", reference=0.0)}
+    last = change[change["step"] == change["step"].max()]
+    title = "Change of accuracy at the last step, beside published gains of the same benchmark"
+    drawn["gain"] = forest(joined(last, "accuracy_change"), label="series", color="source", title=title)
     gap = rows[rows["quantity"].isin(["inside_change", "outside_change", "ood_gap"])]
     if len(gap):
         drawn["gap"] = curve(gap, x="step", color="quantity", title="Inside, outside and the gap", reference=0.0)

@@ -112,7 +112,7 @@ def test_figures_build():
     from analyses.evaluate import figures
 
     result = evaluated(None, None, log([["1", "0"], ["1", "1"]], ["1", "1"]), grade="number")
-    assert set(figures(result)) == {"accuracy", "pass_at_k"}
+    assert set(figures(result)) == {"accuracy", "code", "pass_at_k"}
     swept = pd.concat([result.table.assign(step=s) for s in (0, 10)])
     assert np.isfinite(swept["step"]).all()
 

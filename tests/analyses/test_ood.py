@@ -67,3 +67,12 @@ def test_bad_input():
     with pytest.raises(InputError, match="no groups"):
         analysed(sweep({"a": (0.5, 0.6)}), inside=("x",))
     assert any("no gap" in w for w in analysed(sweep({"a": (0.5, 0.6)})).warnings)
+
+
+def test_published_gains_stand_beside_runs_on_the_same_benchmark_only():
+    from analyses.ood import figures
+
+    named = figures(analysed(sweep({"math": (0.5, 0.7), "svamp": (0.6, 0.6)}, n=20), inside=("math",)))
+    assert any("published" in str(t.name) for t in named["gain"].data)
+    other = figures(analysed(sweep({"a": (0.5, 0.7), "b": (0.6, 0.6)}, n=20), inside=("a",)))
+    assert not any("published" in str(t.name) for t in other["gain"].data)
