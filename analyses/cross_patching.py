@@ -51,6 +51,9 @@ def cross_patching(
     positions: Literal["all_prompt", "last_prompt", "all"] = "all_prompt",
     at: tuple[int, ...] = (),
     direction: Literal["tuned_to_base", "base_to_tuned", "both"] = "tuned_to_base",
+    metric: Literal["answer_logprob", "accuracy"] = "answer_logprob",
+    grader: str = "number",
+    max_new_tokens: int = 64,
     contrast: tuple[str, ...] = (),
     draws: int = 2000,
     template: Literal["none", "chat"] = "none",
@@ -70,6 +73,10 @@ def cross_patching(
         positions: where: the whole prompt, its last token, or every token (the answer's too).
         at: positions within the prompt in place of the named ones (0 = its first token, -1 = its last).
         direction: which checkpoint is patched into which.
+        metric: teacher-forced log-probability of the answer, or accuracy of greedy generation: the prompt is
+            patched (phase prefill), decoding is not and goes on from the patched cache.
+        grader: of generated answers (math, number, exact or module:function).
+        max_new_tokens: most tokens generated.
         contrast: two groups, the first minus the second; default leak and stable, or the only two there are.
         draws: bootstrap draws and label permutations.
         template: put prompts through the tokenizer's chat template, or not.
@@ -77,8 +84,10 @@ def cross_patching(
         batch_size: items per unpatched forward pass.
         seed: of the bootstrap and the permutations.
     """
+    from analyses.core.grading import grader as graded_by
     from analyses.core.group_contrast import verdict
     from analyses.core.pairs import pair_warnings
+    from analyses.core.patched_generation import accuracy_rows
     from analyses.core.patching import chosen_sites, refuse_outside, same_ids, two_groups
 
     warnings = pair_warnings(base, tuned)
@@ -87,17 +96,24 @@ def cross_patching(
     batches = same_ids(base, tuned, prompts, batch_size=batch_size, template=template, boundary=boundary)
     refuse_outside(batches, at)
     ways = DIRECTIONS if direction == "both" else (direction,)
-    where = "at " + ",".join(map(str, at)) if at else positions
     frames: list[pd.DataFrame] = []
     gates: list[Gate] = []
     for number, batch in enumerate(progress(batches, "cross patching", total=len(batches))):
+        if metric == "accuracy" and number:
+            break  # the proofs need one batch; what is generated has batches of its own
         pair = _Pair(base, tuned, batch)
-        for way in ways:
-            if number == 0:
-                gates.append(pair.gate(way, places, positions, at))
-            frames.append(pair.effects(way, places, positions, at).assign(positions=where))
-    table = _table(frames, max(g.floor for g in gates))
-    data = _aggregate(table, groups, draws, seed)
+        gates += [pair.gate(way, places, positions, at) for way in ways] if number == 0 else []
+        frames += [pair.effects(way, places, positions, at) for way in ways] if metric == "answer_logprob" else []
+    floor = max(g.floor for g in gates)
+    if metric == "accuracy":
+        spot = ("all_prompt" if positions == "all" else positions, at)
+        plan: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "template": template}
+        frames = accuracy_rows((base, tuned), prompts, places, ways, spot, grade=graded_by(grader), **plan)
+        floor = 0.0
+    where = "at " + ",".join(map(str, at)) if at else positions
+    table = _table(frames, floor).assign(positions=where)
+    unit = "nats/token" if metric == "answer_logprob" else "fraction"
+    data = _aggregate(table, groups, draws, seed, unit)
     data.attrs |= {f"gate_{k}": max(getattr(g, k) for g in gates) for k in ("self_patch", "fast_vs_full", "floor")}
     return Result.of(table, data, verdict=verdict(data, groups), warnings=warnings)
 
@@ -185,22 +201,29 @@ def _table(frames: Sequence[pd.DataFrame], floor: float) -> pd.DataFrame:
     table["gap"] = source - target
     table["recovery"] = share(table["effect"].to_numpy(), table["gap"].to_numpy())
     table["below_floor"] = table["effect"].abs() <= floor
+    table["positions"] = ""
     names = ["item", "group", "answer_kind", "site", "layer", "head", "positions", "direction"]
     names += ["metric_base", "metric_tuned", "metric_patched", "effect", "gap", "recovery", "below_floor"]
     keys = ["site", "layer", "head", "direction", "item", "answer_kind"]
     return table[names].sort_values(keys, kind="stable", ignore_index=True)
 
 
-def _aggregate(table: pd.DataFrame, groups: tuple[str, str] | None, draws: int, seed: int) -> xr.Dataset:
+def _aggregate(table: pd.DataFrame, groups: tuple[str, str] | None, draws: int, seed: int, unit: str) -> xr.Dataset:
     """Effect and recovery per site and layer (and head), the contrast of two groups with its interval and p."""
     whole, split = table[table["head"].isna()], table[table["head"].notna()]
-    parts = [_curves(whole, [], "", groups, draws, seed)] if len(whole) else []
-    parts += [_curves(split, ["head"], "head_", groups, draws, seed)] if len(split) else []
+    parts = [_curves(whole, [], "", groups, draws, seed, unit)] if len(whole) else []
+    parts += [_curves(split, ["head"], "head_", groups, draws, seed, unit)] if len(split) else []
     return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
 
 def _curves(
-    table: pd.DataFrame, extra: list[str], prefix: str, groups: tuple[str, str] | None, draws: int, seed: int
+    table: pd.DataFrame,
+    extra: list[str],
+    prefix: str,
+    groups: tuple[str, str] | None,
+    draws: int,
+    seed: int,
+    unit: str,
 ) -> xr.Dataset:
     from analyses.core.group_contrast import contrast
     from analyses.core.stats import estimate
@@ -211,12 +234,12 @@ def _curves(
     by = [*cell, "group", "answer_kind"]
     label: dict[str, Any] = {"draws": draws, "seed": seed}
     found = [
-        estimate(table, "effect", by, name=f"{prefix}effect", units="nats/token",
-                 long_name="change of the answer's log-probability by the patch", **label),
+        estimate(table, "effect", by, name=f"{prefix}effect", units=unit,
+                 long_name="change of the metric by the patch", **label),
         _recovery(table, by, f"{prefix}recovery", label),
     ]  # fmt: skip
     if groups is not None:
-        found.append(contrast(table, cell, groups, f"{prefix}contrast", draws, seed))
+        found.append(contrast(table, cell, groups, f"{prefix}contrast", draws, seed, unit))
     return xr.merge(found, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
 
@@ -226,7 +249,7 @@ def _recovery(table: pd.DataFrame, by: list[str], name: str, label: dict[str, An
     from analyses.core.stats import estimate
 
     found = estimate(table, "effect", by, per="gap", name=name, units="1", long_name="recovery", **label)
-    gap = estimate(table, "gap", by, name="gap", units="nats/token", draws=2, seed=0)["gap"]
+    gap = estimate(table, "gap", by, name="gap", units="", draws=2, seed=0)["gap"]
     known = abs(gap) >= SMALLEST_GAP
     for part in ("", "_ci_low", "_ci_high"):
         attrs = found[name + part].attrs

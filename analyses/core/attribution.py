@@ -88,7 +88,7 @@ class PromptPair:
             scores = self.metric.score(backend.head(backend.final_norm(trace[last][item, pos])), item, pos)
             count = torch.bincount(item, minlength=len(batch)).clamp(min=1)
             total = (scores / count[item]).sum()
-        slopes: Sequence[Tensor | None] = torch.autograd.grad(total, [trace[s] for s in read], allow_unused=True)
+        slopes: Any = torch.autograd.grad(total, [trace[s] for s in read], allow_unused=True)
         values = {s: trace[s].detach() for s in read}
         return values, {s: torch.zeros_like(values[s]) if g is None else g for s, g in zip(read, slopes, strict=True)}
 

@@ -17,7 +17,7 @@ NOT_CELLS = ("direction", "answer_kind", "group")
 
 
 def contrast(
-    table: pd.DataFrame, cell: Sequence[str], groups: tuple[str, str], name: str, draws: int, seed: int
+    table: pd.DataFrame, cell: Sequence[str], groups: tuple[str, str], name: str, draws: int, seed: int, unit: str
 ) -> xr.Dataset:
     """First group's mean effect minus the second's per cell and kind of answer, with interval, t and p.
 
@@ -30,7 +30,7 @@ def contrast(
         for kind, own in rows.groupby("answer_kind")
     ]
     data = xr.concat(parts, "answer_kind", join="outer", combine_attrs="override")
-    data[name].attrs.update(units="nats/token", long_name=f"effect in {groups[0]} minus in {groups[1]}")
+    data[name].attrs.update(units=unit, long_name=f"effect in {groups[0]} minus in {groups[1]}")
     data[f"{name}_p"].attrs.update(units="1", long_name="p over all sites and layers (maximum t)")
     return data
 
@@ -74,7 +74,7 @@ def _largest(data: xr.Dataset, name: str) -> Iterator[str]:
             yield f"no clear effect in {group}"
         else:
             where, at = _peak(abs(values))
-            yield f"largest in {group} at {where} ({float(values.sel(at)):+.3g} nats/token)"
+            yield f"largest in {group} at {where} ({float(values.sel(at)):+.3g} {data[name].attrs['units']})"
 
 
 def _difference(data: xr.Dataset, name: str, groups: tuple[str, str] | None) -> Iterator[str]:
@@ -88,7 +88,7 @@ def _difference(data: xr.Dataset, name: str, groups: tuple[str, str] | None) -> 
         yield f"{label}: none found (smallest p = {float(p.min()):.3g})"
     else:
         where, at = _peak(abs(data[f"{name}_t"]))
-        found = f"{float(data[name].sel(at)):+.3g} nats/token, p = {float(p.sel(at)):.3g}"
+        found = f"{float(data[name].sel(at)):+.3g} {data[name].attrs['units']}, p = {float(p.sel(at)):.3g}"
         yield f"{label}: clearest at {where} ({found})"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,20 @@ def test_other_ids_are_refused_and_listed(base: Model, prompts: Prompts) -> None
     changed = Model.wrap(base.backend.plain, other, check=False)
     with pytest.raises(InputError, match=r"4 item\(s\) as other tokens.*q00/given, q03/given, q06/given, q09/given"):
         run("cross_patching", base=base, tuned=changed, prompts=prompts)
+
+
+def test_generated_accuracy_under_patches(pair_of: Callable[..., Any], prompts: Prompts, words: Any) -> None:
+    """The whole last state patched over the prompt decides the first generated word; the control is no patch."""
+    base, tuned = pair_of(noise("model.layers.1.mlp.down_proj.weight", 1.0))
+    first = {c.item.id: c.text for c in tuned.generate(prompts, max_new_tokens=1)}
+    answered = Prompts(tuple(replace(i, answer=first[i.id]) for i in prompts.items))
+    options = {"sites": ("resid_post",), "layers": (0, 2), "metric": "accuracy", "grader": "exact", "max_new_tokens": 1}
+    table = run("cross_patching", base=base, tuned=tuned, prompts=answered, **options, positions="last_prompt").table
+    assert (table["metric_tuned"] == 1).all()
+    assert (table[table["layer"] == 2]["metric_patched"] == 1).all()
+    early = table[table["layer"] == 0]
+    assert (early["metric_patched"] == early["metric_base"]).all()
+    assert (early["metric_base"] == 0).any()
 
 
 def findings(seeds: range, words: Any) -> int:
