@@ -246,7 +246,9 @@ def _hold(model: Model, name: str, value: float, bound: float, at_most: bool = T
 
 def fingerprint(model: Model, hasher: Callable[[], Any] = hashlib.sha256) -> str:
     """Hex hash of weights, tokenizer, dtype and backend."""
-    if model.checkpoint is not None:
+    if model.checkpoint is not None and model.backend.is_remote:
+        own = ["remote", model.checkpoint.path, str(model.checkpoint.revision)]
+    elif model.checkpoint is not None:
         own = [model.checkpoint.fingerprint(), model.checkpoint.tokenizer_fingerprint()]
     else:
         own = [weights_hash(model.weights()), repr(sorted(model.tokenizer.get_vocab().items()))]

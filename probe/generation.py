@@ -159,14 +159,14 @@ class Stream:
 
     def _forward(self, tokens: backends.Tokens, visits: dict[Site, Visitor]) -> Float[Tensor, "row vocab"]:
         final = visits.get(Site("logits"))
-        inner = {s: v.visit for s, v in visits.items() if v is not final}
+        inner = {s: v for s, v in visits.items() if v is not final}
         hidden = self.model.backend.forward(tokens, inner)
         if final is None:
             out = self.model.backend.head(hidden[:, -1])
         else:
             # The edit sees every position, as in a run.
             whole = self.model.backend.head(hidden)
-            changed = final.visit(whole)
+            changed = final(whole)
             out = (whole if changed is None else changed)[:, -1]
         check_passed(visits)
         return out

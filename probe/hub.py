@@ -10,11 +10,12 @@ from typing import Any
 
 from probe.errors import InputError
 
-_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "pytorch_model*.bin"]
+_SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+_FILES = [*_SMALL, "*.safetensors", "pytorch_model*.bin"]
 
 
 @cache
-def snapshot(repo: str, revision: str | None) -> Path:
+def snapshot(repo: str, revision: str | None, weights: bool = True) -> Path:
     """The local folder of a repository at a revision, fetched if it is not in the cache.
 
     Asked of the Hub once per process, so that a branch that moves meanwhile is one commit here.
@@ -24,7 +25,7 @@ def snapshot(repo: str, revision: str | None) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    return Path(_call(snapshot_download, repo, revision, allow_patterns=_FILES))
+    return Path(_call(snapshot_download, repo, revision, allow_patterns=_FILES if weights else _SMALL))
 
 
 def revisions(repo: str) -> list[str]:

@@ -62,13 +62,12 @@ class Edit:
 def patch(site: Site | str, value: Tensor, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
     """An edit that puts `value` (the site's shape, or one that broadcasts to it) in place."""
     place = Site.parse(site)
+    what = f"patch at {place} {list(place.dims)}"
 
     def put(x: Tensor) -> Tensor:
+        # Plain torch and builtins only: this function may be sent to a server that lacks this package.
         if value.ndim > x.ndim or any(v not in (1, n) for v, n in zip(value.shape[::-1], x.shape[::-1])):
-            raise InputError(
-                f"patch at {place}: a value of shape {tuple(value.shape)} does not fit {tuple(x.shape)} "
-                f"{list(place.dims)}"
-            )
+            raise ValueError(f"{what}: a value of shape {tuple(value.shape)} does not fit {tuple(x.shape)}")
         return value.to(x).expand_as(x)
 
     return Edit(place, put, positions, phase)

@@ -75,6 +75,7 @@ class Model:
         revision: str | None = None,
         attn_implementation: str = "eager",
         device_map: str | Mapping[str, str | int] | None = None,
+        remote: bool = False,
     ) -> Model:
         """The model of a checkpoint, with raw weights (nothing folded or centred).
 
@@ -89,6 +90,8 @@ class Model:
             revision: a Hub revision.
             attn_implementation: transformers' attention kernel (`eager`, `sdpa`, ...).
             device_map: spread the model over devices (`nnsight` only), as transformers takes it.
+            remote: run on a server that holds the model (`nnsight` only); no weights are fetched and no
+                proofs run, and what a server cannot do is refused before anything is sent.
 
         Raises:
             InputError: the checkpoint is not whole, not safe, or its tokenizer is not the one saved.
@@ -101,11 +104,24 @@ class Model:
             raise InputError(
                 f"device_map with backend={backend!r}; only backend='nnsight' spreads a model over devices"
             )
+        if remote:
+            return cls._remote(source, backend, dtype)
         reading = huggingface.Reading(dtype, device, attn_implementation, device_map, allow_pickle, trust_remote_code)
         tokenizer = huggingface.read_tokenizer(source, trust_remote_code=trust_remote_code)
         model = cls._build(huggingface.read_model(source, reading), tokenizer, backend, source, prove=check)
         model.reading = reading
         return model
+
+    @classmethod
+    def _remote(cls, source: Checkpoint, backend: str, dtype: str) -> Model:
+        from probe.backends.ndif import NdifBackend
+        from probe.hub import snapshot
+
+        if backend != "nnsight" or source.adapter:
+            raise InputError(f"remote=True needs backend='nnsight' and no adapter; got {backend!r}, {source.adapter!r}")
+        folder = snapshot(source.path, source.revision, weights=False)
+        tokenizer = huggingface.read_tokenizer(Checkpoint(str(folder)))
+        return cls(NdifBackend.open(source.path, source.revision, tokenizer, dtype, True), tokenizer, source)
 
     @classmethod
     def wrap(cls, hf_model: Any, tokenizer: Any, *, backend: str = "transformer_lens", check: bool = True) -> Model:
@@ -129,12 +145,12 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the weights."""
-        return next(iter(self.backend.weights().values())).dtype
+        return self.backend.dtype
 
     @property
     def device(self) -> torch.device:
         """Where inputs are put."""
-        return next(iter(self.backend.weights().values())).device
+        return self.backend.device
 
     @property
     def backend_name(self) -> str:
@@ -238,25 +254,18 @@ class Model:
         if final is not None and logits != "all":
             raise InputError(f"the site 'logits' was asked for with logits={logits!r}; use logits='all'")
         with self._lock, nullcontext() if grad else torch.no_grad():
-            hidden = self.backend.forward(
-                backends.Tokens(batch.ids, batch.mask, batch.position_ids), {s: v.visit for s, v in visits.items()}
-            )
-            out = self._logits(hidden, batch, logits, final)
+            tokens = backends.Tokens(batch.ids, batch.mask, batch.position_ids)
+            out = self.backend.run(tokens, visits, self._rows(batch, logits))
+            if final is not None and out is not None:
+                changed = final(out)
+                out = out if changed is None else changed
         everything = visits if final is None else {**visits, Site("logits"): final}
         return Trace(out, _collect(wanted, everything))
 
-    def _logits(self, hidden: Tensor, batch: TokenBatch, which: Logits, final: Visitor | None) -> Tensor | None:
-        if which == "none":
-            return None
-        if which == "last":
-            return self.backend.head(hidden[torch.arange(len(hidden)), batch.last_prompt])
-        if which != "all":
+    def _rows(self, batch: TokenBatch, which: Logits) -> backends.Rows:
+        if which not in ("all", "last", "none"):
             raise InputError(f"logits={which!r}; expected 'all', 'last' or 'none'")
-        out = self.backend.head(hidden)
-        if final is None:
-            return out
-        changed = final.visit(out)
-        return out if changed is None else changed
+        return "all" if which == "all" else batch.last_prompt if which == "last" else None
 
     def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Logits of residual states by the model's own head: final norm recomputed, soft cap included.
@@ -328,6 +337,10 @@ class Model:
             ProbeError: the logits are not those of the checkpoint.
         """
         source = Checkpoint.of(checkpoint)
+        if self.backend.is_remote:
+            raise InputError(
+                "swap cannot run remotely (nothing was sent); load the other revision as a model of its own"
+            )
         held = self.checkpoint.tokenizer_fingerprint() if self.checkpoint else None
         if source.tokenizer_fingerprint() != held:
             huggingface.check_same_tokenizer(source, self.tokenizer, self._label)

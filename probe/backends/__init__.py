@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 
 from probe.errors import InputError
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 Visit = Callable[[Tensor], Tensor | None]
 """Gets a site's tensor; returns the tensor to go on with, or None to leave it."""
+
+Rows: TypeAlias = Tensor | Literal["all"] | None
+"""Where logits are wanted: everywhere, at one position per item (an index [item]), or nowhere."""
 
 NAMES = ("transformer_lens", "nnsight")
 
@@ -39,6 +43,7 @@ class Backend(Protocol):
     """One way to run a model. `visits` maps whole sites (no head) to what to do with their tensor."""
 
     name: str
+    is_remote: bool
 
     @property
     def config(self) -> Any: ...
@@ -52,6 +57,18 @@ class Backend(Protocol):
 
     def module_outputs(self) -> frozenset[Site]:
         """Sites that equal the output of the module of their name (no post-norm in between)."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are put."""
+        ...
+
+    def run(self, tokens: Tokens, visits: Mapping[Site, Visit], rows: Rows) -> Tensor | None:
+        """Logits [item pos vocab], [item vocab] at `rows`, or None (the unembedding is not computed)."""
         ...
 
     def forward(self, tokens: Tokens, visits: Mapping[Site, Visit]) -> Float[Tensor, "item pos d_model"]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from probe.backends import Rows, Tokens, Visit
 from probe.backends.places import adapter_of, places, residual_kinds
 from probe.sites import Site
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class HuggingFaceBackend:
-    """A plain Hugging Face model and where its sites are. Final parts only: nothing here is overridden."""
+    """A plain Hugging Face model and where its sites are; a backend adds how a pass is visited (`forward`)."""
+
+    is_remote = False
 
     def __init__(self, hf_model: Any) -> None:
         self.plain: Any = hf_model
@@ -32,6 +35,27 @@ class HuggingFaceBackend:
         found = residual_kinds(adapter_of(self.plain).component_mapping["blocks"])
         names = {k for k, (component, side) in found.items() if side == "out" and component in ("", "attn", "mlp")}
         return frozenset(site for site in self._places if site.kind in names)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights."""
+        return self.plain.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are put."""
+        return self.plain.get_input_embeddings().weight.device
+
+    def forward(self, tokens: Tokens, visits: Mapping[Site, Visit]) -> Float[Tensor, "item pos d_model"]:
+        """Each backend's own."""
+        raise NotImplementedError
+
+    def run(self, tokens: Tokens, visits: Mapping[Site, Visit], rows: Rows) -> Tensor | None:
+        """Logits [item pos vocab], [item vocab] at `rows`, or None (the unembedding is not computed)."""
+        hidden = self.forward(tokens, visits)
+        if rows is None:
+            return None
+        return self.head(hidden if isinstance(rows, str) else hidden[torch.arange(len(hidden)), rows])
 
     def new_cache(self) -> Any:
         """An empty key-value cache (sliding layers keep what they need)."""

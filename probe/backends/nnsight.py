@@ -37,9 +37,8 @@ class NnsightBackend(HuggingFaceBackend):
         placed = hasattr(hf_model, "hf_device_map")
         self._tree: Any = NNsight(hf_model if placed else sharing_copy(hf_model))
         self._base: Any = self._tree.get(hf_model.base_model_prefix)
-        self._rank = _ranks(hf_model, self._places)
-        mapping = adapter_of(hf_model).component_mapping["blocks"]
-        self._attention = f"{mapping.name}.{{}}.{mapping.submodules['attn'].name}"
+        self._rank = ranks(hf_model, self._places)
+        self._attention = attention_path(hf_model)
 
     def sites(self) -> frozenset[Site]:
         """Every site of the family; those inside attention only under the eager kernel."""
@@ -87,6 +86,12 @@ class NnsightBackend(HuggingFaceBackend):
         place = self._places[site]
         envoy = self._tree.get(place.path)
         return lambda raised: _at(envoy, place, _guarded(visit, raised))
+
+
+def attention_path(hf_model: Any) -> str:
+    """Path of the attention module of block `{}`."""
+    blocks = adapter_of(hf_model).component_mapping["blocks"]
+    return f"{blocks.name}.{{}}.{blocks.submodules['attn'].name}"
 
 
 def _inputs(tokens: Tokens) -> dict[str, Any]:
@@ -138,7 +143,7 @@ def _inside(attention: Any, site: Site, visit: Visit, softmaxes: dict[int | None
             softmax.output = new
 
 
-def _ranks(hf_model: Any, places: Mapping[Site, Place]) -> dict[str, int]:
+def ranks(hf_model: Any, places: Mapping[Site, Place]) -> dict[str, int]:
     """Order in which the kinds of a block are passed, seen in one short pass."""
     seen: list[str] = []
     handles: list[Any] = []
@@ -154,7 +159,7 @@ def _ranks(hf_model: Any, places: Mapping[Site, Place]) -> dict[str, int]:
     try:
         with torch.no_grad():
             ids = torch.zeros(1, 2, dtype=torch.long, device=hf_model.device)
-            hf_model(input_ids=ids, use_cache=False)
+            hf_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

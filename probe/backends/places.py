@@ -189,7 +189,7 @@ def _norm_layout(hf_model: Any, path: str, n_heads: int) -> Layout:
     ids = torch.zeros(1, length, dtype=torch.long, device=hf_model.device)
     try:
         with torch.no_grad():
-            hf_model(input_ids=ids, use_cache=False)
+            hf_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     except _Seen as seen:
         if len(seen.shape) == 3:
             return "split"

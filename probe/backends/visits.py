@@ -30,7 +30,7 @@ class Visitor:
     seen: Tensor | None = None
     count: int = 0
 
-    def visit(self, x: Tensor) -> Tensor | None:
+    def __call__(self, x: Tensor) -> Tensor | None:
         """The edited tensor, or None if nothing is edited here."""
         self.count += 1
         new = x
@@ -80,7 +80,10 @@ def _apply(edit: Edit, mask: Bool[Tensor, "item pos"], x: Tensor) -> Tensor:
     site = edit.site
     part = x if site.head is None else x.select(site.head_dim, site.head)
     version = part._version  # pyright: ignore[reportPrivateUsage]
-    new = edit.function(part)
+    try:
+        new = edit.function(part)
+    except ValueError as error:
+        raise InputError(f"edit at {site}: {error}") from error
     if part._version != version:  # pyright: ignore[reportPrivateUsage]
         raise InputError(
             f"edit at {site}: its function wrote into its argument, which would change positions that were not "
