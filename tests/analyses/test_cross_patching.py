@@ -35,7 +35,7 @@ def example(folder: Path) -> dict[str, Any]:
     from tests.analyses.conftest import twelve_items
 
     pair = {"base": tiny.save(folder / "a", seed=0), "tuned": tiny.save(folder / "b", seed=3)}
-    return {**pair, "prompts": twelve_items(), "draws": 400}
+    return {**pair, "prompts": twelve_items(), "draws": 400, "max_new_tokens": 8}
 
 
 @pytest.fixture(scope="module")
