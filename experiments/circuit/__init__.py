@@ -1,0 +1,1 @@
+"""From two checkpoints to a verdict: which parts cause what tuning changed."""
