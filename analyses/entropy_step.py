@@ -4,7 +4,8 @@ Definition: for each update theta -> theta + delta, over the masked-in tokens of
     it: measured = mean of H(theta + delta) - H(theta) at the same states; gradient = mean of <grad H, delta>, the
     exact derivative along the true change of the weights (adjacent checkpoints, or rebuilt from Adam's state).
     Beside it, from the same tokens, without delta and so without its size: pooled = -mean (log p - mean)(A - mean),
-    tabular = -mean r A (S - B), omega = -mean r A (1 - p)(log p + H). correlation = Pearson's r over the updates.
+    tabular = -mean r A (S - B), omega = -mean r A (1 - p)(log p + H). `_used`: the same three over the responses the
+    update was computed from only (column update_steps). correlation = Pearson's r over the updates.
 Units: measured and gradient in nats per token; the others are nats per unit of an unknown step size: only their sign
     and correlation mean anything.
 Source: this toolkit's reference for the claims of arXiv 2505.22617 (pooled), 2602.03392 (tabular), 2510.10150 (omega).
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 else:
     from analyses.core.analysis import Checkpoints
 
-SIGNALS = ("gradient_nats", "first_order_nats", "pooled", "tabular", "omega")
+CLAIMED = ("pooled", "tabular", "omega")
+SIGNALS = ("gradient_nats", "first_order_nats", *CLAIMED, *(f"{c}_used" for c in CLAIMED))
 
 
 @analysis
@@ -47,33 +49,30 @@ def entropy_step(
     rollouts: Rollouts,
     *,
     direction: Literal["difference", "optimizer"] = "difference",
-    responses: Literal["batch", "update"] = "batch",
     batch_size: int = 16,
     seed: int = 0,
 ) -> Result:
     """Measured and predicted change of mean entropy in nats for every update between adjacent checkpoints.
 
     Rows, one per update and item: step (updates made after it), rollout_step (of the states), item, group, n_tokens,
-    measured_nats, gradient_nats, first_order_nats (-Cov_p(log p, dz) with the true dz), pooled, tabular, omega: means
-    over the item's tokens.
+    n_used (tokens of responses the update used; 0 where the log does not say), measured_nats, gradient_nats,
+    first_order_nats (-Cov_p(log p, dz) with the true dz), pooled, tabular, omega, pooled_used, tabular_used,
+    omega_used: means over the item's tokens.
 
     Args:
         direction: the change of weights: between adjacent checkpoints, or rebuilt from each one's optimizer.pt
             (then checkpoints need not be adjacent, and the first is used too).
-        responses: states and signals from the whole rollout batch, or only from the responses this update used
-            (needs the log's column update_steps).
         batch_size: responses per forward pass.
         seed: of the bootstrap over items.
     """
     parts: list[pd.DataFrame] = []
     for step, base, tuned, delta in _updates(checkpoints, direction):
         at = _sampled_before(rollouts, step)
-        tokens = _tokens(base, tuned, delta, rollouts.where(steps=[at]), batch_size)
-        if responses == "update":
-            tokens = _used(tokens, rollouts, at, step)
+        log = rollouts.where(steps=[at])
+        tokens = _with_used(_tokens(base, tuned, delta, log, batch_size), log, step)
         parts.append(_per_item(tokens).assign(step=step))
     table = pd.concat(parts, ignore_index=True)
-    order = ["step", "rollout_step", "item", "group", "n_tokens", "measured_nats", *SIGNALS]
+    order = ["step", "rollout_step", "item", "group", "n_tokens", "n_used", "measured_nats", *SIGNALS]
     off = rollouts.uncentred() if "advantage" in rollouts.columns else []
     notes = [f"advantages of {len(off)} group(s) were centred here: {', '.join(off[:5])}"] if off else []
     table = table[order].sort_values(["step", "item"], kind="stable")
@@ -194,26 +193,34 @@ def _entropy_at(logits: Tensor, item: Tensor, pos: Tensor) -> Tensor:
     return entropy(logits[item, pos - 1].double().log_softmax(-1))
 
 
-def _used(tokens: pd.DataFrame, rollouts: Rollouts, at: int, step: int) -> pd.DataFrame:
-    """Only the tokens of responses that the update which made `step` was computed from."""
-    rollouts.require("update_steps", by="entropy_step with responses='update'")
-    facts = rollouts.where(steps=[at]).scalars(["update_steps"])
-    used = facts[[step - 1 in list(s) if s is not None else False for s in facts["update_steps"]]]
+def _with_used(tokens: pd.DataFrame, log: Rollouts, step: int) -> pd.DataFrame:
+    """The signals again over the responses that the update which made `step` was computed from; NaN elsewhere."""
+    tokens = tokens.assign(used=False, **{f"{c}_used": np.nan for c in CLAIMED})
+    if "update_steps" not in log.columns or "advantage" not in tokens:
+        return tokens
+    facts = log.scalars(["update_steps"])
+    made = [s is not None and step - 1 in list(s) for s in facts["update_steps"]]
     keys = ["item", "group_uid", "sample"]
-    kept = tokens.merge(used[keys], on=keys)
-    if kept.empty:
-        raise InputError(f"{rollouts.source}: no response of step {at} says that update {step} used it")
-    # The pooled covariance is centred over what it is pooled over.
-    advantage = kept["advantage"].astype(float)
-    kept["pooled"] = -(kept["logp"] - kept["logp"].mean()) * (advantage - advantage.mean())
-    return kept
+    chosen = pd.MultiIndex.from_frame(facts.loc[made, keys])
+    used = pd.MultiIndex.from_frame(tokens[keys]).isin(chosen)
+    own = tokens[used]
+    tokens["used"] = used
+    tokens.loc[used, ["tabular_used", "omega_used"]] = own[["tabular", "omega"]].to_numpy()
+    # A pooled covariance is centred over what it is pooled over.
+    advantage = own["advantage"].astype(float)
+    tokens.loc[used, "pooled_used"] = -(own["logp"] - own["logp"].mean()) * (advantage - advantage.mean())
+    return tokens
 
 
 def _per_item(tokens: pd.DataFrame) -> pd.DataFrame:
     means = {c: (c, "mean") for c in ("measured_nats", *SIGNALS)}
-    keys = ["rollout_step", "item", "group"]
-    # Sampling groups name nothing beyond the item: without design groups the column is the item's group uid.
-    return tokens.groupby(keys, sort=True).agg(n_tokens=("pos", "size"), **means).reset_index()
+    counts = {"n_tokens": ("pos", "size"), "n_used": ("used", "sum")}
+    return tokens.groupby(["rollout_step", "item", "group"], sort=True).agg(**counts, **means).reset_index()
+
+
+def _counted(name: str) -> str:
+    """The column that says over how many tokens a mean was taken."""
+    return "n_used" if name.endswith("_used") else "n_tokens"
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
@@ -222,9 +229,9 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     rows = table.copy()
     found: list[xr.Dataset] = []
     for name in ("measured_nats", *SIGNALS):
-        rows[name] = table[name] * table["n_tokens"]
+        rows[name] = table[name] * table[_counted(name)]
         units = "nats" if name.endswith("_nats") else "nats per unit step"
-        found.append(estimate(rows, name, ["step"], per="n_tokens", seed=seed, units=units))
+        found.append(estimate(rows, name, ["step"], per=_counted(name), seed=seed, units=units))
     found.append(_correlations(table, seed))
     return xr.merge(found)
 
@@ -265,12 +272,11 @@ def _resampled_means(table: pd.DataFrame, seed: int, draws: int) -> dict[str, np
         counts = np.vstack([np.ones(len(items)), resample_counts(len(items), draws, seed + int(str(at)))])
         for _, update in batch.groupby("step", sort=True):
             rows = update.set_index("item").reindex(items)
-            weight = counts * rows["n_tokens"].fillna(0).to_numpy()
             for name in out:
-                out[name].append(weight @ rows[name].fillna(0.0).to_numpy() / weight.sum(1))
-            for name in SIGNALS:
-                if rows[name].isna().all():
-                    out[name][-1] = np.full(draws + 1, np.nan)
+                weight = counts * rows[_counted(name)].fillna(0).to_numpy()
+                total = weight @ rows[name].fillna(0.0).to_numpy()
+                measured = ~rows[name].isna().all() and (weight.sum(1) > 0)
+                out[name].append(np.divide(total, weight.sum(1), out=np.full(draws + 1, np.nan), where=measured))
     return {name: np.stack(columns, axis=1) for name, columns in out.items()}
 
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 Reduce = Callable[[tuple["Float[Tensor, 'row vocab']", ...], "Int[Tensor, ' row']"], Mapping[str, "Tensor"]]
 
 STATISTICS = ("logp", "H", "sum_p2", "sum_p2_logp", "B", "max_logp")
-LOGITS_AT_ONCE = 1 << 22  # about 27 rows of a 152k vocabulary, 17 MB in float32
+LOGITS_AT_ONCE = 1 << 24  # about 110 rows of a 152k vocabulary: fewer would read the whole head too often
+REDUCED_AT_ONCE = 1 << 21  # elements handed to a reduction, which may work in float64
 IN_CACHE = 1 << 18  # elements a reduction walks at once: its passes then run from cache, three times as fast
 
 
@@ -164,7 +165,8 @@ def _read_batch(
         states.append(model.run(batch, read=[site], logits="none")[site][item, pos])
     device = states[0].device
     ids = torch.as_tensor(targets, device=device)
-    size = min(4096, max(8, LOGITS_AT_ONCE // models[0].shape.d_vocab))
+    size = min(4096, max(8, LOGITS_AT_ONCE // (models[0].shape.d_vocab * len(models))))
+    fine = max(1, REDUCED_AT_ONCE // models[0].shape.d_vocab)
     parts: list[Mapping[str, Tensor]] = []
     for start in range(0, len(ids), size):
         chunk = slice(start, start + size)
@@ -172,7 +174,8 @@ def _read_batch(
         if temperature is not None:
             heat = torch.as_tensor(temperature[chunk], device=device, dtype=torch.float32)[:, None]
             logits = [z / heat for z in logits]
-        parts.append(reduce(tuple(logits), ids[chunk]))
+        for pieces in zip(*(z.split(fine) for z in logits), ids[chunk].split(fine), strict=True):
+            parts.append(reduce(pieces[:-1], pieces[-1]))
     names = list(parts[0]) if parts else []
     return {n: torch.cat([part[n] for part in parts]).double().cpu().numpy() for n in names}
 

@@ -90,13 +90,20 @@ def test_updates_that_change_nothing_correlate_with_nothing(tmp_path: Path) -> N
     assert "nothing can be correlated" in str(result.verdict)
 
 
-def test_only_the_responses_an_update_used(tmp_path: Path) -> None:
+def test_signals_over_the_responses_an_update_used(tmp_path: Path) -> None:
     given = example(tmp_path)
+    table = run("entropy_step", **given).table
+    assert table["n_used"].sum() == table["n_tokens"].sum() / 2
     rows = logs.rows(vocab=200, steps=(0, 2))
-    part, whole = (run("entropy_step", **given, responses=r).table for r in ("update", "batch"))
-    assert part.groupby("step")["n_tokens"].sum().sum() == whole["n_tokens"].sum() / 2
-    with pytest.raises(InputError, match="update_steps"):
-        run("entropy_step", **{**given, "rollouts": Rollouts.of(rows)}, responses="update")
+    everyone = Rollouts.of([{**r, "update_steps": [r["step"], r["step"] + 1]} for r in rows])
+    whole = run("entropy_step", **{**given, "rollouts": everyone}).table
+    for name in ("pooled", "tabular", "omega"):
+        np.testing.assert_allclose(whole[f"{name}_used"], whole[name], atol=1e-12)
+    assert np.abs(table["pooled_used"] - table["pooled"]).max() > 1e-6
+    bare = Rollouts.of(logs.rows(vocab=200, steps=(0, 2)))
+    plain = run("entropy_step", **{**given, "rollouts": bare})
+    assert plain.table["pooled_used"].isna().all()
+    assert np.isnan(float(plain.data["correlation"].sel(signal="pooled_used")))
 
 
 def test_checkpoints_that_are_not_adjacent_are_refused(tmp_path: Path) -> None:
