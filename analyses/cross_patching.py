@@ -253,7 +253,7 @@ def _recovery(table: pd.DataFrame, by: list[str], name: str, label: dict[str, An
     known = abs(gap) >= SMALLEST_GAP
     for part in ("", "_ci_low", "_ci_high"):
         attrs = found[name + part].attrs
-        found[name + part] = found[name + part].where(known).assign_attrs(attrs)
+        found[name + part] = (found[name + part].where(known) + 0.0).assign_attrs(attrs)
     return found
 
 

@@ -165,7 +165,7 @@ def full_run(clean: Clean, metric: Metric, edits: Sequence[Edit]) -> Float[Tenso
 def share(change: np.ndarray, gap: np.ndarray, smallest: float = SMALLEST_GAP) -> np.ndarray:
     """change / gap, NaN where the gap is too small to be divided by."""
     safe = np.abs(gap) >= smallest
-    return np.divide(change, gap, out=np.full(np.shape(change), np.nan), where=safe)
+    return np.divide(change, gap, out=np.full(np.shape(change), np.nan), where=safe) + 0.0  # no -0.0
 
 
 def two_groups(names: Sequence[str], wanted: Sequence[str]) -> tuple[str, str] | None:

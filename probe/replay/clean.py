@@ -29,7 +29,10 @@ class Clean:
         if model.open_edits:
             raise InputError("replay inside model.edited(...): leave that block, or give the edits to every run")
         self.model = model
-        self.decoder = Decoder(model.backend.plain)
+        plain = getattr(model.backend, "plain", None)
+        if plain is None:
+            raise InputError(f"replay calls the model's own modules, which backend {model.backend_name} has not here")
+        self.decoder = Decoder(plain)
         self.batch = batch.to(self.decoder.device)
         with torch.no_grad():
             self.inputs, self.calls, last = self.decoder.enter(self.batch.ids, self.batch.mask, self.batch.position_ids)

@@ -195,7 +195,7 @@ def _enter(wave: Wave, step: Step) -> None:
         new = torch.where(new_embed == embed, full, full + (new_embed - embed))
     else:
         new = apply(step, full)
-    alone = sum(s.run == step.run for s in wave.steps) == 1
+    alone = wave.is_alone(step.run)
     for item, positions in step.items.items():
         values = new[item, list(positions)].to(full.dtype)
         lane = wave.lanes.get((step.run, item))

@@ -109,7 +109,7 @@ def _add(wave: Wave, step: Step, rows: Sequence[Rows], fresh: Tensor) -> None:
     """What an MLP writes goes straight into the residual stream: nothing is run."""
     clean, layer = wave.clean, int(step.site.layer or 0)
     old, after = clean.value(step.site.whole), clean.inputs[layer + 1]
-    alone = sum(s.run == step.run for s in wave.steps) == 1
+    alone = wave.is_alone(step.run)
     for r in rows:
         at = list(r.positions)
         new = after[r.item, at] + (fresh[r.item, at].to(after.dtype) - old[r.item, at])
@@ -142,7 +142,7 @@ def _block(wave: Wave, layer: int, rows: list[Rows], steps: Sequence[Step], read
         if r.lane is not None:
             r.lane.x = part
             continue
-        alone = sum(s.run == r.run for s in wave.steps) == 1
+        alone = wave.is_alone(r.run)
         wave.open(r.run, r.item, layer + 1, r.positions, part, alone=alone)
 
 

@@ -63,13 +63,23 @@ class Wave:
     stop: list[int]
     lanes: dict[tuple[int, int], Lane] = field(default_factory=dict[tuple[int, int], Lane])
 
+    def __post_init__(self) -> None:
+        self.steps_of: dict[int, list[Step]] = {}
+        self._lanes_of: dict[int, list[Lane]] = {}
+        for step in self.steps:
+            self.steps_of.setdefault(step.run, []).append(step)
+
+    def is_alone(self, run: int) -> bool:
+        """Whether a run has one edit."""
+        return len(self.steps_of[run]) == 1
+
     def first(self, run: int, item: int) -> int:
         """First position any edit of this run touches in this item."""
-        return min(s.items[item][0] for s in self.steps if s.run == run and item in s.items)
+        return min(s.items[item][0] for s in self.steps_of[run] if item in s.items)
 
     def run_lanes(self, run: int) -> list[Lane]:
         """The lanes of one run that are open."""
-        return [lane for (r, _), lane in self.lanes.items() if r == run]
+        return self._lanes_of.get(run, [])
 
     def open(self, run: int, item: int, layer: int, positions: Sequence[int], new: Tensor, *, alone: bool) -> Lane:
         """Start a lane: the clean rows before block `layer` with `new` at `positions`."""
@@ -78,6 +88,7 @@ class Wave:
         x[torch.tensor(positions, device=x.device) - lo] = new
         lane = Lane(run, item, tuple(range(lo, self.stop[item])), x)
         self.lanes[run, item] = lane
+        self._lanes_of.setdefault(run, []).append(lane)
         return lane
 
 
