@@ -103,17 +103,26 @@ class Checkpoint:
         return digest([f"{f.name}:{file_hash(f)}" for f in files if f.is_file()])
 
 
-def prefetch(checkpoint: Checkpoint | str | Path) -> Future[str]:
-    """The fingerprint to come of a checkpoint whose bytes are read meanwhile, in the background.
+def prefetch(checkpoint: Checkpoint | str | Path) -> Future[None]:
+    """Done when a checkpoint's bytes are at hand, which happens in the background.
 
     Call it with the next checkpoint of a series while the current one computes: a repository is
-    fetched, the files are hashed (once) and lie in the page cache when they are loaded. The model is
-    not built here: building one changes torch's default dtype under the feet of the running one.
+    fetched, and the files are read into the page cache. The model is not built here: building one
+    changes torch's default dtype under the feet of the running one. What is wrong with the checkpoint
+    is for the load to say.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="probe-prefetch")
-    future = pool.submit(Checkpoint.of(checkpoint).fingerprint)
+    future = pool.submit(_read_through, Checkpoint.of(checkpoint))
     pool.shutdown(wait=False)
     return future
+
+
+def _read_through(checkpoint: Checkpoint) -> None:
+    for folder in (checkpoint.folder, *([Path(checkpoint.adapter)] if checkpoint.adapter else [])):
+        for file in folder.glob("*.safetensors"):
+            with file.open("rb") as handle:
+                while handle.read(1 << 22):
+                    pass
 
 
 def discover(

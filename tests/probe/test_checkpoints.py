@@ -145,9 +145,10 @@ def test_a_full_checkpoint_with_adapter_weights_is_refused(copy: Path) -> None:
         Model.load(copy)
 
 
-def test_prefetch_reads_ahead(run_folder: Path) -> None:
-    checkpoint = Checkpoint(str(run_folder / "checkpoint-20"))
-    assert prefetch(checkpoint).result(timeout=30) == checkpoint.fingerprint()
+def test_prefetch_reads_ahead(run_folder: Path, tmp_path: Path) -> None:
+    assert prefetch(run_folder / "checkpoint-20").result(timeout=30) is None
+    with pytest.raises(InputError, match="no model folder"):
+        prefetch(tmp_path / "none").result(timeout=30)
 
 
 def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
