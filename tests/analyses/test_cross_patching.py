@@ -16,6 +16,7 @@ import torch
 
 from analyses.core.run import run
 from probe import InputError, Item, Model, Prompts
+from probe.errors import ProbeError
 from tests import tiny
 
 SITES = ("q", "k", "v", "z", "attn_out", "mlp_pre", "mlp_up", "mlp_post", "mlp_out")
@@ -256,3 +257,26 @@ def test_a_planted_difference_is_found_in_its_group(words: Any, pair_of: Callabl
     p = result.data["contrast_p"].sel(direction="tuned_to_base", answer_kind="given")
     assert float(p.sel(site="mlp_out", layer=1)) <= 0.05
     assert (result.data["effect"].sel(layer=0) == 0).all()
+
+
+def test_the_gate_refuses_an_engine_that_is_off(
+    base: Model, tuned: Model, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The positive control of the gate: full runs that disagree by .01 nats stop the analysis."""
+    from analyses.core import patching
+
+    honest = patching.full_run
+    monkeypatch.setattr(patching, "full_run", lambda *a: honest(*a) + 0.01)
+    with pytest.raises(ProbeError, match=r"own values changed the metric by 0\.01"):
+        run("cross_patching", base=base, tuned=tuned, prompts=prompts)
+
+
+def test_a_series_is_a_matrix_of_source_and_target(series: Path, prompts: Prompts) -> None:
+    from analyses.core.sweep import sweep
+
+    result = sweep("cross_patching", checkpoints=str(series), prompts=prompts.limit(4), pairs="all", draws=200)
+    recovery = result.data["recovery"]
+    assert list(recovery["source_step"]) == [0, 10]
+    assert list(recovery["step"]) == [10, 20]
+    assert recovery.sel(source_step=10, step=10).isnull().all()
+    assert recovery.sel(source_step=0).notnull().all()
