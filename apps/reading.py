@@ -6,6 +6,7 @@ Results are content-addressed and never change, so whatever is read once under a
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -102,8 +103,18 @@ class Entry:
         """Steps covered, in words."""
         if len(self.steps) > 1:
             return f"steps {self.steps[0]}–{self.steps[-1]}"
-        step = self.checkpoints[0].get("step") if self.checkpoints else None
-        return "" if step is None else f"step {step}"
+        inputs = self.record.get("inputs", {})
+        pair = [_step_of(inputs[s]) for s in ("base", "tuned") if isinstance(inputs.get(s), dict)]
+        if len(pair) == 2 and all(pair):
+            return f"step {pair[0]} → {pair[1]}"
+        step = _step_of(self.checkpoints[0]) if self.checkpoints else ""
+        return f"step {step}" if step else ""
+
+
+def _step_of(checkpoint: Mapping[str, Any]) -> str:
+    """Step of a checkpoint as recorded, else as its folder is named; "" where neither says."""
+    named = re.search(r"checkpoint-(\d+)$", str(checkpoint.get("path", "")).rstrip("/"))
+    return str(checkpoint.get("step") if checkpoint.get("step") is not None else named[1] if named else "")
 
 
 def _run_folder(path: str) -> str:

@@ -443,7 +443,10 @@ def _about_token(place: int, text: str, value: float, unit: str) -> str:
 
 
 def _named(figure: Any, x: float, text: str, color: str) -> go.Figure:
+    # Names at one place would cover each other: each goes below those already there.
+    above = sum(1 for a in figure.layout.annotations if a.xref == "x" and a.x == x)
     place: dict[str, Any] = {"x": x, "xref": "x", "y": 1, "yref": "y domain", "xanchor": "left", "yanchor": "top"}
+    place["yshift"] = -14 * above
     figure.add_annotation(text=html.escape(text), font={"size": 11, "color": color}, showarrow=False, **place)
     return figure
 
@@ -477,8 +480,8 @@ def _legend_title(color: str | None, dash: str | None) -> str:
 
 
 def _finished(figure: Any, title: str, *, legend: str = "", note: str = "") -> go.Figure:
-    panel = f" · {figure.layout.meta}" if figure.layout.meta else ""
-    named = {"title": {"text": html.escape(title) + panel}, "legend": {"title": {"text": html.escape(legend)}}}
+    titles = [t for t in (html.escape(title), figure.layout.meta) if t]
+    named = {"title": {"text": " · ".join(titles)}, "legend": {"title": {"text": html.escape(legend)}}}
     figure.update_layout(template=TEMPLATE, **named)
     if figure.layout.height is None:
         figure.update_layout(height=HEIGHT)

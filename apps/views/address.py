@@ -92,6 +92,14 @@ def flag(label: str, *, key: str, default: bool = False, **more: Any) -> bool:
     return value
 
 
+def held(key: str, options: Sequence[str], default: str) -> str:
+    """The value of a widget that may be in a closed box."""
+    _start(key, {o: o for o in options}, default)
+    value = str(st.session_state[key])
+    _keep(key, [value], value == default)
+    return value
+
+
 def folded(label: str, *, key: str, icon: str | None = None, popover: bool = False) -> Any:
     """A box whose content is made only while it is open (``.open``); closed boxes cost nothing to send or draw."""
     _start(key, {"true": True, "false": False}, False)

@@ -47,8 +47,7 @@ def _at(entry: Entry, where: dict[str, Any]) -> dict[str, Any]:
 
 
 def _curves(entries: list[Entry], where: dict[str, Any]) -> None:
-    found = [series.panelled(e, "layer", OTHER_AXES, _at(e, where)) for e in entries]
-    curves = series.joined(found)
+    curves = series.joined([_by_layer(e, axis, _at(e, where)) for e in entries for axis in AXES])
     if curves.empty:
         st.caption("No curve over layers at this step.")
         return
@@ -63,6 +62,17 @@ def _curves(entries: list[Entry], where: dict[str, Any]) -> None:
     if len(curves):
         figure = figures.curve(curves, x="layer", color="group", facet="panel", columns=1, y_title=" ")
         parts.figure(figure, "layers", key="layer_curves", alt="Curves over layers")
+
+
+def _by_layer(entry: Entry, axis: str, where: dict[str, Any]) -> pd.DataFrame:
+    """Curves of ``entry`` over layers; windows stand at their first layer, states at the block they come out of."""
+    others = OTHER_AXES | (set(AXES) - {axis})
+    rows = series.panelled(entry, axis, others, where) if series.has_dims(entry, axis) else pd.DataFrame()
+    if rows.empty or axis == "layer":
+        return rows
+    layer = rows[axis] - (axis == "state")
+    note = " (window by first layer)" if axis == "window" else " (state; −1 is the embedding)"
+    return rows.assign(layer=layer, panel=rows["panel"] + note).drop(columns=axis)
 
 
 def _map(entries: list[Entry], where: dict[str, Any]) -> None:

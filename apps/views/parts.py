@@ -89,7 +89,7 @@ def filters(summary: pd.DataFrame, prefix: str = "") -> dict[str, list[Any]]:
 
 def figure(shown: Any, name: str, *, key: str, alt: str = "", on_select: Any = "ignore") -> Any:
     """A figure with its exports; the camera button saves what is on screen."""
-    kind = st.session_state.get("image", "png")
+    kind = address.held("image", ("png", "svg"), "png")
     config = {"displaylogo": False, "toImageButtonOptions": {"format": kind, "filename": name, "scale": 2}}
     return st.plotly_chart(shown, key=key, config=config, on_select=on_select, selection_mode="points", alt=alt or name)
 

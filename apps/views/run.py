@@ -14,7 +14,7 @@ from apps.views import address, parts, series
 
 OTHER_AXES = {"layer", "window", "pos", "key_pos", "head", "kv_head", "neuron", "source_step", "alpha", "k", "state"}
 WANTED = (r"^accuracy\b", r"^ppl · answer(?: ·|$)", r"^ppl · prompt(?: ·|$)", r"^log: entropy$", r"^log: reward$")
-LOGGED = "training batches"
+ALL = "all items"
 MAX_RUNS = 4
 STAGE_COLORS = {"good fit": "#009E73", "over-memorized": "#D55E00", "over-fit": "#CC79A7"}
 
@@ -28,12 +28,10 @@ def show(found: Listing) -> None:
         st.info("No result covers a series of checkpoints yet. Make one:")
         st.code("probe sweep perplexity --checkpoints DIR --prompts FILE", language="bash")
         return
-    chosen = address.select_many("Training runs", swept, key="run", default=swept[:MAX_RUNS])
+    first = _alike(found, {n: by_name[n] for n in swept})
+    chosen = address.select_many("Training runs", swept, key="run", default=first)
     entries = [e for name in chosen for e in series.newest(found, by_name[name])]
-    if not series.claims(entries, {path: name for name, path in by_name.items()}):
-        st.caption(
-            "No result here states a verdict yet; over_memorization and perplexity_paradox do, over such results."
-        )
+    _verdicts(found, by_name, chosen, entries)
     rows = _rows(entries, {by_name[name]: name for name in chosen})
     if rows.empty:
         st.info("No curve over steps in what is chosen: choose another run, or go to Circuit for curves over layers.")
@@ -42,13 +40,38 @@ def show(found: Listing) -> None:
     st.caption("Newest result of each analysis per run; the page Results has the others. Bands: 95 % over items.")
 
 
+def _verdicts(found: Listing, by_name: dict[str, str], chosen: list[str], entries: list[Entry]) -> None:
+    """Claims about the chosen runs; those about the others are a click away."""
+    names = {path: name for name, path in by_name.items()}
+    if not series.claims(entries, names):
+        st.caption("No verdict about these runs yet; over_memorization and perplexity_paradox state one.")
+    others = [e for name, path in by_name.items() if name not in chosen for e in series.newest(found, path)]
+    if others:
+        box = address.folded("Verdicts about the other runs", key="others", icon=":material/gavel:")
+        if box.open:
+            with box:
+                series.claims(others, names)
+
+
+def _alike(found: Listing, runs: dict[str, str]) -> list[str]:
+    """Runs measured on the same data, which can be read against each other: most verdicts first, then most runs."""
+    by_data: dict[str, list[str]] = {}
+    for name, path in runs.items():
+        entries = series.newest(found, path)
+        data = next((e.data_name for e in entries if e.analysis == "perplexity"), "") or entries[0].data_name
+        by_data.setdefault(data, []).append(name)
+    staged = {e.run for e in found.of("over_memorization")}
+    best = max(by_data.values(), key=lambda names: (sum(runs[n] in staged for n in names), len(names)))
+    return best[:MAX_RUNS]
+
+
 def _rows(entries: list[Entry], names: dict[str, str]) -> pd.DataFrame:
     """Estimates over steps of all entries, and the training logs, as rows with the columns run and panel."""
     found = [series.panelled(e, "step", OTHER_AXES) for e in entries if series.has_dims(e, "step")]
     for path in names:
         log = training_log(path)
         named = "log: " + log["quantity"]
-        found.append(log.assign(panel=named, quantity=named, run=path, group=LOGGED))
+        found.append(log.assign(panel=named, quantity=named, run=path, group=ALL))
     rows = series.joined(found)
     return rows.assign(run=rows["run"].map(names)) if len(rows) else rows
 
@@ -56,11 +79,11 @@ def _rows(entries: list[Entry], names: dict[str, str]) -> pd.DataFrame:
 def _curves(rows: pd.DataFrame, entries: list[Entry], chosen: list[str], by_name: dict[str, str]) -> None:
     panels = list(dict.fromkeys(rows["panel"]))
     shown = address.select_many("Curves", panels, key="curves", default=wanted(rows) or panels[:3], buttons=False)
-    rows = rows.assign(group=rows["group"].fillna("all items"))
-    groups = [g for g in dict.fromkeys(rows["group"]) if g != LOGGED]
+    rows = rows.assign(group=rows["group"].fillna(ALL))
+    groups = [g for g in dict.fromkeys(rows["group"]) if g != ALL]
     if len(groups) > 1:
         picked = address.select_many("Groups of items", groups, key="group")
-        rows = rows[rows["group"].isin([*(picked or groups), LOGGED])]
+        rows = rows[rows["group"].isin([*(picked or groups), ALL])]
     rows = rows[rows["panel"].isin(shown)]
     if rows.empty:
         st.info("Choose at least one curve.")

@@ -91,8 +91,11 @@ def claims(entries: Sequence[Entry], names: dict[str, str]) -> bool:
             continue
         if text:
             said.setdefault(names.get(entry.run, entry.run), []).append((entry.analysis, text))
-    for run, lines in said.items():
-        with st.container(border=True):
+    if not said:
+        return False
+    total = sum(map(len, said.values()))
+    with st.container(border=True, height=320 if total > 8 else "content"):
+        for run, lines in said.items():
             told = "  \n".join(f"{address.escaped(a)}: {address.escaped(t)}" for a, t in lines)
             st.markdown(f"**{address.escaped(run)}**  \n{told}")
-    return bool(said)
+    return True
