@@ -2,8 +2,8 @@
 
 Definition: from results of other analyses on the same items, curves per item and layer: nec = M(tuned) -
     M(tuned with the block reset, or patched from base), suf = M(base patched from tuned) - M(base), jsd =
-    before_after divergence, force = split-half squared force, probe = out-of-fold score. A window's contrast is its
-    mean minus the mean of all other layers. Each kind is studentised between the groups, its p is the maximum
+    before_after divergence, force = split-half squared force, probe = AUC of the linear probe. A window's
+    contrast is its mean minus the mean of all other layers. Each kind is studentised between the groups, its p is the maximum
     statistic over windows under permuted labels, then Holm over kinds (and widths). Anchor = the window where nec
     is largest, if its Holm p <= .05, at least 80 % of bootstrap draws put it within one layer, and another kind is
     significant within one layer. Adapter = a later window with significant jsd where nec is smaller (the paired
@@ -98,7 +98,7 @@ def anchor_adapter(
     curves |= drawn_curves(given, {first, second})
     n_layers = one_depth(curves)
     chosen = width or default_width(n_layers)
-    options = {
+    options: dict[str, Any] = {
         "strata": strata_of_items(prompts, items, strata),
         "permutations": permutations,
         "draws": draws,
@@ -189,9 +189,9 @@ def figures(result: Result) -> dict[str, Any]:
     rows = rows.assign(layer=rows["window"] + (width - 1) / 2, quantity="t", unit="studentised")
     title = f"Studentised difference {' - '.join(result.data.attrs['groups'])} by window of {width}"
     joint = curve(rows, x="layer", color="family", title=f"{title}: {result.verdict}", reference=0)
-    for found in result.table.itertuples():
-        if found.verdict == found.role:
-            shade(joint, found.first_layer - 0.5, found.last_layer + 0.5, str(found.role))
+    for found in result.table.to_dict("records"):
+        if found["verdict"] == found["role"]:
+            shade(joint, found["first_layer"] - 0.5, found["last_layer"] + 0.5, str(found["role"]))
     effects = result.summary()
     each = curve(
         effects[effects["quantity"] == "effect"], x="layer", facet="family", title="Group differences", reference=0

@@ -43,7 +43,7 @@ def linear_probe(
     covariates: tuple[str, ...] = (),
     strata: tuple[str, ...] = (),
     folds: int = 5,
-    permutations: int = 50,
+    permutations: int = 200,
     draws: int = 1000,
     template: Literal["none", "chat"] = "none",
     batch_size: int = 8,
@@ -52,7 +52,8 @@ def linear_probe(
     """Nested cross-validated AUC of a linear probe at every state, with intervals, a covariates-only control and p.
 
     Rows: item, group, state, score (out-of-fold log-odds of the first group), fold. Arrays over `state`: auc with
-    interval over items, p_value (corrected over states); scalar auc_covariates with interval; gain over it.
+    interval over items, p_value (corrected over states), auc_null and auc_boot (its permutation and bootstrap
+    draws, for rules that join several curves); scalar auc_covariates with interval; gain over it.
 
     Args:
         groups: the two groups, the first one scored positive; default: the only two there are.
@@ -122,7 +123,9 @@ def probed(
     observed, nulls = auc[0, :-1], np.asarray(null).T
     p = (1.0 + (nulls.max(1)[:, None] >= observed).sum(0)) / (1.0 + permutations)
     table = pd.concat(rows, ignore_index=True).sort_values(["item", "state"], kind="stable")
-    return table, _dataset(auc, p, is_first)
+    data = _dataset(auc, p, is_first)
+    data["auc_boot"], data["auc_null"] = (("draw", "state"), auc[1:, :-1]), (("permutation", "state"), nulls)
+    return table, data
 
 
 def _folds(is_first: np.ndarray, folds: int, seed: int) -> np.ndarray:

@@ -79,6 +79,4 @@ def evidence(values: dict[str, np.ndarray], is_first: np.ndarray) -> dict[str, o
         made["weight_reset"] = Result.of(pd.concat([reset, tuned]).drop(columns="layer"))
     if "jsd" in values:
         made["divergence"] = Result.of(rows.assign(variant="before_after", pos=0, jsd_nats=values["jsd"].ravel()))
-    if "probe" in values:
-        made["linear_probe"] = Result.of(rows.assign(state=layer + 1, score=values["probe"].ravel()))
     return made

@@ -38,9 +38,6 @@ def item_frames(
         if table.empty:
             raise InputError("divergence holds no before_after rows: run it with variant=before_after")
         frames["jsd"] = table.rename(columns={"jsd_nats": "value"})
-    if given["linear_probe"] is not None:
-        table = given["linear_probe"].table
-        frames["probe"] = table[table["state"] > 0].assign(layer=lambda t: t["state"] - 1, value=lambda t: t["score"])
     keys = ["item", "group", "layer"]
     return {name: f.groupby(keys, as_index=False)[["value"]].mean() for name, f in frames.items()}
 
@@ -86,7 +83,7 @@ def _from_patching(table: pd.DataFrame, site: str | None) -> dict[str, pd.DataFr
 def compared_groups(frames: dict[str, pd.DataFrame], groups: tuple[str, ...]) -> tuple[str, str]:
     """The two groups, in the given order or by name."""
     if not frames:
-        raise InputError("no result with rows per item was given: weight_reset, cross_patching, divergence or probe")
+        raise InputError("no result with rows per item was given: weight_reset, cross_patching or divergence")
     there = sorted(set.intersection(*(set(f["group"]) for f in frames.values())))
     names = groups or tuple(there)
     if len(names) != 2 or not set(names) <= set(there):
@@ -109,18 +106,31 @@ def aligned(frames: dict[str, pd.DataFrame], first: str, second: str) -> tuple[d
 
 
 def drawn_curves(given: Mapping[str, Result | None], groups: set[str]) -> dict[str, Curve]:
-    """The force curve: of the states if there is one, else of the fitted field."""
-    result = given["trajectories"] or given["neural_ode"]
-    if result is None:
-        return {}
-    if set(result.data.attrs.get("groups", ())) != groups:
-        raise InputError(
-            f"{result.analysis or 'trajectories'} compares {result.data.attrs.get('groups')}, not {groups}"
-        )
-    parts = [result.data[name].to_numpy() for name in ("force_squared", "force_squared_null", "force_squared_boot")]
-    if np.isnan(parts[0]).any():  # a fitted field says nothing where its R2 is not above 0
-        return {}
-    return {"force": DrawnCurve(*parts)}
+    """Kinds that are one statistic of both groups: force of the states (or of the fitted field), and probe AUC.
+
+    Out-of-fold scores per item are no substitute for the AUC with its refitted null: labels permuted after the fit
+    leave scores that were trained on the true ones, and are significant in too many runs without a signal.
+    """
+    force = given["trajectories"] or given["neural_ode"]
+    found: dict[str, Curve] = {}
+    if force is not None:
+        _same_groups(force, groups, "trajectories")
+        parts = [force.data[name].to_numpy() for name in ("force_squared", "force_squared_null", "force_squared_boot")]
+        if not np.isnan(parts[0]).any():  # a fitted field says nothing where its R2 is not above 0
+            found["force"] = DrawnCurve(*parts)
+    probe = given["linear_probe"]
+    if probe is not None:
+        _same_groups(probe, groups, "linear_probe")
+        # State l+1 is the output of block l; the embedding belongs to no block.
+        parts = [probe.data[name].to_numpy()[..., 1:] - 0.5 for name in ("auc", "auc_null", "auc_boot")]
+        found["probe"] = DrawnCurve(*parts)
+    return found
+
+
+def _same_groups(result: Result, groups: set[str], name: str) -> None:
+    compared = list(result.data.attrs.get("groups", ()))
+    if set(compared) != groups:
+        raise InputError(f"{result.analysis or name} compares {compared}, not {sorted(groups)}")
 
 
 def one_depth(curves: dict[str, Curve]) -> int:

@@ -161,6 +161,23 @@ def test_force_from_trajectories_supports_an_anchor():
         anchor_adapter(**{**given, "trajectories": other}, **FAST)
 
 
+def test_the_probe_supports_through_its_refitted_null():
+    """AUC raised at the output of block 4 only; its own permutations are the null."""
+    import xarray as xr
+
+    rng = np.random.default_rng(0)
+    auc = np.full(11, 0.5)
+    auc[5] = 0.9
+    drawn = {name: (("x", "state"), 0.5 + 0.05 * rng.normal(size=(300, 11))) for name in ("auc_null", "auc_boot")}
+    data = xr.Dataset({"auc": ("state", auc), "auc_null": (("permutation", "state"), drawn["auc_null"][1])})
+    data["auc_boot"] = (("draw", "state"), drawn["auc_boot"][1] + auc - 0.5)
+    values, is_first = planted(n_layers=10, anchor=slice(4, 5))
+    probe = Result.of(states_table(), data.assign_attrs(groups=["leak", "stable"]))
+    given = {"weight_reset": evidence(values, is_first)["weight_reset"], "linear_probe": probe}
+    anchor = role(anchor_adapter(**given, **FAST), "anchor")
+    assert anchor["verdict"] == "anchor" and anchor["first_layer"] == 4 and "probe" in anchor["reason"]
+
+
 def states_table():
     import pandas as pd
 
