@@ -41,6 +41,7 @@ def perplexity(
     template: Literal["none", "chat"] = "none",
     boundary: Literal["concat", "offsets"] = "concat",
     include_eos: bool = False,
+    score: Literal["all", "answer"] = "all",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -52,6 +53,7 @@ def perplexity(
         template: put prompts through the tokenizer's chat template, or not.
         boundary: tokenise prompt and answer apart (concat) or jointly (offsets; straddling tokens count in full only).
         include_eos: score the end-of-sequence token as part of the answer.
+        score: every token, or the answer's alone: less work, no perplexity of the prompt and none of the full text.
         batch_size: items per forward pass.
         seed: of the bootstrap over items.
     """
@@ -63,10 +65,14 @@ def perplexity(
     tables: list[pd.DataFrame] = []
     for batch in batches(model, prompts, "perplexity", batch_size=batch_size, **options):
         tokens = scored(batch)
+        if score == "answer":
+            tokens = tokens.where(tokens.in_span("rationale", "answer"))
         residual = model.run(batch, read=[last], logits="none")[last]
         nll = -streamed(tokens.rows(residual), model.unembed, tokens.target, k=0).logprob_nats
         tables.append(_token_table(model, batch.items, tokens, nll.cpu().numpy()))
     table = _by_mask(pd.concat(tables, ignore_index=True))
+    if score == "answer":
+        table = table[table["mask"] != "full"].reset_index(drop=True)
     return Result.of(table, _aggregate(table, seed))
 
 

@@ -131,3 +131,11 @@ def test_the_same_checkpoint_twice_differs_by_exactly_nothing(series: Path, prom
     first, second = (run("perplexity", model=series / "checkpoint-10", prompts=prompts) for _ in range(2))
     assert first.key == second.key
     pd.testing.assert_frame_equal(first.table, second.table)
+
+
+def test_answers_alone_score_as_they_do_beside_their_prompts(base: Model, prompts: Prompts) -> None:
+    whole, alone = (run("perplexity", model=base, prompts=prompts, score=s).table for s in ("all", "answer"))
+    masks = {m for m in whole["mask"] if m.startswith("answer")}
+    assert set(alone["mask"]) == masks
+    of = whole[whole["mask"].isin(masks)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(of, alone, atol=1e-5, rtol=0)
