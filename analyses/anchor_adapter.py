@@ -1,14 +1,14 @@
 """Which window of layers, if any, carries what one group of items gained: a rule that can say "none found".
 
-Definition: from results of other analyses on the same items, curves per item and layer: nec = M(tuned) -
-    M(tuned with the block reset, or patched from base), suf = M(base patched from tuned) - M(base), jsd =
-    before_after divergence, force = split-half squared force, probe = AUC of the linear probe. A window's
-    contrast is its mean minus the mean of all other layers. Each kind is studentised between the groups; its p is
-    that of the maximum over windows under permuted labels, then Holm over kinds (and widths). Anchor = the window
-    where nec is largest, if its Holm p <= .05, at least 80 % of bootstrap draws put it within one layer, and another kind is
-    significant within one layer. Adapter = a later window with significant jsd where nec is smaller (the paired
-    interval excludes 0). A window counts only where the first group is larger inside it, not merely less small
-    than elsewhere. Otherwise `ambiguous` or `none found`; both are legal answers.
+Definition: from results of other analyses on the same items, curves per item and layer: nec = M(tuned) - M(tuned
+    with the block reset, or patched from base), suf = M(base patched from tuned) - M(base), jsd = before_after
+    divergence, force = split-half squared force, probe = AUC of the linear probe. A window's contrast is its mean
+    minus the mean of all other layers. Each kind is studentised between the groups; its p is that of the maximum
+    over windows under permuted labels, then Holm over kinds (and widths). Anchor = the window where nec is largest,
+    if its Holm p <= .05, at least 80 % of bootstrap draws put it within one layer, and another kind is significant
+    within one layer. Adapter = a later window with significant jsd where nec is smaller (the paired interval
+    excludes 0). A window counts only where the first group is larger inside it, not merely less small than
+    elsewhere. Otherwise `ambiguous` or `none found`; both are legal answers.
 Units: layers (from 0); p has none; the curves drawn are studentised differences.
 Source: the two names are from arXiv 2601.11061, which picks its windows by eye; the rule is this toolkit's.
 Does not show: that the layers store anything. It says where, relative to the other layers, an effect is
