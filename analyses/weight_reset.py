@@ -69,15 +69,19 @@ def weight_reset(
     layers: tuple[int, ...] = (),
     shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0),
     draws: int = 10,
+    max_new_tokens: int = 0,
+    grade: str = "exact",
+    pattern: str | None = None,
     template: Literal["none", "chat"] = "none",
     boundary: Literal["concat", "offsets"] = "concat",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
-    """Answer log-probability of the tuned model with some of its weights reset, kept only, randomised or blended.
+    r"""Answer log-probability of the tuned model with some of its weights reset, kept only, randomised or blended.
 
     Rows: item, group, answer_kind, variant (`base` and `tuned` are the references), window (first layer), layers,
-    draw, alpha (share of tuned weights in the window), metric (nats per token).
+    draw, alpha (share of tuned weights in the window), metric (nats per token); with max_new_tokens also text and
+    correct (0 or 1) of the greedy response.
 
     Args:
         variants: any of reset, keep_only, randomise, interpolate.
@@ -86,22 +90,36 @@ def weight_reset(
         layers: one set of layers to change together, in place of the windows.
         shares: of tuned weights, for interpolate (1 = tuned as it is).
         draws: of noise, for randomise.
+        max_new_tokens: tokens of greedy generation under every set of weights; 0 for none.
+        grade: how responses are graded: exact, number, math or module:function.
+        pattern: regular expression whose last match's group is the answer in a response, for example `ans (\S+)`.
         template: put prompts through the tokenizer's chat template, or not.
         boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
         batch_size: items per forward pass.
         seed: of the noise and of the bootstrap over items.
     """
+    from analyses.core.grading import grader
+    from analyses.core.interventions import responses_graded
     from analyses.core.pairs import pair_warnings
-    from probe.weights import check_same_parameters
+    from probe.weights import check_same_parameters, replaced
 
     warnings = pair_warnings(base, tuned)
     check_same_parameters(base, tuned)
     sets = _layer_sets(tuned.shape.n_layers, width, layers)
     plans = list(_plans(tuned, variants, parts, sets, shares, draws))
     batches = tuned.batches(prompts, batch_size=batch_size, template=template, boundary=boundary)
-    tables = [_scored(base, batches, Condition("base")), _scored(tuned, batches, Condition("tuned", alpha=1.0))]
+    grades, generated = grader(grade, pattern), {"max_new_tokens": max_new_tokens, "template": template}
+
+    def scored(model: Model, condition: Condition) -> pd.DataFrame:
+        with replaced(model, condition.values):  # the model's own weights are back afterwards, whatever happens
+            rows = _forced(model, batches)
+            if max_new_tokens:
+                rows = rows.merge(responses_graded(model, prompts, grades, batch_size=batch_size, **generated))
+        return _named(rows, condition)
+
+    tables = [scored(base, Condition("base")), scored(tuned, Condition("tuned", alpha=1.0))]
     for plan in progress(plans, "weight reset", total=len(plans)):
-        tables.append(_scored(tuned, batches, _condition(base, tuned, plan, seed)))
+        tables.append(scored(tuned, _condition(base, tuned, plan, seed)))
     table = pd.concat(tables, ignore_index=True)
     table = table.sort_values(["variant", "window", "draw", "alpha", "item", "answer_kind"], kind="stable")
     return Result.of(table, _aggregate(table, seed), warnings=warnings)
@@ -160,19 +178,20 @@ def _condition(base: Model, tuned: Model, plan: tuple[Condition, list[Place]], s
     return replace(condition, values=revised(tuned, places, change))
 
 
-def _scored(model: Model, batches: Sequence[TokenBatch], condition: Condition) -> pd.DataFrame:
-    """The metric of every item under these weights; the model's own are back afterwards, whatever happens."""
+def _forced(model: Model, batches: Sequence[TokenBatch]) -> pd.DataFrame:
+    """The metric of every item."""
     from analyses.core.interventions import answer_logprob
-    from probe.weights import replaced
 
     rows: list[dict[str, Any]] = []
-    with replaced(model, condition.values):
-        for batch in batches:
-            for item, value in zip(batch.items, answer_logprob(model, batch), strict=True):
-                rows.append({"item": item.id, "group": item.group, "answer_kind": item.answer_kind, "metric": value})
-    table = pd.DataFrame(rows)
-    named = condition.columns()
-    for position, (name, value) in enumerate(named.items(), start=3):
+    for batch in batches:
+        for item, value in zip(batch.items, answer_logprob(model, batch), strict=True):
+            rows.append({"item": item.id, "group": item.group, "answer_kind": item.answer_kind, "metric": value})
+    return pd.DataFrame(rows)
+
+
+def _named(table: pd.DataFrame, condition: Condition) -> pd.DataFrame:
+    """The rows with the columns that name the condition."""
+    for position, (name, value) in enumerate(condition.columns().items(), start=3):
         table.insert(position, name, value)
     return table.astype({"window": "Int64"})
 
@@ -198,6 +217,8 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
         parts.append(estimate(part, "over_base", by, per="gap", seed=seed, name=f"{name}share_of_gap", **share))
     if not plain.empty:
         parts.append(_corrected(plain, seed))
+    if "correct" in table:
+        parts.append(_accuracy(table, seed))
     return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="override")
 
 
@@ -220,6 +241,19 @@ def _levels(table: pd.DataFrame, seed: int) -> xr.Dataset:
     rows = table[table["variant"].isin(["base", "tuned"])]
     label: dict[str, Any] = {"units": "nats/token", "long_name": "log-probability of the answer"}
     return estimate(rows, "metric", ["variant", "group", "answer_kind"], seed=seed, **label)
+
+
+def _accuracy(table: pd.DataFrame, seed: int) -> xr.Dataset:
+    """Share of right responses: of the references, and of every window (blends left out)."""
+    from analyses.core.stats import estimate
+
+    label: dict[str, Any] = {"units": "fraction", "long_name": "share of responses that are right"}
+    references = table[table["variant"].isin(["base", "tuned"])]
+    changed = table[~table["variant"].isin(["base", "tuned", "interpolate"])].astype({"window": int})
+    parts = [estimate(references, "correct", ["variant", *BY[2:]], seed=seed, name="reference_accuracy", **label)]
+    if not changed.empty:
+        parts.append(estimate(changed, "correct", BY, seed=seed, name="accuracy", **label))
+    return xr.merge(parts, join="outer", compat="no_conflicts")
 
 
 def _corrected(rows: pd.DataFrame, seed: int) -> xr.Dataset:

@@ -151,8 +151,7 @@ def completions(
 ) -> pd.DataFrame:
     """Greedy responses under the treatment and one draw of each neuron placebo at every dose, graded.
 
-    `correct` is 0 also where a response holds no answer: steering that destroys the text is not left out. Random
-    directions are not generated: their size is set by what the treatment changes at each position, which a
+    Random directions are not generated: their size is set by what the treatment changes at each position, which a
     generated text has no clean run for.
 
     Args:
@@ -163,9 +162,10 @@ def completions(
         grade: (response, gold) -> Grade.
         how: of `steered_completions`.
     """
+    from analyses.core.interventions import graded, one_per_id
     from analyses.core.steered_generation import steered_completions
 
-    asked = replace(prompts, items=tuple({item.id: item for item in prompts.items}.values()))
+    asked = one_per_id(prompts)
     found: list[pd.DataFrame] = []
     for layer, (treatment, selection, placebos) in arms.items():
         batch = model.batches(asked.limit(1), batch_size=1)[0]
@@ -175,15 +175,9 @@ def completions(
         factors = torch.stack([torch.where(masks[arm], alpha, 1.0) for arm, alpha in cells])
         done = steered_completions(model, asked, layer, factors, **how)
         for (arm, alpha), answers in zip(cells, done, strict=True):
-            texts = {c.item.id: c.text for c in answers}
-            rows = [(i.id, i.answer_kind, texts[i.id], _right(grade(texts[i.id], i.answer))) for i in prompts.items]
-            table = pd.DataFrame(rows, columns=["item", "answer_kind", "text", "correct"])
+            table = graded(prompts, {c.item.id: c.text for c in answers}, grade)
             found.append(table.assign(layer=layer, arm=arm, draw=0, alpha=alpha))
     return pd.concat(found, ignore_index=True)
-
-
-def _right(grade: Grade) -> float:
-    return 0.0 if grade.status == "unparsed" else grade.correct
 
 
 def _written(clean: Clean, layer: int, edit: Edit) -> Float[Tensor, "item pos"]:

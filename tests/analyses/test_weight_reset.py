@@ -128,6 +128,23 @@ def test_noise_is_drawn_anew_for_each_draw_and_again_the_same(
     np.testing.assert_array_equal(values(again, variant="randomise", window=0, draw=1), two)
 
 
+def test_responses_are_those_of_the_changed_weights(base: Model, tuned: Model, prompts: Prompts) -> None:
+    options = {"variants": ("reset", "interpolate"), "layers": (0, 1, 2), "shares": (0.0, 1.0)}
+    table = weight_reset(base, tuned, prompts, max_new_tokens=4, parts=("attn", "mlp"), **options).table
+
+    def texts(variant: str, alpha: float) -> list[str]:
+        rows = table[(table["variant"] == variant) & (table["alpha"] == alpha)]
+        return rows.sort_values("item")["text"].tolist()
+
+    ours, theirs = (
+        [c.text for c in sorted(m.generate(prompts, max_new_tokens=4), key=lambda c: c.item.id)] for m in (base, tuned)
+    )
+    assert texts("base", 0.0) == ours
+    assert texts("tuned", 1.0) == texts("interpolate", 1.0) == theirs
+    assert texts("reset", 0.0) == texts("interpolate", 0.0) != theirs
+    assert set(table["correct"]) <= {0.0, 1.0}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
