@@ -58,6 +58,7 @@ def sweep(
         for number, call in enumerate(progress(calls, f"{name} over {len(calls)} checkpoints")):
             if store is not None:
                 store.announce(key, {"analysis": name, "done": number, "total": len(calls)})
+            _read_ahead(members[number + 1 :][:1])
             done.append(_member(call, store, pool))
     finally:
         if store is not None:
@@ -66,6 +67,15 @@ def sweep(
     if store is not None:
         store.put(result)
     return result
+
+
+def _read_ahead(following: Sequence[tuple[dict[str, int], dict[str, Checkpoint]]]) -> None:
+    """Start reading the next member's checkpoints while the current one computes."""
+    from probe.checkpoints import prefetch
+
+    for _, models in following:
+        for checkpoint in models.values():
+            prefetch(checkpoint)
 
 
 def _member(call: Call, store: Store | None, pool: ModelPool) -> Result:
