@@ -83,6 +83,7 @@ def entropy_step(
 def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Model, Model, Direction]]:
     """(step after the update, model before, model after, change of the weights) of each update, in order."""
     from analyses.core.analysis import progress
+    from analyses.core.pairs import pair_warnings
     from probe import Model
     from probe.tangent import difference, optimizer_step
 
@@ -103,6 +104,7 @@ def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Mo
             "update saved, or direction='optimizer' with optimizer.pt in each"
         )
     base, spare = Model.load(series[0]), Model.load(series[1])
+    pair_warnings(base, spare)  # refuses another tokenizer; later checkpoints are refused by `swap`
     for number, after in enumerate(progress(series[1:], "entropy per update")):
         if number:
             base, spare = spare, base

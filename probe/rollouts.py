@@ -113,17 +113,32 @@ class Rollouts:
         sampling group), n_prompt, n_response, n_tokens (masked in), digest (of the whole row's content).
         """
         frames: list[pd.DataFrame] = []
+        tokenizers: set[str] = set()
         start = 0
-        for batch in self.data.to_batches(batch_size=WINDOW):
-            if batch.num_rows:
-                frames.append(index_rows(pa.Table.from_batches([batch]), start, self.source))
-                start += batch.num_rows
+        for table in self._batches():
+            frames.append(index_rows(table, start, self.source))
+            start += table.num_rows
+            if "tokenizer" in table.column_names:
+                tokenizers |= {str(t) for t in table["tokenizer"].to_pylist()}
         if not frames:
             raise InputError(f"{self.source}: no rows; expected at least one response")
+        if len(tokenizers) > 1:
+            raise InputError(
+                f"{self.source}: responses of several tokenizers ({sorted(tokenizers)[:4]}): split the log"
+            )
         found = pd.concat(frames, ignore_index=True)
         found = found.sort_values(["step", "item", "group_uid", "digest"], kind="stable", ignore_index=True)
         found["sample"] = found.groupby(["step", "item", "group_uid"], sort=False).cumcount()
         return found
+
+    def _batches(self) -> Iterator[pa.Table]:
+        """All rows, a window at a time; a page that cannot be read is the file's fault."""
+        try:
+            for batch in self.data.to_batches(batch_size=WINDOW):
+                if batch.num_rows:
+                    yield pa.Table.from_batches([batch])
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(f"{self.source}: damaged: {str(error).splitlines()[0]}; copy the file again") from error
 
     def fingerprint(self) -> str:
         """Hex hash of all columns of all rows; the order of rows and their shards are no part of it."""

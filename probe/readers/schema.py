@@ -47,6 +47,11 @@ COLUMNS: dict[str, Shape] = {
     "lr": "scalar",
     "grad_norm": "scalar",
     "n_updates": "scalar",
+    "group": "scalar",
+    "tokenizer": "scalar",
+    "update_steps": "scalar",
+    "prompt_text": "scalar",
+    "response_text": "scalar",
 }
 """What one value is: a number or text, or a list over tokens of the response, its segments, or the prompt."""
 

@@ -107,3 +107,14 @@ def test_entropies_of_unknown_temperature_are_refused(tmp_path: Path) -> None:
     rows = [{k: v for k, v in r.items() if k != "logp_temperature"} for r in logs.rows(vocab=200)]
     with pytest.raises(InputError, match="logp_temperature"):
         run("entropy", model=tiny.save(tmp_path / "m"), rollouts=Rollouts.of(rows))
+
+
+def test_a_sweep_puts_the_checkpoints_step_beside_the_logs(tmp_path: Path) -> None:
+    from analyses import sweep
+
+    folder = tiny.series(tmp_path / "run", steps=(0, 10))
+    result = sweep("entropy", checkpoints=folder, rollouts=Rollouts.of(logs.rows(vocab=200)))
+    assert sorted(result.table["step"].unique()) == [0, 10]
+    assert sorted(result.table["rollout_step"].unique()) == [0, 4]
+    assert result.data["entropy_nats"].sizes == {"step": 2, "rollout_step": 2, "group": 2}
+    assert result.figures()

@@ -98,3 +98,15 @@ def test_identical_checkpoints_change_nothing(tmp_path: Path) -> None:
     for name in ("exact_nats", "first_order_nats", "cross_entropy_term_nats", "kl_nats"):
         assert (result.table[name] == 0).all()
     assert result.warnings
+
+
+def test_a_sweep_over_pairs_draws_the_last_waterfall(tmp_path: Path) -> None:
+    from analyses import sweep
+
+    folder = tiny.series(tmp_path / "run", steps=(0, 10, 20))
+    result = sweep("entropy_change", checkpoints=folder, rollouts=Rollouts.of(logs.rows(vocab=200)), pairs="adjacent")
+    figure = result.figures()["waterfall"]
+    assert figure.data[0].measure[0] == "absolute"
+    heights = np.array(figure.data[0].y)
+    assert heights[:-1].sum() == pytest.approx(heights[-1], abs=1e-9)
+    assert set(result.table["step"]) == {10, 20}

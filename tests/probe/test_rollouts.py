@@ -143,6 +143,18 @@ def test_truncated_shard_is_named_and_the_whole_ones_stay(tmp_path: Path) -> Non
     assert before == {f.name: f.read_bytes() for f in folder.iterdir()}
 
 
+def test_damaged_pages_and_mixed_tokenizers_are_refused(tmp_path: Path) -> None:
+    file = shards(tmp_path / "log", logs.rows(), [24]) / "step-000001.parquet"
+    content = bytearray(file.read_bytes())
+    content[200 : len(content) // 2] = bytes(len(content) // 2 - 200)
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        _ = Rollouts.read(file).index
+    mixed = [{**r, "tokenizer": "one" if r["step"] else "other"} for r in logs.rows()]
+    with pytest.raises(InputError, match="several tokenizers"):
+        _ = Rollouts.of(mixed).index
+
+
 def test_missing_steps_are_named(tmp_path: Path) -> None:
     log = Rollouts.read(shards(tmp_path, logs.rows(steps=(0, 4, 8)), [36]))
     assert log.where(steps=[4, 8]).steps == [4, 8]
