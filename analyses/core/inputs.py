@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,8 @@ def _model(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
     from probe import Checkpoint
 
     if isinstance(value, str | Path):
-        value = Checkpoint(str(value), revision=pool.loading.revision)
+        named = Checkpoint.of(value)  # an adapter's folder and repo@revision are names too
+        value = replace(named, revision=pool.loading.revision or named.revision)
     if isinstance(value, Checkpoint):
         checkpoint = value
         prints = {
