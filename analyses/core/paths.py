@@ -178,7 +178,7 @@ def _no_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float 
 
 def post_norm(clean: Clean) -> bool:
     """Whether the family norms what a component computes before adding it to the residual stream."""
-    return hasattr(clean.decoder.layers[0], "post_feedforward_layernorm")
+    return clean.ports(0)["attn_out"].module is not clean.decoder.attention(0)
 
 
 def out_matrix(clean: Clean, layer: int) -> Float[Tensor, "head d_head d_model"]:

@@ -9,7 +9,7 @@ import torch
 from probe.errors import InputError
 from probe.replay import attention
 from probe.replay.decoder import Decoder, rows_of
-from probe.replay.ports import INSIDE, Layout, Port, changed, ports, sniff
+from probe.replay.ports import INSIDE, Port, changed, ports
 from probe.sites import Site
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class Clean:
         self.frozen = [
             attention.Frozen(k, v, _mask(call)) for (_, k, v), call in zip(self.qkv, self.calls, strict=True)
         ]
-        self._layout: Layout | None = self._sniff()
         self._values: dict[tuple[str, int], Tensor] = {}
 
     @property
@@ -55,7 +54,7 @@ class Clean:
 
     def ports(self, layer: int) -> dict[str, Port]:
         """Where the sites inside a block are."""
-        return ports(self.decoder, layer, self._layout)
+        return ports(self.decoder.hf, layer)
 
     def value(self, site: Site) -> Float[Tensor, "item ..."]:
         """The unedited value at a site, in the dims of `site.dims`."""
@@ -141,13 +140,6 @@ class Clean:
             call = rows_of(self.calls[layer], zeros, zeros)
             self.decoder.block(layer, self.inputs[layer][zeros, zeros][None], call, note)
         return seen[0]
-
-    def _sniff(self) -> Layout | None:
-        """Rows of a number that is not n_heads, so that the layout of the q norm shows."""
-        n = self.decoder.n_heads + 1
-        zeros = torch.zeros(n, dtype=torch.long, device=self.decoder.device)
-        with torch.no_grad():
-            return sniff(self.decoder, self.inputs[0][zeros, zeros][None], rows_of(self.calls[0], zeros, zeros))
 
     def _refuse_non_finite(self) -> None:
         for number, x in enumerate(self.inputs):

@@ -280,3 +280,16 @@ def test_a_series_is_a_matrix_of_source_and_target(series: Path, prompts: Prompt
     assert list(recovery["step"]) == [10, 20]
     assert recovery.sel(source_step=10, step=10).isnull().all()
     assert recovery.sel(source_step=0).notnull().all()
+
+
+def test_in_bfloat16_the_floor_is_measured_and_small_effects_are_marked(series: Path, prompts: Prompts) -> None:
+    from analyses.core.inputs import Loading
+
+    pair = {"base": str(series / "checkpoint-0"), "tuned": str(series / "checkpoint-10"), "prompts": prompts.limit(6)}
+    result = run("cross_patching", **pair, loading=Loading(dtype="bfloat16"))
+    floor = result.data.attrs["gate_floor"]
+    assert 1e-5 < floor < 0.1
+    marked = result.table["effect"].abs() <= floor
+    assert (result.table["below_floor"] == marked).all()
+    assert marked.any()
+    assert not marked.all()
