@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 BY = ["group", "answer_kind"]
 COLUMNS = ["item", "group", "answer_kind", "decoding", "sample", "status", "correct", "answer", "n_tokens",
-           "truncated", "boxed", "code", "text"]  # fmt: skip
+           "truncated", "boxed", "code", "gold", "text"]  # fmt: skip
 
 
 @analysis
@@ -155,6 +155,7 @@ def _graded(rows: pd.DataFrame, graded_by: Grader) -> pd.DataFrame:
         boxed=[is_boxed(t) for t in texts],
         code=[has_code(t) for t in texts],
     )
+    found["gold"] = found["gold"].astype(str)
     found["n_tokens"] = found["n_tokens"].astype(float)
     found["truncated"] = found["truncated"].astype("boolean").astype(float)  # NaN: the log does not say
     return found[COLUMNS].reset_index(drop=True)

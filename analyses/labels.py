@@ -142,14 +142,14 @@ def _fisher(c0: Any, n0: Any, c1: Any, n1: Any) -> np.ndarray:
 
 
 def _covariates(first: pd.DataFrame, last: pd.DataFrame) -> pd.DataFrame:
-    """Mean response length, boxed and code share under both, and the length of the readable answer."""
+    """Mean response length, boxed and code share under both, and the length of the gold answer in characters."""
     keys = ["item", "answer_kind"]
-    parts = []
+    parts = [last.assign(gold_chars=last["gold"].str.len().astype(float)).groupby(keys)[["gold_chars"]].mean()]
     for which, table in (("base", first), ("tuned", last)):
-        rows = table.assign(answer_chars=table["answer"].astype("string").str.len().astype(float))
-        named = {c: f"{c}_{which}" for c in ("n_tokens", "boxed", "code", "answer_chars")}
-        parts.append(rows.astype(dict.fromkeys(named, float)).groupby(keys)[list(named)].mean().rename(columns=named))
-    return parts[0].join(parts[1], how="outer").reset_index()
+        named = {c: f"{c}_{which}" for c in ("n_tokens", "boxed", "code")}
+        rows = table.astype(dict.fromkeys(named, float)).groupby(keys)[list(named)].mean()
+        parts.append(rows.rename(columns=named))
+    return pd.concat(parts, axis=1).reset_index()
 
 
 def _matches(table: pd.DataFrame) -> pd.Series:
@@ -174,8 +174,11 @@ def _matches(table: pd.DataFrame) -> pd.Series:
 def _shares(table: pd.DataFrame, seed: int) -> xr.Dataset:
     by = ["group", "answer_kind"]
     rows = table.assign(**{name: (table["label"] == name).astype(float) for name in LABELS})
+    # An answer of one character is guessed easily: its share says how hard the labels are to earn.
+    rows["one_character"] = (rows["gold_chars"] == 1).astype(float)
     rows["p_base"], rows["p_tuned"] = rows["c_base"] / rows["n_base"], rows["c_tuned"] / rows["n_tuned"]
-    named = {**{n: f"share labelled {n}" for n in LABELS}, "p_base": "accuracy of base", "p_tuned": "accuracy of tuned"}
+    named = {**{n: f"share labelled {n}" for n in LABELS}, "p_base": "accuracy of base", "p_tuned": "accuracy of tuned",
+             "one_character": "gold answers of one character"}  # fmt: skip
     return xr.merge([stats.estimate(rows, n, by, seed=seed, units="1", long_name=v) for n, v in named.items()])
 
 

@@ -27,7 +27,8 @@ def tables(found: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for seed, of in sorted(found.items()):
-        for name, row in of["runs"].items():
+        for name in (n for n in PREDICTED if n in of["runs"]):
+            row = of["runs"][name]
             predicted = PREDICTED[name] or "(none)"
             held = {True: "yes", False: "**no**", None: ""}[of["held"].get(name)]
             step = f", from step {row['since']}" if row["since"] is not None else ""

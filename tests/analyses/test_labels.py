@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +27,7 @@ def evaluation(p, n=16, seed=0, step=None, **options) -> Result:
                     "item": f"i{i}", "group": "math", "answer_kind": "given", "decoding": "sampled", "sample": sample,
                     "status": "correct" if right else "wrong", "correct": float(right), "answer": "7",
                     "n_tokens": 10.0 + i,
-                    "truncated": 0.0, "boxed": False, "code": False, "text": "7",
+                    "truncated": 0.0, "boxed": False, "code": False, "text": "7", "gold": "7",
                 }
             )  # fmt: skip
     table = pd.DataFrame(rows)
@@ -99,3 +101,21 @@ def test_agreement_and_prompts_with_labels_as_groups():
     assert np.isnan(agreement(table.assign(label="stable"), table.assign(label="stable")))
     prompts = Prompts((Item("i0", "p", "a", "math"), Item("i1", "p", "a", "math"), Item("i9", "p", "a", "math")))
     assert [i.group for i in relabelled(prompts, table).items] == ["leak", "stable"]
+
+
+def test_covariates_tell_answers_of_one_character(benchmarks):
+    result = labelled(evaluation([1.0, 0.9], seed=2), evaluation([0.0, 0.9], seed=1))
+    assert float(result.data["one_character"].sel(group="math", answer_kind="given")) == 1.0
+    answers = [row["answer"] for row in json.loads((benchmarks / "math500.json").read_text())]
+    assert sum(len(a) == 1 for a in answers) == 117  # of 500: the published setting's share
+
+
+def test_numbers_of_the_published_label_set():
+    from analyses.core import stats
+
+    assert round(19 / 0.1484) == 128
+    n = 128
+    assert np.array([109, 79]) / n == pytest.approx([0.85156, 0.6172], abs=5e-5)
+    assert stats.mcnemar_exact(19, 0) == pytest.approx(3.8147e-6, rel=1e-4)
+    assert stats.mcnemar_exact(6, 0) == pytest.approx(0.03125)
+    assert stats.mcnemar_exact(0, 0) == 1.0

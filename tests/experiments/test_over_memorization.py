@@ -67,3 +67,15 @@ def test_the_report_says_what_was_not_measured():
 @pytest.mark.parametrize("seed", [0, 99])
 def test_truth_is_of_the_seed_or_nothing(seed: int):
     assert isinstance(study.truth(seed), dict)
+
+
+@pytest.mark.parametrize("name", ["over_memorization", "perplexity_paradox"])
+def test_the_readmes_tables_are_those_of_the_results(name: str):
+    import importlib
+    import json
+
+    report = importlib.import_module(f"experiments.{name}.report")
+    found = json.loads((report.FOLDER / "results.json").read_text())
+    told = (report.FOLDER / "README.md").read_text()
+    assert report.tables(found) in told
+    assert set(found) == {"0", "1", "2"}
