@@ -121,7 +121,7 @@ def _maps(entry: Entry, x: str, y: str, where: dict[str, Any]) -> dict[str, pd.D
 
 def _value(column: pd.Series, shown: Any) -> Any:
     """The value of ``column`` that stands as ``shown`` on the axis."""
-    from analyses.core.traces import as_text
+    from analyses.core.figures import as_text
 
     return next((v for v in column.unique().tolist() if as_text(v) == str(shown) or v == shown), shown)
 

@@ -10,9 +10,9 @@ import pandas as pd
 import streamlit as st
 
 from analyses.core import figures
+from analyses.core.figures import unit_name
 from analyses.core.result import COMPANIONS, DIMS, Result
 from analyses.core.store import Store
-from analyses.core.traces import unit_name
 from apps.reading import Entry, command, python_code, rows, verdict
 from apps.report import figures_of, provenance
 from apps.views import address

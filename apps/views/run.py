@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from analyses.core import figures
-from analyses.core.traces import PALETTE
+from analyses.core.figures import PALETTE
 from apps.reading import Entry, Listing, training_log
 from apps.views import address, parts, series
 

@@ -8,9 +8,9 @@ from pathlib import PurePath
 import pandas as pd
 import streamlit as st
 
+from analyses.core.figures import plain
 from analyses.core.result import DIMS
 from analyses.core.store import StoreError
-from analyses.core.traces import plain
 from apps.reading import Entry, Listing, array_names, verdict
 from apps.views import address, parts
 from probe.errors import InputError

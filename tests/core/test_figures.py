@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.core import figures, traces
+from analyses.core import figures
+from analyses.core.figures import traces
 
 HOSTILE = "<script>alert(1)</script><b>"
 

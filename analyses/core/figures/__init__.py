@@ -1,0 +1,35 @@
+"""Plotly figures with one look: units on every axis, intervals as bands, gaps where nothing was measured.
+
+Input is what ``Result.summary()`` gives: tidy rows ``quantity, unit, <dims>, value, ci_low, ci_high, n``, filtered by
+the caller. Columns named by ``x``, ``color``, ``dash`` and ``facet`` must tell every row apart; a plot that would
+silently join rows of different kinds is an error. Every text that may come from a model or a data file is escaped.
+"""
+
+from analyses.core.figures.charts import auto, curve, forest, heatmap, scatter
+from analyses.core.figures.layout import HEIGHT, NEUTRAL, TEMPLATE, TOKENS_PER_ROW, X_ORDER, empty, mark, shade
+from analyses.core.figures.strips import tokens
+from analyses.core.figures.traces import PALETTE, as_text, axis_name, color_scale, plain, unit_name, visible
+
+__all__ = [
+    "HEIGHT",
+    "NEUTRAL",
+    "PALETTE",
+    "TEMPLATE",
+    "TOKENS_PER_ROW",
+    "X_ORDER",
+    "as_text",
+    "auto",
+    "axis_name",
+    "color_scale",
+    "curve",
+    "empty",
+    "forest",
+    "heatmap",
+    "mark",
+    "plain",
+    "scatter",
+    "shade",
+    "tokens",
+    "unit_name",
+    "visible",
+]

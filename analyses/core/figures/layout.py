@@ -1,0 +1,192 @@
+"""What every figure shares: the template, panels, checks of the rows, titles, marks, the empty figure."""
+
+# pandas and plotly carry partial types; everything else of strict mode applies.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from analyses.core.figures import traces
+from analyses.core.figures.traces import PALETTE, as_text, axis_name, plain
+from analyses.core.result import DIMS
+
+MISSING = "rgba(128,128,128,0.18)"
+NEUTRAL = "#888888"
+HEIGHT = 380
+TOKENS_PER_ROW = 12
+Columns = str | Sequence[str] | None  # one column, or several whose values are read together
+X_ORDER = ("step", "source_step", "layer", "window", "pos", "alpha", "fraction", "k", "neuron", "head")
+AXIS = {"showline": True, "linecolor": "#bbb", "gridcolor": "#eee", "zeroline": False, "automargin": True}
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 13},
+        "title": {"x": 0, "xref": "paper", "font": {"size": 15}},
+        "colorway": PALETTE,
+        "margin": {"l": 64, "r": 16, "t": 56, "b": 48},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "hovermode": "closest",
+        "legend": {"font": {"size": 12}},
+        "xaxis": AXIS,
+        "yaxis": AXIS,
+    }
+)
+THIN = {"color": NEUTRAL, "width": 1, "dash": "dot"}
+
+
+def empty(title: str, reason: str = "nothing to draw: no measured values in this selection") -> go.Figure:
+    """A figure that says why it is empty, so that a missing curve is never taken for a flat one."""
+    figure: Any = go.Figure()
+    figure.add_annotation(text=html.escape(reason), showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    figure.update_layout(height=HEIGHT // 2)
+    return finished(figure, title)
+
+
+def mark(figure: go.Figure, x: float, text: str, *, color: str = NEUTRAL) -> go.Figure:
+    """``figure`` with a vertical line at ``x`` in every panel, labelled in the first."""
+    figure.add_vline(x, line={"color": color, "width": 1.5, "dash": "dash"})
+    return _named(figure, x, text, color)
+
+
+def shade(figure: go.Figure, start: float, end: float, text: str, *, color: str = NEUTRAL) -> go.Figure:
+    """``figure`` with a span of ``x`` shaded in every panel (a training stage, layers), labelled in the first."""
+    look: dict[str, Any] = {"fillcolor": color, "opacity": 0.1, "line_width": 0}
+    figure.add_vrect(start, end, **look)
+    return _named(figure, start, text, color)
+
+
+def joined(rows: pd.DataFrame, *wanted: Columns) -> tuple[pd.DataFrame, list[str | None]]:
+    """Several columns as one whose text names the values that differ."""
+    found: list[str | None] = []
+    for columns in wanted:
+        if columns is None or isinstance(columns, str):
+            exist(rows, [columns])
+            found.append(columns)
+            continue
+        exist(rows, columns)
+        differing = [c for c in columns if several(rows, c)] or list(columns[:1])
+        name = ", ".join(differing)
+        if len(differing) > 1:
+            texts = [[plain(v) for v in values] for values in rows[differing].itertuples(index=False)]
+            rows = rows.assign(**{name: pd.Series([", ".join(t) for t in texts], index=rows.index, dtype=object)})
+        found.append(name)
+    return rows, found
+
+
+def checked(rows: pd.DataFrame, used: Sequence[str | None], facet: str | None, value: str) -> str | None:
+    """The facet to use; quantities never share a panel, and rows the columns do not tell apart are refused."""
+    exist(rows, (*used, value))
+    named = [c for c in used if c]
+    if facet is None and "quantity" not in named and several(rows, "quantity"):
+        facet = "quantity"
+        named.append(facet)
+    twice = rows.duplicated(named, keep=False)
+    if twice.any():
+        free = [c for c in rows.columns if c not in named and c in DIMS and several(rows, c)]
+        raise ValueError(
+            f"{int(twice.sum())} rows share {named}; they also differ in {free or 'nothing named'}. "
+            "Filter them, or give color, dash or facet."
+        )
+    return facet
+
+
+def exist(rows: pd.DataFrame, columns: Sequence[str | None]) -> None:
+    missing = [c for c in columns if c is not None and c not in rows.columns]
+    if missing:
+        raise ValueError(f"no column {missing} to draw; the rows have {list(rows.columns)}")
+
+
+def several(rows: pd.DataFrame, column: str) -> bool:
+    return column in rows and len(rows[column].unique()) > 1
+
+
+def panels_of(
+    rows: pd.DataFrame, facet: str | None, columns: int = 3
+) -> tuple[Any, list[tuple[pd.DataFrame, dict[str, int]]]]:
+    """Subplots by facet; panels side by side of one quantity share the vertical axis, stacked ones the horizontal."""
+    if facet is None:
+        return go.Figure(), [(rows, {})]
+    groups = list(rows.groupby(facet, sort=False, dropna=False))
+    if len(groups) == 1:  # a grid of one is slow to make; the panel's name joins the title
+        figure: Any = go.Figure()
+        figure.update_layout(meta=as_text(groups[0][0]))
+        return figure, [(rows, {})]
+    subplots: Any = make_subplots  # its types are narrower than what it takes
+    wide = min(len(groups), columns)
+    high = math.ceil(len(groups) / wide)
+    one_scale = wide > 1 and not several(rows, "quantity")
+    figure = subplots(
+        high,
+        wide,
+        subplot_titles=[as_text(value) for value, _ in groups],
+        shared_yaxes="all" if one_scale else False,
+        shared_xaxes=wide == 1,
+        horizontal_spacing=0.05 if one_scale else 0.09,
+        vertical_spacing=min(0.18, 0.4 / high) if wide > 1 else min(0.12, 0.3 / high),
+    )
+    per_row = 290 if wide > 1 else 210
+    figure.update_layout(height=HEIGHT if high == 1 else per_row * high + 60)
+    places = [{"row": i // wide + 1, "col": i % wide + 1} for i in range(len(groups))]
+    return figure, [(part, place) for (_, part), place in zip(groups, places, strict=True)]
+
+
+def everywhere(place: dict[str, int], count: int) -> dict[str, list[int]]:
+    return {"rows": [place["row"]] * count, "cols": [place["col"]] * count} if place else {}
+
+
+def first_column(panels: Sequence[tuple[pd.DataFrame, dict[str, int]]]) -> dict[str, int]:
+    return {"col": 1} if panels[0][1] else {}
+
+
+def _named(figure: Any, x: float, text: str, color: str) -> go.Figure:
+    # Names at one place would cover each other: each goes below those already there.
+    above = sum(1 for a in figure.layout.annotations if a.xref == "x" and a.x == x)
+    place: dict[str, Any] = {"x": x, "xref": "x", "y": 1, "yref": "y domain", "xanchor": "left", "yanchor": "top"}
+    place["yshift"] = -14 * above
+    figure.add_annotation(text=html.escape(text), font={"size": 11, "color": color}, showarrow=False, **place)
+    return figure
+
+
+def coloraxis(values: Any, signed: bool | None, limit: float | None, unit: str) -> dict[str, Any]:
+    bar = {"title": {"text": html.escape(unit), "side": "right"}, "thickness": 14}
+    return {**traces.color_scale(values, signed, limit), "colorbar": bar}
+
+
+def y_title_of(rows: pd.DataFrame, y: str, unit: str | None) -> str:
+    named = y
+    if y == "value" and "quantity" in rows and not several(rows, "quantity"):
+        named = str(rows["quantity"].iloc[0])
+    unit = unit_of(rows) if unit is None else unit
+    return html.escape(axis_name(named)) + (f" ({html.escape(unit)})" if unit else "")
+
+
+def unit_of(rows: pd.DataFrame) -> str:
+    units = [traces.unit_name(u) for u in dict.fromkeys(rows["unit"])] if "unit" in rows else []
+    return units[0] if len(units) == 1 else ""
+
+
+def legend_title(color: str | None, dash: str | None) -> str:
+    return ", ".join(axis_name(c) for c in (color, dash) if c)
+
+
+def finished(figure: Any, title: str, *, legend: str = "", note: str = "") -> go.Figure:
+    titles = [t for t in (html.escape(title), figure.layout.meta) if t]
+    named = {"title": {"text": " · ".join(titles)}, "legend": {"title": {"text": html.escape(legend)}}}
+    figure.update_layout(template=TEMPLATE, **named)
+    if figure.layout.height is None:
+        figure.update_layout(height=HEIGHT)
+    if note:
+        place = {"x": 1, "y": 1, "yshift": 18, "xref": "paper", "yref": "paper", "xanchor": "right"}
+        figure.add_annotation(text=note, showarrow=False, font={"size": 11, "color": NEUTRAL}, **place)
+    return figure

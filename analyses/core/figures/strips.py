@@ -1,0 +1,85 @@
+"""A text as coloured tokens."""
+
+# pandas and plotly carry partial types; everything else of strict mode applies.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from analyses.core.figures.layout import TOKENS_PER_ROW, coloraxis, empty, finished
+from analyses.core.figures.traces import number, visible
+
+
+def tokens(
+    texts: Sequence[str],
+    values: Sequence[float],
+    *,
+    title: str = "",
+    unit: str = "",
+    signed: bool | None = None,
+    limit: float | None = None,
+    hover: Sequence[str] = (),
+    columns: int = TOKENS_PER_ROW,
+) -> go.Figure:
+    """A text as a strip of coloured tokens, wrapped after ``columns``; NaN leaves a token uncoloured.
+
+    Args:
+        texts: decoded tokens, in order.
+        values: one number per token.
+        title: title.
+        unit: unit of the numbers, named on the colour bar.
+        signed: red-white-blue centred on zero; by default where values have both signs.
+        limit: end of the colour scale, to share it between strips.
+        hover: a line more per token, shown on hover.
+        columns: tokens per row.
+
+    Raises:
+        ValueError: not one value per token.
+    """
+    if len(texts) != len(values) or (hover and len(hover) != len(texts)):
+        raise ValueError(f"{len(texts)} tokens with {len(values)} values and {len(hover)} hover lines; give one each")
+    if not len(texts):
+        return empty(title, "no tokens")
+    numbers = np.asarray(values, dtype=float)
+    shape = (math.ceil(len(texts) / columns), columns)
+    shown = [html.escape(visible(t)) for t in texts]
+    told = [_about_token(i, t, v, unit) for i, (t, v) in enumerate(zip(texts, numbers, strict=True))]
+    if hover:
+        told = [f"{t}<br>{html.escape(h)}" for t, h in zip(told, hover, strict=True)]
+    figure: Any = go.Figure()
+    filled = {"z": _grid(numbers, shape, np.nan)}
+    filled |= {"text": _grid(shown, shape, ""), "customdata": _grid(told, shape, "")}
+    look = {
+        "texttemplate": "%{text}",
+        "textfont": {"size": 12},
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "xgap": 2,
+        "ygap": 4,
+    }
+    figure.add_heatmap(**filled, **look, coloraxis="coloraxis", hoverongaps=False)
+    # Plotly writes a cell's text on measured cells only; the other tokens still have to be read.
+    gaps = np.flatnonzero(np.isnan(numbers))
+    for i in map(int, gaps):
+        figure.add_annotation(x=i % columns, y=i // columns, text=shown[i], showarrow=False, opacity=0.7)
+    figure.update_layout(coloraxis=coloraxis(numbers, signed, limit, unit), height=120 + 34 * shape[0])
+    figure.update_xaxes(visible=False, range=[-0.5, columns - 0.5])
+    figure.update_yaxes(visible=False, range=[shape[0] - 0.5, -0.5])
+    return finished(figure, title, note="no colour: not measured" if len(gaps) else "")
+
+
+def _about_token(place: int, text: str, value: float, unit: str) -> str:
+    return f"{place}: “{html.escape(visible(text, 200))}”<br>{number(value)} {html.escape(unit)}"
+
+
+def _grid(values: Any, shape: tuple[int, int], fill: Any) -> np.ndarray:
+    flat = np.full(shape[0] * shape[1], fill, dtype=object if isinstance(fill, str) else float)
+    flat[: len(values)] = values
+    return flat.reshape(shape)
