@@ -27,6 +27,7 @@ RULES = {
     "healthy_control": "true, half fresh: change of unseen accuracy. ci_low > -.15, held canaries' change ci_low <= .1",
     "fresh_control": "true, only fresh: the same",
     "negative_control": "random: change of held canaries' accuracy. Interval inside +-.15, and no paradox",
+    "random_keeps_accuracy": "random: change of unseen accuracy. Inside +-.15 (added after the seeds were measured)",
     "incorrect_unlearns": "incorrect: change of leaked items' forced accuracy. ci_high < -.5",
     "gradient_predicts_entropy": "format: r of <grad H, step> with the measured change per update. ci_low > .5",
     "pooled_covariance_predicts_entropy": "format: r of -Cov(log p, A) with the same. ci_low > .5",

@@ -141,7 +141,8 @@ def full(seed: int = 0) -> Recipe:
 def short(seed: int = 0) -> Recipe:
     """A smaller world for tests and the demo: fewer and easier problems, a smaller model, the same stages.
 
-    Its share of leaked items was raised from .15 to .25 on seed 0, so that half the updates suffice to memorize them.
+    Tuned on seed 0: the share of leaked items is .25, so that half the updates suffice to memorize them, and GRPO stops
+    after 12 rollout steps (past that it wears the memory down).
     """
     return Recipe(
         seed=seed,
@@ -165,5 +166,5 @@ def short(seed: int = 0) -> Recipe:
             frozen_blocks=2,
             checkpoint_epochs=(0, 1, 2, 4, 7, 11, 15, 20, 25, 30),
         ),
-        reinforcement=Reinforcement(rollout_steps=18, window=(8, 28)),
+        reinforcement=Reinforcement(rollout_steps=12, window=(8, 28)),
     )

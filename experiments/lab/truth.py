@@ -176,6 +176,8 @@ def grpo_findings(recipe: Recipe, folder: Path, items: Items) -> dict[str, Findi
         holds = max(abs(ci[0]), abs(ci[1])) <= 0.15 and not c.is_paradox()
         extra = {"unseen_change": c.unseen_change(), "answer": c.answer_change(), "prompt": c.prompt_change()}
         found["negative_control"] = finding(holds, value, ci, len(items.held_canaries), **extra, **c.levels())
+        value, ci = c.unseen_change()
+        found["random_keeps_accuracy"] = finding(max(abs(ci[0]), abs(ci[1])) <= 0.15, value, ci, n)
     if "grpo-incorrect" in changes:
         c = changes["grpo-incorrect"]
         value, ci = interval(c.forced[1] - c.forced[0])
