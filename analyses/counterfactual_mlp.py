@@ -95,7 +95,7 @@ def counterfactual_mlp(
             rows += [c.compared(model, condition, readouts, seed) for c in clean]
     table = pd.concat(rows, ignore_index=True)
     table = table.sort_values(["item", "answer_kind", "layer", "part", "ablation", "readout", "draw"], kind="stable")
-    label = {"units": "nats", "long_name": "JSD with and without the part"}
+    label: dict[str, Any] = {"units": "nats", "long_name": "JSD with and without the part"}
     return Result.of(table, estimate(table, "jsd_nats", BY, seed=seed, **label))
 
 

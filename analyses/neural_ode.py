@@ -160,8 +160,8 @@ def _projected(states: States, train: np.ndarray, components: int) -> tuple[np.n
             pca.partial_fit(x)
     if not hasattr(pca, "components_"):
         raise InputError("all items have the same states at every layer: there is nothing to model")
-    kept = float(pca.explained_variance_ratio_.sum())
-    z = [(states.layer(s) - pca.mean_) @ pca.components_.T for s in range(states.n_layers + 1)]
+    kept = float(pca.explained_variance_ratio_.sum())  # pyright: ignore[reportOptionalMemberAccess] (fitted above)
+    z = [pca.transform(states.layer(s)) for s in range(states.n_layers + 1)]
     return np.stack(z, axis=1), kept
 
 
