@@ -204,7 +204,8 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     }
     found = [estimate(table, q, by, seed=seed, units=u, long_name=n) for q, (u, n) in names.items() if q in table]
     unit, label = names["jsd_nats"]
-    by_class: dict[str, Any] = {"name": "jsd_by_class_nats", "units": unit, "long_name": f"{label} by class of the token read"}
+    by_class: dict[str, Any] = {"name": "jsd_by_class_nats", "units": unit}
+    by_class["long_name"] = f"{label} by class of the token read"
     found.append(estimate(table, "jsd_nats", [*by, "token_class"], seed=seed, **by_class))
     return xr.merge(found)
 
