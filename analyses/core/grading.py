@@ -27,6 +27,8 @@ Status: TypeAlias = Literal["correct", "wrong", "unparsed", "gold_unparsed"]
 STATUSES: tuple[Status, ...] = ("correct", "wrong", "unparsed", "gold_unparsed")
 BOXED = re.compile(r"\\boxed\b|\\fbox\b")
 CODE = re.compile(r"```\s*(?:python|py)\b|^\s*(?:def \w+\(|import \w+|from \w+ import |print\()", re.MULTILINE)
+COMMAND = re.compile(r"\\(?:text|mathrm|mbox|operatorname|mathbf)\s*\{[^{}]*\}|\\[A-Za-z]+")
+PROSE = re.compile(r"(?:^|(?<=\s))[A-Za-z]{2,}(?=[\s:,.;]|$)")
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*-?\d+)?")
 
 
@@ -151,16 +153,24 @@ def _math(response: str, gold: str) -> Grade:
 
 @lru_cache(maxsize=65536)
 def _parsed(text: str, is_gold: bool) -> tuple[Any, ...]:
-    """What math-verify reads; gold is tried as LaTeX first, since benchmark files hold it without delimiters."""
+    """What math-verify reads; gold is read as LaTeX, which benchmark files hold without delimiters, unless it is prose.
+
+    Boxed, the words of `ans 22` would be a product of their letters, and every response to it wrong.
+    """
     from math_verify import parse
 
     _quiet()
     limits: dict[str, Any] = _limits("parsing_timeout")
-    if is_gold:
+    if is_gold and not is_prose(text):
         found = parse(f"\\boxed{{{text}}}", **limits)
         if found:
             return tuple(found)
     return tuple(parse(text, **limits))
+
+
+def is_prose(text: str) -> bool:
+    """True where words stand in a text beside or in place of mathematics (LaTeX commands and text groups aside)."""
+    return bool(PROSE.search(COMMAND.sub(" ", text)))
 
 
 def _verified(wanted: tuple[Any, ...], found: tuple[Any, ...]) -> bool:

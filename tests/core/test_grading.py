@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from analyses.core.grading import Grade, grader, has_code, is_boxed, last_number, majority, pass_at_k
+from analyses.core.grading import Grade, grader, has_code, is_boxed, is_prose, last_number, majority, pass_at_k
 from probe.errors import InputError
 
 
@@ -23,6 +23,11 @@ from probe.errors import InputError
         ("the answer is 142", "142.0", "correct"),
         ("no idea", "7", "unparsed"),
         ("", "7", "unparsed"),
+        ("think so 3 + 4 = 7 ; ans 22", "ans 22", "correct"),
+        ("ans 23", "ans 22", "wrong"),
+        ("so it is 18", "She makes 9 * 2 = 18 a day.\n#### 18", "correct"),
+        (r"\boxed{3}", r"\left( 3, \frac{\pi}{2} \right)", "wrong"),
+        (r"\boxed{\text{Evelyn}}", r"\text{Evelyn}", "correct"),
     ],
 )
 def test_mathematics(response: str, gold: str, status: str):
@@ -92,6 +97,13 @@ def test_majority_counts_ties_by_their_share():
     assert majority([None, None], [math.nan, math.nan], 2, 0) == 0.0
     assert math.isnan(majority(["7"], [1], 2, 0))
     assert majority(["7", "8"], [1, 0], 1, 0, draws=2000) == pytest.approx(0.5, abs=0.05)
+
+
+def test_prose_is_told_from_mathematics(benchmarks):
+    assert is_prose("ans 22")
+    assert is_prose("the answer: 4")
+    for name in ("math500.json", "amc.json", "aime24.json"):
+        assert not [r["answer"] for r in json.loads((benchmarks / name).read_text()) if is_prose(r["answer"])]
 
 
 def test_real_answers_are_read(benchmarks):
