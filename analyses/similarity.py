@@ -65,8 +65,9 @@ def similarity(
     from analyses.core.stats import estimate, resample_counts
 
     warnings = pair_warnings(base, tuned)
-    if len(prompts.items) < 4:
-        raise InputError(f"{len(prompts.items)} items: at least 4 are needed (unbiased HSIC divides by n - 3)")
+    n_items = len({item.id for item in prompts.items})
+    if n_items < 4:
+        raise InputError(f"{n_items} items: at least 4 are needed (unbiased HSIC divides by n - 3)")
     plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "pooling": pooling}
     before, after = (pooled_states(m, prompts, what="similarity", **plan) for m in (base, tuned))
     counts = resample_counts(len(before.items), draws, seed)

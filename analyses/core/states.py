@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -35,7 +35,7 @@ def two_groups(prompts: Prompts, groups: tuple[str, ...], needed: int = 4) -> tu
     names = groups or prompts.groups
     if len(names) != 2:
         raise InputError(f"groups {list(names)}: exactly two are compared; name them, e.g. groups=('leak', 'stable')")
-    count = {name: sum(item.group == name for item in prompts.items) for name in names}
+    count = {name: len({item.id for item in prompts.items if item.group == name}) for name in names}
     if min(count.values()) < needed:
         raise InputError(f"items per group {count}: at least {needed} in each are needed (split halves of two)")
     return names[0], names[1]
@@ -104,7 +104,7 @@ def pooled_states(
 
     Args:
         model: the checkpoint.
-        prompts: the items; an id may occur once only (keep one answer_kind).
+        prompts: the items; of several answer_kinds of an id the first stands for all (their prompt is the same).
         pooling: `last_prompt` (the last prompt token), `mean_prompt` (mean over prompt tokens) or `mean` (over all
             tokens, the answer included).
         what: label of the progress bar.
@@ -113,9 +113,8 @@ def pooled_states(
     Raises:
         InputError: an id twice, or a state that is not finite (model, site and items are named).
     """
+    prompts = _one_per_id(prompts, pooling)
     place = {item.id: row for row, item in enumerate(prompts.items)}
-    if len(place) < len(prompts.items):
-        raise InputError("an item id occurs with several answer_kinds: keep one, states are read on the prompt")
     shape = (len(place), model.shape.n_layers + 1, model.shape.d_model)
     with tempfile.TemporaryFile(prefix="probe-states-") as file:  # the mapping outlives the handle; no name is left
         values: np.memmap[Any, Any] = np.memmap(file, np.float32, "w+", shape=shape)
@@ -126,6 +125,19 @@ def pooled_states(
             values[rows, state] = pooled.float().cpu().numpy()
         n_tokens[rows] = (batch.mask & (batch.span < 3)).sum(-1).cpu().numpy()
     return States(values, prompts.items, n_tokens)
+
+
+def _one_per_id(prompts: Prompts, pooling: Pooling) -> Prompts:
+    """Each id once: what is read on the prompt alone is the same for every kind of answer."""
+    first: dict[str, Item] = {}
+    for item in prompts.items:
+        known = first.setdefault(item.id, item)
+        if known is not item and (pooling == "mean" or known.prompt != item.prompt):
+            raise InputError(
+                f"item {item.id} occurs with several answer_kinds: pooling={pooling!r} needs one state per item, so "
+                "keep one kind (or pool over the prompt, if their prompts are the same)"
+            )
+    return replace(prompts, items=tuple(first.values()))
 
 
 def _pool(model: Model, batch: TokenBatch, pooling: Pooling) -> list[Tensor]:

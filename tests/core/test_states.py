@@ -49,10 +49,15 @@ def test_a_state_that_is_not_finite_is_named(folder, prompts):
         pooled_states(broken, prompts)
 
 
-def test_an_id_with_two_answers_is_refused(base):
-    twice = Prompts(tuple(Item("a", "what is 3", "1", answer_kind=k) for k in ("x", "y")))
+def test_several_answers_of_a_prompt_have_one_state(base):
+    both = Prompts(tuple(Item("a", "what is 3", a, answer_kind=a) for a in ("1", "7 and 2")))
+    found = pooled_states(base, both)
+    assert len(found.items) == 1 and np.array_equal(found.values, pooled_states(base, both.limit(1)).values)
     with pytest.raises(InputError, match="several answer_kinds"):
-        pooled_states(base, twice)
+        pooled_states(base, both, pooling="mean")
+    other = Prompts(tuple(Item("a", p, "1", answer_kind=p) for p in ("what is 3", "what is 7")))
+    with pytest.raises(InputError, match="several answer_kinds"):
+        pooled_states(base, other)
 
 
 def test_strata_join_columns_and_thirds_of_the_length():
