@@ -111,10 +111,11 @@ def _verdict(data: xr.Dataset) -> str:
     a, low, high = (float(data[n]) for n in ("a", "a_ci_low", "a_ci_high"))
     if low <= 0 <= high:
         return f"reward does not follow exp(H) here: a = {a:.3g}, interval [{low:.3g}, {high:.3g}] holds 0"
-    ceiling, off = float(data["ceiling"]), float(data["extrapolation_rmse"])
-    return (
-        f"R = -{a:.3g} exp(H) + {float(data['b']):.3g}, ceiling {ceiling:.3g}, off by {off:.2g} (RMSE) on later steps"
-    )
+    off = f"off by {float(data['extrapolation_rmse']):.2g} (RMSE) on later steps"
+    law = f"R = {float(data['b']):.3g} {'-' if a > 0 else '+'} {abs(a):.3g} exp(H)"
+    if a < 0:
+        return f"{law}: reward rose with entropy, the reverse of the law, so there is no ceiling to speak of; {off}"
+    return f"{law}, ceiling {float(data['ceiling']):.3g}, {off}"
 
 
 def figures(result: Result) -> dict[str, Any]:

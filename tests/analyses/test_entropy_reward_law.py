@@ -74,3 +74,10 @@ def test_steps_that_do_not_match_are_refused() -> None:
         run("entropy_reward_law", log=RunLog.of(rows))
     with pytest.raises(InputError, match="no scalar 'val'"):
         run("entropy_reward_law", log=RunLog.of(rows), reward="val")
+
+
+def test_a_run_whose_reward_rises_with_entropy_is_not_called_a_law() -> None:
+    h = np.linspace(0.2, 1, 60)
+    verdict = str(run("entropy_reward_law", log=log_of(h, 0.2 * np.exp(h))).verdict)
+    assert "reverse of the law" in verdict
+    assert "ceiling 0" not in verdict
