@@ -28,7 +28,7 @@ from jaxtyping import Float
 
 from analyses.core import stats
 from analyses.core.analysis import analysis
-from analyses.core.grading import NUMBER, grader
+from analyses.core.grading import BOX, NUMBER, grader
 from analyses.core.resampling import resample_counts
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from probe import Model, Prompts
 
 BY = ["group", "answer_kind"]
-BOX = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
 @analysis

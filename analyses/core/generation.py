@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from analyses.core.analysis import progress
 from analyses.core.inputs import digest, source_hash
+from probe.errors import InputError
 
 if TYPE_CHECKING:
     from probe import Model
@@ -53,7 +54,13 @@ def responses(
 
     Finished ones are kept under the cache folder, keyed by weights, decoding and the code that generates, and
     not generated again.
+
+    Raises:
+        InputError: a limit of new tokens that the context has no room for, or a prompt that leaves too little.
     """
+    if how.max_new_tokens >= model.shape.n_ctx:
+        room = f"the model's context is {model.shape.n_ctx} tokens, prompt included"
+        raise InputError(f"max_new_tokens={how.max_new_tokens}, but {room}: lower it")
     kept = _Kept(model, how)
     wanted = [(name, text) for name, text in items if not kept.has(name, text)]
     order = sorted(wanted, key=lambda pair: len(pair[1]))  # of like length together: less padding

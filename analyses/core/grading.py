@@ -26,6 +26,7 @@ from probe.errors import InputError
 Status: TypeAlias = Literal["correct", "wrong", "unparsed", "gold_unparsed"]
 STATUSES: tuple[Status, ...] = ("correct", "wrong", "unparsed", "gold_unparsed")
 BOXED = re.compile(r"\\boxed\b|\\fbox\b")
+BOX = re.compile(r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 CODE = re.compile(r"```\s*(?:python|py)\b|^\s*(?:def \w+\(|import \w+|from \w+ import |print\()", re.MULTILINE)
 COMMAND = re.compile(r"\\(?:text|mathrm|mbox|operatorname|mathbf)\s*\{[^{}]*\}|\\[A-Za-z]+")
 PROSE = re.compile(r"(?:^|(?<=\s))[A-Za-z]{2,}(?=[\s:,.;]|$)")
@@ -142,6 +143,10 @@ def last_number(text: str) -> Fraction | None:
 
 
 def _math(response: str, gold: str) -> Grade:
+    box = BOX.findall(response)
+    told = box[-1] if box else response
+    if told.split() == gold.split() and told.strip():
+        return Grade("correct", gold.strip())  # equal as text, whether or not it can be read as mathematics
     wanted, found = _parsed(gold, True), _parsed(response, False)
     answer = str(found[-1]) if found else None
     if not wanted:

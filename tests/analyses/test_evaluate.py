@@ -163,3 +163,8 @@ def test_a_prompt_with_two_gold_answers_is_answered_once(word_model: Model):
     table = evaluated(word_model, prompts, grade="number", max_new_tokens=4).table
     assert table["text"].nunique() == 1
     assert set(table["answer_kind"]) == {"given", "label"}
+
+
+def test_a_limit_beyond_the_context_says_what_to_change(word_model: Model):
+    with pytest.raises(InputError, match="context is 64 tokens"):
+        evaluated(word_model, twelve_items(), grade="number")

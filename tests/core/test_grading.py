@@ -25,6 +25,8 @@ from probe.errors import InputError
         ("", "7", "unparsed"),
         ("think so 3 + 4 = 7 ; ans 22", "ans 22", "correct"),
         ("ans 23", "ans 22", "wrong"),
+        (r"so \boxed{SRAC=LRAC}", "SRAC=LRAC", "correct"),
+        (r"so \boxed{\frac{a_{1}}{2}}", r"\frac{a_{1}}{2}", "correct"),
         ("so it is 18", "She makes 9 * 2 = 18 a day.\n#### 18", "correct"),
         (r"\boxed{3}", r"\left( 3, \frac{\pi}{2} \right)", "wrong"),
         (r"\boxed{\text{Evelyn}}", r"\text{Evelyn}", "correct"),
