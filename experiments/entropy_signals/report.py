@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from analyses import get
+from probe.readers.schema import NEEDS
+
 FOLDER = Path(__file__).parent
 MARKS = ("<!-- results -->", "<!-- end of results -->")
 
@@ -17,7 +20,7 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
         "two adjacent checkpoints, or one and its optimizer state; states",
         "entropy_step",
     ),
-    "first_order_nats": ("-cov_logit", "two checkpoints, full logits; states", "entropy_change, entropy_covariance"),
+    "first_order_nats": ("`-cov_logit`", "two checkpoints, full logits; states", "entropy_change, entropy_covariance"),
     "tabular": (
         "-r A (S - B)",
         "one checkpoint, full logits; sampled tokens, centred advantages",
@@ -26,6 +29,7 @@ SIGNALS: dict[str, tuple[str, str, str]] = {
     "omega": ("-Omega (STEER)", "log-probs and entropies; sampled tokens, advantages", "entropy_attribution"),
     "pooled": ("-pooled covariance", "log-probs; sampled tokens, advantages", "entropy_covariance"),
 }
+ANALYSES = (*NEEDS, "entropy_reward_law")
 TOKENS = {"token_step": "tabular", "omega": "omega", "omega2": "", "s_only": "", "surprisal_gap": ""}
 
 
@@ -44,8 +48,8 @@ def runs(found: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]
 
 
 def tables(found: Mapping[str, Any]) -> str:
-    """Summary by signal, then every run."""
-    return "\n".join([*_summary(found), "", *_every(found), "", *_visits(found)])
+    """Summary by signal, every run, what fixed states miss, and what each analysis needs."""
+    return "\n".join([*_summary(found), "", *_every(found), "", *_visits(found), "", *_needs()])
 
 
 def _summary(found: Mapping[str, Any]) -> list[str]:
@@ -94,6 +98,23 @@ def _every(found: Mapping[str, Any]) -> list[str]:
 def _cell(of: Mapping[str, Any]) -> str:
     (a, b), (c, d) = of["over_items"], of["over_updates"]
     return f"{of['r']:.2f} [{a:.2f}, {b:.2f}; {c:.2f}, {d:.2f}]"
+
+
+def _needs() -> list[str]:
+    """What each entropy analysis takes, read off the registry and the schema."""
+    lines = [
+        "What each analysis needs. Columns are of the rollout log; ids of a text log are made where the round trip "
+        "through the tokenizer is exact.",
+        "",
+        "| analysis | checkpoints | log | columns |",
+        "|---|---|---|---|",
+    ]
+    for name in ANALYSES:
+        kinds = [i.kind for i in get(name).inputs]
+        models = "every update of a series" if "Checkpoints" in kinds else str(kinds.count("Model") or "none")
+        log = "scalars by step" if "RunLog" in kinds else "rollouts"
+        lines.append(f"| {name} | {models} | {log} | {', '.join(NEEDS.get(name, ('entropy, reward',)))} |")
+    return lines
 
 
 def _visits(found: Mapping[str, Any]) -> list[str]:
