@@ -175,9 +175,8 @@ def _kind(grid: Grid, cells: dict[str, tuple[str, ...]], prompt_mask: str, aggre
     by_mask = {"group": list(cells), "mask": masks}
     index = {cell: change[cell, prompt_mask] - change[cell, "answer"] for cell in cells}
     parts = [
-        _stacked("log_ppl", levels, by_mask, n, grid.step, "ln perplexity"),
-        _stacked("change", change, by_mask, n, grid.step, "change of ln perplexity since the first step"),
         _stacked("index", {(c,): x for c, x in index.items()}, {"group": list(cells)}, n, grid.step, "paradox index"),
+        _stacked("change", change, by_mask, n, grid.step, "change of ln perplexity since the first step"),
     ]
     inner = [m for m in masks if m.startswith("answer:")]
     if inner and aggregate == "micro":
@@ -194,6 +193,7 @@ def _kind(grid: Grid, cells: dict[str, tuple[str, ...]], prompt_mask: str, aggre
                 "index_contrast", gap, {}, {"": min(n[LEAKED], n[UNSEEN])}, grid.step, "index, leaked minus unseen"
             )
         )
+    parts.append(_stacked("log_ppl", levels, by_mask, n, grid.step, "ln perplexity"))
     return xr.merge(parts, join="outer")
 
 
@@ -292,18 +292,26 @@ def _in_words(table: pd.DataFrame, data: xr.Dataset, floor: float) -> str:
         change = {m: float(at["change"].sel(mask=m)) for m in ("answer", "prompt")}
         clause = f"{kind}: {last} ({group}: answer {change['answer']:+.3f}, prompt {change['prompt']:+.3f} nats"
         clause += f", from step {since} on)" if last == PARADOX else ")"
-        said.append(clause + _specific(data, str(kind), last, floor))
+        said.append(clause + _specific(data, str(kind), group, last, floor))
     return "; ".join(said)
 
 
-def _specific(data: xr.Dataset, kind: str, word: str, floor: float) -> str:
-    if word not in (PARADOX, SHARPENING) or "contrast" not in data:
+def _specific(data: xr.Dataset, kind: str, group: str, word: str, floor: float) -> str:
+    """What the fall is made of, and whether it is larger on leaked items."""
+    if word not in (PARADOX, SHARPENING):
         return ""
+    made = ""
+    if "contribution" in data and "answer:rest" in data["mask"].values:
+        parts = data["contribution"].sel(answer_kind=kind, group=group).isel(step=-1)
+        first, rest = (float(parts.sel(mask=m)) for m in ("answer:first", "answer:rest"))
+        made = f", of the fall {first:+.3f} is the first token (choice of a mode) and {rest:+.3f} the rest"
+    if "contrast" not in data:
+        return made
     at = data.sel(answer_kind=kind, mask="answer").isel(step=-1)
     value, high = float(at["contrast"]), float(at["contrast_ci_high"])
     if value < -floor and high < 0:
-        return f", the answer's fall larger on leaked items by {-value:.3f}"
-    return ", not specific to leaked items"
+        return f"{made}, the answer's fall larger on leaked items by {-value:.3f}"
+    return f"{made}, not larger on leaked items"
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -81,7 +81,7 @@ def test_words_for_the_other_changes(effect: dict, word: str):
 def test_a_fall_in_all_groups_is_not_specific():
     effect = {"answer": -0.4, "prompt": 0.2}
     result = analysed(sweep({"leaked_true": effect, "unseen": effect}))
-    assert "not specific to leaked items" in result.verdict
+    assert "not larger on leaked items" in result.verdict
 
 
 def test_significant_but_below_the_floor_is_trivial_not_a_paradox():
