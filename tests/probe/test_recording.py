@@ -245,3 +245,59 @@ def test_the_verl_recipe_writes_the_schema(tmp_path: Path, monkeypatch: pytest.M
     assert rows[0]["old_logp"] == [-1.0, -2.0]
     assert rows[0]["H"] == [0.5, 0.5]
     assert rows[0]["step"] == 0
+
+
+def test_the_aligned_on_policy_case_is_recorded_from_the_loss_pass(tiny_recipe, tiny_lab: Path, tmp_path: Path):  # noqa: F811
+    # TRL's default: one update per rollout, so that it never computes old log-probs; here with accumulation and a reference.
+    import trl
+    from datasets import Dataset
+
+    from experiments.lab import tokenizer, training
+    from probe.recording import GRPOTrainer
+
+    base = tiny_lab / "base" / "checkpoint-30"
+    options = dict(training.CPU, report_to="none", logging_steps=1)
+
+    def train(trainer_class, folder: Path) -> None:
+        args = trl.GRPOConfig(
+            output_dir=str(folder), max_steps=2, per_device_train_batch_size=4, gradient_accumulation_steps=2,
+            num_generations=4, max_completion_length=6, beta=0.05, learning_rate=1e-3, temperature=0.7, seed=1, **options,
+        )  # fmt: skip
+        rows = [{"prompt": f"Ann has {n} figs . buys 5 . how many ?"} for n in range(5, 13)]
+        trainer = trainer_class(
+            model=training.load(base), args=args, processing_class=tokenizer.build(), train_dataset=Dataset.from_list(rows),
+            reward_funcs=[lambda completions, **_: [float(len(set(text.split()))) for text in completions]],
+        )  # fmt: skip
+        training.timed_training(trainer)
+        trainer.save_model(str(folder / "end"))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(GRPOTrainer, tmp_path / "recorded")
+    train(trl.GRPOTrainer, tmp_path / "plain")
+    torch.set_num_threads(threads)
+    ends = [load_file(tmp_path / name / "end" / "model.safetensors") for name in ("recorded", "plain")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    table = pq.read_table(tmp_path / "recorded" / "rollouts").to_pandas()
+    assert table.groupby("step").size().to_dict() == {0: 8, 1: 8}
+    assert sorted(p.name for p in (tmp_path / "recorded" / "rollouts").iterdir()) == [
+        "step-000001.parquet",
+        "step-000002.parquet",
+    ]
+    for _, row in table[table.step == 0].iterrows():
+        ids = torch.tensor(list(row.response_token_ids)).long()
+        logp = (distribution(base, row) / 0.7).log_softmax(-1)
+        np.testing.assert_allclose(row.old_logp, logp[torch.arange(len(ids)), ids].numpy(), atol=1e-4)
+        np.testing.assert_allclose(row.H, -(logp.exp() * logp).sum(-1).numpy(), atol=1e-4)
+        # The reference is the starting model, and the first update's policy is the sampler.
+        np.testing.assert_allclose(row.ref_logp, row.old_logp, atol=1e-4)
+        np.testing.assert_allclose(row.new_logp, row.old_logp, atol=1e-6)
+    assert set(table.n_updates) == {1}
+    assert np.isfinite(table.grad_norm).all()
+    assert table.logp_temperature.iloc[0] == pytest.approx(0.7)
+
+
+def test_the_toolkits_reader_takes_the_files(run: Path, rollouts: pd.DataFrame):
+    from probe.rollouts import Rollouts
+
+    assert len(Rollouts.read(run / "rollouts")) == len(rollouts)
