@@ -20,16 +20,16 @@ Control: the unseen group; a run with a healthy or random reward, given as `cont
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import answer_grids
 from analyses.core.analysis import analysis
-from analyses.core.curves import DRAWS, banded
-from analyses.core.resampling import divide, resample_counts
+from analyses.core.answer_grids import EVERYTHING, LEAKED, UNSEEN, Array, Grid, is_in
+from analyses.core.curves import banded
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -38,36 +38,6 @@ if TYPE_CHECKING:
 
 PARADOX, SHARPENING, DRIFT, NONE, UNJUDGED = "paradox", "sharpening only", "prompt drift only", "none", "not judged"
 NATS = "nats per token"
-LEAKED, UNSEEN, EVERYTHING = "leaked", "unseen", "all"
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One kind of answer: per mask summed NLL and token counts [item, step]; the draws' weights [draw, item]."""
-
-    items: pd.Index
-    group: Array
-    step: Array
-    nll: dict[str, Array]
-    tokens: dict[str, Array]
-    counts: Array
-
-    def log_ppl(self, mask: str, members: Array, aggregate: str) -> Array:
-        """ln PPL [1 + draw, step] of some items; row 0 is what was observed."""
-        nll, tokens = self.nll[mask][members], self.tokens[mask][members]
-        measured = ~(np.isnan(nll) | np.isnan(tokens))
-        top = np.where(measured, nll if aggregate == "micro" else divide(nll, tokens), 0.0)
-        bottom = np.where(measured, tokens if aggregate == "micro" else 1.0, 0.0)
-        weights = self.counts[:, members]
-        return divide(weights @ top, weights @ bottom)
-
-    def contribution(self, mask: str, members: Array) -> Array:
-        """Change of the mask's summed NLL since the first step, per answer token [1 + draw, step]."""
-        nll, tokens = np.nan_to_num(self.nll[mask][members]), np.nan_to_num(self.tokens["answer"][members])
-        weights = self.counts[:, members]
-        total = divide(weights @ nll, weights @ tokens)
-        return total - total[:, :1]
 
 
 @analysis
@@ -95,8 +65,8 @@ def perplexity_paradox(
         seed: of the bootstrap over items.
     """
     warnings: list[str] = []
-    grids = _grids(perplexity.table, prompt_mask, seed)
-    cells = _members(grids, leaked, unseen)
+    grids = answer_grids.grids(perplexity.table, prompt_mask, seed)
+    cells = answer_grids.cells(grids, leaked, unseen)
     parts: list[xr.Dataset] = []
     rows: list[dict[str, Any]] = []
     for kind, grid in grids.items():
@@ -106,61 +76,10 @@ def perplexity_paradox(
     table = pd.DataFrame(rows)
     data: Any = xr.concat(parts, "answer_kind", join="outer", data_vars="all")
     if control is not None and control is not perplexity and (not control.key or control.key != perplexity.key):
-        other = _against(grids, _grids(control.table, prompt_mask, seed), cells, prompt_mask, aggregate, warnings)
+        others = answer_grids.grids(control.table, prompt_mask, seed)
+        other = _against(grids, others, cells, prompt_mask, aggregate, warnings)
         data = data.merge(other, join="outer")
     return Result.of(table, data, verdict=_in_words(table, data, floor), warnings=warnings)
-
-
-def _grids(table: pd.DataFrame, prompt_mask: str, seed: int) -> dict[str, Grid]:
-    """The table as grids, one per kind of answer: kinds are never pooled.
-
-    Raises:
-        InputError: a table of one checkpoint, one without prompt or answer rows, an item in two groups.
-    """
-    if "step" not in table.columns or table["step"].nunique() < 2:
-        raise InputError("the paradox needs a sweep of perplexity over at least 2 checkpoints; this is one checkpoint")
-    missing = {prompt_mask, "answer"} - set(table["mask"])
-    if missing:
-        raise InputError(f"the perplexity result has no rows of mask {sorted(missing)}")
-    found: dict[str, Grid] = {}
-    for kind, rows in table.groupby("answer_kind", sort=True):
-        steps = np.sort(rows["step"].unique())
-        groups = rows.drop_duplicates(["item", "group"]).set_index("item")["group"].sort_index()
-        twice = groups.index[groups.index.duplicated()].tolist()
-        if twice:
-            raise InputError(f"item(s) {twice[:5]} stand in two groups (contradictory labels): correct the prompt file")
-        nll, tokens = {}, {}
-        for mask, of in rows.groupby("mask"):
-            wide = of.pivot_table(index="item", columns="step", values=["nll_nats", "n_tokens"], aggfunc="sum")
-            wide = wide.reindex(groups.index)
-            nll[str(mask)], tokens[str(mask)] = (
-                pd.DataFrame(wide[c]).reindex(columns=steps).to_numpy(float) for c in ("nll_nats", "n_tokens")
-            )
-        if "answer:first" in nll:
-            nll["answer:rest"] = nll["answer"] - np.nan_to_num(nll["answer:first"])
-            tokens["answer:rest"] = tokens["answer"] - np.nan_to_num(tokens["answer:first"])
-        counts = resample_counts(len(groups), DRAWS, seed, groups.to_numpy())
-        counts = np.concatenate([np.ones((1, len(groups))), counts])
-        found[str(kind)] = Grid(groups.index, groups.to_numpy(), steps, nll, tokens, counts)
-    return found
-
-
-def _members(grids: dict[str, Grid], leaked: tuple[str, ...], unseen: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Cells of the group axis: every group, all of them, and the leaked and the unseen ones pooled."""
-    names = sorted({str(g) for grid in grids.values() for g in grid.group})
-    unknown = sorted((set(leaked) | set(unseen)) - set(names))
-    if unknown:
-        raise InputError(f"no groups {unknown} in the perplexity result; it has {names}")
-    cells: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
-    if len(names) > 1:
-        cells[EVERYTHING] = tuple(names)
-    cells[LEAKED] = leaked or tuple(n for n in names if n.startswith("leak"))
-    cells[UNSEEN] = unseen or tuple(n for n in names if n in ("unseen", "stable"))
-    return {name: of for name, of in cells.items() if of}
-
-
-def _is_in(grid: Grid, groups: tuple[str, ...]) -> Array:
-    return np.isin(grid.group.astype(str), groups)
 
 
 def _kind(grid: Grid, cells: dict[str, tuple[str, ...]], prompt_mask: str, aggregate: str) -> xr.Dataset:
@@ -169,9 +88,9 @@ def _kind(grid: Grid, cells: dict[str, tuple[str, ...]], prompt_mask: str, aggre
     levels: dict[tuple[str, str], Array] = {}
     for cell, groups in cells.items():
         for mask in masks:
-            levels[cell, mask] = grid.log_ppl(mask, _is_in(grid, groups), aggregate)
+            levels[cell, mask] = grid.log_ppl(mask, is_in(grid, groups), aggregate)
     change = {at: x - x[:, :1] for at, x in levels.items()}
-    n = {cell: int(_is_in(grid, groups).sum()) for cell, groups in cells.items()}
+    n = {cell: int(is_in(grid, groups).sum()) for cell, groups in cells.items()}
     by_mask = {"group": list(cells), "mask": masks}
     index = {cell: change[cell, prompt_mask] - change[cell, "answer"] for cell in cells}
     parts = [
@@ -180,7 +99,7 @@ def _kind(grid: Grid, cells: dict[str, tuple[str, ...]], prompt_mask: str, aggre
     ]
     inner = [m for m in masks if m.startswith("answer:")]
     if inner and aggregate == "micro":
-        shares = {(c, m): grid.contribution(m, _is_in(grid, of)) for c, of in cells.items() for m in inner}
+        shares = {(c, m): grid.contribution(m, is_in(grid, of)) for c, of in cells.items() for m in inner}
         label = "contribution to the answer's change"
         parts.append(_stacked("contribution", shares, {"group": list(cells), "mask": inner}, n, grid.step, label))
     if LEAKED in cells and UNSEEN in cells:
@@ -263,11 +182,11 @@ def _against(
         for groups in cells.values():
             ends = []
             for grid in (run, other):
-                prompt, answer = (grid.log_ppl(m, _is_in(grid, groups), aggregate) for m in (prompt_mask, "answer"))
+                prompt, answer = (grid.log_ppl(m, is_in(grid, groups), aggregate) for m in (prompt_mask, "answer"))
                 ends.append((prompt - prompt[:, :1] - answer + answer[:, :1])[:, -1])
             values.append(ends[0] - ends[1])
         whole = np.stack(values, axis=1)
-        n = [int(_is_in(run, groups).sum()) for groups in cells.values()]
+        n = [int(is_in(run, groups).sum()) for groups in cells.values()]
         label = "index minus that of the control run, last step"
         part = banded("control_difference", whole[0], whole[1:], n=n, dims=("group",), units=NATS, long_name=label)
         parts.append(part.assign_coords(group=list(cells)).expand_dims(answer_kind=[kind]))
