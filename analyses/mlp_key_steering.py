@@ -99,6 +99,8 @@ def mlp_key_steering(
     from analyses.core.grading import grader
     from analyses.core.steering import completions, key_arms, responses, target_groups
 
+    if max_new_tokens and selection == "item":
+        raise InputError("max_new_tokens with selection='item' is not possible: one generation has one set of neurons")
     doses = _doses(alphas)
     wanted, warnings = _layers(model, layers, anchor_adapter, role)
     groups = target_groups(prompts, targets)
@@ -117,10 +119,6 @@ def mlp_key_steering(
 
     table = responses(model, model.batches(measures, **tokenized), runs, what="MLP key steering")
     if max_new_tokens:
-        if chosen.own:
-            raise InputError(
-                "max_new_tokens with selection='item' is not possible: one generation has one set of neurons"
-            )
         arms = {n: (treatment, chosen, against[n]) for n in wanted}
         how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "steer_at": steer_at}
         how |= {"template": template, "batch_size": batch_size}
