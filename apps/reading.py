@@ -30,6 +30,7 @@ class Entry:
     root: Path
     record: Mapping[str, Any]
     source: Entry | None = None
+    run_name: str = ""
 
     @property
     def analysis(self) -> str:
@@ -95,7 +96,12 @@ class Entry:
     @cached_property
     def label(self) -> str:
         """Name for people: run, data, steps, what was set differently, beginning of the key."""
-        parts = [PurePath(self.run).name, self.data_name, self.span, *(f"{k}={v}" for k, v in self.options.items())]
+        parts = [
+            self.run_name or PurePath(self.run).name,
+            self.data_name,
+            self.span,
+            *(f"{k}={v}" for k, v in self.options.items()),
+        ]
         return " · ".join([p for p in parts if p] + [self.key[:6]])
 
     @property
@@ -147,21 +153,37 @@ class Listing:
 
 def listing(store: Store) -> Listing:
     """What lies in ``store``; a damaged or half-written result is a problem told, not an error."""
+    return _listing(store, tuple(store.addresses()), tuple(store.broken()))
+
+
+@lru_cache(maxsize=4)
+def _listing(store: Store, addresses: tuple[tuple[str, str], ...], broken: tuple[Path, ...]) -> Listing:
     entries: list[Entry] = []
-    problems = [f"{p}: incomplete (a copy or a write was interrupted); {AGAIN}" for p in store.broken()]
-    for name, key in store.addresses():
+    problems = [f"{p}: incomplete (a copy or a write was interrupted); {AGAIN}" for p in broken]
+    for name, key in addresses:
         try:
             entries.append(_entry(store.root, name, key))
         except StoreError as error:
             problems.append(str(error))
     by_key = {e.key: e for e in entries}
     entries = [replace(e, source=by_key.get(_upstream_key(e))) for e in entries]
+    names = {path: name for name, path in run_names(sorted({e.run for e in entries if e.run})).items()}
+    entries = [replace(e, run_name=names.get(e.run, "")) for e in entries]
     newer = [e for e in entries if not e.readable]
     problems += [
         f"{e.analysis}/{e.key}: a newer version wrote it (schema {e.record['schema']}); upgrade" for e in newer
     ]
     kept = sorted((e for e in entries if e.readable), key=lambda e: (e.record.get("started", ""), e.key))
     return Listing(store, tuple(kept), tuple(problems))
+
+
+def run_names(runs: Sequence[str]) -> dict[str, str]:
+    """Shortest names that tell the runs' folders apart -> path."""
+    for depth in range(1, 6):
+        names = ["/".join(PurePath(r).parts[-depth:]) for r in runs]
+        if len(set(names)) == len(names):
+            return dict(zip(names, runs, strict=True))
+    return {r: r for r in runs}
 
 
 @lru_cache(maxsize=20_000)

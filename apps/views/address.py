@@ -6,6 +6,7 @@ another page, else from its default. Whatever the URL holds is only ever compare
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -132,11 +133,16 @@ def address(value: Any) -> str:
 
 
 def escaped(text: Any) -> str:
-    """Text as Markdown that shows it literally; labels and messages of Streamlit are Markdown."""
-    return "".join("\\" + c if c in MARKDOWN else c for c in str(text))
+    """Text as Markdown that shows it literally; labels and messages of Streamlit are Markdown.
+
+    Addresses would become links even so: an invisible joiner in them keeps a model from putting links on a page.
+    """
+    unlinked = LINKS.sub(lambda found: found[0] + JOINER, str(text))
+    return "".join("\\" + c if c in MARKDOWN else c for c in unlinked)
 
 
 MARKDOWN = frozenset("\\`*_{}[]()#+-.!|<>~$:&@^='\"")
+LINKS, JOINER = re.compile(r"(?i)https?:|ftp:|mailto:|www|@"), "\u2060"
 
 
 def _start(key: str, by_address: dict[str, T], default: T) -> None:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from analyses.core import figures
 from analyses.core.figures import PALETTE
-from apps.reading import Entry, Listing, training_log
+from apps.reading import Entry, Listing, run_names, training_log
 from apps.views import address, parts, series
 
 OTHER_AXES = {"layer", "window", "pos", "key_pos", "head", "kv_head", "neuron", "source_step", "alpha", "k", "state"}
@@ -22,14 +22,14 @@ STAGE_COLORS = {"good fit": "#009E73", "over-memorized": "#D55E00", "over-fit": 
 def show(found: Listing) -> None:
     """Verdicts of the chosen runs, then their curves."""
     st.subheader("What happened over training", anchor=False)
-    by_name = series.run_names(found.runs())
+    by_name = run_names(found.runs())
     swept = [n for n, path in by_name.items() if any(e.run == path and e.is_sweep for e in found.entries)]
     if not swept:
         st.info("No result covers a series of checkpoints yet. Make one:")
         st.code("probe sweep perplexity --checkpoints DIR --prompts FILE", language="bash")
         return
     first = _alike(found, {n: by_name[n] for n in swept})
-    chosen = address.select_many("Training runs", swept, key="run", default=first)
+    chosen = address.select_many("Training runs", swept, key="run", default=first, buttons=len(swept) <= 12)
     entries = [e for name in chosen for e in series.newest(found, by_name[name])]
     _verdicts(found, by_name, chosen, entries)
     rows = _rows(entries, {by_name[name]: name for name in chosen})

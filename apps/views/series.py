@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import PurePath
 
 import pandas as pd
 import streamlit as st
@@ -11,21 +10,12 @@ import streamlit as st
 from analyses.core.figures import plain
 from analyses.core.result import DIMS
 from analyses.core.store import StoreError
-from apps.reading import Entry, Listing, array_names, verdict
+from apps.reading import Entry, Listing, array_names, run_names, verdict
 from apps.views import address, parts
 from probe.errors import InputError
 
 UNSAID = ("micro", "given")  # what a reader assumes where nothing else is said
 KEPT = ("quantity", "unit", "group", "value", "ci_low", "ci_high", "n")
-
-
-def run_names(runs: Sequence[str]) -> dict[str, str]:
-    """Shortest names that tell the runs' folders apart -> path."""
-    for depth in range(1, 6):
-        names = ["/".join(PurePath(r).parts[-depth:]) for r in runs]
-        if len(set(names)) == len(names):
-            return dict(zip(names, runs, strict=True))
-    return {r: r for r in runs}
 
 
 def newest(found: Listing, run: str) -> list[Entry]:

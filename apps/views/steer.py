@@ -16,8 +16,8 @@ from typing import Any
 
 import streamlit as st
 
-from apps.reading import Listing
-from apps.views import address, series
+from apps.reading import Listing, run_names
+from apps.views import address
 from probe.errors import ProbeError
 
 SITES = {
@@ -119,7 +119,7 @@ def _checkpoints(found: Listing) -> dict[str, str]:
     """Name -> path of checkpoints that are still there."""
     paths = dict.fromkeys(c["path"] for e in found.entries for c in e.checkpoints)
     there = [p for p in paths if (Path(p) / "config.json").is_file()]
-    return series.run_names(sorted(there, key=lambda p: (str(Path(p).parent), _number(p))))
+    return run_names(sorted(there, key=lambda p: (str(Path(p).parent), _number(p))))
 
 
 def _number(path: str) -> int:

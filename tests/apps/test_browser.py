@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from analyses.core.store import Store
 from apps.report import write_report
 from tests.apps.conftest import IMAGES, key
 
 pytestmark = pytest.mark.browser
+# What the pictures of the documentation show, where the store has it; anything else is ignored by the page.
+SHOWN = {
+    "Circuit": "&of=seed-0/planted&group=planted&group=unseen",
+    "Token": "&of=seed-0/planted&item=planted-000&show=difference&answer=gold_rationale",
+    "Compare": "&analysis=logit_lens&compare_answer_kind=gold_final",
+    "Results": "&analysis=logit_lens",
+}
 PAGES = ("Run", "Circuit", "Token", "Compare", "Steer", "Results")
 
 
@@ -26,17 +35,28 @@ def address(store, serve) -> str:
 
 def ready(page: Any) -> None:
     """Wait until the page's script has run through and its figure, if any, is drawn."""
-    page.wait_for_selector("h3, h2", timeout=20_000)
-    page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')", timeout=20_000)
+    page.wait_for_selector("h3, h2", timeout=30_000)
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=60_000)
+    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=30_000)
     if page.locator("[data-testid=stPlotlyChart]").count():
-        page.wait_for_selector(".js-plotly-plot .main-svg", timeout=20_000)
+        page.wait_for_selector(".js-plotly-plot .main-svg", timeout=30_000)
 
 
 def shot(page: Any, name: str) -> None:
     if os.environ.get("PROBE_SCREENSHOTS") == "1":
         IMAGES.mkdir(parents=True, exist_ok=True)
-        page.wait_for_timeout(400)
+        page.set_viewport_size({"width": 1280, "height": 1400})
+        page.wait_for_timeout(3000)
         page.screenshot(path=IMAGES / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def lab_address(lab, serve) -> str:
+    """Dashboard of results of a trained lab; PROBE_LAB_RESULTS names a fuller store than the demo's."""
+    folder = Path(os.environ.get("PROBE_LAB_RESULTS", lab / "results"))
+    if not any(folder.glob("*/*/record.json")):
+        pytest.skip(f"no results in {folder}; make them with `make demo`")
+    return serve(Store(folder))
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -45,6 +65,15 @@ def test_page_opens(address, watched, name):
     ready(page)
     assert page.locator("h3").first.is_visible()
     assert page.evaluate("window.hacked") is None
+    assert page.locator("a[href*=evil]").count() == 0
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("name", PAGES)
+def test_page_opens_on_results_of_the_lab(lab_address, watched, name):
+    page = watched(f"{lab_address}/?page={name}{SHOWN.get(name, '')}").page
+    ready(page)
+    assert page.locator("h3").first.is_visible()
     shot(page, name.lower())
 
 
@@ -134,10 +163,6 @@ def test_pages_are_reached_by_keyboard(address, watched):
 
 
 def test_new_results_appear_by_themselves(store, serve, watched, tmp_path):
-    import shutil
-
-    from analyses.core.store import Store
-
     root = tmp_path / "growing"
     (root / "perplexity").mkdir(parents=True)
     page = watched(serve(Store(root))).page

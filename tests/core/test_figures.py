@@ -210,3 +210,8 @@ def test_colours_are_centred_only_where_both_signs_occur_or_it_is_asked():
     assert traces.color_scale([-3.0, 1.0])["cmid"] == 0
     assert "cmid" not in traces.color_scale([-3.0, -1.0])
     assert traces.color_scale([-3.0, -1.0], signed=True)["cmax"] == 3.0
+
+
+def test_values_of_one_sign_share_a_scale_that_starts_at_zero():
+    ends = [traces.color_scale(v, limit=4.0) for v in ([-3.0, -1.0], [1.0, 2.0])]
+    assert [(e["cmin"], e["cmax"]) for e in ends] == [(-4.0, 0.0), (0.0, 4.0)]

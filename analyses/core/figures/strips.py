@@ -69,7 +69,11 @@ def tokens(
     gaps = np.flatnonzero(np.isnan(numbers))
     for i in map(int, gaps):
         figure.add_annotation(x=i % columns, y=i // columns, text=shown[i], showarrow=False, opacity=0.7)
-    figure.update_layout(coloraxis=coloraxis(numbers, signed, limit, unit), height=120 + 34 * shape[0])
+    scale = coloraxis(numbers, signed, limit, unit)
+    # Below the text: beside a single row of tokens a colour bar has no room for its numbers.
+    scale["colorbar"] |= {"orientation": "h", "len": 0.4, "x": 0, "xanchor": "left", "y": 0, "yanchor": "top"}
+    scale["colorbar"]["title"]["side"] = "top"
+    figure.update_layout(coloraxis=scale, height=160 + 34 * shape[0], margin={"b": 80})
     figure.update_xaxes(visible=False, range=[-0.5, columns - 0.5])
     figure.update_yaxes(visible=False, range=[shape[0] - 0.5, -0.5])
     return finished(figure, title, note="no colour: not measured" if len(gaps) else "")

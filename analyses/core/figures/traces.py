@@ -176,14 +176,18 @@ def _interval(low: Any, high: Any, n: Any) -> str:
 
 
 def color_scale(values: Any, signed: bool | None = None, limit: float | None = None) -> dict[str, Any]:
-    """Plotly coloraxis settings: centred on zero where values have both signs, from smallest to largest otherwise."""
+    """Plotly coloraxis settings: centred on zero where values have both signs, from smallest to largest otherwise.
+
+    With ``limit`` values of one sign go from zero to it, so that two figures share a scale.
+    """
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if low < 0 < high if signed is None else signed:
         end = limit or max(abs(low), abs(high)) or 1.0
         return {"colorscale": SIGNED, "cmin": -end, "cmax": end, "cmid": 0}
-    high = limit if limit is not None else high
+    if limit is not None:
+        low, high = (-limit, 0.0) if high <= 0 else (0.0, limit)
     return {"colorscale": UNSIGNED, "cmin": low, "cmax": high if high > low else low + 1}
 
 
