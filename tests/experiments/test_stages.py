@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments.lab.build import STAGES, build, chosen_stages
 from experiments.lab.recipe import GRPO_RUNS, Recipe, full, short
@@ -85,3 +89,44 @@ def test_unknown_stages_are_named():
         chosen_stages(full(0), ["grpo-typo"])
     assert chosen_stages(full(0), []) == list(STAGES)
     assert chosen_stages(full(0), ["planted"]) == ["base", "planted"]
+
+
+KILLED = """
+import os, signal, sys, torch
+sys.path[:0] = [{root!r}]
+torch.set_num_threads(1)
+from pathlib import Path
+from experiments.lab import build as b, training
+from tests.experiments.conftest import TINY
+original = training.timed_training
+def killed_in_the_second_stage(trainer):
+    if (Path({folder!r}) / "base").exists():
+        trainer.args.max_steps = 2
+        original(trainer)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(trainer)
+training.timed_training = killed_in_the_second_stage
+b.build(TINY, Path({folder!r}), ["sft-high"])
+"""
+
+
+def test_a_killed_run_resumes_and_ends_where_an_unkilled_one_does(tiny_recipe: Recipe, tiny_lab: Path, tmp_path: Path):
+    folder = tmp_path / "seed-3"
+    code = KILLED.format(root=str(Path(__file__).parents[2]), folder=str(folder))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert (folder / "base" / MARKER).exists()
+    assert not (folder / "sft-high").exists()
+    assert list(folder.glob(".sft-high.partial-*"))
+    kept = (folder / "base" / MARKER).stat().st_mtime_ns
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    build(tiny_recipe, folder, ["sft-high"])
+    torch.set_num_threads(threads)
+    assert (folder / "base" / MARKER).stat().st_mtime_ns == kept
+    assert not list(folder.glob(".*partial*"))
+    # Another process, another folder, interrupted and resumed: the same bytes.
+    for name in ("base/checkpoint-30", "sft-high/checkpoint-4"):
+        resumed, plain = (root / name / "model.safetensors" for root in (folder, tiny_lab))
+        assert resumed.read_bytes() == plain.read_bytes()

@@ -247,8 +247,8 @@ def test_the_verl_recipe_writes_the_schema(tmp_path: Path, monkeypatch: pytest.M
     assert rows[0]["step"] == 0
 
 
-def test_the_aligned_on_policy_case_is_recorded_from_the_loss_pass(tiny_recipe, tiny_lab: Path, tmp_path: Path):  # noqa: F811
-    # TRL's default: one update per rollout, so that it never computes old log-probs; here with accumulation and a reference.
+def test_the_aligned_case_is_recorded_from_the_loss_pass(tiny_lab: Path, tmp_path: Path):  # noqa: F811
+    # TRL's default: one update per rollout, so that it never computes old log-probs; with accumulation and a reference.
     import trl
     from datasets import Dataset
 
@@ -261,11 +261,13 @@ def test_the_aligned_on_policy_case_is_recorded_from_the_loss_pass(tiny_recipe, 
     def train(trainer_class, folder: Path) -> None:
         args = trl.GRPOConfig(
             output_dir=str(folder), max_steps=2, per_device_train_batch_size=4, gradient_accumulation_steps=2,
-            num_generations=4, max_completion_length=6, beta=0.05, learning_rate=1e-3, temperature=0.7, seed=1, **options,
+            num_generations=4, max_completion_length=6, beta=0.05, learning_rate=1e-3, temperature=0.7, seed=1,
+            **options,
         )  # fmt: skip
         rows = [{"prompt": f"Ann has {n} figs . buys 5 . how many ?"} for n in range(5, 13)]
         trainer = trainer_class(
-            model=training.load(base), args=args, processing_class=tokenizer.build(), train_dataset=Dataset.from_list(rows),
+            model=training.load(base), args=args, processing_class=tokenizer.build(),
+            train_dataset=Dataset.from_list(rows),
             reward_funcs=[lambda completions, **_: [float(len(set(text.split()))) for text in completions]],
         )  # fmt: skip
         training.timed_training(trainer)
