@@ -24,7 +24,12 @@ def test_problems_are_grouped_by_length(lab: Path):
 
 
 def test_a_run_is_staged_from_its_items(lab: Path, tmp_path: Path):
-    result, marks = study.stages(lab, "sft-high", 0, Store.at(tmp_path), n=32)
+    (tmp_path / "sft-high").mkdir()
+    (tmp_path / "sft_test.jsonl").symlink_to(lab / "sft_test.jsonl")
+    saved = sorted((lab / "sft-high").glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1]))
+    for checkpoint in (saved[0], saved[len(saved) // 2], saved[-1]):  # three are enough to tell that it runs
+        (tmp_path / "sft-high" / checkpoint.name).symlink_to(checkpoint)
+    result, marks = study.stages(tmp_path, "sft-high", 0, Store.at(tmp_path / "results"), n=32)
     assert set(result.table["stage"]) <= {"under-trained", "good fit", "over-memorized", "over-fit"}
     assert {"accuracy", "log_ppl", "onset_share", "style_entropy"} <= set(result.data)
     assert set(marks.table["group"]) == {"k2"}

@@ -41,7 +41,7 @@ def test_every_gold_answer_can_be_graded_or_is_counted_apart(benchmarks: Path):
 
 def test_the_recipe_runs_on_the_real_text(folder: Path, benchmarks: Path, tmp_path: Path):
     checkpoints = published.series(str(folder / "checkpoint-0"), [str(folder / "checkpoint-50")])
-    how = published.Setting(max_new_tokens=6, samples=2, batch_size=8, limit=3, templates=("none",), partial_tokens=6)
+    how = published.Setting(max_new_tokens=6, samples=2, batch_size=8, limit=2, templates=("none",), partial_tokens=6)
     found = published.study(checkpoints, benchmarks, Store.at(tmp_path), Loading(), how)
     assert set(found) == {"perplexity", "perplexity_paradox", "evaluate_none", "labels", "partial_prompt"}
     assert found["perplexity"].table["step"].nunique() == 2
