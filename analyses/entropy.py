@@ -24,7 +24,7 @@ from analyses.core.analysis import analysis
 from analyses.core.result import Result
 
 if TYPE_CHECKING:
-    from probe import Model, Rollouts
+    from probe import Model, Prompts, Rollouts
 
 SHOWN = ("entropy_nats", "logged_entropy_nats", "surprisal_nats")
 LAST_POS = 64  # positions shown as a curve; later ones are in the token rows
@@ -34,6 +34,7 @@ LAST_POS = 64  # positions shown as a curve; later ones are in the token rows
 def entropy(
     model: Model,
     rollouts: Rollouts,
+    prompts: Prompts | None,
     *,
     level: Literal["response", "token"] = "response",
     at_temperature: bool = False,
@@ -41,6 +42,8 @@ def entropy(
     seed: int = 0,
 ) -> Result:
     """Entropy in nats of every logged response under a checkpoint, beside what the log says of its own policy.
+
+    `prompts`, if given, names the design group of each item.
 
     Rows: step (of the log; in a sweep, of the checkpoint), rollout_step, item, group, group_uid, sample,
     entropy_nats, surprisal_nats, logged_entropy_nats (NaN where the log has none), n_tokens; with level token also
@@ -67,12 +70,14 @@ def entropy(
         at_temperature=at_temperature,
         what="entropy",
     )
-    frame = frame.rename(columns={"H": "logged_entropy_nats"})
+    frame = reading.regrouped(frame, prompts).rename(columns={"H": "logged_entropy_nats"})
     frame["logged_entropy_nats"] = frame.get("logged_entropy_nats", np.nan)
     responses = reading.per_response(frame, SHOWN)
     table = responses if level == "response" else _token_rows(frame, model)
     table.insert(0, "step", table["rollout_step"])  # a sweep puts the checkpoint's step here
-    data = _aggregate(responses, frame.assign(segment=reading.segments(rollouts)), rollouts.has_groups, seed)
+    data = _aggregate(
+        responses, frame.assign(segment=reading.segments(rollouts)), rollouts.has_groups or prompts is not None, seed
+    )
     return Result.of(table, data, warnings=[*rollouts.notes, *_unread(rollouts)])
 
 

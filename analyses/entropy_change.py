@@ -25,7 +25,7 @@ from analyses.core.analysis import analysis
 from analyses.core.result import Result
 
 if TYPE_CHECKING:
-    from probe import Model, Rollouts
+    from probe import Model, Prompts, Rollouts
 
 PARTS = {
     "exact_nats": "H(q) - H(p)",
@@ -42,12 +42,15 @@ def entropy_change(
     base: Model,
     tuned: Model,
     rollouts: Rollouts,
+    prompts: Prompts | None,
     *,
     at_temperature: bool = False,
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
     """Change of entropy in nats from base to tuned at every logged state, with its exact and first-order parts.
+
+    `prompts`, if given, names the design group of each item.
 
     Rows, one per masked-in token: step (of the log; in a sweep, of the tuned checkpoint), rollout_step, item, group,
     group_uid, sample, pos (in the response, from 0), token, token_class, sign (of the advantage), entropy_base_nats,
@@ -67,13 +70,18 @@ def entropy_change(
     has_advantage = "advantage" in rollouts.columns
     plan: dict[str, Any] = {"batch_size": batch_size, "at_temperature": at_temperature, "what": "entropy change"}
     frame = reading.read([base, tuned], rollouts, _parts, columns=["advantage"] if has_advantage else [], **plan)
+    frame = reading.regrouped(frame, prompts)
     frame["advantage"] = frame["advantage"].astype(float) if has_advantage else np.nan
     frame["sign"] = reading.sign_of(frame["advantage"])
     own, why = sampled_by(rollouts, base, at_temperature)
     frame["visitation_nats"] = _visitation(frame) if own else np.nan
     table = frame.drop(columns="kl_forward")
     table.insert(0, "step", table["rollout_step"])  # a sweep puts the tuned checkpoint's step here
-    return Result.of(table, _aggregate(table, seed), warnings=[*warnings, *rollouts.notes, *why])
+    return Result.of(
+        table,
+        _aggregate(table, rollouts.has_groups or prompts is not None, seed),
+        warnings=[*warnings, *rollouts.notes, *why],
+    )
 
 
 def _parts(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
@@ -122,7 +130,7 @@ def _visitation(frame: pd.DataFrame) -> np.ndarray:
     return (gap * later).to_numpy()
 
 
-def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
+def _aggregate(table: pd.DataFrame, has_groups: bool, seed: int) -> xr.Dataset:
     """Means over tokens (ratios of sums, so that parts add up), and what each class and sign contributed."""
     from analyses.core.stats import estimate
 
@@ -135,6 +143,8 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
         estimate(rows, q, ["token_class"], name=f"{q.removesuffix('_nats')}_by_class_nats", **by_class)
         for q in ("exact_nats", "first_order_nats", "kl_nats")
     ]
+    if has_groups:
+        found.append(estimate(rows, "exact_nats", ["group"], name="exact_by_group_nats", **by_class))
     found.append(_contributions(rows, seed))
     if rows["visitation_nats"].notna().any():
         summed = rows.groupby(["item", "rollout_step", "group_uid", "sample"], as_index=False)[

@@ -11,7 +11,7 @@ import pandas as pd
 from probe.errors import InputError
 
 if TYPE_CHECKING:
-    from probe import Model, Rollouts
+    from probe import Model, Prompts, Rollouts
     from probe.recompute import Reduce
 
 KEYS = ["rollout_step", "item", "group", "sample"]
@@ -51,6 +51,22 @@ def read(
     frame = frame.drop(columns="response").rename(columns={"step": "rollout_step", "token_id": "token"})
     frame["token_class"] = token_classes(models[0].tokenizer, frame["token"].to_numpy())
     return frame
+
+
+def regrouped(frame: pd.DataFrame, prompts: Prompts | None) -> pd.DataFrame:
+    """The frame with the design groups of a prompt file; items it does not have are `not in prompts`.
+
+    Raises:
+        InputError: the file has none of the log's items.
+    """
+    if prompts is None:
+        return frame
+    groups = {item.id: item.group for item in prompts.items}
+    found = frame["item"].map(groups)
+    if found.isna().all():
+        given, logged = sorted(groups)[:3], sorted(frame["item"].unique())[:3]
+        raise InputError(f"{prompts.source} has ids {given} ..., none of the log's prompt ids {logged} ...")
+    return frame.assign(group=found.fillna("not in prompts"))
 
 
 def per_response(frame: pd.DataFrame, means: Sequence[str]) -> pd.DataFrame:

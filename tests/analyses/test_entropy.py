@@ -118,3 +118,19 @@ def test_a_sweep_puts_the_checkpoints_step_beside_the_logs(tmp_path: Path) -> No
     assert sorted(result.table["rollout_step"].unique()) == [0, 4]
     assert result.data["entropy_nats"].sizes == {"step": 2, "rollout_step": 2, "group": 2}
     assert result.figures()
+
+
+def test_design_groups_come_from_a_prompt_file(tmp_path: Path) -> None:
+    from probe import Item, Prompts
+
+    rows = [{k: v for k, v in r.items() if k != "group"} for r in logs.rows(vocab=200)]
+    given: dict[str, Any] = {"model": tiny.save(tmp_path / "m"), "rollouts": Rollouts.of(rows)}
+    prompts = Prompts((Item("q0", "p", "a", group="canary"), Item("q1", "p", "a", group="unseen")))
+    result = run("entropy", **given, prompts=prompts)
+    found = result.table.groupby("item")["group"].first().to_dict()
+    assert found == {"q0": "canary", "q1": "unseen", "q2": "not in prompts"}
+    assert result.data["entropy_nats"].sizes["group"] == 3
+    alone = run("entropy", **given)
+    assert (alone.table["group"] == alone.table["group_uid"]).all()
+    with pytest.raises(InputError, match="none of the log's prompt ids"):
+        run("entropy", **given, prompts=Prompts((Item("other", "p", "a"),)))
