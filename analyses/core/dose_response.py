@@ -181,9 +181,10 @@ def claims(data: xr.Dataset, treatment: str, targets: Sequence[str], kinds: Sequ
     """Where the treatment is selective, one sentence per layer and side. All of this must hold:
 
     the slope's interval on every target group excludes 0; some dose on that side has a max-t p (over all layers and
-    doses) of at most .05; at most 5 % of the draws of every placebo reach the slope; its difference to every other
-    group excludes 0 on the same side, and to at least one of them also among items matched by their unaltered
-    metric (and to none of them not, where matches exist).
+    doses) of at most .05; at most 5 % of the draws of every placebo reach the slope; every other group is spared:
+    the interval of the difference of slopes lies beyond half of the slope, for all its items and, for at least one
+    group and every one that has them, for items matched by their unaltered metric. (A difference beyond 0 would
+    not do: where everything breaks, something always breaks a little more.)
     """
     found: list[str] = []
     for layer in data["layer"].values:
@@ -203,22 +204,26 @@ def _is_selective(cell: xr.Dataset, side: str, treatment: str, targets: Sequence
     at = cell.sel(variant=side)
     on_targets = at.sel(group=list(targets))
     treated = at.sel(arm=treatment)
-    sign = float(np.sign(on_targets["slope"].sel(arm=treatment).mean()))
+    slope = float(on_targets["slope"].sel(arm=treatment).mean())
+    sign, half = float(np.sign(slope)), SPARED * abs(slope)
     placebo = on_targets["placebo_p"].dropna("arm", how="all")
     doses = cell["alpha"] < 1 if side == "below" else cell["alpha"] > 1
     corrected = cell["p_max_t"].sel(group=list(targets)).where(doses).min("alpha")
     return (
-        _excludes_zero(on_targets.sel(arm=treatment), "slope", sign)
+        _beyond(on_targets.sel(arm=treatment), "slope", sign)
         and bool((corrected <= 0.05).all())
         and placebo.size > 0
         and bool((placebo <= 0.05).all())
-        and _excludes_zero(treated, "specificity", sign)
-        and _excludes_zero(treated, "matched_specificity", sign)
+        and _beyond(treated, "specificity", sign, half)
+        and _beyond(treated, "matched_specificity", sign, half)
     )
 
 
-def _excludes_zero(cell: xr.Dataset, name: str, sign: float) -> bool:
-    """Every measured interval lies on the side of `sign`, and there is one."""
-    bound = cell[f"{name}_ci_low" if sign > 0 else f"{name}_ci_high"]
-    bound = bound.dropna("group")
-    return bound.size > 0 and bool((bound * sign > 0).all())
+SPARED = 0.5  # a group whose slope is more than half of the targets' is not spared
+
+
+def _beyond(cell: xr.Dataset, name: str, sign: float, bound: float = 0.0) -> bool:
+    """Every measured interval lies beyond `bound` on the side of `sign`, and there is one."""
+    near = cell[f"{name}_ci_low" if sign > 0 else f"{name}_ci_high"]
+    near = near.dropna("group")
+    return near.size > 0 and bool((near * sign > bound).all())

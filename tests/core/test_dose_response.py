@@ -74,6 +74,7 @@ def test_a_selective_effect_is_claimed_with_its_side() -> None:
     "slopes",
     [
         {("treated", "a"): 0.5, ("treated", "b"): 0.5, ("random", "a"): 0.0, ("random", "b"): 0.0},  # not specific
+        {("treated", "a"): 0.5, ("treated", "b"): 0.3, ("random", "a"): 0.0, ("random", "b"): 0.0},  # b is not spared
         {("treated", "a"): 0.5, ("treated", "b"): 0.0, ("random", "a"): 0.5, ("random", "b"): 0.0},  # placebo as good
         {("treated", "a"): 0.0, ("treated", "b"): 0.0, ("random", "a"): 0.0, ("random", "b"): 0.0},  # nothing
         {("treated", "a"): 0.5, ("random", "a"): 0.0},  # no control group
