@@ -112,12 +112,14 @@ def folded(label: str, *, key: str, icon: str | None = None, popover: bool = Fal
     return box
 
 
-def text(label: str, *, key: str, **more: Any) -> str:
-    """A line of text, at most 200 characters."""
+def text(label: str, *, key: str, default: str = "", limit: int = 200, area: bool = False, **more: Any) -> str:
+    """A line of text, or with ``area`` several, of at most ``limit`` characters."""
     if key not in st.session_state:
-        st.session_state[key] = str(st.query_params.get(key, st.session_state.get(LAST, {}).get(key, [""])[0]))[:200]
-    value = str(st.text_input(label, key=key, max_chars=200, **more) or "")
-    _keep(key, [value], not value)
+        last = st.session_state.get(LAST, {}).get(key, [default])
+        st.session_state[key] = str(st.query_params.get(key, last[0]))[:limit]
+    box = st.text_area if area else st.text_input
+    value = str(box(label, key=key, max_chars=limit, **more) or "")
+    _keep(key, [value], value == default)
     return value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
 import random
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ SITES = {
     "attn_out": "what attention adds",
     "resid_post": "residual stream",
 }
-MAX_TOKENS = 200
+MAX_TOKENS, MAX_PROMPT = 200, 2000
+STRENGTHS = [n / 2 for n in range(-8, 17)]
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,23 @@ def _checkpoints(found: Listing) -> dict[str, str]:
     return run_names(sorted(there, key=lambda p: (str(Path(p).parent), _number(p))))
 
 
+def _n_layers(path: str) -> int:
+    """Number of blocks a checkpoint's configuration states (its names differ by family)."""
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config", config)
+    return int(next((config[k] for k in ("num_hidden_layers", "n_layer", "n_layers") if k in config), 1))
+
+
+def _example(found: Listing) -> str:
+    """The first prompt of a prompt file some result was made from, "" where none is there any more."""
+    sources = [e.record.get("inputs", {}).get("prompts", {}).get("source", "") for e in found.entries]
+    for path in dict.fromkeys(Path(s) for s in sources if s.endswith(".jsonl")):
+        if path.is_file():
+            with path.open(encoding="utf-8") as lines:
+                return str(json.loads(lines.readline() or "{}").get("prompt", ""))[:MAX_PROMPT]
+    return ""
+
+
 def _number(path: str) -> int:
     tail = path.rpartition("-")[2]
     return int(tail) if tail.isdigit() else 0
@@ -134,13 +153,13 @@ def _asked(found: Listing) -> Recipe | None:
     with left:
         name = address.select("Checkpoint", list(places), key="checkpoint", default=list(places)[-1])
         kind = address.select("What to scale", list(SITES), key="site", name=lambda k: f"{k}: {SITES[k]}")
-        layer = st.number_input("Layer", min_value=0, value=0, key="steer_layer")
+        layer = address.slide("Layer", range(_n_layers(places[name])), key="layer", default=0)
     with right:
-        alpha = st.slider("Strength (1 changes nothing, 0 removes)", -4.0, 8.0, 0.0, 0.5, key="alpha")
+        alpha = address.slide("Strength (1 changes nothing, 0 removes)", STRENGTHS, key="alpha", default=0.0)
         units = address.text("Neurons or heads, for example 3, 17 (empty: all)", key="units")
-        tokens = st.slider("New tokens", 1, MAX_TOKENS, 40, key="tokens")
-    prompt = st.text_area("Prompt", key="prompt", max_chars=4000, placeholder="Text the model continues")
-    seed = int(st.number_input("Seed of the placebo", min_value=0, value=0, key="placebo_seed"))
+        tokens = address.slide("New tokens", range(1, MAX_TOKENS + 1), key="tokens", default=40)
+    prompt = address.text("Prompt", key="prompt", default=_example(found), limit=MAX_PROMPT, area=True)
+    seed = address.slide("Seed of the placebo", range(20), key="seed", default=0)
     asked = st.button("Write", type="primary", disabled=not prompt)
     try:
         chosen = tuple(int(u) for u in units.replace(",", " ").split())
@@ -149,7 +168,7 @@ def _asked(found: Listing) -> Recipe | None:
         return None
     if asked:
         path = str(Path(places[name]).resolve())
-        recipe = Recipe(path, str(kind), int(layer), chosen, float(alpha), prompt, int(tokens), seed)
+        recipe = Recipe(path, kind, layer, chosen, alpha, prompt, tokens, seed)
         st.session_state["recipe"] = recipe
     return st.session_state.get("recipe")
 

@@ -115,6 +115,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return made
 
 
+@pytest.fixture(autouse=True)
+def _no_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppTest looks through every installed package for Streamlit components on each run; there are none here."""
+    monkeypatch.setattr("streamlit.components.v2.manifest_scanner.scan_component_manifests", list)
+
+
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[..., str]]:
     """Start a dashboard over a store; its address. All are stopped at the end."""

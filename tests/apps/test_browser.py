@@ -177,7 +177,6 @@ def test_dark_mode_is_followed(address, watched):
     ready(page)
     shade = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
     assert max(map(int, re.findall(r"\d+", shade)[:3])) < 80
-    shot(page, "dark")
 
 
 def test_report_opens_from_a_file_and_asks_no_other_host(store, watched, tmp_path):
@@ -186,4 +185,3 @@ def test_report_opens_from_a_file_and_asks_no_other_host(store, watched, tmp_pat
     page.wait_for_selector(".js-plotly-plot .main-svg")
     assert page.evaluate("window.hacked") is None
     assert page.locator(".js-plotly-plot").count() >= 4
-    shot(page, "report")

@@ -1,0 +1,79 @@
+"""Page Steer on a real, tiny model: strength 1 changes nothing, the placebo is another set of units."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from analyses.core.store import Store
+from apps.serve import SCRIPT
+from apps.views import steer
+from probe.errors import InputError
+from tests import tiny
+from tests.apps.conftest import perplexity
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lab") / "run"
+    tiny.save(folder / "checkpoint-90")
+    (folder / "prompts.jsonl").write_text('{"id": "a", "prompt": "what is 3 plus 7 ?", "answer": "10"}\n')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(run: Path) -> steer.Recipe:
+    return steer.Recipe(str(run / "checkpoint-90"), "mlp_post", 1, (0, 1, 2), -4.0, "what is 3 plus 7 ?", 5, 0)
+
+
+def test_strength_one_changes_nothing_and_others_do(recipe):
+    texts, _ = steer.completions(replace(recipe, alpha=1.0))
+    assert len(set(texts.values())) == 1
+    changed = [
+        steer.completions(replace(recipe, units=(), alpha=a, kind=k))[0] for a, k in ((8.0, "mlp_post"), (8.0, "z"))
+    ]
+    assert all(t["steered"] != t["as it is"] for t in changed)
+    assert "placebo" not in changed[0]
+
+
+def test_placebo_is_as_many_other_units_by_seed(recipe):
+    placebo = recipe.placebo(48)
+    assert len(placebo) == 3
+    assert not set(placebo) & set(recipe.units)
+    assert recipe.placebo(48) == placebo != replace(recipe, seed=1).placebo(48)
+    assert recipe.placebo(4) == ()
+
+
+def test_wrong_layers_and_units_are_input_errors(recipe):
+    with pytest.raises(InputError, match="layers 0 to 2"):
+        steer.completions(replace(recipe, layer=9))
+    with pytest.raises(InputError, match="0 to 47"):
+        steer.completions(replace(recipe, units=(48,)))
+
+
+def test_saved_script_gives_the_same_texts(recipe, capsys):
+    texts, placebo = steer.completions(recipe)
+    exec(compile(recipe.script(placebo), "saved", "exec"), {})
+    told = capsys.readouterr().out
+    assert all(f"{name}: {text!r}" in told for name, text in texts.items())
+
+
+def test_page_writes_and_saves(run, tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.put(perplexity(str(run), 0.5))
+    monkeypatch.setenv("PROBE_RESULTS", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["dashboard.py"])
+    app = AppTest.from_file(str(SCRIPT), default_timeout=60)
+    app.query_params.update({"page": "Steer", "units": "0, 1", "tokens": "3"})
+    app.run()
+    assert app.text_area[0].value == "what is 3 plus 7 ?"
+    next(b for b in app.button if b.label == "Write").click().run()
+    assert not app.exception
+    assert {"**as it is**", "**steered**", "**placebo**"} <= {m.value for m in app.markdown}
+    next(b for b in app.button if b.label == "Save as experiment").click().run()
+    (saved,) = (tmp_path / "experiments").glob("steer-*.py")
+    assert "units" in saved.read_text()
