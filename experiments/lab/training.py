@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CPU: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
+    # TRL's default is True, which computes every block twice; the result is bitwise the same.
+    "activation_checkpointing": False,
     "report_to": "none",
     "save_strategy": "no",
     "save_only_model": True,
