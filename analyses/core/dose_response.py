@@ -100,9 +100,9 @@ def specificity(
 ) -> xr.Dataset | None:
     """Slope on the target groups minus slope on every other group: of all items, and of matched items only.
 
-    Unmatched, items are resampled within each group. Matched (`matched_specificity`), each target item is paired
-    with the item of the other group nearest to it in the unaltered metric, and pairs are resampled: answers that
-    are already unlikely have less to lose, so a group of such answers is no control.
+    Unmatched, items are resampled within each group. Matched (`matched_specificity`), target items are paired with
+    items of the other group near in the unaltered metric, and pairs are resampled: answers that are already unlikely
+    have less to lose, so a group of such answers is no control.
     """
     others = sorted(set(slopes["group"]) - set(targets))
     if not others or not targets:
@@ -125,19 +125,23 @@ def specificity(
 
 
 def matched_pairs(unaltered: pd.Series, targets: Sequence[str], other: str, kind: str) -> list[tuple[str, str]]:
-    """Target items with the nearest item of the other group in the unaltered metric, if it is within `WITHIN`.
+    """Target items paired with items of the other group within `WITHIN` in the unaltered metric, each used once.
 
-    A control may serve several targets. Fewer than `ENOUGH` pairs count as none.
+    As many pairs as there can be, then the nearest. A control used twice would make few controls look like many.
+    Fewer than `ENOUGH` pairs count as none.
     """
+    from scipy.optimize import linear_sum_assignment
+
     of = unaltered.xs(kind, level="answer_kind").reset_index()
     mine, theirs = of[of["group"].isin(targets)], of[of["group"] == other]
     if mine.empty or theirs.empty:
         return []
     gap = np.abs(mine["unaltered"].to_numpy()[:, None] - theirs["unaltered"].to_numpy())
-    near = gap.argmin(1)
-    close = gap.min(1) <= WITHIN
-    pairs = list(zip(mine["item"][close], theirs["item"].to_numpy()[near[close]], strict=True))
-    return pairs if len(pairs) >= ENOUGH else []
+    far = 1 + WITHIN * min(gap.shape)  # one more pair is always worth more than nearer ones
+    rows, columns = linear_sum_assignment(np.where(gap <= WITHIN, gap, far))
+    close = gap[rows, columns] <= WITHIN
+    pairs = zip(mine["item"].to_numpy()[rows[close]], theirs["item"].to_numpy()[columns[close]], strict=True)
+    return list(pairs) if close.sum() >= ENOUGH else []
 
 
 WITHIN = 0.25  # of the metric's unit (nats per token): about a quarter of a likelihood ratio of e

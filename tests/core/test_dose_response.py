@@ -113,6 +113,8 @@ def test_pairs_are_nearest_in_the_unaltered_metric_and_close() -> None:
     pairs = matched_pairs(unaltered, ["a"], "b", "given")
     assert pairs == [(f"a{i}", f"b{i}") for i in range(6)], "a6 has no near one"
     assert matched_pairs(unaltered.drop("a0", level="item"), ["a"], "b", "given") == [], "five pairs are too few"
+    few = unaltered.drop([f"b{i}" for i in range(1, 7)], level="item")
+    assert matched_pairs(few, ["a"], "b", "given") == [], "one control does not serve six targets"
 
 
 def test_few_draws_can_never_be_enough() -> None:
