@@ -152,7 +152,7 @@ class Stream:
         return logits.repeat_interleave(copies, 0)
 
     def _step(self, ids: Int[Tensor, " row"], step: int) -> Float[Tensor, "row vocab"]:
-        visits = self._decode_visits(len(ids))
+        visits = self._decode_visits()
         width = self.batch.mask.shape[1] + step + 1
         positions = (self.length + step)[:, None]
         return self._forward(backends.Tokens(ids[:, None], self.mask[:, :width], positions, self.cache), visits)
@@ -171,14 +171,13 @@ class Stream:
         check_passed(visits)
         return out
 
-    def _decode_visits(self, rows: int) -> dict[Site, Visitor]:
+    def _decode_visits(self) -> dict[Site, Visitor]:
         """Visitors of the edits that reach generated tokens."""
-        everywhere = torch.ones(rows, 1, dtype=torch.bool, device=self.mask.device)
         out: dict[Site, Visitor] = {}
         for edit in self.edits:
             if edit.reaches_generated:
                 site = edit.site.whole
-                out.setdefault(site, Visitor(site, keep=False)).edits.append((edit, everywhere))
+                out.setdefault(site, Visitor(site, keep=False)).edits.append((edit, None))
         return out
 
     def _draw(self, logits: Float[Tensor, "row vocab"], step: int) -> Int[Tensor, " row"]:

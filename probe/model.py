@@ -326,7 +326,7 @@ class Model:
             InputError: a prompt that with the new tokens exceeds the context (by id), bad options.
         """
         how = Sampling(max_new_tokens, temperature, top_p, seed, tuple(stop), n_samples)
-        with self._lock, torch.no_grad():
+        with self._lock, torch.inference_mode():
             return generate(self, prompts, [*self._open, *edits], how, batch_size, template)
 
     def swap(self, checkpoint: Checkpoint | str | Path, *, prove: bool = True, allow_pickle: bool = False) -> None:

@@ -97,7 +97,7 @@ class NdifBackend:
     def _step(self, site: Site, visit: Visit) -> tuple[Visitor, dict[str, Any]]:
         if not isinstance(visit, Visitor):
             raise ProbeError(f"{site}: a remote visit must be a Visitor; got {type(visit).__name__}")
-        edits = [_sendable(edit, mask) for edit, mask in visit.edits]
+        edits = [_sendable(edit, mask) for edit, mask in visit.edits if mask is not None]
         place = self._places.get(site, Place(self._attention.format(site.layer), "in"))
         inside = site.kind if site.kind in INSIDE_ATTENTION else ""
         step = {"path": place.path, "side": place.side, "layout": place.layout, "heads": place.n_heads}

@@ -26,7 +26,9 @@ class Visitor:
     site: Site
     keep: bool
     keep_graph: bool = False
-    edits: list[tuple[Edit, Bool[Tensor, "item pos"]]] = field(default_factory=list["tuple[Edit, Tensor]"])
+    edits: list[tuple[Edit, Bool[Tensor, "item pos"] | None]] = field(
+        default_factory=list["tuple[Edit, Tensor | None]"]
+    )
     seen: Tensor | None = None
     count: int = 0
 
@@ -75,28 +77,42 @@ def check_passed(visits: Mapping[Site, Visitor]) -> None:
             )
 
 
-def _apply(edit: Edit, mask: Bool[Tensor, "item pos"], x: Tensor) -> Tensor:
-    """The tensor with the edit's new values where its mask is True."""
+def _apply(edit: Edit, mask: Bool[Tensor, "item pos"] | None, x: Tensor) -> Tensor:
+    """The tensor with the edit's new values where its mask is True (None: everywhere)."""
     site = edit.site
     part = x if site.head is None else x.select(site.head_dim, site.head)
-    version = part._version  # pyright: ignore[reportPrivateUsage]
+    new = _called(edit, part) if mask is None else _where(edit, mask, part)
+    return new if site.head is None else x.select_scatter(new, site.head_dim, site.head)
+
+
+def _where(edit: Edit, mask: Bool[Tensor, "item pos"], part: Tensor) -> Tensor:
+    before = part.clone() if part.is_inference() else part._version  # pyright: ignore[reportPrivateUsage]
+    new = _called(edit, part)
+    if _written(part, before):
+        raise InputError(
+            f"edit at {edit.site}: its function wrote into its argument, which would change positions that were "
+            "not selected; return a new tensor (start from x.clone())"
+        )
+    shape = [1] * part.ndim
+    shape[0], shape[edit.site.dims.index("pos")] = mask.shape
+    return torch.where(mask.view(shape), new, part)
+
+
+def _called(edit: Edit, part: Tensor) -> Tensor:
     try:
         new = edit.function(part)
     except ValueError as error:
-        raise InputError(f"edit at {site}: {error}") from error
-    if part._version != version:  # pyright: ignore[reportPrivateUsage]
-        raise InputError(
-            f"edit at {site}: its function wrote into its argument, which would change positions that were not "
-            "selected; return a new tensor (start from x.clone())"
-        )
+        raise InputError(f"edit at {edit.site}: {error}") from error
     if new.shape != part.shape:
         raise InputError(
-            f"edit at {site}: the function gave {tuple(new.shape)}; expected {tuple(part.shape)} {list(site.dims)}"
+            f"edit at {edit.site}: the function gave {tuple(new.shape)}; expected {tuple(part.shape)} "
+            f"{list(edit.site.dims)}"
         )
-    axis = site.dims.index("pos")
-    shape = [1] * part.ndim
-    shape[0], shape[axis] = mask.shape
-    chosen = torch.where(mask.view(shape), new.to(part.dtype), part)
-    if site.head is None:
-        return chosen
-    return x.select_scatter(chosen, site.head_dim, site.head)
+    return new.to(part.dtype)
+
+
+def _written(x: Tensor, before: Tensor | int) -> bool:
+    """True if `x` was written into since (inference tensors, of generation, count no versions)."""
+    if isinstance(before, torch.Tensor):
+        return not torch.equal(x.nan_to_num(), before.nan_to_num())
+    return x._version != before  # pyright: ignore[reportPrivateUsage]

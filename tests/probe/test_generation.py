@@ -161,5 +161,7 @@ def test_bad_options(llama: Model, prompts: Prompts) -> None:
         llama.generate(prompts, max_new_tokens=60)
     with pytest.raises(InputError, match="does not fit"):
         llama.generate(prompts, max_new_tokens=3, edits=[patch("resid_pre.1", torch.zeros(5, 40, 32))])
+    with pytest.raises(InputError, match="wrote into its argument"):
+        llama.generate(prompts, max_new_tokens=3, edits=[Edit(Site("resid_pre", 1), lambda x: x.mul_(2))])
     with pytest.raises(InputError, match="3 blocks"):
         llama.generate(prompts, max_new_tokens=3, edits=[zero("resid_pre.9")])
