@@ -154,21 +154,12 @@ class Paths:
 
     def z(self, layer: int, delta: Float[Tensor, "item pos d_model"], part: str) -> Float[Tensor, "item pos head d"]:
         """Every head's output with its q, k or v (one of them) read from a residual stream changed by `delta`."""
-        clean = self.orig
-        seen: list[tuple[float, float | None]] = []
-
-        def note(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
-            seen.append((scale, softcap))
-            parts: dict[str, Tensor] = dict(zip(PARTS, clean.qkv[layer], strict=True))
-            parts[part] = (q, k, v)[PARTS.index(part)]
-            bias = clean.bias(layer)
-            return attention.attend(parts["q"], parts["k"], parts["v"], bias, scale, softcap).transpose(1, 2)
-
-        kept: dict[str, Tensor] = {}
-        keep: Any = {"z": lambda x: kept.update(z=x.clone())}
-        with torch.no_grad(), changed(clean.ports(layer), keep):
-            clean.decoder.block(layer, clean.inputs[layer] + delta, clean.calls[layer], note)
-        return kept["z"]
+        clean, own = self.orig, PARTS.index(part)
+        with torch.no_grad():
+            read = clean.decoder.projections(layer, clean.inputs[layer] + delta, clean.calls[layer])
+            q, k, v = (read[n] if n == own else clean.qkv[layer][n] for n in range(3))
+            scale, softcap = clean.scaling(layer)
+            return attention.attend(q, k, v, clean.bias(layer), scale, softcap).transpose(1, 2)
 
 
 def _no_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:

@@ -55,9 +55,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, softcap:
     if softcap is not None:
         return explicit(q, k, v, bias, scale, softcap)
     groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    if groups > 1 and q.device.type != "cpu":  # under a mask, other devices take grouped heads by a slow road
+        k, v, groups = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale, enable_gqa=groups > 1)
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, softcap: float | None) -> Tensor:

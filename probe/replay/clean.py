@@ -46,6 +46,7 @@ class Clean:
             attention.Frozen(k, v, _mask(call)) for (_, k, v), call in zip(self.qkv, self.calls, strict=True)
         ]
         self._values: dict[tuple[str, int], Tensor] = {}
+        self._scaling: dict[int, tuple[float, float | None]] = {}
 
     @property
     def n_layers(self) -> int:
@@ -128,18 +129,19 @@ class Clean:
 
     def scaling(self, layer: int) -> tuple[float, float | None]:
         """The factor of a block's attention scores, and the soft cap on them if there is one."""
-        seen: list[tuple[float, float | None]] = []
+        if layer in self._scaling:
+            return self._scaling[layer]
 
         def note(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
             del k, v
-            seen.append((scale, softcap))
+            self._scaling[layer] = (scale, softcap)
             return torch.zeros_like(q.transpose(1, 2))
 
         zeros = torch.zeros(1, dtype=torch.long, device=self.decoder.device)
         with torch.no_grad():
             call = rows_of(self.calls[layer], zeros, zeros)
             self.decoder.block(layer, self.inputs[layer][zeros, zeros][None], call, note)
-        return seen[0]
+        return self._scaling[layer]
 
     def _refuse_non_finite(self) -> None:
         for number, x in enumerate(self.inputs):

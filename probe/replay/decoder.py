@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -122,9 +122,24 @@ class Decoder:
             return stopped.qkv
         raise ProbeError(f"block {layer} of {type(self.hf).__name__} ran without its attention function")
 
+    def keys(self, layer: int, x: Tensor, call: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """k, v alone, for rows whose queries nobody reads: the query projection is left out where it can be."""
+        q_proj = getattr(self.attention(layer), "q_proj", None)
+        with nullcontext() if q_proj is None else _left_out(q_proj):
+            _, k, v = self.projections(layer, x, call)
+        return k, v
+
+    def logits_of(self, resid: Float[Tensor, "row d_model"], tokens: Int[Tensor, "row k"]) -> Float[Tensor, "row k"]:
+        """Logits of a few tokens of each row; the rest of the vocabulary is not unembedded."""
+        logits = torch.einsum("rd,rkd->rk", self.norm(resid), self.unembed.weight[tokens])
+        bias = getattr(self.unembed, "bias", None)
+        return self._capped(logits if bias is None else logits + bias[tokens])
+
     def head(self, resid: Float[Tensor, "row d_model"], *, normed: bool = False) -> Float[Tensor, "row vocab"]:
         """Logits of final residual rows: final norm (unless done), unembedding, the family's soft cap."""
-        logits = self.unembed(resid if normed else self.norm(resid))
+        return self._capped(self.unembed(resid if normed else self.norm(resid)))
+
+    def _capped(self, logits: Tensor) -> Tensor:
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -140,6 +155,16 @@ class Decoder:
             for key, config in self._configs.items():
                 config._attn_implementation = before[key]
             _ATTEND.reset(token)
+
+
+@contextmanager
+def _left_out(linear: Any) -> Iterator[None]:
+    """Within the block the module gives zeros without computing anything."""
+    linear.forward = lambda x: x.new_zeros(1).expand(*x.shape[:-1], linear.out_features)
+    try:
+        yield
+    finally:
+        del linear.forward  # the class's own is back
 
 
 class _Accepts:

@@ -68,7 +68,7 @@ def clean_metric(clean: Clean, metric: Metric, *, max_bytes: int | None = None) 
 
 def _clean_rows(clean: Clean, metric: Metric, rows: Tensor, budget: Budget) -> Float[Tensor, "item pos"]:
     item, pos = rows.to(clean.decoder.device).nonzero(as_tuple=True)
-    values = of_rows(metric, clean.decoder.head, clean.inputs[-1][item, pos], item, pos, budget.logits)
+    values = of_rows(metric, clean.decoder, clean.inputs[-1][item, pos], item, pos, budget.logits)
     out = torch.full(rows.shape, float("nan"))
     out[item.cpu(), pos.cpu()] = values.float().cpu()
     return out
@@ -157,7 +157,7 @@ def _advance(wave: Wave, layer: int, lanes: Sequence[Lane], rows: Tensor) -> Non
         for lane, part in zip(lanes, out.split([len(a.positions) for a in lanes]), strict=True):
             lane.x = part
         return
-    _, k, v = decoder.projections(layer, x, call)
+    k, v = decoder.keys(layer, x, call)
     shapes = []
     for lane in lanes:
         start, stop = lane.lo, lane.positions[-1] + 1
@@ -228,7 +228,7 @@ def _read(wave: Wave, rows: Tensor, tail: Sequence[Step]) -> dict[tuple[int, int
     resid = torch.cat([x for _, _, x in parts])
     head = inside.tail_head(wave, tail, run, item, pos) if tail else None
     if head is None:
-        values = of_rows(wave.metric, wave.clean.decoder.head, resid, item, pos, wave.budget.logits)
+        values = of_rows(wave.metric, wave.clean.decoder, resid, item, pos, wave.budget.logits)
     else:
         values = wave.metric.score(head(resid), item, pos)
     split = values.float().cpu().split([len(p) for _, p, _ in parts])

@@ -134,6 +134,9 @@ def _block(wave: Wave, layer: int, rows: list[Rows], steps: Sequence[Step], read
     call = rows_of(clean.calls[layer], stream.item.to(device), stream.pos.to(device))
     shapes = [r.shape for r in rows]
     attend = attention.joined(shapes, clean.frozen[layer])
+    if all(r.lane is None for r in rows) and min(ORDER[s.site.kind] for s in here) >= ORDER["z"]:
+        z = clean.value(Site("z", layer))[stream.item, stream.pos][None]  # nothing before it has changed
+        attend = lambda *_: z  # noqa: E731
     if any(s.site.kind in _ATTENTION for s in here):
         attend = _edited_attention(wave, layer, shapes, stream, here)
     with changed(clean.ports(layer), _changes(wave, stream, here, ready)):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
+    from probe.replay.decoder import Decoder
     from probe.tokens import TokenBatch
 
 Score: TypeAlias = "Callable[[Tensor, Tensor, Tensor], Tensor]"
@@ -24,13 +25,16 @@ Score: TypeAlias = "Callable[[Tensor, Tensor, Tensor], Tensor]"
 class Metric:
     """The mean over an item's `rows` of `score(logits [row vocab], item [row], pos [row]) -> [row]`.
 
-    Only these rows are computed in the last block and unembedded. An item without rows gives NaN.
+    Only these rows are computed in the last block and unembedded. An item without rows gives NaN. Where a score
+    needs a few logits only, `tokens` names them and `few(logits [row k]) -> [row]` is the same score from those.
     """
 
     name: str
     units: str
     rows: Bool[Tensor, "item pos"]
     score: Score
+    tokens: Int[Tensor, "item k"] | None = None
+    few: Callable[[Tensor], Tensor] | None = None
 
 
 def answer_logprob(batch: TokenBatch) -> Metric:
@@ -56,21 +60,26 @@ def logit_difference(batch: TokenBatch, target: Int[Tensor, " item"], foil: Int[
     rows = torch.zeros_like(batch.mask)
     rows[torch.arange(len(rows), device=rows.device), batch.last_prompt] = True
 
-    def score(logits: Tensor, item: Tensor, _pos: Tensor) -> Tensor:
-        pair = torch.stack([target, foil], 1).to(logits.device)[item]
-        high, low = logits.float().gather(-1, pair).unbind(-1)
+    pair = torch.stack([target, foil], 1)
+
+    def difference(logits: Tensor) -> Tensor:
+        high, low = logits.float().unbind(-1)
         return high - low
 
-    return Metric("logit_difference", "logits", rows, score)
+    def score(logits: Tensor, item: Tensor, _pos: Tensor) -> Tensor:
+        return difference(logits.gather(-1, pair.to(logits.device)[item]))
+
+    return Metric("logit_difference", "logits", rows, score, pair, difference)
 
 
 def of_rows(
-    metric: Metric, head: Callable[[Tensor], Tensor], resid: Float[Tensor, "row d_model"], item: Tensor, pos: Tensor,
-    at_once: int,
-) -> Float[Tensor, " row"]:  # fmt: skip
+    metric: Metric, decoder: Decoder, resid: Float[Tensor, "row d_model"], item: Tensor, pos: Tensor, at_once: int
+) -> Float[Tensor, " row"]:
     """The metric's score of each final residual row, unembedded `at_once` rows at a time."""
+    if metric.tokens is not None and metric.few is not None:
+        return metric.few(decoder.logits_of(resid, metric.tokens.to(resid.device)[item]))
     parts = [
-        metric.score(head(resid[i : i + at_once]), item[i : i + at_once], pos[i : i + at_once])
+        metric.score(decoder.head(resid[i : i + at_once]), item[i : i + at_once], pos[i : i + at_once])
         for i in range(0, len(resid), at_once)
     ]
     return torch.cat(parts) if parts else resid.new_zeros(0, dtype=torch.float32)
