@@ -16,6 +16,9 @@ from probe.errors import InputError
 from tests import tiny
 
 
+QUICK = ("seq_mean_act", "norm_matched_random", "resample")
+
+
 def example(folder: Path) -> dict:
     """For the contract tests: one random draw."""
     from tests.analyses.conftest import twelve_items
