@@ -15,7 +15,6 @@ from probe import Model, Prompts
 from probe.errors import InputError
 from tests import tiny
 
-
 QUICK = ("seq_mean_act", "norm_matched_random", "resample")
 
 
