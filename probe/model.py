@@ -134,6 +134,7 @@ class Model:
 
     @classmethod
     def _build(cls, hf_model: Any, tokenizer: Any, backend: str, source: Checkpoint | None, *, prove: bool) -> Model:
+        ModelShape.of(hf_model.config)  # no text decoder: say so before anything is built on it
         reference = check.refer(hf_model) if prove else None
         model = cls(backends.wrap(backend, hf_model), tokenizer, source)
         model.reference = reference

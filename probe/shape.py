@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from probe.errors import InputError
+
+_NEEDED = ("num_attention_heads", "hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -22,7 +26,17 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Any) -> ModelShape:
-        """The sizes a Hugging Face configuration states."""
+        """The sizes a Hugging Face configuration states.
+
+        Raises:
+            InputError: a configuration without the sizes of a text decoder (a multimodal wrapper, say).
+        """
+        absent = [name for name in _NEEDED if getattr(config, name, None) is None]
+        if absent:
+            raise InputError(
+                f"{getattr(config, 'model_type', type(config).__name__)}: its configuration states no "
+                f"{', '.join(absent)}; expected a text decoder. Of a multimodal model, load the text part alone"
+            )
         heads = int(config.num_attention_heads)
         width = int(config.hidden_size)
         mlp = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width

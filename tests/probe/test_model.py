@@ -350,3 +350,18 @@ def test_context_is_respected(llama: Model) -> None:
     long = Prompts.of([{"id": "x", "prompt": "many " * 80, "answer": "1"}])
     with pytest.raises(InputError, match=r"x \("):
         llama.batches(long)
+
+
+def test_a_configuration_that_is_no_text_decoder_is_refused() -> None:
+    from types import SimpleNamespace
+
+    from probe.shape import ModelShape
+
+    with pytest.raises(InputError, match=r"gemma3: .*num_attention_heads.*text decoder"):
+        ModelShape.of(SimpleNamespace(model_type="gemma3", text_config={}))
+
+
+def test_shape_is_that_of_the_configuration(llama: Model) -> None:
+    s = llama.shape
+    assert (s.n_layers, s.n_heads, s.n_kv_heads, s.d_model, s.d_head, s.d_mlp) == (3, 4, 2, 32, 8, 48)
+    assert (s.d_vocab, s.n_ctx, s.family) == (320, 64, "llama")
