@@ -66,7 +66,8 @@ class _Arms(Stream):
         self.once = batch.to(model.device)
         self.arm: Int[Tensor, " row"] = torch.arange(len(factors), device=model.device).repeat(len(batch))
 
-    def _visits(self, mask: Tensor) -> dict[Site, Visitor]:
+    def _visits(self, mask: Tensor | None = None) -> dict[Site, Visitor]:
+        """The visitor of the present rows; without a mask at every position."""
         factor = self.factors[self.arm[torch.tensor(self.rows, device=self.arm.device)]][:, None]
         edit = Edit(self.site, lambda x: x * factor.to(x))
         return {self.site: Visitor(self.site, keep=False, edits=[(edit, mask)])}
@@ -83,8 +84,8 @@ class _Arms(Stream):
         self.cache.batch_repeat_interleave(len(self.factors))
         return logits.repeat_interleave(len(self.factors), 0)
 
-    def _decode_visits(self, rows: int) -> dict[Site, Visitor]:
-        return self._visits(torch.ones(rows, 1, dtype=torch.bool, device=self.mask.device))
+    def _decode_visits(self) -> dict[Site, Visitor]:
+        return self._visits()
 
 
 def _repeated(batch: TokenBatch, times: int) -> TokenBatch:
