@@ -27,6 +27,7 @@ def example(folder: Path) -> dict:
         "prompts": twelve_items(),
         "draws": 1,
         "readouts": ("direct", "forward"),
+        "ablations": QUICK,
     }
 
 
