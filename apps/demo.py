@@ -15,6 +15,7 @@ from analyses.core.sweep import sweep
 from probe.errors import InputError, ProbeError
 
 RUNS = {"sft-high": "fine-tuning at 2e-3", "sft-low": "fine-tuning at 1e-4"}
+CHECKOUT = Path(__file__).resolve().parent.parent
 NO_LAB = (
     "the lab is trained from a checkout of the repository, not from the installed package: clone it and run "
     "`make demo`, or name a folder that holds a finished lab with --out"
@@ -40,14 +41,13 @@ def run_demo(out: Path, results: str | None, seed: int) -> None:
 
 
 def _train(out: Path, seed: int, folder: Path) -> None:
-    from importlib.util import find_spec
-
-    if find_spec("experiments") is None:
+    if not (CHECKOUT / "experiments").is_dir():
         if not (folder / "sft_test.jsonl").is_file():
             raise InputError(NO_LAB)
         return
-    command = [sys.executable, "-m", "experiments.lab", "--short", "--seed", str(seed), "--out", str(out)]
-    if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
+    command = [sys.executable, "-m", "experiments.lab", "--short", "--seed", str(seed), "--out", str(out.resolve())]
+    # `experiments` is not installed: -m finds it in the checkout's folder.
+    if subprocess.run(command, stdout=sys.stderr, cwd=CHECKOUT, check=False).returncode:
         raise ProbeError("training the lab failed; run the same command again to resume at the stage that failed")
 
 
