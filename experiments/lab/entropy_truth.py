@@ -82,3 +82,45 @@ def per_update(run: Path) -> dict[str, list[float]]:
         table["gradient"].append(predicted)
         table["pooled"].append(pooled_covariance(old, own, batch_of(own)))
     return table
+
+
+def response_entropy(model: PreTrainedModel, rows: pd.DataFrame) -> tuple[Any, Any]:
+    """Per response: summed token entropy (nats) and number of tokens."""
+    import torch
+
+    batch = batch_of(rows)
+    with torch.no_grad():
+        logp = model(input_ids=batch["ids"], attention_mask=batch["real"]).logits.log_softmax(-1)
+    entropy = -(logp.exp() * logp).sum(-1) * batch["predicts"]
+    return entropy.sum(1).double().numpy(), batch["predicts"].sum(1).double().numpy()
+
+
+def mean_draws(sums: Any, counts: Any, seed: int) -> np.ndarray[Any, Any]:
+    """2000 bootstrap draws over responses of the mean per token."""
+    picks = np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))
+    return sums[picks].sum(1) / counts[picks].sum(1)
+
+
+def two_entropies(run: Path) -> list[dict[str, float]]:
+    """Between consecutive rollout steps of the window: change on the same states, and change from one batch of
+    on-policy responses to the next, each with the sign its 95 % interval allows (0 if it covers 0)."""
+    import pyarrow.parquet as pq
+
+    rollouts = pq.read_table(run / "rollouts").to_pandas()
+    saved = {int(p.name.split("-")[1]): p for p in (run / "window").glob("checkpoint-*")}
+    steps = [step for step in sorted(rollouts.step.unique()) if step in saved]
+    found: list[dict[str, float]] = []
+    for now, then in pairwise(steps):
+        rows, later = rollouts[rollouts.step == now], rollouts[rollouts.step == then]
+        old, new = load(saved[now]).eval(), load(saved[then]).eval()
+        (before, n), (after, _), (fresh, m) = (
+            response_entropy(old, rows), response_entropy(new, rows), response_entropy(new, later),
+        )  # fmt: skip
+        same, policy = mean_draws(after - before, n, 0), mean_draws(fresh, m, 1) - mean_draws(before, n, 2)
+        entry = {"step": float(now), "same_states": float((after - before).sum() / n.sum())}
+        entry["on_policy"] = float(fresh.sum() / m.sum() - before.sum() / n.sum())
+        for name, draws in (("same_states", same), ("on_policy", policy)):
+            low, high = np.quantile(draws, [0.025, 0.975])
+            entry[f"{name}_sign"] = float(low > 0) - float(high < 0)
+        found.append({key: round(value, 5) for key, value in entry.items()})
+    return found

@@ -31,6 +31,8 @@ RULES = {
     "incorrect_unlearns": "incorrect: change of leaked items' forced accuracy. ci_high < -.5",
     "gradient_predicts_entropy": "format: r of <grad H, step> with the measured change per update. ci_low > .5",
     "pooled_covariance_predicts_entropy": "format: r of -Cov(log p, A) with the same. ci_low > .5",
+    "entropies_can_disagree": "windows of three GRPO runs: share of rollout steps after which entropy moves "
+    "oppositely on the same states and on-policy. At least one with both intervals clear of 0",
     "no_single_block": "base: greatest (memory drop minus computing drop) over zeroing one MLP. No block has a memory "
     "drop with ci_low > .5 and a computing drop with ci_high < .1",
     "planted_block": "planted: zeroing which MLP costs planted items most and natural leaked items least. It is the "

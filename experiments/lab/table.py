@@ -33,6 +33,7 @@ LINES: list[tuple[str, str, str]] = [
     ("GRPO `incorrect`: memory unlearned, answer PPL to 7-10", "unlearned", "incorrect_unlearns"),
     ("<grad H, step> predicts the entropy change per update, r .45-.97", "r > .5", "gradient_predicts_entropy"),
     ("pooled -Cov(log p, A) does not, r -.29-.55", "no", "pooled_covariance_predicts_entropy"),
+    ("same-state and on-policy entropy can move oppositely", "at least once", "entropies_can_disagree"),
     ("no single block holds the natural memory", "none", "no_single_block"),
     ("the planted memory is found in block 3 by zeroing MLPs", "block 3", "planted_block"),
     ("and the lens top-1 jumps there, .00-.08 to .88-.98", "jump > .5", "planted_lens"),

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.lab import ablate, evaluate
 from experiments.lab.build import facts
-from experiments.lab.entropy_truth import per_update
+from experiments.lab.entropy_truth import per_update, two_entropies
 from experiments.lab.intervals import RULES, Finding, correlation, finding, group_gap, interval, ratio_interval
 from experiments.lab.prompt_files import with_exposures
 from experiments.lab.recipe import GRPO_RUNS, Recipe
@@ -236,6 +236,11 @@ def entropy_findings(folder: Path) -> dict[str, Finding]:
     found["gradient_predicts_entropy"]["slope"] = {
         run: round(float(np.polyfit(t["gradient"], t["measured"], 1)[0]), 4) for run, t in tables.items()
     }
+    pairs = {run: two_entropies(folder / run) for run in tables}
+    flat = [pair for run in pairs.values() for pair in run]
+    opposite = [float(pair["same_states"] * pair["on_policy"] < 0) for pair in flat]
+    clear = sum(pair["same_states_sign"] * pair["on_policy_sign"] < 0 for pair in flat)
+    found["entropies_can_disagree"] = finding(clear > 0, *interval(opposite), len(flat), clear=clear, pairs=pairs)
     return found
 
 
