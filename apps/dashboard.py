@@ -35,7 +35,7 @@ def main() -> None:
         page = address.select("Page", list(PAGES), key="page", radio=True, label_visibility="collapsed")
         st.caption(address.escaped(f"{len(found.entries)} results in {store.root.resolve()}"))
         pause = BUSY_SECONDS if store.running() else IDLE_SECONDS
-        st.fragment(_live, run_every=pause)(store, frozenset(store.addresses()))
+        st.fragment(_live, run_every=pause)(found)
     parts.problems(found.problems)
     if found.entries:
         PAGES[page](found)
@@ -44,12 +44,12 @@ def main() -> None:
     address.tidy()
 
 
-def _live(store: Store, shown: frozenset[tuple[str, str]]) -> None:
+def _live(shown: Listing) -> None:
     """Sweeps under way; a finished result reloads the page's lists."""
-    for state in store.running():
+    for state in shown.store.running():
         done, total = int(state.get("done", 0)), max(int(state.get("total", 1)), 1)
         st.progress(min(done / total, 1.0), f"{address.escaped(state.get('analysis'))}: {done} of {total} checkpoints")
-    if frozenset(store.addresses()) != shown:
+    if not shown.is_current():
         st.rerun(scope="app")
 
 

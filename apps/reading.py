@@ -6,6 +6,7 @@ Results are content-addressed and never change, so whatever is read once under a
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -133,8 +134,15 @@ class Listing:
     """All results of a store, newest last, with what could not be read."""
 
     store: Store
+    state: tuple[tuple[str, int], ...]
     entries: tuple[Entry, ...]
     problems: tuple[str, ...]
+    broken: tuple[Path, ...] = ()
+
+    def is_current(self) -> bool:
+        """False once results were added or removed, or a half-copied one became whole."""
+        completed = any(self.store.has(p.parent.name, p.name) for p in self.broken)
+        return self.state == state(self.store) and not completed
 
     def of(self, analysis: str) -> list[Entry]:
         """Results of one analysis, newest first."""
@@ -151,16 +159,31 @@ class Listing:
         return next((e for e in self.entries if e.key == key), None)
 
 
+def state(store: Store) -> tuple[tuple[str, int], ...]:
+    """Changes when a result is added or removed: every folder of results with the time its list of names changed."""
+    try:
+        with os.scandir(store.root) as found:
+            folders = [(f.name, f.stat().st_mtime_ns) for f in found if f.is_dir() and not f.name.startswith(".")]
+    except FileNotFoundError:
+        return ()
+    return tuple(sorted(folders))
+
+
 def listing(store: Store) -> Listing:
     """What lies in ``store``; a damaged or half-written result is a problem told, not an error."""
-    return _listing(store, tuple(store.addresses()), tuple(store.broken()))
+    found = _listing(store, state(store))
+    if not found.is_current():
+        _listing.cache_clear()
+        found = _listing(store, state(store))
+    return found
 
 
 @lru_cache(maxsize=4)
-def _listing(store: Store, addresses: tuple[tuple[str, str], ...], broken: tuple[Path, ...]) -> Listing:
+def _listing(store: Store, now: tuple[tuple[str, int], ...]) -> Listing:
+    broken = tuple(store.broken())
     entries: list[Entry] = []
     problems = [f"{p}: incomplete (a copy or a write was interrupted); {AGAIN}" for p in broken]
-    for name, key in addresses:
+    for name, key in store.addresses():
         try:
             entries.append(_entry(store.root, name, key))
         except StoreError as error:
@@ -174,7 +197,7 @@ def _listing(store: Store, addresses: tuple[tuple[str, str], ...], broken: tuple
         f"{e.analysis}/{e.key}: a newer version wrote it (schema {e.record['schema']}); upgrade" for e in newer
     ]
     kept = sorted((e for e in entries if e.readable), key=lambda e: (e.record.get("started", ""), e.key))
-    return Listing(store, tuple(kept), tuple(problems))
+    return Listing(store, now, tuple(kept), tuple(problems), broken)
 
 
 def run_names(runs: Sequence[str]) -> dict[str, str]:

@@ -69,6 +69,17 @@ def _draw(entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
     with st.container(horizontal=True):
         parts.exports(shown, entry, summary, name or "figure")
     parts.code(entry, chosen, name if entry.analysis in names() else None)
+    _prepare_next(entry, chosen)
+
+
+def _prepare_next(entry: Entry, chosen: dict[str, Any]) -> None:
+    """Draw the step after this one while the reader looks at this one: the slider and Play then find it ready."""
+    at = chosen.get("step")
+    later = [s for s in entry.steps if at is None or s > at]
+    if later and entry.is_sweep:
+        following = parts.frozen({**chosen, "step": later[0]})
+        parts.summary_of(str(entry.root), entry.analysis, entry.key, following)
+        parts.drawn(str(entry.root), entry.analysis, entry.key, following)
 
 
 def _table(entry: Entry, summary: Any, chosen: dict[str, Any]) -> None:
