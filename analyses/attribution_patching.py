@@ -184,7 +184,6 @@ def figures(result: Result) -> dict[str, Any]:
         looks: dict[str, Any] = {
             "x_title": "estimate (nats/token)",
             "y_title": "exact effect (nats/token)",
-            "diagonal": True,
         }
         title = "Estimate against exact effect of the verified cells"
         drawn["agreement"] = scatter(mean, x="estimate", y="exact", color="chosen", title=title, diagonal=True, **looks)
