@@ -16,18 +16,18 @@ MARKS = ("<!-- results -->", "<!-- end of results -->")
 
 SIGNALS: dict[str, tuple[str, str, str]] = {
     "gradient_nats": (
-        "<grad H, delta>",
+        "`<grad H, delta>`",
         "two adjacent checkpoints, or one and its optimizer state; states",
         "entropy_step",
     ),
     "first_order_nats": ("`-cov_logit`", "two checkpoints, full logits; states", "entropy_change, entropy_covariance"),
     "tabular": (
-        "-r A (S - B)",
+        "`-r A (S - B)`",
         "one checkpoint, full logits; sampled tokens, centred advantages",
         "entropy_attribution",
     ),
-    "omega": ("-Omega (STEER)", "log-probs and entropies; sampled tokens, advantages", "entropy_attribution"),
-    "pooled": ("-pooled covariance", "log-probs; sampled tokens, advantages", "entropy_covariance"),
+    "omega": ("`-Omega (STEER)`", "log-probs and entropies; sampled tokens, advantages", "entropy_attribution"),
+    "pooled": ("`-pooled covariance`", "log-probs; sampled tokens, advantages", "entropy_covariance"),
 }
 ANALYSES = (*NEEDS, "entropy_reward_law")
 TOKENS = {"token_step": "tabular", "omega": "omega", "omega2": "", "s_only": "", "surprisal_gap": ""}
@@ -56,12 +56,12 @@ def _summary(found: Mapping[str, Any]) -> list[str]:
     count, seeds = sum(1 for _ in runs(found)), len(found)
     lines = [
         f"Over {count} runs of {seeds} seeds. r: Pearson's correlation over a window's updates with the measured "
-        "change of mean entropy at the states of the whole rollout batch, median over runs [least, most]; same sign: "
-        "median share of updates; per token: median over runs of Spearman's rho with the exact change at the token's "
-        "own state (first update of each batch).",
+        "change of mean entropy at the states of the whole rollout batch, median over runs [least, most]; predicts: "
+        "runs whose interval over items lies above .5; same sign: median share of updates; per token: median over runs "
+        "of Spearman's rho with the exact change at the token's own state (first update of each batch).",
         "",
-        "| signal | needs | analysis | r, whole batch | r, responses the update used | same sign | per token |",
-        "|---|---|---|---|---|---|---|",
+        "| signal | needs | analysis | r, whole batch | r, responses used | predicts | same sign | per token |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     token_of = {v: k for k, v in TOKENS.items() if v}
     for signal, (name, needs, where) in SIGNALS.items():
@@ -70,7 +70,9 @@ def _summary(found: Mapping[str, Any]) -> list[str]:
         same = np.nanmedian([n["updates"][signal]["same_sign"] for _, _, n in runs(found)])
         token = _tokens(found, token_of[signal]) if signal in token_of else "-"
         cells = [f"{np.nanmedian(r):.2f} [{np.nanmin(r):.2f}, {np.nanmax(r):.2f}]" for r in rs]
-        lines.append(f"| {name} | {needs} | {where} | {cells[0]} | {cells[1]} | {same:.2f} | {token} |")
+        above = sum(n["updates"][signal]["over_items"][0] > 0.5 for _, _, n in runs(found))
+        row = (name, needs, where, *cells, f"{above} of {count}", f"{same:.2f}", token)
+        lines.append(f"| {' | '.join(row)} |")
     others = ", ".join(f"{s} {_tokens(found, s)}" for s, v in TOKENS.items() if not v)
     return [*lines, "", f"Other token-level signals, per token: {others}."]
 
