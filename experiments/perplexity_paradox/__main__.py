@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from analyses import Loading, Store
 from experiments.perplexity_paradox import lab as on_lab
 from experiments.perplexity_paradox import published as setting
 from experiments.perplexity_paradox.report import FOLDER, write_readme
+from probe.errors import InputError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -64,5 +66,14 @@ def published(
         typer.echo(f"{name} {result.key}: {result.verdict or f'{len(result.table)} rows'}")
 
 
+def main() -> None:
+    """Exit code 2 with one line for bad input, as `probe` has it."""
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"perplexity_paradox: {error}", err=True)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -38,6 +38,7 @@ class Setting:
     limit: int | None = None
     templates: tuple[Literal["none", "chat"], ...] = ("chat", "none")
     partial_tokens: int = 512
+    controls: int = 50
 
 
 def questions(folder: Path, limit: int | None = None) -> Prompts:
@@ -97,6 +98,6 @@ def study(
         start = Result.of(other.table[other.table["step"] == 0].drop(columns="step"))
         found["labels"] = run("labels", tuned=found[f"evaluate_{first}"], other_template=start)
     found["partial_prompt"] = sweep(
-        "partial_prompt", prompts=asked, max_new_tokens=how.partial_tokens, controls=50, **one_by_one
+        "partial_prompt", prompts=asked, max_new_tokens=how.partial_tokens, controls=how.controls, **one_by_one
     )
     return found

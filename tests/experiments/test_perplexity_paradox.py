@@ -13,9 +13,22 @@ from experiments.perplexity_paradox.report import interval, tables
 from probe.errors import InputError
 from tests import tiny
 
+EVALUATED = {"evaluate_chat", "evaluate_none"}
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    series = _series(tmp_path_factory)
+    for checkpoint in series.iterdir():
+        (checkpoint / "chat_template.jinja").write_text(CHAT)
+    return series
+
+
+def _series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.series(tmp_path_factory.mktemp("qwen"), steps=(0, 50), family="qwen2", max_position_embeddings=1024)
 
 
@@ -41,13 +54,16 @@ def test_every_gold_answer_can_be_graded_or_is_counted_apart(benchmarks: Path):
 
 def test_the_recipe_runs_on_the_real_text(folder: Path, benchmarks: Path, tmp_path: Path):
     checkpoints = published.series(str(folder / "checkpoint-0"), [str(folder / "checkpoint-50")])
-    how = published.Setting(max_new_tokens=6, samples=2, batch_size=8, limit=2, templates=("none",), partial_tokens=6)
+    how = published.Setting(max_new_tokens=6, samples=2, batch_size=8, limit=2, partial_tokens=6, controls=2)
     found = published.study(checkpoints, benchmarks, Store.at(tmp_path), Loading(), how)
-    assert set(found) == {"perplexity", "perplexity_paradox", "evaluate_none", "labels", "partial_prompt"}
+    assert set(found) == {"perplexity", "perplexity_paradox", *EVALUATED, "labels", "partial_prompt"}
     assert found["perplexity"].table["step"].nunique() == 2
     assert set(found["perplexity_paradox"].table["group"]) >= {"MATH-500", "Minerva", "AMC", "AIME24"}
-    assert found["evaluate_none"].table["truncated"].max() == 1.0  # six tokens end no solution: marked, not hidden
+    assert all(
+        found[e].table["truncated"].max() == 1.0 for e in EVALUATED
+    )  # six tokens end no solution: marked, not hidden
     assert "leak" not in set(found["labels"].table["label"])  # random weights solve nothing
+    assert {"c_other", "n_other"} <= set(found["labels"].table)  # the base under the other template
     names = [t.name for t in found["partial_prompt"].figures()["exact_match"].data]
     assert any("published" in n for n in names)
 
