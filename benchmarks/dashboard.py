@@ -7,6 +7,7 @@ server has started, and has served nobody before the first of the repetitions. M
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import socket
 import subprocess
@@ -193,10 +194,15 @@ def measure() -> list[dict[str, Any]]:
 def _row(name: str, seconds: list[float]) -> dict[str, Any]:
     limit = LIMITS[name.partition(",")[0]]
     low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75])
-    note = f"median {middle:.2f} s of {len(seconds)}, worst {max(seconds):.2f} s; allowed {limit:g} s"
+    note = f"median {middle:.2f} s of {len(seconds)}, worst {max(seconds):.2f} s; allowed {limit:g} s; {_load()}"
     spread = round(float(high - low) / limit, 3)
     return {"name": f"dashboard: {name}", "ratio": round(float(middle) / limit, 3), "spread": spread, "bound": 1.0,
             "holds": bool(middle <= limit), "note": note}  # fmt: skip
+
+
+def _load() -> str:
+    """How busy the machine was: these are seconds on a clock, so other work counts."""
+    return f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs"
 
 
 def _memory(peak: float) -> dict[str, Any]:

@@ -68,6 +68,20 @@ def test_page_opens(address, watched, name):
     assert page.locator("a[href*=evil]").count() == 0
 
 
+def test_pages_open_where_torch_is_not_installed(store, serve, watched, tmp_path):
+    for package in ("torch", "transformers"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise ImportError('not installed')")
+    page = watched(serve(store, PYTHONPATH=str(tmp_path))).page
+    for name in PAGES:
+        page.get_by_role("radio", name=name).locator("xpath=ancestor::label").click()
+        page.wait_for_function(f"location.search.includes('page={name}') || '{name}' === 'Run'")
+        ready(page)
+        assert "ImportError" not in page.locator("[data-testid=stMain]").inner_text()
+    page.get_by_role("radio", name="Steer").locator("xpath=ancestor::label").click()
+    page.wait_for_selector("text=needs torch")
+
+
 @pytest.mark.lab
 @pytest.mark.parametrize("name", PAGES)
 def test_page_opens_on_results_of_the_lab(lab_address, watched, name):

@@ -136,7 +136,8 @@ def panels_of(
         vertical_spacing=min(0.18, 0.4 / high) if wide > 1 else min(0.12, 0.3 / high),
     )
     per_row = 290 if wide > 1 else 210
-    figure.update_layout(height=HEIGHT if high == 1 else per_row * high + 60)
+    # The panels' names need a line of their own under the title.
+    figure.update_layout(height=HEIGHT if high == 1 else per_row * high + 60, margin={"t": 84})
     places = [{"row": i // wide + 1, "col": i % wide + 1} for i in range(len(groups))]
     return figure, [(part, place) for (_, part), place in zip(groups, places, strict=True)]
 
