@@ -52,6 +52,24 @@ def test_permuted_labels_are_at_chance():
     assert np.mean(found) < 0.6
 
 
+@pytest.mark.verify
+def test_the_refitted_null_holds_its_level_where_permuted_scores_do_not():
+    """No signal, states correlated over depth: why the localisation rule reads the AUC and not scores per item."""
+    from analyses.core.localisation import DrawnCurve, ItemCurve, families
+
+    hits = {"scores": 0, "refit": 0}
+    is_first = np.arange(30) < 15
+    for seed in range(60):
+        walk = np.cumsum(np.random.default_rng(seed).normal(size=(30, 8, 4)), axis=1)
+        table, data = module.probed(states_of(walk, is_first), is_first, np.zeros((30, 1)), None, 3, 19, 20, seed)
+        scores = table[table["state"] > 0].pivot(index="item", columns="state", values="score").to_numpy()
+        drawn = DrawnCurve(*(data[n].to_numpy()[..., 1:] - 0.5 for n in ("auc", "auc_null", "auc_boot")))
+        for name, curve in (("scores", ItemCurve(scores)), ("refit", drawn)):
+            found = families({"probe": curve}, is_first, width=1, permutations=200, draws=20, seed=seed)
+            hits[name] += found["probe"].p <= 0.05
+    assert hits["refit"] <= 7 < hits["scores"]  # 7 is the binomial .99 quantile of 60 at .05
+
+
 def test_a_label_that_is_a_covariate_gains_nothing_over_covariates():
     rng = np.random.default_rng(1)
     states = planted(since=9)
