@@ -61,7 +61,13 @@ def test_a_stopped_sweep_resumes_and_equals_an_uninterrupted_one(
     series: Path, prompts: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
     command = [sys.executable, "-c", SCRIPT, str(series), str(prompts), str(tmp_path / "a")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=Path.cwd())
+    # A shell's background job ignores SIGINT and hands that on: the child must not inherit it.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.DEVNULL,
+        cwd=Path.cwd(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.time() + 60
     while not shards(tmp_path / "a"):
         assert process.poll() is None
