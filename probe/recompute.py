@@ -176,6 +176,7 @@ def _read_batch(
             logits = [z / heat for z in logits]
         for pieces in zip(*(z.split(fine) for z in logits), ids[chunk].split(fine), strict=True):
             parts.append(reduce(pieces[:-1], pieces[-1]))
+        del logits, pieces  # or this chunk lives on while the next is made
     names = list(parts[0]) if parts else []
     return {n: torch.cat([part[n] for part in parts]).double().cpu().numpy() for n in names}
 
