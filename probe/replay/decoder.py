@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -124,10 +124,27 @@ class Decoder:
 
     def keys(self, layer: int, x: Tensor, call: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """k, v alone, for rows whose queries nobody reads: the query projection is left out where it can be."""
-        q_proj = getattr(self.attention(layer), "q_proj", None)
-        with nullcontext() if q_proj is None else _left_out(q_proj):
+        with self._left_out(layer, "q"):
             _, k, v = self.projections(layer, x, call)
         return k, v
+
+    def after_attention(self, layer: int, x: Tensor, call: Mapping[str, Any], z: Tensor) -> Tensor:
+        """The block with heads' outputs known [1 row head d_head]: nothing before them is computed where it can be."""
+        with self._left_out(layer, "qkv"):
+            return self.block(layer, x, call, lambda *_: z)
+
+    @contextmanager
+    def _left_out(self, layer: int, parts: str) -> Iterator[None]:
+        """Within the block these projections give zeros without computing anything (fused ones are computed)."""
+        found = [getattr(self.attention(layer), f"{part}_proj", None) for part in parts]
+        linears = [linear for linear in found if linear is not None]
+        for linear in linears:
+            linear.forward = _zeros_of(linear)
+        try:
+            yield
+        finally:
+            for linear in linears:
+                del linear.forward  # the class's own is back
 
     def logits_of(self, resid: Float[Tensor, "row d_model"], tokens: Int[Tensor, "row k"]) -> Float[Tensor, "row k"]:
         """Logits of a few tokens of each row; the rest of the vocabulary is not unembedded."""
@@ -157,14 +174,8 @@ class Decoder:
             _ATTEND.reset(token)
 
 
-@contextmanager
-def _left_out(linear: Any) -> Iterator[None]:
-    """Within the block the module gives zeros without computing anything."""
-    linear.forward = lambda x: x.new_zeros(1).expand(*x.shape[:-1], linear.out_features)
-    try:
-        yield
-    finally:
-        del linear.forward  # the class's own is back
+def _zeros_of(linear: Any) -> Callable[[Tensor], Tensor]:
+    return lambda x: x.new_zeros(1).expand(*x.shape[:-1], linear.out_features)
 
 
 class _Accepts:

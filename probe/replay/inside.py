@@ -129,18 +129,19 @@ def _block(wave: Wave, layer: int, rows: list[Rows], steps: Sequence[Step], read
         x=torch.cat([clean.inputs[layer][r.item, list(r.positions)] if r.lane is None else r.lane.x for r in rows]),
     )
     here = [s for s in steps if s.run in {r.run for r in rows}]
-    for step in here:  # made now: asked for inside the block they would run the block, hooks and all, again
-        clean.value(step.site.whole)
+    for site in {Site("z", layer), *(s.site.whole for s in here)}:
+        clean.value(site)  # made now: asked for inside the block it would run the block, hooks and all, again
     call = rows_of(clean.calls[layer], stream.item.to(device), stream.pos.to(device))
     shapes = [r.shape for r in rows]
-    attend = attention.joined(shapes, clean.frozen[layer])
-    if all(r.lane is None for r in rows) and min(ORDER[s.site.kind] for s in here) >= ORDER["z"]:
-        z = clean.value(Site("z", layer))[stream.item, stream.pos][None]  # nothing before it has changed
-        attend = lambda *_: z  # noqa: E731
-    if any(s.site.kind in _ATTENTION for s in here):
-        attend = _edited_attention(wave, layer, shapes, stream, here)
     with changed(clean.ports(layer), _changes(wave, stream, here, ready)):
-        out = clean.decoder.block(layer, stream.x[None], call, attend)[0]
+        if all(r.lane is None for r in rows) and min(ORDER[s.site.kind] for s in here) >= ORDER["z"]:
+            z = clean.value(Site("z", layer))[stream.item, stream.pos]  # nothing before it has changed
+            out = clean.decoder.after_attention(layer, stream.x[None], call, z[None])[0]
+        else:
+            attend = attention.joined(shapes, clean.frozen[layer])
+            if any(s.site.kind in _ATTENTION for s in here):
+                attend = _edited_attention(wave, layer, shapes, stream, here)
+            out = clean.decoder.block(layer, stream.x[None], call, attend)[0]
     for r, part in zip(rows, out.split(sizes), strict=True):
         if r.lane is not None:
             r.lane.x = part
