@@ -174,11 +174,18 @@ def _read_batch(
         if temperature is not None:
             heat = torch.as_tensor(temperature[chunk], device=device, dtype=torch.float32)[:, None]
             logits = [z / heat for z in logits]
-        for pieces in zip(*(z.split(fine) for z in logits), ids[chunk].split(fine), strict=True):
-            parts.append(reduce(pieces[:-1], pieces[-1]))
-        del logits, pieces  # or this chunk lives on while the next is made
+        parts.extend(_reduced(logits, ids[chunk], reduce, fine))
+        del logits  # or this chunk lives on while the next is made
     names = list(parts[0]) if parts else []
     return {n: torch.cat([part[n] for part in parts]).double().cpu().numpy() for n in names}
+
+
+def _reduced(logits: list[Tensor], ids: Tensor, reduce: Reduce, fine: int) -> list[Mapping[str, Tensor]]:
+    """`reduce` over `fine` rows at a time; its views of the logits end with the call."""
+    return [
+        reduce(pieces[:-1], pieces[-1])
+        for pieces in zip(*(z.split(fine) for z in logits), ids.split(fine), strict=True)
+    ]
 
 
 def response_batches(model: Model, table: pa.Table, batch_size: int) -> list[TokenBatch]:
