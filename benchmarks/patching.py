@@ -281,5 +281,5 @@ def measure() -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     handle = model()
     rows = residual(handle, 1, 7.0, every=1, n_peer=16, repeats=REPEATS)
-    rows += residual(handle, 8, 6.0, every=8, n_peer=6, repeats=3)
+    rows += residual(handle, 8, 6.0, every=1, n_peer=8, repeats=3)
     return [*rows, *direct(handle), *pairs(handle), *attribution(handle), *memory()]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.25
 CEILING = 2 * 2**30
-ROWS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
+ROWS_AT_ONCE = {"cpu": 512, "cuda": 65536}
 """More rows bring no speed: a matrix product of this height already runs at the machine's rate, and on a CPU
 the element-wise steps between two products get slower once their operands leave the cache."""
 
