@@ -6,7 +6,8 @@ over-memorized where accuracy holds but PPL_t > (1 + rho) PPLmin_t, and good fit
 first over-memorized checkpoint; ppl_rise = first step above that bound, whether or not accuracy still holds; area =
 sum over over-memorized checkpoints of ln PPL_t - ln PPLmin_t; lag = step of the best accuracy minus step of the
 smallest perplexity; recommended = most accurate checkpoint with PPL_t <= (1 + rho) min PPL, the earliest of ties.
-With per-item results, delta is at least one paired-bootstrap standard error of acc_t - acc*.
+With per-item results, delta is at least the fall below the best that a run of constant accuracy shows by chance
+(95 % quantile over paired bootstrap draws of items): the best of many checkpoints is best partly by luck.
 
 Units: accuracy is a fraction, log_ppl and om_index nats per token, area nats per token summed over checkpoints,
 onset, lag and recommended optimizer steps (or whatever `step` counts in the curves).

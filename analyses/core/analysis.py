@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, overload
 
+from analyses.core.cost import Case, Work
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -79,12 +80,16 @@ class Option:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A registered analysis; calling it runs the function as it is, without store or provenance."""
+    """A registered analysis; calling it runs the function as it is, without store or provenance.
+
+    `work` says what one item takes (see `analyses.core.cost`); without it the signature does.
+    """
 
     name: str
     function: Callable[..., Result]
     inputs: tuple[Input, ...]
     options: tuple[Option, ...]
+    work: Callable[[Case], Work] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Result:
         return self.function(*args, **kwargs)
@@ -123,12 +128,26 @@ class Analysis:
         return draw(result) if draw else {}
 
 
-def analysis(function: Callable[..., Result]) -> Analysis:
+@overload
+def analysis(function: Callable[..., Result]) -> Analysis: ...
+@overload
+def analysis(*, work: Callable[[Case], Work]) -> Callable[[Callable[..., Result]], Analysis]: ...
+def analysis(
+    function: Callable[..., Result] | None = None, *, work: Callable[[Case], Work] | None = None
+) -> Analysis | Callable[[Callable[..., Result]], Analysis]:
     """Register ``function`` under its own name (one analysis per file, file named alike).
+
+    Args:
+        function: the analysis.
+        work: what one item takes, where the signature does not say it: `@analysis(work=...)`.
 
     Raises:
         TypeError: an input without a known type, or an option without annotation or default.
     """
+    return _registered(function, work) if function is not None else lambda f: _registered(f, work)
+
+
+def _registered(function: Callable[..., Result], work: Callable[[Case], Work] | None) -> Analysis:
     hints = typing.get_type_hints(function, localns=STAND_INS, include_extras=True)
     helps = argument_help(inspect.getdoc(function) or "")
     inputs: list[Input] = []
@@ -140,7 +159,7 @@ def analysis(function: Callable[..., Result]) -> Analysis:
             options.append(Option(name, hints[name], parameter.default, helps.get(name, "")))
         else:
             inputs.append(_input(function.__name__, name, hints.get(name)))
-    return Analysis(function.__name__, function, tuple(inputs), tuple(options))
+    return Analysis(function.__name__, function, tuple(inputs), tuple(options), work)
 
 
 def _input(owner: str, name: str, hint: Any) -> Input:

@@ -57,7 +57,7 @@ def stage_rule(
     accuracy: Float[np.ndarray, "*draw step"],
     log_ppl: Float[np.ndarray, "*draw step"],
     *,
-    delta: float | Float[np.ndarray, " step"] = 0.01,
+    delta: float = 0.01,
     rho: float = 0.10,
 ) -> Staged:
     """Stage of every checkpoint, onset, area and recommended checkpoint; offline, over a whole run.
@@ -65,7 +65,7 @@ def stage_rule(
     Args:
         accuracy: fractions in 0..1.
         log_ppl: mean NLL in nats per token (natural log of perplexity).
-        delta: tolerance of accuracy (fraction), one or one per checkpoint.
+        delta: tolerance of accuracy (fraction).
         rho: relative tolerance of perplexity; inf switches the bound off.
     """
     accuracy, log_ppl = np.asarray(accuracy, float), np.asarray(log_ppl, float)

@@ -29,9 +29,7 @@ def main(
         found[seed] = lab.of_seed(folder, int(seed), Store.at(results))
         path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     write_readme(found)
-    typer.echo(
-        json.dumps({seed: {name: of[name]["rule"]["verdict"] for name in lab.RUNS} for seed, of in found.items()})
-    )
+    typer.echo(json.dumps({seed: {name: of[name]["verdict"] for name in lab.RUNS} for seed, of in found.items()}))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,6 @@ GRADED = {"grade": "exact", "pattern": r"^(?:think .*; )?ans (\d+)$", "max_new_t
 POOL = ("valid_0", "valid_1", "valid_2", "valid_3")
 IRRELEVANT = ("Bob has 3 pens .", "Kim has 7 toys .", "Eve has 2 caps .")
 SAMPLES = 8
-RULE, WIDE = 0.01, 0.05  # the rule's tolerance of accuracy, and one under which "still high" means within 5 points
-DELTAS = {"rule": RULE, "wide": WIDE}
 
 
 def problems(folder: Path, n: int | None = None) -> Prompts:
@@ -58,9 +56,7 @@ def train_and_test(folder: Path, seed: int, variant: str) -> Prompts:
     return Prompts(tuple(Item(name, p.prompt, p.rationale, group) for group, name, p in pairs), str(folder))
 
 
-def stages(
-    folder: Path, name: str, seed: int, store: Store, *, delta: float = RULE, n: int | None = None
-) -> tuple[Result, Result]:
+def stages(folder: Path, name: str, seed: int, store: Store, *, n: int | None = None) -> tuple[Result, Result]:
     """(stage result, evaluate sweep) of one run on unseen problems of the training's length."""
     prompts = problems(folder, n)
     inside = prompts.where(group=prompts.groups[0])
@@ -69,22 +65,22 @@ def stages(
     marks = sweep("evaluate", prompts=inside, **shared, **GRADED)
     kinds = {"answer_kind": "gold_rationale", "training_kind": "gold_rationale", "rationales": POOL}
     given = {"perplexity": scores, "evaluate": marks, "store": store}
-    return run("over_memorization", **given, **kinds, delta=delta, unparsed="wrong"), marks
+    return run("over_memorization", **given, **kinds, unparsed="wrong"), marks
 
 
 def of_seed(folder: Path, seed: int, store: Store, *, variant: str = "full", n: int | None = None) -> dict[str, Any]:
     """Everything the README's table says about one seed, as numbers with intervals."""
     found: dict[str, Any] = {}
-    wide: dict[str, Result] = {}
+    of: dict[str, Result] = {}
     for name in RUNS:
-        found[name] = {label: staged(stages(folder, name, seed, store, delta=d, n=n)[0]) for label, d in DELTAS.items()}
-        wide[name], _ = stages(folder, name, seed, store, delta=WIDE, n=n)
+        of[name], _ = stages(folder, name, seed, store, n=n)
+        found[name] = staged(of[name])
         everything = problems(folder, n)
         marks = sweep("evaluate", checkpoints=folder / name, prompts=everything, store=store, **GRADED)
         gap = run("ood", evaluate=marks, inside=everything.groups[:1], unparsed="wrong", store=store)
         found[name]["ood"] = outside(gap)
         found[name]["from_truth"] = against_truth(folder / name, everything, seed, store)
-    chosen = matched_checkpoints(wide)
+    chosen = matched_checkpoints(of)
     found["side_effects"] = {
         label: side_effects(folder, name, step, seed, store, variant, n) | {"run": name, "step": step}
         for label, (name, step) in chosen.items()
@@ -96,6 +92,7 @@ def staged(result: Result) -> dict[str, Any]:
     """The stage result as the README tells it."""
     return {
         "verdict": result.verdict,
+        "tolerance": round(float(result.table["delta"].iloc[0]), 4),
         "stages": dict(zip(map(str, result.table["step"]), result.table["stage"], strict=True)),
         **{q: quantity(result, q) for q in ("onset", "ppl_rise", "area", "lag", "recommended", "onset_share")},
         "style_reading": result.data.attrs.get("style_reading"),

@@ -30,19 +30,18 @@ def tables(found: dict[str, Any]) -> str:
     ]
     for seed, of in sorted(found.items()):
         for name in RUNS:
-            for label, tolerance in (("rule", "1 pt or 1 SE"), ("wide", "5 pt")):
-                row = of[name][label]
-                cells = [tolerance, spans(row["stages"]), steps(row["onset"]), steps(row["ppl_rise"])]
-                cells += [interval(row["area"]), steps(row["recommended"])]
-                cells += [", ".join(f"{x:.3f}" for x in row[q]) for q in ("log_ppl", "accuracy")]
-                lines.append(f"| {seed} | {name} | " + " | ".join(cells) + " |")
+            row = of[name]
+            cells = [f"{row['tolerance']:.3f}", spans(row["stages"]), steps(row["onset"]), steps(row["ppl_rise"])]
+            cells += [interval(row["area"]), steps(row["recommended"])]
+            cells += [", ".join(f"{x:.3f}" for x in row[q]) for q in ("log_ppl", "accuracy")]
+            lines.append(f"| {seed} | {name} | " + " | ".join(cells) + " |")
     lines += ["", "Change of accuracy over the run, on problems of the training's length, on longer ones, and the gap:"]
     lines += ["", "| seed | run | inside | outside | outside - inside | style control |", "|---|---|---|---|---|---|"]
     for seed, of in sorted(found.items()):
         for name in RUNS:
             gap = of[name]["ood"]
             cells = [interval(gap[q]) for q in ("inside_change", "outside_change", "ood_gap")]
-            cells.append(of[name]["rule"]["style_reading"] or "-")
+            cells.append(of[name]["style_reading"] or "-")
             lines.append(f"| {seed} | {name} | " + " | ".join(cells) + " |")
     lines += ["", "Side effects of single checkpoints, on problems of the training's length:", ""]
     lines += ["| seed | checkpoint | " + " | ".join(e.replace("_", " ") for e in EFFECTS) + " |"]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analyses.core import analysis as registry
+from analyses.core.curves import from_items
 from analyses.core.result import Result
 from analyses.core.stages import matched, stage_rule
 from analyses.core.style import pool_measures, style_reading
@@ -188,12 +189,33 @@ def test_planted_onset_is_recovered_with_bands_and_the_null_is_not():
     assert null.summary().set_index("quantity").loc["onset_share", "value"] < 0.05
 
 
-def test_delta_is_at_least_one_paired_standard_error():
-    result = analysed(None, *planted([0.5, 0.8, 0.79], [0.6, 0.4, 0.4], n=50), delta=0.0)
-    gap = result.table.set_index("step")["delta"]
-    best = result.table["accuracy"].idxmax()
-    assert gap.iloc[best] == 0  # the best checkpoint has no error against itself
-    assert 0.01 < gap.loc[0] < 0.1  # sqrt(.3 * .7 / 50) = .065
+def answered(accuracy, n=128, seed=0) -> pd.DataFrame:
+    """Per-item correctness of a run whose true accuracy is given; each checkpoint errs on items of its own."""
+    rng = np.random.default_rng(seed)
+    right = rng.random((n, len(accuracy))) < np.asarray(accuracy)
+    return pd.DataFrame(right.astype(float), columns=np.arange(len(accuracy)) * 10)
+
+
+def test_a_run_of_constant_accuracy_is_good_fit_throughout():
+    """Eleven checkpoints of 128 items at .97: one standard error below the best would call half of them fallen."""
+    labelled, naive = [], []
+    for seed in range(40):
+        correct = answered([0.97] * 11, seed=seed)
+        found = from_items(correct * 0 + 8.0, correct * 0 + 20.0, correct, seed=seed, draws=400)
+        labelled.append(set(stage_rule(found.accuracy, found.log_ppl, delta=found.tolerance(0.01)).stage))
+        spread = found.accuracy_draws - found.accuracy_draws[:, [int(found.accuracy.argmax())]]
+        naive.append(np.mean(found.accuracy < found.accuracy.max() - np.maximum(0.01, spread.std(0))))
+    assert sum(stages != {1} for stages in labelled) <= 6  # binomial(40, .05): 7 or more in .3 % of runs
+    assert np.mean(naive) > 0.4
+
+
+def test_a_real_fall_of_accuracy_is_still_seen():
+    correct = answered([0.95] * 6 + [0.75] * 2)
+    found = from_items(correct * 0 + 8.0, correct * 0 + 20.0, correct, seed=0)
+    assert 0.05 < found.tolerance(0.01) < 0.2  # what chance makes of 128 items, and less than the fall
+    assert stage_rule(found.accuracy, found.log_ppl, delta=found.tolerance(0.01)).stage[-2:].tolist() == [3, 3]
+    assert found.tolerance(0.5) == 0.5  # delta itself where it is the larger
+    assert analysed(curves(), delta=0.02).table["delta"].unique().tolist() == [0.02]  # bare curves have no items
 
 
 def test_unparsed_answers_are_missing_and_said_so():

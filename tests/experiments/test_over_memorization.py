@@ -64,9 +64,9 @@ def test_the_report_says_what_was_not_measured():
         "style_reading": None,
     }  # fmt: skip
     gap = {"inside_change": None, "outside_change": None, "ood_gap": [0.1, 0.0, 0.2]}
-    run = {"rule": one, "wide": one, "ood": gap}
+    run = {**one, "tolerance": 0.07, "ood": gap}
     text = tables({"0": {"sft-high": run, "sft-low": run, "side_effects": {}}})
-    assert "| 0 | sft-low | 5 pt | good fit 0-12, over-fit 24 | none |" in text
+    assert "| 0 | sft-low | 0.070 | good fit 0-12, over-fit 24 | none |" in text
 
 
 @pytest.mark.parametrize("seed", [0, 99])
@@ -84,3 +84,17 @@ def test_the_readmes_tables_are_those_of_the_results(name: str):
     told = (report.FOLDER / "README.md").read_text()
     assert report.tables(found) in told
     assert set(found) == {"0", "1", "2"}
+
+
+def test_the_lab_agrees_with_its_own_scripts():
+    """Onset at the high learning rate and none at the low one, wherever the lab's scripts saw perplexity rise or not."""
+    import json
+
+    from experiments.over_memorization.report import FOLDER
+
+    for seed, of in json.loads((FOLDER / "results.json").read_text()).items():
+        told = study.truth(int(seed))
+        assert told["over_memorization_high"]["holds"] == (of["sft-high"]["onset"] is not None)
+        assert told["no_over_memorization_low"]["holds"] == (set(of["sft-low"]["stages"].values()) == {"good fit"})
+        assert of["sft-high"]["from_truth"] < 1e-3 and of["sft-low"]["from_truth"] < 1e-3
+        assert of["sft-high"]["ood"]["outside_change"][0] < 0
