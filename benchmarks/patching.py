@@ -211,6 +211,7 @@ def pairs(handle: Any) -> list[dict[str, Any]]:
 
     def forward(edit: Any) -> torch.Tensor:
         def hook(z: torch.Tensor, hook: Any) -> torch.Tensor:
+            del hook
             z[:, :, edit.site.head] = edit.function(z[:, :, edit.site.head])
             return z
 
