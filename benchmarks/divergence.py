@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-N_LAYERS, N_TOKENS, D_MODEL, D_VOCAB, REPEATS = 2, 128, 896, 151_936, 5
+N_LAYERS, N_TOKENS, D_MODEL, D_VOCAB, REPEATS = 2, 256, 896, 151_936, 3
 N_ITEMS, N_STATES, WIDTH, BATCH = 1000, 29, 3584, 8
 
 PEAK = """
@@ -71,9 +71,10 @@ def materialised(pairs: list[tuple[Any, Any]], *, everything: bool = True, doubl
 def products(pairs: list[tuple[Any, Any]]) -> None:
     """The matrix products alone, in the same chunks."""
     from analyses.core.measures import row_chunks
+    from analyses.divergence import ROWS_AT_ONCE
 
     for sides in pairs:
-        for chunk in row_chunks(N_TOKENS):
+        for chunk in row_chunks(N_TOKENS, ROWS_AT_ONCE):
             for rows, head in sides:
                 head(rows[chunk])
 
