@@ -27,6 +27,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis, progress
+from analyses.core.cost import Case, Work
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -37,9 +38,56 @@ if TYPE_CHECKING:
 
 DIRECTIONS = ("tuned_to_base", "base_to_tuned")
 HELD_BYTES = 2**30  # source activations held at once
+ROW_BYTES = 27  # of the table, measured
+BETWEEN_BLOCKS = ("embed", "resid_pre", "resid_post")
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Two unpatched runs and every site's values, then each patched run from its site on (`probe.replay`)."""
+    ways = 2 if case.options["direction"] == "both" else 1
+    runs = [_run_work(case, kind, layer) for kind in case.options["sites"] for layer in _layers(case)]
+    if any(kind == "z" for kind in case.options["sites"]):
+        runs = runs * (len(case.options["heads"]) or case.size.shape.n_heads)
+    if case.options["metric"] == "accuracy":
+        new = len(runs) * ways * int(case.options["max_new_tokens"])
+        return Work(block_rows=len(runs) * ways * case.prompt * case.n_layers, generated=new, rows=len(runs) * ways,
+                    row_bytes=ROW_BYTES, sites=2 * case.n_layers)  # fmt: skip
+    # A site inside a block is read by running the block once more, in both checkpoints, for each direction. The
+    # first batch also runs the proofs: three patched runs and one patched with its own values, in full.
+    again = 2 * ways * any(kind not in BETWEEN_BLOCKS for kind in case.options["sites"])
+    first = min(1.0, case.batch / case.n_items) if case.n_items else 0.0
+    patched = ways * (sum(rows for rows, _ in runs) * (1 + first * 3 / len(runs)))
+    read = ways * sum(heads for _, heads in runs) + (2 + ways * (1 + 2 * first)) * case.answer
+    return Work(
+        block_rows=(2 + again + 4 * ways * first) * case.full_pass + patched,
+        unembedded=read + 4 * ways * first * case.padded,
+        projected=2 * case.full_pass,
+        rows=len(runs) * ways,
+        row_bytes=ROW_BYTES,
+        sites=2 * (case.n_layers + 1) + 4,
+    )
+
+
+def _layers(case: Case) -> tuple[int, ...]:
+    return tuple(case.options["layers"]) or tuple(range(case.n_layers))
+
+
+def _run_work(case: Case, kind: str, layer: int) -> tuple[float, float]:
+    """Rows times blocks after the patched site, and rows unembedded."""
+    size, last = case.size, case.n_layers - 1
+    patched = 1.0 if case.options["positions"] == "last_prompt" else case.prompt
+    after = case.answer if case.options["positions"] == "last_prompt" else case.tokens - 1
+    ends_mlp = kind in ("mlp_out", "resid_post")
+    if layer == last:
+        return (0.0 if ends_mlp else size.mlp / size.block), 1.0
+    own = {"attn_out": size.mlp + size.out, "z": size.mlp + size.out, "resid_mid": size.mlp + size.out}
+    here = patched * own.get(kind, 0.0 if ends_mlp else size.block) / size.block
+    # In the last block only rows that are read go past their keys and values.
+    final = after * size.kv / size.block + case.answer
+    return here + after * (last - layer - 1) + final, case.answer
+
+
+@analysis(work=_work)
 def cross_patching(
     base: Model,
     tuned: Model,

@@ -19,6 +19,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.cost import Case, Work
 from analyses.core.result import Result
 
 if TYPE_CHECKING:
@@ -32,7 +33,14 @@ CURVES = {
 }
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """One pass, every layer's states of the tokens before the answer's unembedded."""
+    cells = case.answer * case.n_layers
+    row = 13 + 7 * int(case.options["top_k"])
+    return Work(block_rows=case.full_pass, unembedded=cells, rows=cells, row_bytes=row, sites=case.n_layers)
+
+
+@analysis(work=_work)
 def logit_lens(
     model: Model,
     prompts: Prompts,

@@ -23,6 +23,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.cost import Case, Work
 from analyses.core.result import COMPANIONS, Result
 
 if TYPE_CHECKING:
@@ -33,7 +34,13 @@ MASKS = ("template", "prompt_content", "prompt", "answer", "full", "answer:first
 BY = ["group", "mask", "answer_kind"]
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """One pass, every scored token unembedded once; a row for each mask that has tokens, 8 or 5 an item."""
+    scored, masks = (case.answer, 5) if case.options["score"] == "answer" else (case.tokens - 1, 8)
+    return Work(block_rows=case.full_pass, unembedded=scored, rows=masks, row_bytes=7)
+
+
+@analysis(work=_work)
 def perplexity(
     model: Model,
     prompts: Prompts,

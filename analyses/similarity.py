@@ -21,6 +21,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.cost import Case, Work
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -36,7 +37,14 @@ NAMES = {
 }
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Both checkpoints' passes; pooled states wait on disk in any case."""
+    states = case.n_layers + 1
+    passes = 2 * case.full_pass
+    return Work(block_rows=passes, rows=states, row_bytes=17, sites=states, spilled=2 * states)
+
+
+@analysis(work=_work, takes_turns=True)
 def similarity(
     base: Model,
     tuned: Model,

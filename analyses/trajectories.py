@@ -24,6 +24,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.cost import Case, Work
 from analyses.core.result import Result
 from analyses.core.separation import layer_statistics, mean_weights, norm, split_half
 
@@ -41,7 +42,12 @@ UNITS = {
 }
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """One pass; a row a block."""
+    return Work(block_rows=case.full_pass, rows=case.n_layers, row_bytes=20, sites=case.n_layers + 1)
+
+
+@analysis(work=_work)
 def trajectories(
     model: Model,
     prompts: Prompts,

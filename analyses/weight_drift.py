@@ -23,6 +23,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis, progress
+from analyses.core.cost import Case, Work
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -41,7 +42,13 @@ QUANTITIES = {
 }
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """No pass: of every matrix two Gram matrices of its smaller side and their eigenvectors (about 9 d^3 each)."""
+    d = case.size.shape.d_model
+    return Work(fixed=4 * case.size.weights * d + case.n_layers * 7 * 2 * 9 * d**3, sites=0)
+
+
+@analysis(work=_work)
 def weight_drift(base: Model, tuned: Model, *, top_k: int = 8, batch_size: int = 8, seed: int = 0) -> Result:
     """Relative norm, spectral norm, stable rank and principal angles of the update of every weight.
 

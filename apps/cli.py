@@ -71,6 +71,29 @@ def list_analyses(as_json: bool) -> None:
         click.echo(f"{row['analysis']:<{width}}  {row['title']}  [{', '.join(row['inputs'])}]")
 
 
+@app.command("plan")
+@click.argument("analysis")
+@click.option("--checkpoints", required=True, metavar="DIR", help="Folder with a series of checkpoints, or one.")
+@click.option("--prompts", metavar="PATH", help="Prompt file; needed where the analysis reads prompts.")
+@click.option("--dtype", default="float32", show_default=True, help="Of the weights in memory.")
+@click.option("--device", default="cpu", show_default=True, help="Where rates and free memory are measured.")
+@click.option(
+    "--device-memory", "gib", type=float, metavar="GIB", help="Memory that may be used [default: what is free]."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first items.")
+@click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="An option of the analysis; repeatable.")
+@json_option
+def plan_command(analysis: str, gib: float | None, options: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Say what ANALYSIS will read, compute, hold and write, before any weights are loaded."""
+    from analyses.core.plan import plan
+    from apps.planning import option_values, plan_text
+
+    name = analysis.replace("-", "_")
+    memory = None if gib is None else gib * 2**30
+    made = plan(name, memory=memory, **given, **option_values(name, options))
+    click.echo(plan_text(made, as_json=as_json))
+
+
 @app.command()
 @click.argument("key", required=False)
 @click.option("--analysis", help="List only results of this analysis.")

@@ -23,10 +23,11 @@ COLUMNS_HELP = (
     "How the prompt file's columns are called: ttrl, gsm8k, minerva_math, svamp, or a JSON object such as "
     '{"id": "#", "prompt": "{context} {question}", "answer": "label"}.'
 )
-SETTINGS = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code")
+SETTINGS = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code", "hold")
 BACKENDS = click.Choice(["transformer_lens", "nnsight"])
 DTYPES = click.Choice(["float32", "bfloat16", "float16"])
 PAIRS = click.Choice(["first", "adjacent", "all"])
+HOLD_HELP = "Checkpoints of a pair in memory; `one` spills the base's states to disk (see `probe plan`)."
 
 
 def _shown(default: str, help_text: str, kind: Any = str) -> dict[str, Any]:
@@ -126,6 +127,9 @@ def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
     if sweep and of.arity == "pair":
         text = "Which checkpoints are compared."
         found.append(click.Option(["--pairs"], type=PAIRS, default="first", show_default=True, help=text))
+    if of.takes_turns:
+        kind = click.Choice(["both", "one"])
+        found.append(click.Option(["--hold"], type=kind, default="both", show_default=True, help=HOLD_HELP))
     return [
         *found,
         click.Option(["--results"], metavar="DIR", help="Folder of results [default: $PROBE_RESULTS or ./results]."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -280,6 +280,10 @@ class Model:
         """The final norm of residual states, its statistics recomputed."""
         with torch.no_grad():
             return self.backend.final_norm(resid.to(self.dtype))
+
+    def kept_head(self) -> Callable[[Tensor], Tensor]:
+        """`unembed` with a copy of the norm and head as they are now: it outlives a swap and the model itself."""
+        return self.backend.kept_head()
 
     def unembed_weights(self) -> tuple[Float[Tensor, "d_model vocab"], Float[Tensor, " vocab"] | None]:
         """W_U as a view and its bias, or None."""

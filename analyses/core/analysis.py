@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, overload
@@ -82,7 +82,8 @@ class Option:
 class Analysis:
     """A registered analysis; calling it runs the function as it is, without store or provenance.
 
-    `work` says what one item takes (see `analyses.core.cost`); without it the signature does.
+    `work` says what one item takes (see `analyses.core.cost`); without it the signature does. `takes_turns`: the
+    checkpoints of a pair may be in memory one after the other (`probe.turns`).
     """
 
     name: str
@@ -90,6 +91,7 @@ class Analysis:
     inputs: tuple[Input, ...]
     options: tuple[Option, ...]
     work: Callable[[Case], Work] | None = None
+    takes_turns: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Result:
         return self.function(*args, **kwargs)
@@ -131,23 +133,33 @@ class Analysis:
 @overload
 def analysis(function: Callable[..., Result]) -> Analysis: ...
 @overload
-def analysis(*, work: Callable[[Case], Work]) -> Callable[[Callable[..., Result]], Analysis]: ...
 def analysis(
-    function: Callable[..., Result] | None = None, *, work: Callable[[Case], Work] | None = None
+    *, work: Callable[[Case], Work], takes_turns: bool = False
+) -> Callable[[Callable[..., Result]], Analysis]: ...
+def analysis(
+    function: Callable[..., Result] | None = None,
+    *,
+    work: Callable[[Case], Work] | None = None,
+    takes_turns: bool = False,
 ) -> Analysis | Callable[[Callable[..., Result]], Analysis]:
     """Register ``function`` under its own name (one analysis per file, file named alike).
 
     Args:
         function: the analysis.
         work: what one item takes, where the signature does not say it: `@analysis(work=...)`.
+        takes_turns: it does all it does with base before it turns to tuned, or spills what it needs of base.
 
     Raises:
         TypeError: an input without a known type, or an option without annotation or default.
     """
-    return _registered(function, work) if function is not None else lambda f: _registered(f, work)
+    return (
+        _registered(function)
+        if function is not None
+        else lambda f: replace(_registered(f), work=work, takes_turns=takes_turns)
+    )
 
 
-def _registered(function: Callable[..., Result], work: Callable[[Case], Work] | None) -> Analysis:
+def _registered(function: Callable[..., Result]) -> Analysis:
     hints = typing.get_type_hints(function, localns=STAND_INS, include_extras=True)
     helps = argument_help(inspect.getdoc(function) or "")
     inputs: list[Input] = []
@@ -159,7 +171,7 @@ def _registered(function: Callable[..., Result], work: Callable[[Case], Work] | 
             options.append(Option(name, hints[name], parameter.default, helps.get(name, "")))
         else:
             inputs.append(_input(function.__name__, name, hints.get(name)))
-    return Analysis(function.__name__, function, tuple(inputs), tuple(options), work)
+    return Analysis(function.__name__, function, tuple(inputs), tuple(options))
 
 
 def _input(owner: str, name: str, hint: Any) -> Input:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from probe.shape import ModelShape
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
-LOGIT_ROWS = 128  # rows of logits held at once where they are streamed (`analyses.core.measures`)
-TABLE_BYTES = 6_000  # a Parquet file's schema and footer
+LOGIT_ROWS = 64  # rows of logits held at once where they are streamed (`analyses.core.measures`)
+TABLE_BYTES = 4_800  # a Parquet file's schema and footer
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,16 @@ class Size:
     def qkv(self) -> float:
         """Weights of the query, key and value projections."""
         return self.kv + self.shape.d_model * self.heads
+
+    @property
+    def out(self) -> float:
+        """Weights of the projection of the heads back to the residual stream."""
+        return self.shape.d_model * self.heads
+
+    @property
+    def mlp(self) -> float:
+        """Weights of the MLP's matrices."""
+        return self.block - self.qkv - self.out
 
     @property
     def unembed(self) -> float:
@@ -118,8 +128,7 @@ class Work:
         row_bytes: measured bytes of such a row in Parquet.
         sites: residual-sized activations of a batch that are held at once.
         fixed: operations that do not grow with the items (on weights).
-        spilled: residual-sized rows of the base that wait on disk if one checkpoint at a time is held; None where
-            the analysis needs both.
+        spilled: residual-sized rows that wait on disk if one checkpoint at a time is held.
     """
 
     block_rows: float = 0.0
@@ -130,7 +139,7 @@ class Work:
     row_bytes: float = 0.0
     sites: float = 1.0
     fixed: float = 0.0
-    spilled: float | None = None
+    spilled: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -191,7 +200,7 @@ def cost(of: Analysis, case: Case, dtype: str = "float32", stored_bytes: float |
     work, size, width = work_of(of, case), case.size, DTYPE_BYTES[dtype]
     weights = size.weights * width
     steps = work.generated / max(1, case.batch) * case.n_items  # every step reads all weights once for its batch
-    spilled = work.spilled
+    spilled = work.spilled * size.shape.d_model * width * case.n_items
     return Cost(
         flops=work.fixed + case.n_items * flops(work, case),
         read_bytes=case.models * (weights if stored_bytes is None else stored_bytes),
@@ -199,7 +208,7 @@ def cost(of: Analysis, case: Case, dtype: str = "float32", stored_bytes: float |
         weight_bytes=weights,
         work_bytes=_work_bytes(work, case, width),
         models=case.models,
-        spill_bytes=None if spilled is None else spilled * size.shape.d_model * width * case.n_items,
+        spill_bytes=spilled if of.takes_turns else None,
         rows=None if work.rows is None else work.rows * case.n_items,
         store_bytes=None if work.rows is None else work.rows * case.n_items * work.row_bytes + TABLE_BYTES,
     )
@@ -211,10 +220,9 @@ def flops(work: Work, case: Case) -> float:
     attended = work.block_rows * case.padded
     generated = work.generated * (case.n_layers * size.block + size.unembed)
     seen = work.generated * case.n_layers * (case.prompt + _new_tokens(case) / 2)
-    return (
-        2 * (work.block_rows * size.block + work.projected * size.qkv + work.unembedded * size.unembed + generated)
-        + 4 * size.heads * (attended + seen)
-    )
+    return 2 * (
+        work.block_rows * size.block + work.projected * size.qkv + work.unembedded * size.unembed + generated
+    ) + 4 * size.heads * (attended + seen)
 
 
 def _new_tokens(case: Case) -> float:

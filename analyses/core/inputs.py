@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -49,6 +49,7 @@ class Loading:
     revision: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    hold: Literal["both", "one"] = "both"
 
     def identity(self) -> dict[str, str]:
         """What can change a number."""
@@ -61,6 +62,7 @@ class ModelPool:
     def __init__(self, loading: Loading) -> None:
         self.loading = loading
         self._handles: dict[str, Any] = {}
+        self._seat: Any = None
 
     def get(self, slot: str, checkpoint: Checkpoint) -> Any:
         """A handle holding ``checkpoint``; one handle per ``slot`` (input name)."""
@@ -68,13 +70,21 @@ class ModelPool:
 
         from probe import Model
 
+        options = {k: v for k, v in asdict(self.loading).items() if k not in ("revision", "hold")}
+        if self.loading.hold == "one":
+            return self._turn(checkpoint, options)
         handle = self._handles.get(slot)
         if handle is None:
-            options = {k: v for k, v in asdict(self.loading).items() if k != "revision"}
             handle = self._handles[slot] = Model.load(checkpoint, **options)
         elif handle.checkpoint != checkpoint:
             handle.swap(checkpoint, allow_pickle=self.loading.allow_pickle)
         return handle
+
+    def _turn(self, checkpoint: Checkpoint, options: dict[str, Any]) -> Any:
+        from probe.turns import Seat, Turn
+
+        self._seat = self._seat or Seat(options)
+        return Turn(self._seat, checkpoint)
 
 
 def resolve(wanted: Input, value: Any, pool: ModelPool, limit: int | None) -> Given:

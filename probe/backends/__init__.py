@@ -85,6 +85,10 @@ class Backend(Protocol):
 
     def final_norm(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]: ...
 
+    def kept_head(self) -> Callable[[Tensor], Tensor]:
+        """Residual states to logits by copies of the final norm and the unembedding."""
+        ...
+
     def unembed_weights(self) -> tuple[Float[Tensor, "d_model vocab"], Float[Tensor, " vocab"] | None]: ...
 
     def weights(self) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,13 +66,22 @@ class HuggingFaceBackend:
 
     def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Logits of normed hidden states, the family's soft cap included."""
-        logits = self._unembed(hidden)
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        return _capped(self._unembed(hidden), getattr(self.config, "final_logit_softcapping", None))
 
     def final_norm(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The final norm, its statistics recomputed from `resid`."""
         return self._norm(resid)
+
+    def kept_head(self) -> Callable[[Tensor], Tensor]:
+        """Residual states to logits by copies of the final norm and the unembedding."""
+        norm, unembed = copy.deepcopy((self._norm, self._unembed))
+        cap, dtype = getattr(self.config, "final_logit_softcapping", None), self.dtype
+
+        def logits_of(resid: Tensor) -> Tensor:
+            with torch.no_grad():
+                return _capped(unembed(norm(resid.to(dtype))), cap)
+
+        return logits_of
 
     def unembed_weights(self) -> tuple[Tensor, Tensor | None]:
         """W_U [d_model, vocab] as a view, and the bias if there is one."""
@@ -87,3 +97,7 @@ class HuggingFaceBackend:
         """Put other weights of the same shapes in place (no copy: the parameters take over the memory)."""
         for name, parameter in self._parameters.items():
             parameter.data = weights[name].data
+
+
+def _capped(logits: Tensor, cap: float | None) -> Tensor:
+    return logits if cap is None else torch.tanh(logits / cap) * cap
