@@ -37,7 +37,7 @@ def _shown(default: str, help_text: str, kind: Any = str) -> dict[str, Any]:
 MODEL_SETTINGS: dict[str, dict[str, Any]] = {
     "--backend": _shown("transformer_lens", "Library that hooks the model.", BACKENDS),
     "--dtype": _shown("float32", "Weights and activations; metrics are always fp32.", DTYPES),
-    "--device": _shown("cpu", "Torch device."),
+    "--device": _shown("cpu", "Torch device, `auto`, or a JSON device map (blocks may be on `disk`)."),
     "--revision": {"help": "Revision of a hub repository."},
     "--allow-pickle": {"is_flag": True, "help": "Read pickle weights (weights_only); refused by default."},
     "--trust-remote-code": {"is_flag": True, "help": "Run code shipped with the checkpoint; off by default."},

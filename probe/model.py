@@ -89,7 +89,8 @@ class Model:
             trust_remote_code: let transformers run code from the checkpoint; off.
             revision: a Hub revision.
             attn_implementation: transformers' attention kernel (`eager`, `sdpa`, ...).
-            device_map: spread the model over devices (`nnsight` only), as transformers takes it.
+            device_map: spread the model over devices, as transformers takes it (`auto`, or a map of modules to
+                devices, `cpu` or `disk`); embedding, final norm and head stay where they can be read.
             remote: run on a server that holds the model (`nnsight` only); no weights are fetched and no
                 proofs run, and what a server cannot do is refused before anything is sent.
 
@@ -100,10 +101,6 @@ class Model:
         source = Checkpoint.of(checkpoint)
         if revision is not None:
             source = replace(source, revision=revision)
-        if device_map is not None and backend != "nnsight":
-            raise InputError(
-                f"device_map with backend={backend!r}; only backend='nnsight' spreads a model over devices"
-            )
         if remote:
             return cls._remote(source, backend, dtype)
         reading = huggingface.Reading(dtype, device, attn_implementation, device_map, allow_pickle, trust_remote_code)

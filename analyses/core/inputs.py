@@ -53,7 +53,20 @@ class Loading:
 
     def identity(self) -> dict[str, str]:
         """What can change a number."""
-        return {"backend": self.backend, "dtype": self.dtype, "device": self.device.partition(":")[0]}
+        placed = self.placement.get("device_map", self.device.partition(":")[0])
+        return {"backend": self.backend, "dtype": self.dtype, "device": str(placed)}
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """Where `Model.load` puts the weights: a device, or a device map (`auto`, or JSON of modules to devices)."""
+        if self.device == "auto":
+            return {"device_map": "auto"}
+        if not self.device.startswith("{"):
+            return {"device": self.device}
+        try:
+            return {"device_map": json.loads(self.device)}
+        except json.JSONDecodeError as error:
+            raise InputError(f"device {self.device!r} is neither a device, 'auto' nor a JSON map: {error}") from error
 
 
 class ModelPool:
@@ -70,7 +83,8 @@ class ModelPool:
 
         from probe import Model
 
-        options = {k: v for k, v in asdict(self.loading).items() if k not in ("revision", "hold")}
+        options = {k: v for k, v in asdict(self.loading).items() if k not in ("revision", "hold", "device")}
+        options |= self.loading.placement
         if self.loading.hold == "one":
             return self._turn(checkpoint, options)
         handle = self._handles.get(slot)

@@ -63,7 +63,9 @@ class Plan:
     def seconds(self) -> dict[str, float]:
         """Reading, matrix products, and weights read again for every generated token; of all members."""
         one = self.cost
-        read = (self.members + one.models - 1) if one.models > 1 else self.members  # the base is read once
+        read = self.members + one.models - 1  # the base stays, unless checkpoints take turns
+        if one.models > 1 and self.choice == "one":
+            read = one.models * self.members
         return {
             "read": read * one.read_bytes / max(1, one.models) / self.rates.read,
             "compute": self.members * one.flops / self.rates.flops,
@@ -124,7 +126,7 @@ def plan(
     case = _case(size, models, series[0], _items(of, prompts, limit), chosen)
     one = cost(of, case, dtype, stored)
     found = rates or measured(dtype, device, series[0])
-    members = len(series) if models == 1 else max(1, len(series) - 1)
+    members = 1 if models == 2 and len(series) == 2 else len(series)  # a sweep of pairs holds the first with itself
     free = memory if memory is not None else _free(device)
     return Plan(name, one, members, case.n_items, case.tokens, found, free)
 

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from probe.backends import Rows, Tokens, Visit
+from probe.backends.huggingface import offloaded
 from probe.backends.places import adapter_of, places, residual_kinds
+from probe.errors import InputError
 from probe.sites import Site
 
 if TYPE_CHECKING:
@@ -90,7 +92,17 @@ class HuggingFaceBackend:
         return weight.detach().T, None if bias is None else bias.detach()
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters under their Hugging Face names (views)."""
+        """The parameters under their Hugging Face names (views).
+
+        Raises:
+            InputError: some are offloaded: there is nothing to view, and what is written there would be lost.
+        """
+        away = offloaded(self.plain)
+        if away:
+            raise InputError(
+                f"{len(away)} parameters are offloaded (e.g. {away[0]}): weights cannot be read or changed, nor "
+                "checkpoints swapped; use a device map without cpu and disk beside an accelerator, or `--hold one`"
+            )
         return dict(self._parameters)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:

@@ -64,10 +64,27 @@ def read_model(checkpoint: Checkpoint, reading: Reading) -> Any:
         **placed,
     )
     _check_loaded(folder, info)
+    _refuse_offloaded_ends(folder, model)
     if checkpoint.adapter:
         _refuse_pickle(Path(checkpoint.adapter), reading)
         model = merged(model, Path(checkpoint.adapter))
     return (model if placed else model.to(reading.device)).eval()
+
+
+def offloaded(hf_model: Any) -> list[str]:
+    """Parameters that a device map left on disk or in other memory: they come and go with their module's pass."""
+    return [name for name, p in hf_model.named_parameters() if p.device.type == "meta"]
+
+
+def _refuse_offloaded_ends(folder: Path, model: Any) -> None:
+    away = set(offloaded(model))
+    blocks = [n for n in away if ".layers." in n or ".h." in n]
+    ends = sorted(away.difference(blocks))
+    if ends:
+        raise InputError(
+            f"{folder}: the device map offloads {', '.join(ends[:3])}; only blocks can be: what is read through the "
+            "lens needs the embedding, the final norm and the head on a device (give them one in the map)"
+        )
 
 
 def _refuse_pickle(folder: Path, reading: Reading) -> None:

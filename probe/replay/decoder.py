@@ -138,13 +138,16 @@ class Decoder:
         """Within the block these projections give zeros without computing anything (fused ones are computed)."""
         found = [getattr(self.attention(layer), f"{part}_proj", None) for part in parts]
         linears = [linear for linear in found if linear is not None]
+        before = [vars(linear).get("forward") for linear in linears]  # a module placed by a device map has its own
         for linear in linears:
             linear.forward = _zeros_of(linear)
         try:
             yield
         finally:
-            for linear in linears:
+            for linear, own in zip(linears, before, strict=True):
                 del linear.forward  # the class's own is back
+                if own is not None:
+                    linear.forward = own
 
     def logits_of(self, resid: Float[Tensor, "row d_model"], tokens: Int[Tensor, "row k"]) -> Float[Tensor, "row k"]:
         """Logits of a few tokens of each row; the rest of the vocabulary is not unembedded."""

@@ -62,8 +62,6 @@ def test_device_map(folder_of: Callable[..., Path], llama: Model, prompts: Promp
     assert torch.allclose(got.logits[batch.mask], want.logits[batch.mask], atol=1e-5)
     model.swap(folder_of("llama", 1))
     assert not torch.allclose(model.run(batch).logits, want.logits, atol=1e-3)
-    with pytest.raises(InputError, match="only backend='nnsight'"):
-        Model.load(folder_of("llama"), device_map="auto")
 
 
 def test_unknown_backend(folder_of: Callable[..., Path]) -> None:
