@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from apps.views import address
 from apps.views.address import escaped
 
 MAX_ROWS = 1000
+HEAD_START = 0.9  # seconds a browser needs to load and draw its first table
 FILTERS = ("group", "dataset", "mask", "answer_kind", "variant", "arm", "site", "direction", "token_class")
 ROUND = {c: st.column_config.NumberColumn(format="%.4g") for c in ("value", "ci_low", "ci_high")}
 
@@ -85,6 +87,13 @@ def filters(summary: pd.DataFrame, prefix: str = "") -> dict[str, list[Any]]:
         if picked := address.select_many(figures.axis_name(dim), values, key=prefix + dim):
             chosen[dim] = picked
     return chosen
+
+
+def give_head_start() -> None:
+    """Wait, once per visit, before the first figure is sent: its script keeps the browser from drawing a table."""
+    if not st.session_state.get("has_figures"):
+        time.sleep(HEAD_START)
+    st.session_state["has_figures"] = True
 
 
 def figure(shown: Any, name: str, *, key: str, alt: str = "", on_select: Any = "ignore") -> Any:

@@ -62,6 +62,7 @@ def _draw(entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
     st.session_state["shown_key"] = entry.key
     if is_new:
         _table(entry, summary, chosen)
+        parts.give_head_start()
     with above:
         shown, name = _figure(entry, chosen)
     if not is_new:
