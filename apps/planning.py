@@ -61,10 +61,12 @@ def plan_text(plan: Plan, *, as_json: bool = False) -> str:
         "store_bytes": None if one.store_bytes is None else one.store_bytes * plan.members,
         "memory": plan.memory,
         "choice": plan.choice,
+        "is_lower_bound": get(plan.analysis).work is None,
     }
     if as_json:
         return json.dumps(facts)
     rates = plan.rates
+    at_least = "at least " if facts["is_lower_bound"] else ""
     alone = "" if one.models < 2 else f"; one at a time {_one_at_a_time(plan)}"
     rows = "not counted for this analysis"
     if one.rows is not None and one.store_bytes is not None:
@@ -76,8 +78,8 @@ def plan_text(plan: Plan, *, as_json: bool = False) -> str:
             f"rates    {rates.flops / 1e9:,.1f} GFLOP/s, {rates.read / 1e9:.2f} GB/s read, "
             f"{rates.memory / 1e9:.1f} GB/s memory (measured here)",
             f"read     {_size(seconds['read'] * rates.read)}: {seconds['read']:,.1f} s",
-            f"compute  {one.flops * plan.members / 1e9:,.3g} GFLOP: {seconds['compute']:,.1f} s",
-            f"generate {seconds['generate']:,.1f} s of reading weights token by token",
+            f"compute  {at_least}{one.flops * plan.members / 1e9:,.3g} GFLOP: {seconds['compute']:,.1f} s",
+            f"generate {at_least}{seconds['generate']:,.1f} s of reading weights token by token",
             f"memory   {_size(plan.peak('both'))} at once{alone}; {_size(plan.memory)} may be used",
             f"store    {rows}",
             f"choice   {ADVICE[plan.choice] if one.models > 1 or plan.choice == 'neither' else 'it fits'}",

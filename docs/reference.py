@@ -8,6 +8,8 @@ import click
 from mkdocs.structure.files import File, Files
 
 from analyses.core import analysis as registry
+from analyses.core import fleet
+from analyses.core.cost import flops, work_of
 from analyses.core.result import DIMS
 from apps.cli import app
 from probe.sites import KINDS
@@ -43,6 +45,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             ("kind", "dims"), [(f"`{k}`", " ".join(_dims(v))) for k, v in KINDS.items()]
         ),
         "reference/cli.md": _cli,
+        "scale.md": _scale,
     }
     made = tables.get(page.file.src_uri)
     return f"{markdown}\n\n{made()}" if made else markdown
@@ -85,6 +88,53 @@ def _page(of: registry.Analysis) -> str:
 def _type(option: registry.Option) -> str:
     annotation = option.annotation
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def _scale() -> str:
+    """What one item costs in each analysis, and sweeps over fleets; all from the cost model."""
+    heads = (
+        "GPUs",
+        "groups",
+        "compute (h)",
+        "reading (h)",
+        "generation (h)",
+        "together (h)",
+        "read",
+        "results",
+        "bound",
+    )
+    f = fleet.Fleet(1)
+    parts = [
+        "## Work of one item",
+        f"An item of {fleet.PROMPT} + {fleet.ANSWER} tokens, default options, a 70B shape ({fleet.SHAPE_70B.n_layers} "
+        f"blocks of {fleet.SHAPE_70B.d_model}, vocabulary {fleet.SHAPE_70B.d_vocab:,}); all models of a run together.",
+        _table(("analysis", "work", "models", "passes", "rows unembedded", "tokens generated", "table rows",
+                "bytes a row", "TFLOP", "one at a time"), _costs()),
+        f"## {fleet.N_CHECKPOINTS} checkpoints of 70B, {fleet.N_ITEMS:,} items",
+        f"Assumed, not measured: {f.flops / 1e12:.0f} TFLOP/s and {f.memory / 1e12:.0f} TB/s of memory for each GPU in "
+        f"use, {f.gpu_bytes / 1e9:.0f} GB of its memory, {f.storage / 1e9:.0f} GB/s from storage for all together and "
+        f"{f.link / 1e9:.0f} GB/s into a node of eight. bfloat16; pairs against the first checkpoint, both held; "
+        "reading is not overlapped with computing.",
+    ]  # fmt: skip
+    for name in ("perplexity", "divergence", "cross_patching", "evaluate"):
+        parts += [f"### {name}", _table(heads, fleet.rows(registry.get(name)))]
+    return "\n\n".join(parts)
+
+
+def _costs() -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for of in map(registry.get, registry.names()):
+        if not {"Model", "Prompts"} <= {i.kind for i in of.inputs} or any(i.kind == "Rollouts" for i in of.inputs):
+            continue
+        case = fleet.large(of)
+        work = work_of(of, case)
+        counted = ("", "") if work.rows is None else (f"{work.rows:,.0f}", f"{work.row_bytes:.0f}")
+        numbers = (work.block_rows / case.full_pass, work.unembedded, work.generated)
+        shown = (f"{value:,.4g}" for value in numbers)
+        source = "declared" if of.work else "at least, from its signature"
+        row = (of.name, source, str(case.models), *shown, *counted, f"{flops(work, case) / 1e12:,.4g}")
+        rows.append((*row, "yes" if of.takes_turns else ""))
+    return rows
 
 
 def _cli() -> str:

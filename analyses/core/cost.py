@@ -1,8 +1,8 @@
 """What an analysis costs before it is run: operations, bytes, memory and rows, from sizes and token counts alone.
 
 An analysis declares its work for one item (`@analysis(work=...)`); what declares nothing is taken from its
-signature: one forward pass per item and model, and the tokens its options say are generated. Nothing here imports
-torch.
+signature, as a lower bound: one forward pass per item and model, and the tokens its options say are generated.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
