@@ -230,13 +230,11 @@ def _bare_head(model: Model) -> Callable[[Tensor], Tensor]:
 
 def _jsd(first: Tensor, second: Tensor, head: Callable[[Tensor], Tensor]) -> np.ndarray:
     """JSD of the two readouts per row, a chunk of logits at a time."""
-    from analyses.core.measures import divergences, log_softmax, row_chunks
+    from analyses.core.measures import divergences, row_chunks
 
     found = np.empty(len(first))
     for rows in row_chunks(len(first)):
-        found[rows] = (
-            divergences(log_softmax(head(first[rows])), log_softmax(head(second[rows]))).jsd_nats.cpu().numpy()
-        )
+        found[rows] = divergences(head(first[rows]).float(), head(second[rows]).float()).jsd_nats.cpu().numpy()
     return found
 
 

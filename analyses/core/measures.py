@@ -102,24 +102,25 @@ def total_variation(log_p: Float[Tensor, "*row vocab"], log_q: Float[Tensor, "*r
     return (log_p.exp() - log_q.exp()).abs_().sum(-1).mul_(0.5)
 
 
-def divergences(log_p: Float[Tensor, "row vocab"], log_q: Float[Tensor, "row vocab"]) -> Divergences:
-    """All divergences of two arrays of log-probabilities, a few rows at a time.
+def divergences(first: Float[Tensor, "row vocab"], second: Float[Tensor, "row vocab"]) -> Divergences:
+    """All divergences of two arrays of logits (log-probabilities are logits too), a few rows at a time.
 
-    The temporaries of a block of `ELEMENTS_AT_ONCE` stay in cache: three times as fast as whole arrays.
+    From the logits to the sums, the temporaries of a block of `ELEMENTS_AT_ONCE` stay in cache.
     """
-    size = max(1, ELEMENTS_AT_ONCE // log_p.shape[-1])
-    blocks = [_divergences(log_p[c], log_q[c]) for c in row_chunks(len(log_p), size)]
+    size = max(1, ELEMENTS_AT_ONCE // first.shape[-1])
+    blocks = [_divergences(first[c], second[c]) for c in row_chunks(len(first), size)]
     if not blocks:
-        blocks = [_divergences(log_p, log_q)]
+        blocks = [_divergences(first, second)]
     return Divergences(*(torch.cat(column) for column in zip(*blocks, strict=True)))
 
 
-def _divergences(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    p, q = log_p.exp(), log_q.exp()
+def _divergences(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    log_p, log_q = (x.log_softmax(-1) for x in (first, second))
+    p, q = log_p.exp(), log_q.exp()  # not softmax: a small divergence needs p and its logarithm to agree
     gap = log_q.clamp(min=LOG_ZERO).sub_(log_p.clamp(min=LOG_ZERO))
     excess = q - p
     tv = excess.abs().sum(-1).mul_(0.5)
-    kl_pq = _sum_at_least_zero((p * gap).neg_().add_(excess))
+    kl_pq = _sum_at_least_zero(torch.addcmul(excess, p, gap, value=-1))
     kl_qp = _sum_at_least_zero(gap.mul_(q).sub_(excess))
     for kl, here, there in ((kl_pq, p, log_q), (kl_qp, q, log_p)):
         if len(p) and torch.isneginf(there.amin()):  # only a logit of -inf makes a divergence infinite
