@@ -27,7 +27,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis, progress
-from analyses.core.cost import Case, Work
+from analyses.core.cost import Case, Work, replayed
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -45,7 +45,8 @@ BETWEEN_BLOCKS = ("embed", "resid_pre", "resid_post")
 def _work(case: Case) -> Work:
     """Two unpatched runs and every site's values, then each patched run from its site on (`probe.replay`)."""
     ways = 2 if case.options["direction"] == "both" else 1
-    runs = [_run_work(case, kind, layer) for kind in case.options["sites"] for layer in _layers(case)]
+    layers = case.options["layers"] or range(case.n_layers)
+    runs = [replayed(case, kind, layer) for kind in case.options["sites"] for layer in layers]
     if any(kind == "z" for kind in case.options["sites"]):
         runs = runs * (len(case.options["heads"]) or case.size.shape.n_heads)
     if case.options["metric"] == "accuracy":
@@ -66,25 +67,6 @@ def _work(case: Case) -> Work:
         row_bytes=ROW_BYTES,
         sites=2 * (case.n_layers + 1) + 4,
     )
-
-
-def _layers(case: Case) -> tuple[int, ...]:
-    return tuple(case.options["layers"]) or tuple(range(case.n_layers))
-
-
-def _run_work(case: Case, kind: str, layer: int) -> tuple[float, float]:
-    """Rows times blocks after the patched site, and rows unembedded."""
-    size, last = case.size, case.n_layers - 1
-    patched = 1.0 if case.options["positions"] == "last_prompt" else case.prompt
-    after = case.answer if case.options["positions"] == "last_prompt" else case.tokens - 1
-    ends_mlp = kind in ("mlp_out", "resid_post")
-    if layer == last:
-        return (0.0 if ends_mlp else size.mlp / size.block), 1.0
-    own = {"attn_out": size.mlp + size.out, "z": size.mlp + size.out, "resid_mid": size.mlp + size.out}
-    here = patched * own.get(kind, 0.0 if ends_mlp else size.block) / size.block
-    # In the last block only rows that are read go past their keys and values.
-    final = after * size.kv / size.block + case.answer
-    return here + after * (last - layer - 1) + final, case.answer
 
 
 @analysis(work=_work)

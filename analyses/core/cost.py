@@ -225,6 +225,21 @@ def flops(work: Work, case: Case) -> float:
     ) + 4 * size.heads * (attended + seen)
 
 
+def replayed(case: Case, kind: str, layer: int) -> tuple[float, float]:
+    """Rows times blocks that a replayed run with one patched site takes, and rows unembedded (`probe.replay`)."""
+    size, last = case.size, case.n_layers - 1
+    patched = 1.0 if case.options["positions"] == "last_prompt" else case.prompt
+    after = case.answer if case.options["positions"] == "last_prompt" else case.tokens - 1
+    ends_mlp = kind in ("mlp_out", "resid_post")
+    if layer == last:
+        return (0.0 if ends_mlp else size.mlp / size.block), 1.0
+    own = {"attn_out": size.mlp + size.out, "z": size.mlp + size.out, "resid_mid": size.mlp + size.out}
+    here = patched * own.get(kind, 0.0 if ends_mlp else size.block) / size.block
+    # In the last block only rows that are read go past their keys and values.
+    final = after * size.kv / size.block + case.answer
+    return here + after * (last - layer - 1) + final, case.answer
+
+
 def _new_tokens(case: Case) -> float:
     return float(case.options.get("max_new_tokens", 0))
 
