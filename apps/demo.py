@@ -76,7 +76,7 @@ def _questions(folder: Path, swept: dict[str, Result], store: Store) -> dict[str
         inputs: dict[str, Any] = {"perplexity": perplexity, "evaluate": graded}
         found[RUNS[name]] = run("over_memorization", **inputs, unparsed="wrong", store=store)
     before, *_, after = sorted((folder / "planted").glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1]))
-    prompts = Prompts.read(folder / "prompts.jsonl").where(group="planted")
+    prompts = Prompts.read(folder / "prompts.jsonl").where(group="planted", answer_kind="gold_final")
     found["planted memory"] = run("cross_patching", base=before, tuned=after, prompts=prompts, store=store)
     return found
 

@@ -52,8 +52,8 @@ def _curves(entries: list[Entry], where: dict[str, Any]) -> None:
         st.caption("No curve over layers at this step.")
         return
     panels = list(dict.fromkeys(curves["panel"]))
-    first = list(curves.drop_duplicates("analysis")["panel"])
-    shown = address.select_many("Curves over layers", panels, key="curves", default=first[:4], buttons=False)
+    default = _telling(curves)[:4]
+    shown = address.select_many("Curves over layers", panels, key="curves", default=default, buttons=False)
     curves = curves[curves["panel"].isin(shown)].assign(group=curves["group"].fillna("all items"))
     groups = list(dict.fromkeys(curves["group"]))
     if len(groups) > 1:
@@ -62,6 +62,15 @@ def _curves(entries: list[Entry], where: dict[str, Any]) -> None:
     if len(curves):
         figure = figures.curve(curves, x="layer", color="group", facet="panel", columns=1, y_title=" ")
         parts.figure(figure, "layers", key="layer_curves", alt="Curves over layers")
+
+
+def _telling(curves: pd.DataFrame) -> list[str]:
+    """Of each analysis's first quantity, the curve that differs most between layers."""
+    found: list[str] = []
+    for _, part in curves.groupby("analysis", sort=False):
+        of_first = part[part["quantity"] == part["quantity"].iloc[0]].groupby("panel", sort=False)["value"]
+        found.append(str((of_first.max() - of_first.min()).idxmax()))
+    return found
 
 
 def _by_layer(entry: Entry, axis: str, where: dict[str, Any]) -> pd.DataFrame:

@@ -151,8 +151,10 @@ def first_column(panels: Sequence[tuple[pd.DataFrame, dict[str, int]]]) -> dict[
 
 
 def _named(figure: Any, x: float, text: str, color: str) -> go.Figure:
-    # Names at one place would cover each other: each goes below those already there.
-    above = sum(1 for a in figure.layout.annotations if a.xref == "x" and a.x == x)
+    # Names close together would cover each other: each goes below those already there.
+    placed = [float(v) for trace in figure.data if trace.x is not None for v in trace.x if isinstance(v, int | float)]
+    near = 0.15 * (max(placed) - min(placed)) if placed else 0.0
+    above = sum(1 for a in figure.layout.annotations if a.xref == "x" and abs(a.x - x) <= near)
     place: dict[str, Any] = {"x": x, "xref": "x", "y": 1, "yref": "y domain", "xanchor": "left", "yanchor": "top"}
     place["yshift"] = -14 * above
     figure.add_annotation(text=html.escape(text), font={"size": 11, "color": color}, showarrow=False, **place)
