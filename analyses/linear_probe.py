@@ -4,14 +4,16 @@ Definition: L2-regularised logistic regression on the standardised pooled state,
     output of block l), the same outer folds for all states; the strength C is chosen inside each training part
     (nested cross-validation), scaling is fitted there too. score = out-of-fold log-odds of the first group; AUC from
     these scores, per fold then averaged. Controls: a probe on covariates alone (prompt length and named columns);
-    `gain` = AUC(state + nothing else) - AUC(covariates); p by permuting labels (within strata of the covariates'
-    columns where asked) with the maximum over states, refitting with the chosen C.
-Units: AUC in [0, 1], .5 = chance; score in log-odds (nats).
+    `gain` = AUC(state) - AUC(covariates); `partial_r` = correlation, on held-out items, of a ridge regression on the
+    state with the residualised label (label minus the covariates' out-of-fold probability); p by permuting labels
+    (within strata of the covariates' columns where asked) with the maximum over states, refitting with the chosen C.
+Units: AUC in [0, 1], .5 = chance; partial_r in [-1, 1], 0 = chance; score in log-odds (nats).
 Source: linear probes: arXiv 1610.01644; nested validation and permutation: Ojala and Garriga 2010. The released code
     of arXiv 2601.11061 fits d = 3584 dimensions to about 220 items on one split, separable by construction.
 Does not show: that the model uses what the probe reads, nor that a peak is where it arises. Groups that differ in
     wording or length are separable at the embedding already: read the curve against covariates and state 0.
-Control: covariates only; permuted labels; the same groups at the base checkpoint; fresh prompts.
+Control: covariates only; residualised labels (partial_r); permuted labels; fresh prompts (`together`); the same groups
+    at the base checkpoint.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ def linear_probe(
     pooling: Literal["last_prompt", "mean_prompt", "mean"] = "last_prompt",
     covariates: tuple[str, ...] = (),
     strata: tuple[str, ...] = (),
+    together: str | None = None,
     folds: int = 5,
     permutations: int = 200,
     draws: int = 1000,
@@ -53,13 +56,16 @@ def linear_probe(
 
     Rows: item, group, state, score (out-of-fold log-odds of the first group), fold. Arrays over `state`: auc with
     interval over items, p_value (corrected over states), auc_null and auc_boot (its permutation and bootstrap
-    draws, for rules that join several curves); scalar auc_covariates with interval; gain over it.
+    draws, for rules that join several curves), partial_r with interval; scalar auc_covariates with interval; gain
+    over it.
 
     Args:
         groups: the two groups, the first one scored positive; default: the only two there are.
         pooling: which tokens' states stand for an item.
         covariates: columns of the prompt file for the control, beside prompt length (text columns are one-hot).
         strata: columns within whose values labels are permuted.
+        together: column whose values are never split between folds, so that every score is of prompts (a source, a
+            template) the probe has not seen.
         folds: outer folds, stratified by group.
         permutations: label permutations (each refits every state).
         draws: bootstrap draws.
@@ -75,7 +81,8 @@ def linear_probe(
     states = pooled_states(model, kept, pooling=pooling, what="linear probe", **plan)
     is_first = states.groups == first
     plain = covariate_matrix(states, covariates)
-    table, data = probed(states, is_first, plain, strata_of(states, strata), folds, permutations, draws, seed)
+    fold = outer_folds(is_first, folds, seed, None if together is None else strata_of(states, (together,)))
+    table, data = probed(states, is_first, plain, strata_of(states, strata), fold, permutations, draws, seed)
     return Result.of(table, data.assign_attrs(groups=[first, second]), verdict=_verdict(data, first, second))
 
 
@@ -97,7 +104,7 @@ def probed(
     is_first: np.ndarray,
     plain: np.ndarray,
     strata: np.ndarray | None,
-    folds: int,
+    fold: np.ndarray,
     permutations: int,
     draws: int,
     seed: int,
@@ -105,39 +112,49 @@ def probed(
     """Scores and AUC of every state, one state in memory at a time."""
     from analyses.core.stats import permuted_labels, resample_counts
 
-    fold = _folds(is_first, folds, seed)
     labels = permuted_labels(is_first, permutations, seed, strata)
     rows: list[pd.DataFrame] = []
     scores: list[np.ndarray] = []
     null: list[list[float]] = []
+    control, _ = nested_scores(reduced(plain), is_first, fold, seed)
+    counts = np.concatenate([np.ones((1, len(fold))), resample_counts(len(fold), draws, seed, is_first)])
+    partial: list[np.ndarray] = []
     for state in progress(range(states.n_layers + 1), "linear probe", total=states.n_layers + 1):
         x = reduced(states.layer(state))
         found, strengths = nested_scores(x, is_first, fold, seed)
         scores.append(found)
+        partial.append(partial_correlation(x, is_first - 1 / (1 + np.exp(-control)), fold, counts))
         null.append([auc_by_fold(scores_at(x, y, fold, strengths), y, fold) for y in labels])
         columns = {"item": states.ids, "group": states.groups, "state": state, "score": found, "fold": fold}
         rows.append(pd.DataFrame(columns))
-    control, _ = nested_scores(reduced(plain), is_first, fold, seed)
-    counts = np.concatenate([np.ones((1, len(fold))), resample_counts(len(fold), draws, seed, is_first)])
     auc = np.stack([weighted_auc(s, is_first, fold, counts) for s in [*scores, control]], axis=1)
     observed, nulls = auc[0, :-1], np.asarray(null).T
     p = (1.0 + (nulls.max(1)[:, None] >= observed).sum(0)) / (1.0 + permutations)
     table = pd.concat(rows, ignore_index=True).sort_values(["item", "state"], kind="stable")
-    data = _dataset(auc, p, is_first)
+    data = _dataset(auc, np.stack(partial, axis=1), p, is_first)
     data["auc_boot"], data["auc_null"] = (("draw", "state"), auc[1:, :-1]), (("permutation", "state"), nulls)
     return table, data
 
 
-def _folds(is_first: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Outer fold of each item, stratified by group; the same for all states."""
-    from sklearn.model_selection import StratifiedKFold
+def outer_folds(is_first: np.ndarray, folds: int, seed: int, together: np.ndarray | None = None) -> np.ndarray:
+    """Outer fold of each item, stratified by group; the same for all states. `together`: labels no fold boundary cuts.
+
+    Raises:
+        InputError: a group (or the labels kept together) too small for so many folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     smaller = int(min(is_first.sum(), (~is_first).sum()))
+    if together is not None:
+        smaller = min(smaller, *(len(np.unique(together[g])) for g in (is_first, ~is_first)))
     if smaller < folds or folds < 2:
-        raise InputError(f"folds={folds} with {smaller} items in the smaller group: 2 to {smaller} folds are possible")
+        what = "items" if together is None else "values kept together"
+        raise InputError(f"folds={folds} with {smaller} {what} in the smaller group: 2 to {smaller} folds are possible")
+    kind = StratifiedKFold if together is None else StratifiedGroupKFold
     fold = np.empty(len(is_first), dtype=int)
-    split = StratifiedKFold(folds, shuffle=True, random_state=seed).split(is_first, is_first)
-    for number, (_, held) in enumerate(split):
+    for number, (_, held) in enumerate(
+        kind(folds, shuffle=True, random_state=seed).split(is_first, is_first, together)
+    ):
         fold[held] = number
     return fold
 
@@ -194,6 +211,22 @@ def scores_at(x: np.ndarray, y: np.ndarray, fold: np.ndarray, strengths: list[fl
     return score
 
 
+def partial_correlation(x: np.ndarray, residual: np.ndarray, fold: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Held-out correlation of ridge predictions with the residualised label, for every row of item counts.
+
+    Centred within folds: predictions of different folds come from different fits.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    predicted, wanted = np.zeros(len(x)), np.zeros(len(x))
+    for number in range(fold.max() + 1):
+        held = fold == number
+        found = RidgeCV(np.logspace(-3, 3, 7) * len(x)).fit(x[~held], residual[~held]).predict(x[held])
+        predicted[held], wanted[held] = found - found.mean(), residual[held] - residual[held].mean()
+    spread = np.sqrt((counts @ predicted**2) * (counts @ wanted**2))
+    return np.divide(counts @ (predicted * wanted), spread, out=np.zeros(len(counts)), where=spread > 0)
+
+
 def _fit(c: float, n: int) -> Any:
     """An L2-regularised logistic regression; solved to 1e-8, since looser tolerances move scores by percents."""
     from sklearn.linear_model import LogisticRegression
@@ -217,13 +250,14 @@ def weighted_auc(score: np.ndarray, y: np.ndarray, fold: np.ndarray, counts: np.
     return np.divide(right, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
 
 
-def _dataset(auc: np.ndarray, p: np.ndarray, is_first: np.ndarray) -> xr.Dataset:
+def _dataset(auc: np.ndarray, partial: np.ndarray, p: np.ndarray, is_first: np.ndarray) -> xr.Dataset:
     n = int(min(is_first.sum(), (~is_first).sum()))
     data = xr.Dataset(coords={"state": np.arange(len(p))})
     named = {
         "auc": (("state",), auc[:, :-1], "area under the ROC curve"),
         "auc_covariates": ((), auc[:, -1], "the same from covariates alone"),
         "gain": (("state",), auc[:, :-1] - auc[:, -1:], "AUC above covariates alone"),
+        "partial_r": (("state",), partial, "correlation with the residualised label"),
     }
     for name, (dims, values, label) in named.items():
         low, high = np.nanquantile(values[1:], [0.025, 0.975], axis=0)

@@ -6,7 +6,8 @@ Definition: states h_l of an item, projected on the leading principal components
     `regression`: least squares on the updates h_(l+1) - h_l. Fit `trajectory`: least squares on the states, by
     integrating from h_0 (torchdiffeq), started from the regression. r2 = 1 - SS(residual) / SS(mean update),
     on held-out items. force_squared = unbiased squared distance of the groups' mean f on held-out items (trajectory:
-    of the integrated updates), averaged over seeds; velocity_difference from the same vectors.
+    of the integrated updates), averaged over seeds; velocity_difference from the same vectors. With `at=means` both
+    are of f at the groups' mean states instead (squared distance, not corrected for noise: read it against p).
 Units: r2 has none (0 = no better than the mean update, can be negative); force in units of the residual stream.
 Source: neural ODE: arXiv 1806.07366; on layers: arXiv 2601.11061 (its text regresses updates; its released code
     instead trains a classifier on rows 0-2, whose time has no tie to layers and cannot localise).
@@ -18,6 +19,7 @@ Control: permuted labels (p), the model-free force, held-out r2, the same fit at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -45,6 +47,7 @@ def neural_ode(
     *,
     groups: tuple[str, ...] = (),
     fit: Literal["regression", "trajectory"] = "regression",
+    at: Literal["items", "means"] = "items",
     pooling: Literal["last_prompt", "mean_prompt", "mean"] = "last_prompt",
     components: int = 16,
     hidden: int = 64,
@@ -67,6 +70,7 @@ def neural_ode(
     Args:
         groups: the two groups compared; default: the only two there are.
         fit: regression on updates, or trajectory (integrated).
+        at: mean of f over a group's items, or f at the group's mean state.
         pooling: which tokens' states stand for an item.
         components: principal components kept (of training items; never more than they allow).
         hidden: width of the network.
@@ -85,7 +89,7 @@ def neural_ode(
     first, second = two_groups(prompts, groups, needed=6)
     kept = prompts.where(group=[first, second])
     states = pooled_states(model, kept, pooling=pooling, what="states", batch_size=batch_size, template=template)
-    settings = {"fit": fit, "components": components, "hidden": hidden, "steps": steps, "held_out": held_out}
+    settings = {"fit": fit, "at": at, "components": components, "hidden": hidden, "steps": steps, "held_out": held_out}
     table, data = fitted(
         states, states.groups == first, strata_of(states, strata), seeds, permutations, draws, seed, **settings
     )
@@ -126,14 +130,29 @@ def fitted(
         sums["baseline"][test] += baseline.sum(-1)
         times[test] += 1
         r2[number] = 1 - residual.sum((0, 2)) / baseline.sum((0, 2))
+        weights = boot[:, test] * is_first[test], boot[:, test] * ~is_first[test]
+        weights = [np.where(w.sum(1, keepdims=True) > 0, w, np.nan) for w in weights]
+        if settings["at"] == "means":
+            for name, values in _at_means(field, z[test], weights, settings["fit"]).items():
+                drawn[name] += values / seeds
+            both = labels[:, test].astype(float), (~labels[:, test]).astype(float)
+            null += _at_means(field, z[test], both, settings["fit"])["force_squared"] / seeds
+            continue
         for layer in range(n_layers):
             gram = predicted[:, layer] @ predicted[:, layer].T
-            weights = boot[:, test] * is_first[test], boot[:, test] * ~is_first[test]
-            found = layer_statistics(gram, *(np.where(w.sum(1, keepdims=True) > 0, w, np.nan) for w in weights))
+            found = layer_statistics(gram, *weights)
             for name in NAMES:
                 drawn[name][:, layer] += found[name] / seeds
             null[:, layer] += split_half(gram, labels[:, test], ~labels[:, test]) / seeds
     return _collected(states, sums, times, is_first, r2, drawn, null, explained, draws, seed)
+
+
+def _at_means(field: Any, z: np.ndarray, weights: Sequence[np.ndarray], fit: str) -> dict[str, np.ndarray]:
+    """Statistics [draw, layer] of the field at the groups' mean states; `weights` [draw, item] of either group."""
+    means = [np.tensordot(w / w.sum(1, keepdims=True), z, axes=1) for w in weights]
+    first, second = (field.updates(mean, fit) for mean in means)
+    speeds = [np.linalg.norm(x, axis=-1) for x in (first, second)]
+    return {"force_squared": ((first - second) ** 2).sum(-1), "velocity_difference": np.abs(speeds[0] - speeds[1])}
 
 
 def _held_out(is_first: np.ndarray, share: float, seed: list[int]) -> np.ndarray:

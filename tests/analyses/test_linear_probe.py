@@ -33,7 +33,9 @@ def planted(seed: int = 0, *, n: int = 48, n_states: int = 5, d: int = 12, since
 
 def probed(states, plain=None, permutations=10, strata=None, folds=3):
     plain = np.zeros((len(states.items), 1)) if plain is None else plain
-    return module.probed(states, states.groups == "leak", plain, strata, folds, permutations, 100, 0)
+    is_first = states.groups == "leak"
+    fold = module.outer_folds(is_first, folds, 0)
+    return module.probed(states, is_first, plain, strata, fold, permutations, 100, 0)
 
 
 def test_signal_planted_from_a_layer_on_is_found_there():
@@ -61,7 +63,8 @@ def test_the_refitted_null_holds_its_level_where_permuted_scores_do_not():
     is_first = np.arange(30) < 15
     for seed in range(60):
         walk = np.cumsum(np.random.default_rng(seed).normal(size=(30, 8, 4)), axis=1)
-        table, data = module.probed(states_of(walk, is_first), is_first, np.zeros((30, 1)), None, 3, 19, 20, seed)
+        fold = module.outer_folds(is_first, 3, seed)
+        table, data = module.probed(states_of(walk, is_first), is_first, np.zeros((30, 1)), None, fold, 19, 20, seed)
         scores = table[table["state"] > 0].pivot(index="item", columns="state", values="score").to_numpy()
         drawn = DrawnCurve(*(data[n].to_numpy()[..., 1:] - 0.5 for n in ("auc", "auc_null", "auc_boot")))
         for name, curve in (("scores", ItemCurve(scores)), ("refit", drawn)):
@@ -78,6 +81,38 @@ def test_a_label_that_is_a_covariate_gains_nothing_over_covariates():
     _, data = probed(states, plain=length[:, None])
     assert float(data["auc_covariates"]) > 0.8
     assert (data["gain_ci_low"] <= 0).all() and float(data["gain"].max()) < 0.08
+
+
+def test_residualised_labels_keep_what_covariates_do_not_tell():
+    """A state that only repeats the covariate has no partial correlation; one with a signal of its own has."""
+    rng = np.random.default_rng(2)
+    states = planted(n=96, since=1, n_states=2, size=1.5)
+    length = rng.normal(size=96) + 2.0 * (states.groups == "leak")
+    states.values[:, 0, 0] = length
+    _, data = probed(states, plain=length[:, None])
+    low, high = (data[f"partial_r_ci_{side}"].to_numpy() for side in ("low", "high"))
+    assert low[0] <= 0.05 and abs(float(data["partial_r"][0])) < 0.25
+    assert low[1] > 0.1 and high[1] <= 1
+    found = [float(probed(planted(s, n_states=1, since=9), permutations=1)[1]["partial_r"][0]) for s in range(8)]
+    assert abs(np.mean(found)) < 0.2  # no signal: chance
+
+
+def test_a_quirk_of_sources_does_not_carry_over_to_fresh_ones():
+    """Each source has a direction of its own that names its group: read within a source, useless on another."""
+    rng = np.random.default_rng(3)
+    source = np.repeat(np.arange(12), 8)
+    is_first = source < 6
+    values = 0.1 * rng.normal(size=(96, 1, 12))
+    values[np.arange(96), 0, source] += 3.0
+    states = states_of(values, is_first)
+    auc = {}
+    for name, together in (("mixed", None), ("fresh", source)):
+        fold = module.outer_folds(is_first, 3, 0, together)
+        auc[name] = float(module.probed(states, is_first, np.zeros((96, 1)), None, fold, 1, 20, 0)[1]["auc"][0])
+    assert auc["mixed"] > 0.95 and auc["fresh"] < 0.7
+    assert all(len(set(module.outer_folds(is_first, 3, 0, source)[source == s])) == 1 for s in range(12))
+    with pytest.raises(InputError, match="2 values kept together"):
+        module.outer_folds(is_first, 3, 0, source // 3)
 
 
 def test_auc_is_scikit_learns_within_folds():

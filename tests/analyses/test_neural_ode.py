@@ -38,7 +38,7 @@ def bit_system(seed: int = 0, *, n: int = 60, n_layers: int = 8, at: int = 5, si
 
 
 def run(states, fit="regression", **changes):
-    settings = {"fit": fit, "components": 4, "hidden": 16, "steps": 150, "held_out": 0.4} | changes
+    settings = {"fit": fit, "at": "items", "components": 4, "hidden": 16, "steps": 150, "held_out": 0.4} | changes
     seeds = settings.pop("seeds", 3)
     return module.fitted(states, states.groups == "leak", None, seeds, 200, 100, 0, **settings)[1]
 
@@ -55,6 +55,33 @@ def test_a_planted_bifurcation_is_found_at_its_layer(fit):
     assert float(data["r2"].sel(layer=5)) > 0.3
     assert int(data["force_squared"].argmax("layer")) == 5 and float(data["p_value"].sel(layer=5)) < 0.02
     assert "layer 5" in module._verdict(data, "leak", "stable")
+
+
+def test_the_field_at_group_means_finds_it_too_and_the_null_is_not_found():
+    data = run(bit_system(), at="means", seeds=2)
+    assert int(data["force_squared"].argmax("layer")) == 5 and float(data["p_value"].sel(layer=5)) < 0.02
+    permuted = bit_system(seed=3)
+    mixed = states_of(permuted.values, np.random.default_rng(0).permutation(permuted.groups == "leak"))
+    assert not (run(mixed, at="means", seeds=2)["p_value"] <= 0.02).any()
+
+
+def test_a_linear_field_at_means_is_its_mean_over_items():
+    from analyses.core.separation import layer_statistics
+
+    rng = np.random.default_rng(0)
+    z, matrix = rng.normal(size=(12, 4, 3)), rng.normal(size=(3, 3))
+
+    class Linear:
+        def updates(self, states, fit):
+            return states[:, :-1] @ matrix
+
+    weights = [rng.integers(0, 3, (5, 12)).astype(float) + 0.1 for _ in range(2)]
+    found = module._at_means(Linear(), z, weights, "regression")
+    for layer in range(3):
+        moved = z[:, layer] @ matrix
+        wanted = layer_statistics(moved @ moved.T, *weights)
+        assert found["force_squared"][:, layer] == pytest.approx(wanted["force"] ** 2)
+        assert found["velocity_difference"][:, layer] == pytest.approx(wanted["velocity_difference"])
 
 
 def test_without_predictable_updates_nothing_is_localised():
