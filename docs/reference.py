@@ -12,7 +12,7 @@ from analyses.core import fleet
 from analyses.core.cost import flops, work_of
 from analyses.core.result import DIMS
 from apps.cli import app
-from probe.sites import KINDS
+from probe.sites import KINDS, TRANSFORMER_LENS
 
 SHOWN = {"none": "`none`", "": ""}
 
@@ -41,14 +41,33 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     tables = {
         "reference/analyses.md": _overview,
         "reference/results.md": lambda: _table(("dim", "meaning"), DIMS.items()),
-        "reference/sites.md": lambda: _table(
-            ("kind", "dims"), [(f"`{k}`", " ".join(_dims(v))) for k, v in KINDS.items()]
-        ),
+        "reference/sites.md": _sites,
         "reference/cli.md": _cli,
         "scale.md": _scale,
     }
     made = tables.get(page.file.src_uri)
     return f"{markdown}\n\n{made()}" if made else markdown
+
+
+def _sites() -> str:
+    """Every kind of site in the words of TransformerLens, Hugging Face and nnsight, the latter two for a Llama."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from probe.backends.places import places
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "vocab_size": 8}
+    found = places(LlamaForCausalLM(LlamaConfig(num_hidden_layers=1, **sizes)))
+    at = {site.kind: place for site, place in found.items()}
+    head = ("kind", "dims", "TransformerLens", "Hugging Face (Llama)", "nnsight (Llama)")
+    rows: list[tuple[str, ...]] = []
+    for kind, shape in KINDS.items():
+        lens = [name for name, of in TRANSFORMER_LENS.items() if of == kind]
+        place = at.get(kind)
+        module = f"{'input' if place.side == 'in' else 'output'} of `{place.path}`" if place else "-"
+        side = {"in": "input", "out": "output"}[place.side] if place else ""
+        traced = f"`model.{place.path.replace('.0', '[0]')}.{side}`" if place else "-"
+        rows.append((f"`{kind}`", " ".join(_dims(shape)), ", ".join(f"`{n}`" for n in lens) or "-", module, traced))
+    return _table(head, rows)
 
 
 def _dims(kind: Any) -> tuple[str, ...]:

@@ -59,6 +59,8 @@ _TL_BLOCK = {
 }
 _TL_GLOBAL = {"hook_embed": "embed", "embed.hook_out": "embed", "ln_final.hook_out": "ln_final"}
 _TL_GLOBAL["unembed.hook_out"] = "logits"
+TRANSFORMER_LENS = {f"blocks.0.{name}": kind for name, kind in _TL_BLOCK.items()} | _TL_GLOBAL
+"""Names of TransformerLens -> kind, those of a block for block 0."""
 
 # A module's own output is the residual contribution only where no post-norm follows it, so these
 # spellings are checked against the family by the model (`Model.site`), not accepted blindly.
