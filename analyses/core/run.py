@@ -104,6 +104,8 @@ def prepare(of: Analysis, given: Mapping[str, Any], store: Store | None, pool: M
             raise InputError(f"{of.name} needs {wanted.name} ({wanted.kind}). Its inputs: {needed}.")
         else:
             inputs[wanted.name] = None if value is None else resolve(wanted, value, pool, limit)
+    if any(i.optional and i.kind == "Table" and inputs[i.name] for i in of.inputs):
+        notes.clear()  # the person's own table stands in for the results
     keys = {i.name: g.fingerprint for i in of.inputs if i.upstream and (g := inputs[i.name])}
     return Call(of, inputs, checked_options(of, options), keys, tuple(notes))
 

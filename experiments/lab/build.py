@@ -13,7 +13,7 @@ from experiments.lab.stages import MARKER, run_stage
 from experiments.lab.world import Benchmark, benchmark
 from probe.errors import InputError
 
-SHORT_STAGES = ("base", "sft-high", "sft-low", "grpo-format")
+SHORT_STAGES = ("base", "sft-high", "sft-low", "grpo-format", "planted")
 STAGES = ("base", "sft-high", "sft-low", *GRPO_RUNS, "planted")
 
 
