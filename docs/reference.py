@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -44,9 +46,33 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         "reference/sites.md": _sites,
         "reference/cli.md": _cli,
         "scale.md": _scale,
+        "trust/verdicts.md": _operating_points,
     }
     made = tables.get(page.file.src_uri)
     return f"{markdown}\n\n{made()}" if made else markdown
+
+
+def _operating_points() -> str:
+    """Share of simulated runs in which one kind of evidence, and the whole rule, find something."""
+    found = json.loads(Path("benchmarks/operating_points.json").read_text())
+    one = [
+        (noise, case, *(f"{rates[k]:.3f}" for k in ("detected", "near", "exact")))
+        for noise, cases in found["one_kind"].items()
+        for case, rates in cases.items()
+    ]
+    whole = found["whole_rule"]
+    rule = [
+        (case, *(f"{rates.get(k, 0):.3f}" for k in ("anchor", "adapter", "ambiguous"))) for case, rates in whole.items()
+    ]
+    runs = found["settings"]
+    return "\n\n".join(
+        (
+            f"One kind of evidence alone ({runs['runs']} runs each; d in units of this noise):",
+            _table(("noise", "case", "found", "within a window", "exactly there"), one),
+            f"The whole rule ({runs['rule_runs']} runs each):",
+            _table(("case", "anchor", "adapter", "ambiguous"), rule),
+        )
+    )
 
 
 def _sites() -> str:
