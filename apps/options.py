@@ -34,6 +34,24 @@ def _shown(default: str, help_text: str, kind: Any = str) -> dict[str, Any]:
     return {"default": default, "show_default": True, "help": help_text, "type": kind}
 
 
+ENGINE_SETTINGS: dict[str, dict[str, Any]] = {
+    "--engine": {
+        "type": click.Choice(["local", "ray"]),
+        "default": "local",
+        "show_default": True,
+        "help": "Who computes the checkpoints: this process one by one, or workers of a Ray cluster at once.",
+    },
+    "--workers": {
+        "type": click.IntRange(min=1),
+        "default": 2,
+        "show_default": True,
+        "help": "How many workers (--engine ray); each loads models of its own and uses one thread.",
+    },
+    "--address": {
+        "metavar": "HOST:PORT",
+        "help": "Cluster to join [default: one started for the sweep]; it must see the same folders.",
+    },
+}
 MODEL_SETTINGS: dict[str, dict[str, Any]] = {
     "--backend": _shown("transformer_lens", "Library that hooks the model.", BACKENDS),
     "--dtype": _shown("float32", "Weights and activations; metrics are always fp32.", DTYPES),
@@ -127,6 +145,8 @@ def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
     if sweep and of.arity == "pair":
         text = "Which checkpoints are compared."
         found.append(click.Option(["--pairs"], type=PAIRS, default="first", show_default=True, help=text))
+    if sweep:
+        found += [click.Option([f], **k) for f, k in ENGINE_SETTINGS.items()]
     if of.takes_turns:
         kind = click.Choice(["both", "one"])
         found.append(click.Option(["--hold"], type=kind, default="both", show_default=True, help=HOLD_HELP))

@@ -24,11 +24,14 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
     def command(
         results: str | None, as_json: bool, limit: int | None = None, columns: str | None = None, **given: Any
     ) -> None:
+        from analyses.core.engine import Engine
         from analyses.core.inputs import Loading
         from analyses.core.run import run as run_one
         from analyses.core.sweep import sweep as run_series
 
         store = Store.at(results)
+        if sweep:
+            given["engine"] = Engine(given.pop("engine"), given.pop("workers"), given.pop("address"))
         loading = Loading(**{k: given.pop(k) for k in SETTINGS if k in given})
         inputs = {k: v for k, v in given.items() if v is not None}
         if columns is not None and "prompts" in inputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import Analysis, get, progress, unknown
+from analyses.core.engine import Engine, Task, compute
 from analyses.core.inputs import Loading, ModelPool, digest
 from analyses.core.result import Result
 from analyses.core.run import Call, execute, prepare, stored
@@ -31,6 +33,7 @@ def sweep(
     store: Store | None = None,
     loading: Loading | None = None,
     limit: int | None = None,
+    engine: Engine | None = None,
     **given: Any,
 ) -> Result:
     """One result with the dim ``step``: the analysis at each checkpoint (or pair of them) of a series.
@@ -42,6 +45,7 @@ def sweep(
         store: where results live; members are kept there, so an interrupted sweep goes on where it stopped.
         loading: backend, dtype and device.
         limit: use only the first items of the prompts.
+        engine: who computes the members: this process (default), or workers of a Ray cluster (needs a store).
         given: other inputs and options.
 
     Raises:
@@ -53,6 +57,9 @@ def sweep(
     key = digest([name, "sweep", pairs, [(s, c.key) for (s, _), c in zip(members, calls, strict=True)]])
     if store is not None and store.has(name, key):
         return store.get(name, key)
+    engine = engine or Engine()
+    if engine.name == "ray":
+        _distribute(name, key, members, calls, given, store, pool, limit, engine)
     done: list[Result] = []
     try:
         for number, call in enumerate(progress(calls, f"{name} over {len(calls)} checkpoints")):
@@ -63,10 +70,35 @@ def sweep(
     finally:
         if store is not None:
             store.announce(key, None)
-    result = join([s for s, _ in members], done).with_record(**_swept(key, calls, members, done, pairs))
+    result = join([s for s, _ in members], done).with_record(**_swept(key, calls, members, done, pairs, engine))
     if store is not None:
         store.put(result)
     return result
+
+
+def _distribute(
+    name: str,
+    key: str,
+    members: Sequence[tuple[dict[str, int], dict[str, Checkpoint]]],
+    calls: Sequence[Call],
+    given: Mapping[str, Any],
+    store: Store | None,
+    pool: ModelPool,
+    limit: int | None,
+    engine: Engine,
+) -> None:
+    """Have the members that are not there yet computed by workers; they are in the store afterwards."""
+    if store is None:
+        raise InputError("engine ray: workers hand their results over through a store; give one (--results DIR)")
+    tasks = [
+        Task(name, {**given, **models}, limit, tuple(models.values()))
+        for (_, models), call in zip(members, calls, strict=True)
+        if stored(call, store) is None
+    ]
+    there = len(calls) - len(tasks)
+    tell = lambda n: store.announce(key, {"analysis": name, "done": there + n, "total": len(calls)})  # noqa: E731
+    if tasks:
+        compute(tasks, store, pool.loading, engine, tell)
 
 
 def _read_ahead(following: Sequence[tuple[dict[str, int], dict[str, Checkpoint]]]) -> None:
@@ -147,6 +179,7 @@ def _swept(
     members: Sequence[tuple[dict[str, int], Any]],
     done: Sequence[Result],
     pairs: str,
+    engine: Engine,
 ) -> dict[str, Any]:
     first = done[0].record
     slots = {i.name for i in calls[0].analysis.inputs if i.kind == "Model"}
@@ -167,6 +200,7 @@ def _swept(
         "key": key,
         "kind": "sweep",
         "pairs": pairs,
+        "engine": asdict(engine) if engine.name == "ray" else {"name": engine.name},
         "inputs": shared,
         "members": series,
         "warnings": warnings,
