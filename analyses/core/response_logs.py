@@ -22,6 +22,7 @@ GOLD = ("gold", "answer", "target", "ground_truth", "label")
 PROMPT = ("prompt", "question", "problem", "input")
 NAME = ("item", "id", "doc_id", "idx")
 Row = Mapping[str, Any]
+Reader = Callable[[Row, str], Iterable[Row]]
 
 
 def read_responses(path: Path) -> pd.DataFrame:
@@ -75,16 +76,13 @@ def _archive(path: Path) -> list[Row]:
         raise InputError(f"{path}: not an inspect log ({error})") from error
 
 
-def _shape(rows: Sequence[Row], path: Path) -> Callable[[Row, str], Iterable[Row]]:
+def _shape(rows: Sequence[Row], path: Path) -> Reader:
     if not rows or not all(isinstance(r, dict) for r in rows):
         raise InputError(f"{path}: {len(rows)} records; expected one JSON object per response or item")
     first = rows[0]
-    if {"resps", "target"} <= set(first):
-        return _harness
-    if {"output", "target"} <= set(first) and isinstance(first["output"], dict):
-        return _inspect
-    if _first(first, TEXT) is not None:
-        return _plain
+    for fits, read in READERS:
+        if fits(first):
+            return read
     raise InputError(
         f"{path}: fields {sorted(first)} hold no response; expected one of {list(TEXT)}, or resps (lm-eval)"
     )
@@ -157,3 +155,11 @@ def _plain(row: Row, where: str) -> Iterable[Row]:
 
 def _first(row: Row, names: Sequence[str]) -> Any:
     return next((row[n] for n in names if row.get(n) is not None), None)
+
+
+READERS: tuple[tuple[Callable[[Row], bool], Reader], ...] = (
+    (lambda first: {"resps", "target"} <= set(first), _harness),
+    (lambda first: "target" in first and isinstance(first.get("output"), dict), _inspect),
+    (lambda first: _first(first, TEXT) is not None, _plain),
+)
+"""What the first record of a log looks like, and what reads all of them; the first that fits does."""

@@ -26,6 +26,9 @@ Layout = Literal["plain", "split", "heads_first", "picked", "in_place"]
 INSIDE_ATTENTION = ("attn_scores", "pattern")
 """Kinds that no module takes or gives: they exist inside the attention function."""
 
+RESIDUAL = ("resid_pre", "resid_post", "attn_out", "mlp_out")
+"""Kinds every family must show: the proofs add them up."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -87,7 +90,11 @@ def adapter_of(hf_model: Any) -> Any:
 
 
 def places(hf_model: Any) -> dict[Site, Place]:
-    """Every site that is a side of a module; `attn_scores` and `pattern` are not (see INSIDE_ATTENTION)."""
+    """Every site that is a side of a module; `attn_scores` and `pattern` are not (see INSIDE_ATTENTION).
+
+    Raises:
+        InputError: a family without an adapter, or one whose sites are not sides of modules of their own.
+    """
     mapping = adapter_of(hf_model).component_mapping
     blocks = mapping["blocks"]
     found = {
@@ -100,7 +107,20 @@ def places(hf_model: Any) -> dict[Site, Place]:
         for kind, place in inner.items():
             path = f"{prefix}.{place.path}" if place.path else prefix
             found[Site(kind, layer)] = Place(path, place.side, place.layout, place.n_heads, place.columns)
+    modules = dict(hf_model.named_modules())
+    first = {kind: f"{blocks.name}.0.{place.path}".rstrip(".") for kind, place in inner.items()}
+    nowhere = [f"{kind} ({path})" for kind, path in first.items() if path not in modules]
+    nowhere += [kind for kind in RESIDUAL if kind not in inner]
+    if nowhere:
+        raise _unreadable(", ".join(nowhere))
     return found
+
+
+def _unreadable(what: str) -> InputError:
+    return InputError(
+        f"TransformerLens's adapter of this family has no module of its own for {what} (fused, scaled or routed), "
+        "so it can be neither read nor edited; see docs/add-a-model-family.md"
+    )
 
 
 def residual_kinds(blocks: Any) -> dict[str, tuple[str, str]]:
@@ -138,9 +158,10 @@ def _qkv(blocks: Any, attention: Any, hf_model: Any) -> Iterator[tuple[str, Plac
         for kind, n in heads.items():
             yield kind, Place(_path(blocks, "attn.qkv"), "out", "picked", n, columns[kind])
         return
+    modules = dict(hf_model.named_modules())
     for kind, n in heads.items():
-        if f"{kind}_norm" in attention.submodules:
-            path = _path(blocks, f"attn.{kind}_norm")
+        path = _path(blocks, f"attn.{kind}_norm") if f"{kind}_norm" in attention.submodules else None
+        if path is not None and f"{blocks.name}.0.{path}" in modules:  # a configuration may go without it
             yield kind, Place(path, "out", _norm_layout(hf_model, f"{blocks.name}.0.{path}", n), n)
         else:
             yield kind, Place(_path(blocks, f"attn.{kind}"), "out", "split", n)
@@ -150,7 +171,9 @@ def _path(component: Any, dotted: str) -> str:
     """Module path within a block of a component path of the adapter (`attn.o` -> `self_attn.o_proj`)."""
     names: list[str] = []
     for name in dotted.split(".") if dotted else ():
-        component = component.submodules[name]
+        component = component.submodules.get(name)
+        if component is None or component.name is None:
+            raise _unreadable(dotted.rstrip("."))
         names.append(component.name)
     return ".".join(names)
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 """What the usual trainers call the same quantity, most specific first."""
 
 Row = tuple[Any, Mapping[str, Any]]
+Reader = Callable[[Path, str | None], Iterator[Row]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,28 +139,27 @@ def _the_file(path: Path) -> Path:
 
 
 def _rows(file: Path, run: str | None) -> Iterator[Row]:
-    if "tfevents" in file.name:
-        from probe.readers.tensorboard import scalars
-
-        return ((step, {tag: value}) for step, tag, value in scalars(file))
-    if file.suffix in (".db", ".sqlite"):
-        return _trackio(file, run)
-    if file.suffix == ".parquet":
-        return _table([{str(k): v for k, v in r.items()} for r in pd.read_parquet(file).to_dict("records")], file, run)
-    if file.suffix == ".csv":
-        with file.open(newline="", encoding="utf-8") as handle:
-            return _table(list(csv.DictReader(handle)), file, run)
-    text = file.read_text(encoding="utf-8")
-    if file.suffix == ".json" or text.lstrip().startswith("["):
-        return _json(text, file, run)
-    if re.search(r"^.*\bstep:\d+ - ", text, re.MULTILINE):
-        return _console(text)
-    return _table(_lines(text, file), file, run)
+    return next(read for fits, read in READERS if fits(file))(file, run)
 
 
-def _json(text: str, file: Path, run: str | None) -> Iterator[Row]:
+def _events(file: Path, _: str | None) -> Iterator[Row]:
+    from probe.readers.tensorboard import scalars
+
+    return ((step, {tag: value}) for step, tag, value in scalars(file))
+
+
+def _parquet(file: Path, run: str | None) -> Iterator[Row]:
+    return _table([{str(k): v for k, v in r.items()} for r in pd.read_parquet(file).to_dict("records")], file, run)
+
+
+def _csv(file: Path, run: str | None) -> Iterator[Row]:
+    with file.open(newline="", encoding="utf-8") as handle:
+        return _table(list(csv.DictReader(handle)), file, run)
+
+
+def _json(file: Path, run: str | None) -> Iterator[Row]:
     try:
-        value = json.loads(text)
+        value = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"{file}: malformed JSON ({error.msg}); a truncated file?") from error
     rows = value.get("log_history") if isinstance(value, dict) else value
@@ -169,21 +169,23 @@ def _json(text: str, file: Path, run: str | None) -> Iterator[Row]:
     return _table([r for r in rows if "train_runtime" not in r], file, run)
 
 
-def _lines(text: str, file: Path) -> list[dict[str, Any]]:
+def _lines(file: Path, run: str | None) -> Iterator[Row]:
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{file}, line {number}: malformed JSON ({error.msg}); a truncated file?") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{file}, line {number}: expected a JSON object with a step and numbers; got {line:.60}")
         # verl's file logger nests the scalars.
         rows.append({"step": row.get("step"), **row["data"]} if isinstance(row.get("data"), dict) else row)
-    return rows
+    return _table(rows, file, run)
 
 
-def _console(text: str) -> Iterator[Row]:
+def _console(file: Path, _: str | None) -> Iterator[Row]:
     """verl's console logger: `step:12 - actor/entropy:0.31 - critic/score/mean:0.5`."""
-    for match in re.finditer(r"\bstep:(\d+) - (.*)$", text, re.MULTILINE):
+    for match in re.finditer(r"\bstep:(\d+) - (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE):
         pairs = (part.rpartition(":") for part in match[2].split(" - "))
         yield int(match[1]), {name.strip(): re.sub(r"^np\.\w+\((.*)\)$", r"\1", value) for name, _, value in pairs}
 
@@ -226,3 +228,24 @@ def _trackio(file: Path, run: str | None) -> Iterator[Row]:
         raise InputError(f"{file}: no metrics in this trackio database")
     name = _one_run({str(r[0]) for r in found}, run, file)
     return ((step, json.loads(metrics)) for owner, step, metrics in found if str(owner) == name)
+
+
+def _named(*patterns: str) -> Callable[[Path], bool]:
+    return lambda file: any(file.match(pattern) for pattern in patterns)
+
+
+def _says(pattern: str) -> Callable[[Path], bool]:
+    return lambda file: re.search(pattern, file.read_text(encoding="utf-8")) is not None
+
+
+READERS: tuple[tuple[Callable[[Path], bool], Reader], ...] = (
+    (_named("*tfevents*"), _events),
+    (_named("*.db", "*.sqlite"), _trackio),
+    (_named("*.parquet"), _parquet),
+    (_named("*.csv"), _csv),
+    (_named("*.json"), _json),
+    (_says(r"\bstep:\d+ - "), _console),
+    (_says(r"^\s*\[\s*\{"), _json),
+    (_named("*"), _lines),
+)
+"""What a run log looks like, and what reads it; the first that fits does."""

@@ -1,9 +1,10 @@
-"""What CONTRIBUTING.md says of a new analysis, followed literally in a copy of the checkout."""
+"""What the docs say of a new analysis, reader and model family, followed literally in a copy of the checkout."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from tests import tiny
 from tests.conftest import ROOT
 
-BLOCK = re.compile(r"^## Add an analysis\n.*?^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NEW_FAMILIES = ("smollm3", "starcoder2")  # transformers and TransformerLens know them; the second has no gate
 PAGE = """
 import sys
 from streamlit.testing.v1 import AppTest
@@ -40,6 +41,12 @@ def test_norms_are_those_of_the_states(models, prompts):
 '''
 
 
+def blocks(section: str) -> list[str]:
+    """The Python blocks of a section of CONTRIBUTING.md."""
+    _, _, text = (ROOT / "CONTRIBUTING.md").read_text().partition(f"\n## {section}\n")
+    return re.findall(r"^```python\n(.*?)^```", text.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code with the page's analysis in it, and a checkpoint with prompts beside it."""
@@ -48,7 +55,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "CONTRIBUTING.md", "README.md", "mkdocs.yml"):
         shutil.copy(ROOT / name, folder / name)
-    (page,) = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
+    (page,) = blocks("Add an analysis")
     (folder / "analyses" / "resid_norm.py").write_text(page)
     (folder / "tests" / "analyses" / "test_resid_norm.py").write_text(IDENTITY)
     tiny.save(folder / "model")
@@ -85,3 +92,37 @@ def test_the_pages_analysis_is_everywhere_it_says(checkout: Path) -> None:
 def test_the_pages_analysis_passes_the_contracts(checkout: Path) -> None:
     words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/analyses/test_resid_norm.py")
     assert "passed" in done(checkout, *words, "tests/analyses/test_contracts.py", "-k", "resid_norm")
+
+
+def put(file: Path, new: str, before: str) -> None:
+    """Write text before the one place that reads so."""
+    head, mark, tail = file.read_text().partition(before)
+    assert mark and before not in tail
+    file.write_text(head + new + mark + tail)
+
+
+def test_the_pages_reader_reads(checkout: Path) -> None:
+    function, line, test = blocks("Add a reader")
+    readers, tests = checkout / "probe" / "readers" / "runlog.py", checkout / "tests" / "probe" / "test_runlog.py"
+    put(readers, f"{function}\n\n", before="READERS: ")
+    put(readers, line, before='    (_says(r"\\bstep:')
+    tests.write_text(f"{tests.read_text()}\n\n{test}")
+    done(checkout, "-m", "ruff", "check", "--no-cache", str(readers), str(tests))
+    assert "passed" in done(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/probe/test_runlog.py")
+
+
+def test_the_pages_family_loads_and_passes(checkout: Path) -> None:
+    """Both commands of the page; the second family has no gate, which the page says where to say."""
+    page = (ROOT / "docs" / "add-a-model-family.md").read_text()
+    load, tests = (shlex.split(line) for line in re.findall(r"^ {7}(py\w+ .*)$", page, re.MULTILINE))
+    named = [word for word in tests if word.endswith(".py")]
+    assert (load[:2], tests[0], tests[-2:]) == (["python", "-c"], "pytest", ["-k", "my_family"])
+    for family in NEW_FAMILIES:
+        tiny.save(checkout / family, family)
+        assert "resid_post.0" in done(checkout, "-c", load[2].replace("path/to/model", family))
+    names = ", ".join(f'"{family}"' for family in NEW_FAMILIES)
+    put(checkout / "tests" / "tiny.py", f"{names}, ", before='"llama", "qwen2", "gpt2"')
+    put(checkout / "tests" / "probe" / "test_families.py", '"starcoder2", ', before='"gpt_neox", "gpt2"}')
+    assert "passed" in done(
+        checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", *named, "-k", " or ".join(NEW_FAMILIES)
+    )

@@ -193,6 +193,15 @@ def test_module_spellings_are_refused_where_a_norm_follows(model_of: Callable[..
         assert model_of(family).site("blocks.1.hook_attn_out") == Site("attn_out", 1)
 
 
+@pytest.mark.parametrize(
+    ("other", "sites"), [("granite", "attn_out, mlp_out"), ("phi3", "mlp_pre .*gate"), ("mixtral", "mlp")]
+)
+def test_a_family_whose_sites_are_no_modules_is_refused_by_site(tmp_path: Path, other: str, sites: str) -> None:
+    """A scaled residual, a fused gate, routed experts."""
+    with pytest.raises(InputError, match=f"no module of its own for {sites}.*add-a-model-family"):
+        Model.load(tiny.save(tmp_path, other))
+
+
 def test_tied_and_untied_heads(folder_of: Callable[..., Path], tmp_path: Path) -> None:
     tied = Model.load(tiny.save(tmp_path / "tied", "llama", tie_word_embeddings=True))
     weights = tied.weights()

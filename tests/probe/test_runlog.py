@@ -102,6 +102,9 @@ def test_bad_logs_are_refused(tmp_path: Path) -> None:
     file.write_text('{"a": 1}')
     with pytest.raises(InputError, match="no step column"):
         RunLog.read(file)
+    file.write_text("[1, 2]")
+    with pytest.raises(InputError, match="line 1: expected a JSON object"):
+        RunLog.read(file)
     file.write_text('{"step": 1, "a')
     with pytest.raises(InputError, match="line 1: malformed"):
         RunLog.read(file)
