@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from analyses.core.result import DIMS
 from apps.cli import app
 from probe.sites import KINDS, TRANSFORMER_LENS
 
-SHOWN = {"none": "`none`", "": ""}
+ARXIV = re.compile(r"\b\d{4}\.\d{5}\b")
 
 
 def on_config(config: Any) -> Any:
@@ -127,7 +129,21 @@ def _page(of: registry.Analysis) -> str:
         f"## Inputs\n\n{_table(('input', 'kind', 'result of', 'optional'), inputs)}\n\n"
         f"## Options\n\n{_table(('option', 'values', 'default', 'meaning'), options)}\n\n"
         f"## Command\n\n```console\n$ probe run {of.name} {' '.join(f'--{i.name} ...' for i in of.inputs)}\n```\n"
+        f"{_cite(of)}"
     )
+
+
+def _cite(of: registry.Analysis) -> str:
+    """The sources that the analysis names, as BibTeX."""
+    entries, cited = bibliography(), ARXIV.findall(Path(inspect.getfile(of.function)).read_text())
+    found = "\n\n".join(entries[number] for number in dict.fromkeys(cited))
+    return f"\n## Cite\n\n```bibtex\n{found}\n```\n" if found else ""
+
+
+def bibliography() -> dict[str, str]:
+    """BibTeX entries by arXiv id."""
+    entries = re.findall(r"^@.*?^\}", Path(__file__).with_name("references.bib").read_text(), re.MULTILINE | re.DOTALL)
+    return {number: entry for entry in entries for number in ARXIV.findall(entry)}
 
 
 def _type(option: registry.Option) -> str:

@@ -1,0 +1,46 @@
+"""The generated reference: every source an analysis names can be cited from its page, and nothing else is listed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from types import ModuleType
+
+import pytest
+
+from analyses.core import analysis as registry
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    """The hook that makes the pages."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_cited_paper_has_an_entry_and_every_entry_is_cited(reference: ModuleType) -> None:
+    cited = {n for file in (ROOT / "analyses").glob("*.py") for n in reference.ARXIV.findall(file.read_text())}
+    entries = reference.bibliography()
+    assert cited == set(entries) and len(cited) > 40
+    text = (ROOT / "docs" / "references.bib").read_text()
+    assert text.count("@") == len(entries) == len(set(re.findall(r"@misc\{(\w+),", text)))
+
+
+def test_entries_are_whole(reference: ModuleType) -> None:
+    for number, entry in reference.bibliography().items():
+        fields = dict(re.findall(r"^  (\w+) = \{(.*)\},$", entry, re.MULTILINE))
+        assert set(fields) == {"title", "author", "year", "eprint", "archivePrefix"}, number
+        assert fields["eprint"] == number and fields["year"] == f"20{number[:2]}"
+        assert all(fields.values()) and entry.count("{") == entry.count("}")
+
+
+def test_pages_offer_the_bibtex_of_their_sources(reference: ModuleType) -> None:
+    pages = {name: reference._page(registry.get(name)) for name in registry.names()}
+    assert "```bibtex" in pages["perplexity"] and "eprint = {2601.11061}" in pages["perplexity"]
+    for name, page in pages.items():
+        named = set(reference.ARXIV.findall(registry.get(name).doc))
+        assert named <= set(re.findall(r"eprint = \{(.*)\}", page)), name
