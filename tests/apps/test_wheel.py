@@ -1,10 +1,11 @@
-"""The wheel in an environment of its own: what is installed runs, and says where the lab is to be had."""
+"""The wheel and the sdist, each in an environment of its own: what is installed runs, and says where the lab is."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,33 @@ def done(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*map(str, words)], cwd=cwd, capture_output=True, text=True, check=False)
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an sdist and the wheel built from it, as for a release."""
+    folder = tmp_path_factory.mktemp("dist")
+    made = done(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return folder
+
+
 @pytest.mark.verify
-def test_a_wheel_runs_without_the_checkout(tmp_path: Path) -> None:
-    """Dependencies are lent from this environment; the package itself comes from the wheel alone."""
-    built = done(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT, cwd=tmp_path)
-    assert built.returncode == 0, built.stderr
+def test_an_sdist_holds_the_packages_and_nothing_else(built: Path) -> None:
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        tops = {name.split("/")[1] for name in packed.getnames() if "/" in name}
+    metadata = {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg", "posttrain_probe.egg-info"}
+    assert tops == {"probe", "analyses", "apps"} | metadata
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
+def test_what_is_installed_runs_without_the_checkout(built: Path, kind: str, tmp_path: Path) -> None:
+    """Dependencies are lent from this environment; the package itself comes from the wheel or sdist alone."""
     assert done(sys.executable, "-m", "venv", tmp_path / "own", cwd=tmp_path).returncode == 0
-    (wheel,) = tmp_path.glob("*.whl")
+    (package,) = built.glob(kind)
     packages = next((tmp_path / "own" / "lib").glob("python*")) / "site-packages"
     python, probe = (tmp_path / "own" / "bin" / name for name in ("python", "probe"))
-    assert done(python, "-m", "pip", "install", "-q", "--no-deps", wheel, cwd=tmp_path).returncode == 0
+    assert done(python, "-m", "pip", "install", "-q", "--no-deps", package, cwd=tmp_path).returncode == 0
     (packages / "lent.pth").write_text(sysconfig.get_paths()["purelib"])
     where = done(python, "-c", "import probe, analyses, apps; print(apps.__file__)", cwd=tmp_path)
     assert str(packages) in where.stdout
