@@ -13,6 +13,7 @@ Control: the same heads at the base checkpoint; other items; a uniform head has 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,7 +30,14 @@ if TYPE_CHECKING:
     from probe import Model, Prompts, TokenBatch
 
 
-@analysis
+def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
+    """The result from the rows of all items."""
+    table = table.sort_values(["item", "answer_kind", "layer", "head"], kind="stable", ignore_index=True)
+    bands = (options["collapsed_below"], options["overloaded_above"])
+    return Result.of(table, _aggregate(table, *bands, options["seed"]))
+
+
+@analysis(by_item=_finished)
 def attention_entropy(
     model: Model,
     prompts: Prompts,
@@ -64,8 +72,8 @@ def attention_entropy(
     plan = {"batch_size": batch_size, "template": template, "boundary": boundary}
     parts = [_heads(model, batch) for batch in batches(model, prompts, "attention entropy", **plan)]
     table = pd.concat(parts, ignore_index=True)
-    table = table.sort_values(["item", "answer_kind", "layer", "head"], kind="stable", ignore_index=True)
-    return Result.of(table, _aggregate(table, collapsed_below, overloaded_above, seed))
+    chosen = {"collapsed_below": collapsed_below, "overloaded_above": overloaded_above, "seed": seed}
+    return _finished(table, chosen)
 
 
 def _heads(model: Model, batch: TokenBatch) -> pd.DataFrame:

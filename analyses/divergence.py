@@ -18,7 +18,7 @@ Control: another group of items on the same pair; a checkpoint against itself is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -56,7 +56,14 @@ def _work(case: Case) -> Work:
                 sites=2 * case.n_layers, spilled=spilled)  # fmt: skip
 
 
-@analysis(work=_work, takes_turns=True)
+def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
+    """The result from the rows of all items."""
+    keys = ["item", "answer_kind", "checkpoint", "site", "pos", "layer"]
+    table = table.sort_values(keys, kind="stable", ignore_index=True)
+    return Result.of(table, _aggregate(table, options["seed"]))
+
+
+@analysis(work=_work, takes_turns=True, by_item=_finished)
 def divergence(
     base: Model,
     tuned: Model,
@@ -99,9 +106,7 @@ def divergence(
     table = pd.concat(parts, ignore_index=True).assign(variant=variant)
     if distance:
         table["js_distance"] = np.sqrt(table["jsd_nats"])
-    keys = ["item", "answer_kind", "checkpoint", "site", "pos", "layer"]
-    table = table.sort_values(keys, kind="stable", ignore_index=True)
-    return Result.of(table, _aggregate(table, seed), warnings=warnings)
+    return _finished(table, {"seed": seed}).with_record(warnings=warnings)
 
 
 def _before_after(

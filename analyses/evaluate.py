@@ -19,6 +19,7 @@ Control: the base checkpoint under the same template, decoding and grader; `accu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -42,7 +43,13 @@ COLUMNS = ["item", "group", "answer_kind", "decoding", "sample", "status", "corr
            "truncated", "boxed", "code", "gold", "text"]  # fmt: skip
 
 
-@analysis
+def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
+    """The result from the rows of all items."""
+    table = table.sort_values("decoding", kind="stable", ignore_index=True)  # greedy first, items as in the prompts
+    return Result.of(table, _aggregates(table, options["ks"], options["seed"]), warnings=_warnings(table))
+
+
+@analysis(by_item=_finished)
 def evaluate(
     model: Model | None = None,
     prompts: Prompts | None = None,
@@ -88,8 +95,7 @@ def evaluate(
         assert prompts is not None
         how = {"max_new_tokens": max_new_tokens, "stop": stop, "template": template, "seed": seed}
         answered = _generated(model, prompts, how, samples, temperature, top_p, batch_size)
-    table = _graded(answered, graded_by)
-    return Result.of(table, _aggregates(table, ks, seed), warnings=_warnings(table))
+    return _finished(_graded(answered, graded_by), {"ks": ks, "seed": seed})
 
 
 def _generated(

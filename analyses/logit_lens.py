@@ -12,6 +12,7 @@ Control: unseen items of the same kind; the answer's prior, that is the same cur
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -40,7 +41,13 @@ def _work(case: Case) -> Work:
     return Work(block_rows=case.full_pass, unembedded=cells, rows=cells, row_bytes=row, sites=case.n_layers)
 
 
-@analysis(work=_work)
+def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
+    """The result from the rows of all items."""
+    table = table.sort_values(["item", "answer_kind", "pos", "layer"], kind="stable")
+    return Result.of(table, _aggregate(table, options["seed"]))
+
+
+@analysis(work=_work, by_item=_finished)
 def logit_lens(
     model: Model,
     prompts: Prompts,
@@ -70,8 +77,7 @@ def logit_lens(
 
     planned = batches(model, prompts, "logit lens", batch_size=batch_size, template=template, boundary=boundary)
     table = pd.concat([_lens(model, batch, site, top_k) for batch in planned], ignore_index=True)
-    table = table.sort_values(["item", "answer_kind", "pos", "layer"], kind="stable")
-    return Result.of(table, _aggregate(table, seed))
+    return _finished(table, {"seed": seed})
 
 
 def _lens(model: Model, batch: TokenBatch, site: str, top_k: int) -> pd.DataFrame:

@@ -16,6 +16,7 @@ Control: the same checkpoints on unseen items of the same distribution; the prom
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -40,7 +41,13 @@ def _work(case: Case) -> Work:
     return Work(block_rows=case.full_pass, unembedded=scored, rows=masks, row_bytes=7)
 
 
-@analysis(work=_work)
+def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
+    """The result from the rows of all items."""
+    table = table.sort_values(["item", "answer_kind"], kind="stable")
+    return Result.of(table, _aggregate(table, options["seed"]))
+
+
+@analysis(work=_work, by_item=_finished)
 def perplexity(
     model: Model,
     prompts: Prompts,
@@ -79,8 +86,8 @@ def perplexity(
         tables.append(_token_table(model, batch.items, tokens, nll.cpu().numpy()))
     table = _by_mask(pd.concat(tables, ignore_index=True))
     if score == "answer":
-        table = table[table["mask"] != "full"].reset_index(drop=True)
-    return Result.of(table, _aggregate(table, seed))
+        table = table[table["mask"] != "full"]
+    return _finished(table, {"seed": seed})
 
 
 def _token_table(model: Model, items: Any, tokens: Scored, nll: np.ndarray) -> pd.DataFrame:

@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, overload
 
+import pandas as pd
+
 from analyses.core.cost import Case, Work
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -26,6 +28,7 @@ from probe.errors import InputError
 FOLDER = Path(__file__).resolve().parent.parent
 DOC_SECTIONS = ("Definition", "Units", "Source", "Does not show", "Control")
 T = TypeVar("T")
+ByItem = Callable[[pd.DataFrame, Mapping[str, Any]], Result]
 
 
 class Kind:
@@ -83,7 +86,8 @@ class Analysis:
     """A registered analysis; calling it runs the function as it is, without store or provenance.
 
     `work` says what one item takes (see `analyses.core.cost`); without it the signature does. `takes_turns`: the
-    checkpoints of a pair may be in memory one after the other (`probe.turns`).
+    checkpoints of a pair may be in memory one after the other (`probe.turns`). `by_item`: each row belongs to one
+    item whatever the others are; from the rows of all items and the options, it makes the result of all of them.
     """
 
     name: str
@@ -92,6 +96,7 @@ class Analysis:
     options: tuple[Option, ...]
     work: Callable[[Case], Work] | None = None
     takes_turns: bool = False
+    by_item: ByItem | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Result:
         return self.function(*args, **kwargs)
@@ -134,29 +139,21 @@ class Analysis:
 def analysis(function: Callable[..., Result]) -> Analysis: ...
 @overload
 def analysis(
-    *, work: Callable[[Case], Work], takes_turns: bool = False
+    *, work: Callable[[Case], Work] | None = None, takes_turns: bool = False, by_item: ByItem | None = None
 ) -> Callable[[Callable[..., Result]], Analysis]: ...
-def analysis(
-    function: Callable[..., Result] | None = None,
-    *,
-    work: Callable[[Case], Work] | None = None,
-    takes_turns: bool = False,
-) -> Analysis | Callable[[Callable[..., Result]], Analysis]:
+def analysis(function: Callable[..., Result] | None = None, **declared: Any) -> Any:
     """Register ``function`` under its own name (one analysis per file, file named alike).
 
     Args:
         function: the analysis.
-        work: what one item takes, where the signature does not say it: `@analysis(work=...)`.
-        takes_turns: it does all it does with base before it turns to tuned, or spills what it needs of base.
+        declared: what the signature does not say, as `@analysis(work=...)`: see `Analysis`. `work`: what one item
+            takes. `takes_turns`: it does all it does with base before it turns to tuned, or spills what it needs of
+            base. `by_item`: the result from the rows of all items, where each row needs its own item alone.
 
     Raises:
         TypeError: an input without a known type, or an option without annotation or default.
     """
-    return (
-        _registered(function)
-        if function is not None
-        else lambda f: replace(_registered(f), work=work, takes_turns=takes_turns)
-    )
+    return _registered(function) if function is not None else lambda f: replace(_registered(f), **declared)
 
 
 def _registered(function: Callable[..., Result]) -> Analysis:

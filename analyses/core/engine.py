@@ -1,8 +1,9 @@
 """Members of a sweep computed by workers of a Ray cluster, each written into the same store by whoever computed it.
 
-The plan is fixed before anything is sent. A worker loads models into a pool of its own, with one thread, and gets
-the member whose checkpoints it already holds where there is one. What a lost worker had not finished is given to
-another; what is in the store is never computed again, so a driver that dies is simply started again.
+The plan is fixed before anything is sent: shards of items first, then the members made of them. A worker loads models
+into a pool of its own, with one thread, and gets the task whose checkpoints it already holds where there is one. What
+a lost worker had not finished is given to another, what takes far longer than the rest is given to a second one, and
+what is in the store is never computed again: a driver that dies is simply started again.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from analyses.core.analysis import get
 from analyses.core.inputs import Loading, ModelPool
-from analyses.core.run import execute, prepare, source_hash, stored
+from analyses.core.run import prepare, source_hash, stored
+from analyses.core.shards import computed
 from analyses.core.store import Store
 from probe.errors import InputError, ProbeError
 
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
     from probe import Checkpoint
 
 LOSSES = 20  # workers that may die in one sweep before it is given up
+LATE = 3.0  # times the usual seconds of a task (at least `PATIENCE`), after which an idle worker gets it too
+PATIENCE = 10.0
+PLACING = 300.0  # seconds in which a cluster must start a worker
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 
 
@@ -39,9 +46,9 @@ class Engine:
     address: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
-    """One member of a sweep: the analysis, everything given to it, and the checkpoints among that."""
+    """One member of a sweep, or a shard of it: the analysis, everything given to it, the checkpoints among that."""
 
     analysis: str
     given: Mapping[str, Any]
@@ -55,88 +62,184 @@ def code_identity() -> str:
     return f"posttrain-probe {version('posttrain-probe')} (code {code}), Python {platform.python_version()}"
 
 
-class Worker:
-    """What runs on a worker: a pool of models and the store. `driver`: the driver's `code_identity`."""
+class Bench:
+    """What a worker works with: a pool of models and the store."""
 
-    def __init__(self, root: Store, loading: Loading, driver: str) -> None:
+    def __init__(self, store: Store, loading: Loading) -> None:
         import torch
 
         torch.set_num_threads(1)
-        self.store, self.pool = root, ModelPool(loading)
-        if driver != code_identity():
-            raise InputError(f"worker on {socket.gethostname()} has {code_identity()}; the driver has {driver}")
-
-    def ready(self) -> int:
-        """Its process id, once it stands."""
-        return os.getpid()
+        self.store, self.pool = store, ModelPool(loading)
 
     def run(self, task: Task) -> None:
-        """Compute a member unless it is there, and put it into the store."""
+        """Compute a task unless it is there, and put it into the store."""
         call = prepare(get(task.analysis), dict(task.given), self.store, self.pool, task.limit)
         if stored(call, self.store) is None:
-            self.store.shards.put(execute(call, self.pool))
+            self.store.shards.put(computed(call, self.store, self.pool))
 
 
-def compute(tasks: Sequence[Task], store: Store, loading: Loading, engine: Engine, done: Callable[[int], None]) -> None:
-    """Compute `tasks` on a cluster; afterwards every one of them is in the store. `done` is told how many are.
+def _worker() -> type:
+    """The actor; defined in here it is sent by value, and imports nothing of ours before its code is compared."""
+
+    class Worker:
+        bench: Any = None
+
+        def identity(self) -> str:
+            try:
+                from analyses.core.engine import code_identity
+
+                return code_identity()
+            except ImportError as error:
+                return f"no posttrain-probe with this engine ({error})"
+
+        def run(self, task: Any, *given: Any) -> None:
+            from analyses.core.engine import Bench
+
+            self.bench = self.bench or Bench(*given)
+            self.bench.run(task)
+
+    return Worker
+
+
+@dataclass(eq=False)
+class _Hand:
+    """A worker as the driver sees it: its task (None: it is starting), since when, and the checkpoints it holds."""
+
+    actor: Any
+    task: Task | None = None
+    since: float = field(default_factory=time.monotonic)
+    held: tuple[Checkpoint, ...] = ()
+
+
+class _Crew:
+    """Workers, what they do and what waits."""
+
+    def __init__(self, ray: Any, store: Store, loading: Loading, needed: float) -> None:
+        self.ray, self.given = ray, (store, loading)
+        self.resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(loading.device.startswith("cuda"))}
+        if not self.resources["num_gpus"]:
+            self.resources["memory"] = int(needed)  # Ray counts the memory of hosts, not that of GPUs
+        self.make = ray.remote(**self.resources, max_restarts=0)(_worker())
+        self.waiting, self.left = list[Task](), set[Task]()
+        self.busy: dict[Any, _Hand] = {}
+        self.idle: list[_Hand] = []
+        self.losses, self.seconds = 0, list[float]()
+
+    def start(self, number: int) -> None:
+        """Ask the cluster for workers; each is asked for its code before it is told anything."""
+        for _ in range(number):
+            hand = _Hand(self.make.remote())
+            self.busy[hand.actor.identity.remote()] = hand
+
+    def work(self, tasks: Sequence[Task], done: Callable[[int], None]) -> None:
+        """Have all `tasks` computed; `done` is told how many are."""
+        self.waiting, self.left = list(tasks), set(tasks)
+        begun = time.monotonic()
+        while self.left:
+            for hand in list(self.idle):
+                self._assign(hand)
+            for ref in self.ray.wait(list(self.busy), timeout=1.0)[0]:
+                self._settle(ref)
+                done(len(tasks) - len(self.left))
+            if self.idle or any(h.task for h in self.busy.values()):
+                begun = time.monotonic()
+            elif time.monotonic() - begun > PLACING:
+                raise ProbeError(
+                    f"no worker started in {PLACING:.0f} s: each needs {self.resources}; the cluster has "
+                    f"{self.ray.cluster_resources()}, of which free are {self.ray.available_resources()}"
+                )
+
+    def _assign(self, hand: _Hand) -> None:
+        task = self._next(hand)
+        if task is not None:
+            self.idle.remove(hand)
+            hand.task, hand.since, hand.held = task, time.monotonic(), task.checkpoints
+            self.busy[hand.actor.run.remote(task, *self.given)] = hand
+
+    def _next(self, hand: _Hand) -> Task | None:
+        """Of what waits, the task whose checkpoints `hand` holds and others do not; else one that is late elsewhere."""
+        others = [c for h in (*self.busy.values(), *self.idle) if h is not hand for c in h.held]
+
+        def fit(number: int) -> tuple[int, int, int]:
+            needs = self.waiting[number].checkpoints
+            return sum(c in hand.held for c in needs), -sum(c in others for c in needs), -number
+
+        if self.waiting:
+            return self.waiting.pop(max(range(len(self.waiting)), key=fit))
+        running = [h for h in self.busy.values() if h.task in self.left]
+        once = [h for h in running if sum(o.task is h.task for o in running) == 1]
+        due = max(PATIENCE, LATE * median(self.seconds)) if self.seconds else float("inf")
+        late = [h for h in once if time.monotonic() - h.since > due]
+        return min(late, key=lambda h: h.since).task if late else None
+
+    def _settle(self, ref: Any) -> None:
+        hand = self.busy.pop(ref)
+        try:
+            answer = self.ray.get(ref)
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except self.ray.exceptions.ActorDiedError as error:
+            self._lost(hand, error)
+            return
+        if hand.task is None and answer != code_identity():
+            raise InputError(f"a worker has {answer}; the driver has {code_identity()}. Install the same on both.")
+        if hand.task in self.left:  # a second worker may have been faster
+            self.seconds.append(time.monotonic() - hand.since)
+            self.left.remove(hand.task)
+        hand.task = None
+        self.idle.append(hand)
+
+    def _lost(self, hand: _Hand, error: Exception) -> None:
+        self.losses += 1
+        if self.losses > LOSSES:
+            raise ProbeError(f"{self.losses} workers died; the last one: {error}. Finished parts are kept.") from error
+        elsewhere = any(h.task is hand.task for h in self.busy.values())
+        if hand.task in self.left and not elsewhere:
+            self.waiting.insert(0, hand.task)
+        self.start(1)
+
+
+def compute(
+    waves: Sequence[Sequence[Task]],
+    store: Store,
+    loading: Loading,
+    engine: Engine,
+    needed: float,
+    done: Callable[[int], None],
+) -> None:
+    """Compute tasks on a cluster, one wave after the other; afterwards every one of them is in the store.
+
+    Args:
+        waves: tasks; those of a later wave are made of what earlier ones left.
+        store: where they go; every worker must reach it.
+        loading: of the models.
+        engine: how many workers, and where.
+        needed: bytes of memory declared for each worker.
+        done: told how many tasks of the last wave are finished.
 
     Raises:
         InputError: an input the analysis refuses, or workers with other code than the driver's.
-        ProbeError: no cluster at the address, or workers keep dying.
+        ProbeError: no cluster at the address, no room for a worker, or workers keep dying.
     """
     with _cluster(engine) as ray:
-        resources = {"num_cpus": 1, "num_gpus": int(loading.device.startswith("cuda"))}
-        make = ray.remote(**resources, max_restarts=0)(Worker)
-        crew = [make.remote(store, loading, code_identity()) for _ in range(min(engine.workers, len(tasks)))]
-        waiting, running, held = list(tasks), {}, {}
-        finished = losses = 0
-        while waiting or running:
-            busy = {id(worker) for worker, _ in running.values()}
-            for worker in (w for w in crew if id(w) not in busy and waiting):
-                task = _next(waiting, held.get(id(worker), ()))
-                running[worker.run.remote(task)] = (worker, task)
-                held[id(worker)] = task.checkpoints
-            (ref,), _ = ray.wait(list(running))
-            worker, task = running.pop(ref)
-            try:
-                ray.get(ref)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
-            except ray.exceptions.ActorDiedError as error:
-                _explain(error)
-                losses += 1
-                if losses > LOSSES:
-                    raise ProbeError(
-                        f"{losses} workers died; the last one: {error}. Finished members are kept."
-                    ) from error
-                crew[crew.index(worker)] = make.remote(store, loading, code_identity())
-                waiting.insert(0, task)
-            else:
-                finished += 1
-                done(finished)
-
-
-def _next(waiting: list[Task], held: tuple[Checkpoint, ...]) -> Task:
-    """Take the task that needs most of the checkpoints already held, the first of equals."""
-    best = max(range(len(waiting)), key=lambda n: (len(set(waiting[n].checkpoints) & set(held)), -n))
-    return waiting.pop(best)
-
-
-def _explain(error: Any) -> None:
-    """A worker that refused to start (other code) is no lost worker."""
-    if "InputError" in str(error):
-        told = str(error).rpartition("InputError: ")[2].splitlines()[0]
-        raise InputError(told) from None
+        crew = _Crew(ray, store, loading, needed)
+        crew.start(min(engine.workers, max(map(len, waves))))
+        for wave in waves[:-1]:
+            crew.work(wave, lambda _: None)
+        crew.work(waves[-1], done)
 
 
 @contextmanager
 def _cluster(engine: Engine) -> Iterator[Any]:
+    # Ray reads its settings when it is imported.
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    if engine.address and (Path.home() / ".ray" / "auth_token").is_file():
+        quiet["RAY_AUTH_MODE"] = "token"  # `ray start` asks for the token it finds; `ray.init` would come without
+    os.environ.update({k: v for k, v in quiet.items() if k not in os.environ})
     try:
         import ray
     except ImportError as error:
         raise InputError("--engine ray needs Ray: pip install 'posttrain-probe[dist]'") from error
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    os.environ.update({k: v for k, v in quiet.items() if k not in os.environ})
     shared: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": ALONE}}
     if engine.address is None:
         own: dict[str, Any] = {"num_cpus": engine.workers, "include_dashboard": False}
@@ -144,7 +247,11 @@ def _cluster(engine: Engine) -> Iterator[Any]:
         ray.init(**shared, **own)
     else:
         _reachable(engine.address)
-        ray.init(address=engine.address, **shared)
+        try:
+            ray.init(address=engine.address, **shared)
+        except (ConnectionError, RuntimeError) as error:
+            told = "if it asks for a token, RAY_AUTH_MODE=token and ~/.ray/auth_token must be the cluster's"
+            raise ProbeError(f"the Ray cluster at {engine.address} refuses: {error} ({told})") from error
     try:
         yield ray
     finally:

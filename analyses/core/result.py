@@ -7,8 +7,9 @@ variables of ``data``. An aggregate with uncertainty is a variable ``q`` with th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -70,13 +71,18 @@ class Result:
 
     Attributes:
         data: aggregates with named dims (see ``DIMS``); ``attrs["verdict"]`` holds a sentence where there is one.
-        table: facts, one per row, long form.
+        rows: facts, one per row, long form, or how to read them; `table` is the frame itself.
         record: provenance, JSON-serialisable: key, analysis, inputs, options, versions, warnings, times.
     """
 
     data: xr.Dataset
-    table: pd.DataFrame
+    rows: pd.DataFrame | Callable[[], pd.DataFrame]
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Facts, one per row, long form."""
+        return self.rows if isinstance(self.rows, pd.DataFrame) else self.rows()
 
     @classmethod
     def of(
@@ -142,7 +148,7 @@ class Result:
             if name in table:
                 table = table[table[name].isin(list(value) if several else [value])]
                 table = table if several else table.drop(columns=name)
-        return replace(self, data=data, table=table.reset_index(drop=True))
+        return replace(self, data=data, rows=table.reset_index(drop=True))
 
     def figures(self) -> dict[str, Any]:
         """Plotly figures of this result by name, drawn by its analysis."""

@@ -16,7 +16,8 @@ from typing import Any
 from analyses.core.analysis import Analysis, Input, checked_options, get
 from analyses.core.inputs import Given, Loading, ModelPool, digest, resolve, source_hash
 from analyses.core.result import Result
-from analyses.core.store import SCHEMA, Store
+from analyses.core.shards import computed, within_memory
+from analyses.core.store import SCHEMA, Store, StoreError
 from probe.errors import InputError
 
 PACKAGES = (
@@ -74,18 +75,27 @@ def run(
     pool = pool or ModelPool(loading or Loading())
     call = prepare(get(name), given, store, pool, limit)
     found = None if store is None else stored(call, store)
-    result = found or execute(call, pool)
+    result = found or computed(call, store, pool)
     if store is not None:
         store.put(result)
     return result
 
 
 def stored(call: Call, store: Store) -> Result | None:
-    """The result of ``call`` where it was finished before, as a result or as a sweep's member."""
-    for place in (store, store.shards):
-        if place.has(call.analysis.name, call.key):
-            return place.get(call.analysis.name, call.key)
-    return None
+    """The result of ``call`` where it was finished before, as a result, a sweep's member or a shard.
+
+    A damaged member or shard is thrown away and computed again; a damaged result is for its owner to see.
+    """
+    address = call.analysis.name, call.key
+    if store.has(*address):
+        return store.get(*address)
+    if not store.shards.has(*address):
+        return None
+    try:
+        return store.shards.get(*address)
+    except StoreError:
+        store.shards.drop(*address)
+        return None
 
 
 def prepare(of: Analysis, given: Mapping[str, Any], store: Store | None, pool: ModelPool, limit: int | None) -> Call:
@@ -111,19 +121,20 @@ def prepare(of: Analysis, given: Mapping[str, Any], store: Store | None, pool: M
 
 
 def execute(call: Call, pool: ModelPool) -> Result:
-    """Compute ``call`` and attach its provenance."""
+    """Compute ``call`` in one piece and attach its provenance."""
     started, clock = datetime.now(UTC), time.perf_counter()
     arguments = {name: g.load() if g else None for name, g in call.inputs.items()}
-    result = call.analysis.function(**arguments, **call.options)
+    result, halved = within_memory(call, arguments)
     return result.with_record(
-        **_record(call, pool),
-        warnings=[*call.notes, *result.warnings],
+        **provenance(call, pool),
+        warnings=[*call.notes, *halved, *result.warnings],
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.perf_counter() - clock, 3),
     )
 
 
-def _record(call: Call, pool: ModelPool) -> dict[str, Any]:
+def provenance(call: Call, pool: ModelPool) -> dict[str, Any]:
+    """What a record says of ``call`` before it is computed."""
     return {
         "schema": SCHEMA,
         "key": call.key,

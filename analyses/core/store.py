@@ -1,39 +1,33 @@
 """Content-addressed store of results: ``<root>/<analysis>/<key>/{table.parquet, arrays.nc, record.json}``.
 
-A result is written under a temporary name and renamed, so a reader sees all of it or nothing, and whoever
-writes the same key second simply finds it there. Members of a sweep live in the same form under
-``<root>/.shards`` so that an interrupted sweep resumes; views and listings see finished results only.
+A reader sees all of a result or nothing, and whoever writes the same key second simply finds it there. Members of
+a sweep, and shards of items, live in the same form under ``<root>/.shards`` so that what was interrupted resumes;
+views and listings see finished results only. The root is a folder here, or one at an fsspec URL.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import xarray as xr
 
+from analyses.core.files import FILES, Stack, Stored, StoreError, explained, is_here, place, read_arrays, written
 from analyses.core.result import Result
-from probe.errors import InputError, ProbeError
+from probe.errors import InputError
+
+__all__ = ["SCHEMA", "Store", "StoreError"]
 
 SCHEMA = 1
 KEY = re.compile(r"[0-9a-f]{16}")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-FILES = ("table.parquet", "arrays.nc", "record.json")
-
-
-class StoreError(ProbeError):
-    """A result could not be written or read."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +38,8 @@ class Store:
 
     @classmethod
     def at(cls, root: Path | str | None = None) -> Store:
-        """The store in ``root``, else in ``$PROBE_RESULTS``, else in ``./results``."""
-        return cls(Path(root or os.environ.get("PROBE_RESULTS") or "results").expanduser())
+        """The store in ``root`` (a folder or a URL), else in ``$PROBE_RESULTS``, else in ``./results``."""
+        return cls(place(root or os.environ.get("PROBE_RESULTS") or "results"))
 
     @property
     def shards(self) -> Store:
@@ -71,15 +65,8 @@ class Store:
         final = self.folder(result.analysis, result.key)
         if self.has(result.analysis, result.key):
             return final
-        with _explained(final):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{result.key}-", dir=final.parent))
-            temporary.chmod(0o755)  # mkdtemp makes it private; a store is often shared
-            try:
-                _write(result, temporary)
-                _publish(temporary, final)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+        with written(final) as folder:
+            _write(result, folder)
         return final
 
     def get(self, name: str, key: str) -> Result:
@@ -96,12 +83,17 @@ class Store:
         record = self.record(name, key)
         if record.get("schema", 0) > SCHEMA:
             raise InputError(f"{folder} has schema {record['schema']}; this version reads up to {SCHEMA}: upgrade.")
-        try:
-            table = pd.read_parquet(folder / "table.parquet")
-            with xr.open_dataset(folder / "arrays.nc", engine="h5netcdf") as data:
-                return Result(data.load(), table, record)
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{folder} cannot be read ({error}); delete the folder and run again.") from error
+        rows = Stored(folder / "table.parquet")
+        rows.check()
+        return Result(read_arrays(folder / "arrays.nc"), rows, record)
+
+    def drop(self, name: str, key: str) -> None:
+        """Remove a result, whole or not."""
+        folder: Any = self.folder(name, key)
+        if is_here(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.exists():
+            folder.rmdir(recursive=True)
 
     def record(self, name: str, key: str) -> dict[str, Any]:
         """Provenance alone, without reading the numbers."""
@@ -163,7 +155,7 @@ class Store:
         if state is None:
             path.unlink(missing_ok=True)
             return
-        with _explained(path):
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(f".{os.getpid()}")
             temporary.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), **state}))
@@ -195,29 +187,8 @@ def _view(name: str, root: Path) -> str:
 
 
 def _write(result: Result, folder: Path) -> None:
-    result.table.to_parquet(folder / "table.parquet", index=False)
-    result.data.to_netcdf(folder / "arrays.nc", engine="h5netcdf")
+    rows = folder / "table.parquet"
+    result.rows.write(rows) if isinstance(result.rows, Stack) else result.table.to_parquet(rows, index=False)
+    # Through memory: HDF5 itself crashes the process where the disk is full.
+    (folder / "arrays.nc").write_bytes(bytes(result.data.to_netcdf(engine="h5netcdf")))
     (folder / "record.json").write_text(json.dumps(result.record, indent=1, sort_keys=True))
-
-
-def _publish(temporary: Path, final: Path) -> None:
-    try:
-        temporary.rename(final)
-    except OSError as error:
-        # Somebody else wrote the same content first: theirs is as good as ours.
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-
-
-@contextmanager
-def _explained(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        advice = {
-            errno.ENOSPC: "the disk is full: free some space and run the same command again; finished parts are kept",
-            errno.EACCES: "no write rights: choose another folder with --results",
-            errno.EROFS: "the file system is read-only: choose another folder with --results",
-        }
-        reason = advice.get(error.errno or 0, str(error))
-        raise StoreError(f"cannot write {target}: {reason}.") from error

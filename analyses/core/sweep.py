@@ -13,9 +13,11 @@ import xarray as xr
 
 from analyses.core.analysis import Analysis, get, progress, unknown
 from analyses.core.engine import Engine, Task, compute
+from analyses.core.files import Stack, Stored, labelled
 from analyses.core.inputs import Loading, ModelPool, digest
 from analyses.core.result import Result
-from analyses.core.run import Call, execute, prepare, stored
+from analyses.core.run import Call, prepare, stored
+from analyses.core.shards import computed, shards
 from analyses.core.store import Store
 from probe.errors import InputError
 
@@ -71,9 +73,10 @@ def sweep(
         if store is not None:
             store.announce(key, None)
     result = join([s for s, _ in members], done).with_record(**_swept(key, calls, members, done, pairs, engine))
-    if store is not None:
-        store.put(result)
-    return result
+    if store is None:
+        return result
+    store.put(result)
+    return store.get(name, key)
 
 
 def _distribute(
@@ -90,15 +93,33 @@ def _distribute(
     """Have the members that are not there yet computed by workers; they are in the store afterwards."""
     if store is None:
         raise InputError("engine ray: workers hand their results over through a store; give one (--results DIR)")
-    tasks = [
-        Task(name, {**given, **models}, limit, tuple(models.values()))
-        for (_, models), call in zip(members, calls, strict=True)
-        if stored(call, store) is None
-    ]
-    there = len(calls) - len(tasks)
+    parts, wholes = list[Task](), list[Task]()
+    for (_, models), call in zip(members, calls, strict=True):
+        if stored(call, store) is not None:
+            continue
+        held = tuple(models.values())
+        wholes.append(Task(name, {**given, **models}, limit, held))
+        for part in (p for p in shards(call, pool) if stored(p, store) is None):
+            prompts = part.inputs["prompts"]
+            assert prompts is not None
+            parts.append(Task(name, {**given, **models, "prompts": prompts.load()}, None, held))
+    there = len(calls) - len(wholes)
     tell = lambda n: store.announce(key, {"analysis": name, "done": there + n, "total": len(calls)})  # noqa: E731
-    if tasks:
-        compute(tasks, store, pool.loading, engine, tell)
+    if wholes:
+        needed = len(wholes[0].checkpoints) * _weights(wholes[0].checkpoints[0], pool.loading)
+        compute([parts, wholes], store, pool.loading, engine, needed, tell)
+
+
+def _weights(checkpoint: Checkpoint, loading: Loading) -> float:
+    """Bytes of a checkpoint's weights in memory; of its files where those do not say how many numbers they hold."""
+    from analyses.core.cost import DTYPE_BYTES
+    from analyses.core.plan import sizes
+    from probe.files import weight_files
+
+    files = weight_files(checkpoint.folder)
+    if (checkpoint.folder / "config.json").is_file() and all(f.suffix == ".safetensors" for f in files):
+        return sizes(checkpoint)[0].weights * DTYPE_BYTES[loading.dtype]
+    return float(sum(f.stat().st_size for f in files))
 
 
 def _read_ahead(following: Sequence[tuple[dict[str, int], dict[str, Checkpoint]]]) -> None:
@@ -111,14 +132,14 @@ def _read_ahead(following: Sequence[tuple[dict[str, int], dict[str, Checkpoint]]
 
 
 def _member(call: Call, store: Store | None, pool: ModelPool) -> Result:
-    if store is None:
-        return execute(call, pool)
-    found = stored(call, store)
+    found = None if store is None else stored(call, store)
     if found is not None:
         return found
-    result = execute(call, pool)
+    result = computed(call, store, pool)
+    if store is None:
+        return result
     store.shards.put(result)
-    return result
+    return store.shards.get(call.analysis.name, call.key)  # its rows stay in their file
 
 
 def _series(checkpoints: Sequence[Checkpoint | str] | str | Path) -> list[Checkpoint]:
@@ -163,14 +184,18 @@ def _members(
 def join(steps: Sequence[Mapping[str, int]], members: Sequence[Result]) -> Result:
     """Members with their steps as columns and dims; cells no member has are NaN ("not measured")."""
     placed = list(zip(steps, members, strict=True))
-    tables = [m.table.assign(**at) for at, m in placed]
     data = [m.data.drop_attrs(deep=False).expand_dims({d: [s] for d, s in at.items()}) for at, m in placed]
     if list(steps[0]) == ["step"]:
         joined = xr.concat(data, "step", data_vars="all", join="outer", combine_attrs="override")
     else:
         joined = xr.merge(data, join="outer", compat="no_conflicts", combine_attrs="override")
-    order = [*steps[0], *[c for c in tables[0].columns if c not in steps[0]]]
-    return Result(joined, pd.concat(tables, ignore_index=True)[order], {})
+    parts = [(at, m.rows) for at, m in placed if isinstance(m.rows, Stored)]
+    rows = (
+        Stack(tuple(parts))
+        if len(parts) == len(placed)
+        else pd.concat([labelled(m.table, at) for at, m in placed], ignore_index=True)
+    )
+    return Result(joined, rows, {})
 
 
 def _swept(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,12 +16,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import xarray as xr
 
 from analyses import Store, sweep
 from analyses.core import engine as module
 from analyses.core.engine import Engine
+from analyses.core.shards import SHARD_ITEMS
+from analyses.core.store import StoreError
 from probe.errors import InputError, ProbeError
 from tests import tiny
 from tests.conftest import ROOT
@@ -56,8 +62,6 @@ def shards(store: Store) -> dict[Path, int]:
 
 def workers() -> list[int]:
     """Process ids of the Ray workers that this process has started."""
-    import psutil
-
     found: list[int] = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -98,7 +102,7 @@ def test_killed_workers_lose_nothing_and_repeat_nothing_finished(
         rng = random.Random(0)
         while not ended.wait(rng.uniform(0.5, 2.0)) and left[0]:
             seen.update({p: t for p, t in shards(store).items() if p not in seen})
-            for pid in rng.sample(workers(), min(1, len(workers()))):
+            for pid in rng.sample(found := workers(), min(1, len(found))):
                 os.kill(pid, signal.SIGKILL)
                 left[0] -= 1
 
@@ -136,12 +140,148 @@ def test_what_cannot_run_says_why(folder: Path, tmp_path: Path, monkeypatch: pyt
         swept(folder, Store(tmp_path), engine=Engine("ray", address="127.0.0.1:1"))
 
 
-def test_workers_with_other_code_are_refused_with_both_versions(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "code_identity", lambda: "posttrain-probe 0.0.1 (code old), Python 3.8")
-    with pytest.raises(InputError, match=r"has posttrain-probe .*; the driver has posttrain-probe 0\.0\.1"):
+@pytest.fixture(scope="module")
+def other_code(tmp_path_factory: pytest.TempPathFactory):
+    """Addresses of clusters whose Python finds another version of the package, or one without this engine."""
+    started: list[str] = []
+
+    def cluster(change) -> str:
+        home = tmp_path_factory.mktemp("other")
+        for name in ("probe", "analyses", "apps"):
+            shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
+        change(home / "analyses" / "core" / "engine.py")
+        port = free_port()
+        quiet = {**os.environ, "PYTHONPATH": str(home), "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(home)}
+        words = [f"--port={port}", "--num-cpus=1", "--include-dashboard=false", f"--temp-dir=/tmp/ray-{port}"]
+        ray = Path(sys.executable).with_name("ray")
+        done = subprocess.run([ray, "start", "--head", *words], env=quiet, cwd=home, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        started.append(f"/tmp/ray-{port}")
+        return f"127.0.0.1:{port}"
+
+    yield cluster
+    for folder in started:
+        for process in psutil.process_iter(["cmdline"]):
+            if any(folder in word for word in process.info["cmdline"] or ()):
+                with suppress(psutil.Error):
+                    process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+REFUSED = """
+import sys
+from pathlib import Path
+from analyses import Store, sweep
+from analyses.core.engine import Engine
+folder, address = Path(sys.argv[1]), sys.argv[2]
+try:
+    sweep("perplexity", checkpoints=folder / "series", prompts=folder / "items.jsonl", store=Store(folder / "refused"),
+          engine=Engine("ray", 1, address))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda file: file.write_text(file.read_text() + "\n# a later version\n"), r"posttrain-probe \S+ \(code \w+\)"),
+        (lambda file: file.unlink(), "no posttrain-probe with this engine"),
+    ],
+    ids=["changed", "older"],
+)
+def test_workers_with_other_code_are_refused_with_both_versions(folder: Path, other_code, change, told) -> None:
+    """A cluster of its own, whose workers import another copy of the package."""
+    address = other_code(change)
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, str(folder), address], cwd=folder, capture_output=True, text=True, check=True
+    )
+    own = re.escape(module.code_identity())
+    refusal = rf"InputError a worker has {told}.*; the driver has {own}\. Install the same on both"
+    assert re.match(refusal, done.stdout), done.stdout + done.stderr
+    assert not shards(Store(folder / "refused"))
+
+
+def test_no_room_for_a_worker_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PLACING", 2.0)
+    monkeypatch.setattr("analyses.core.sweep._weights", lambda *_: 1e12)
+    with pytest.raises(ProbeError, match=r"no worker started in 2 s: each needs .*'memory': 1000000000000\b"):
         swept(folder, Store(tmp_path), engine=Engine("ray", 1))
+
+
+def test_a_worker_that_stands_still_holds_nobody_up(
+    folder: Path, alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two workers is stopped (not killed) in the middle; the other one takes its task too."""
+    monkeypatch.setattr(module, "PATIENCE", 1.0)
+    stopped: list[int] = []
+
+    def stop_one() -> None:
+        limit = time.monotonic() + 60
+        while not shards(Store(tmp_path)) and time.monotonic() < limit:
+            time.sleep(0.01)
+        stopped.extend(workers()[:1])
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+
+    hunter = threading.Thread(target=stop_one)
+    hunter.start()
+    found = swept(folder, Store(tmp_path), engine=Engine("ray", 2))
+    hunter.join()
+    assert stopped
+    same(found, alone)
+
+
+def test_shards_of_items_go_to_workers_and_are_joined(folder: Path, tmp_path: Path) -> None:
+    """One checkpoint, more items than a shard holds: both workers have something to do."""
+    lines = [f'{{"id": "q{n}", "prompt": "{n} + 1?", "answer": " {n + 1}"}}' for n in range(SHARD_ITEMS + 9)]
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    given = {"checkpoints": [str(folder / "series" / "checkpoint-10")], "prompts": tmp_path / "many.jsonl"}
+    store = Store(tmp_path / "results")
+    found = sweep("perplexity", **given, store=store, engine=Engine("ray", 2))
+    same(found, sweep("perplexity", **given))
+    assert len(shards(store)) == 3, "two shards and what was made of them"
+
+
+def test_a_full_disk_is_told_as_it_is_and_what_is_finished_stays(folder: Path, alone, tmp_path: Path) -> None:
+    """A file system of one megabyte, nearly full: a worker's member does not fit."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        filler = small / "filler"
+        filler.write_bytes(b"0" * (900 * 1024))
+        with pytest.raises(StoreError, match="the disk is full"):
+            swept(folder, Store(small), engine=Engine("ray", 1))
+        filler.unlink()
+        same(swept(folder, Store(small), engine=Engine("ray", 1)), alone)
+    finally:
+        subprocess.run(["umount", "-l", small], check=False)
+
+
+def test_an_unreadable_shard_is_computed_again(folder: Path, alone, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    swept(folder, store, engine=Engine("ray", 1))
+    (result,) = store.records()
+    store.drop("perplexity", result["key"])
+    broken = min(shards(store)).parent / "table.parquet"
+    broken.write_bytes(broken.read_bytes()[:100])
+    others = {p: t for p, t in shards(store).items() if p.parent != broken.parent}
+    same(swept(folder, store, engine=Engine("ray", 1)), alone)
+    assert {p: t for p, t in shards(store).items() if p in others} == others
+
+
+def test_a_store_without_write_rights_is_refused(folder: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot write /proc/.*"):
+        swept(folder, Store(Path("/proc/results")), engine=Engine("ray", 1))
 
 
 def test_a_bad_input_found_by_a_worker_is_told_as_it_is(folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ import pytest
 import xarray as xr
 
 import analyses.core.run as runner
-import analyses.core.sweep as sweeper
 from analyses.core.result import Result
 from analyses.core.store import Store
 from analyses.core.sweep import sweep
@@ -29,12 +28,12 @@ import sys, time
 import analyses.core.run as runner
 import analyses.core.sweep as sweeper
 from analyses.core.store import Store
-execute = sweeper.execute
+execute = runner.execute
 def pausing(call, pool):
     if list(Store.at(sys.argv[3]).shards.addresses()):
         time.sleep(60)  # one member is stored: here the test stops us
     return execute(call, pool)
-sweeper.execute = pausing
+runner.execute = pausing
 sweeper.sweep("perplexity", checkpoints=sys.argv[1], prompts=sys.argv[2], store=Store.at(sys.argv[3]))
 """
 
@@ -90,7 +89,7 @@ def test_finished_members_are_not_computed_again(
     series: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[str] = []
-    execute = sweeper.execute
+    execute = runner.execute
 
     def failing(call: runner.Call, pool: runner.ModelPool) -> Result:
         if len(computed) == 2:
@@ -98,12 +97,12 @@ def test_finished_members_are_not_computed_again(
         computed.append(call.key)
         return execute(call, pool)
 
-    monkeypatch.setattr(sweeper, "execute", failing)
+    monkeypatch.setattr(runner, "execute", failing)
     with pytest.raises(KeyboardInterrupt):
         sweep("perplexity", checkpoints=series, prompts=prompts, store=Store(tmp_path))
     assert len(shards(tmp_path)) == 2
     assert Store(tmp_path).running() == []
-    monkeypatch.setattr(sweeper, "execute", lambda call, pool: (computed.append(call.key), execute(call, pool))[1])
+    monkeypatch.setattr(runner, "execute", lambda call, pool: (computed.append(call.key), execute(call, pool))[1])
     sweep("perplexity", checkpoints=series, prompts=prompts, store=Store(tmp_path))
     assert len(computed) == len(set(computed)) == 3
 

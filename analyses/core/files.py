@@ -1,0 +1,199 @@
+"""Files of one result: in a folder here or at a URL, a table read when it is asked for, tables of a sweep stacked.
+
+A sweep's table is as large as all its members' together. It is stacked from file to file, one member in memory at a
+time, and stays in its file until somebody wants the rows.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xarray as xr
+
+from probe.errors import InputError, ProbeError
+
+FILES = ("table.parquet", "arrays.nc", "record.json")  # the last one says that the others are whole
+
+
+class StoreError(ProbeError):
+    """A result could not be written or read."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The rows of a stored result, read when called."""
+
+    path: Path
+
+    def __call__(self) -> pd.DataFrame:
+        """The frame.
+
+        Raises:
+            StoreError: the file is damaged or gone.
+        """
+        with readable(self.path) as file:
+            return pd.read_parquet(file)
+
+    def check(self) -> None:
+        """A file cut short has no footer."""
+        with readable(self.path) as file:
+            pq.read_schema(file)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Rows of several stored results, each with columns (its steps) put before its own."""
+
+    parts: tuple[tuple[Mapping[str, int], Stored], ...]
+
+    def __call__(self) -> pd.DataFrame:
+        """One frame of all."""
+        return pd.concat([labelled(part(), at) for at, part in self.parts], ignore_index=True)
+
+    def write(self, path: Path) -> None:
+        """The same rows as one Parquet file, one part in memory at a time; a column some part lacks is null there."""
+        schema = pa.unify_schemas([_schema(at, part) for at, part in self.parts], promote_options="permissive")
+        with pq.ParquetWriter(path, schema) as writer:
+            for at, part in self.parts:
+                writer.write_table(_cast(_arrow(at, part), schema))
+
+
+def labelled(frame: pd.DataFrame, at: Mapping[str, int]) -> pd.DataFrame:
+    """The rows with their steps as first columns."""
+    return frame.assign(**at)[[*at, *[c for c in frame.columns if c not in at]]]
+
+
+def _arrow(at: Mapping[str, int], part: Stored) -> pa.Table:
+    with readable(part.path) as file:
+        table = pq.read_table(file).replace_schema_metadata(None)
+    for name in (n for n in at if n in table.column_names):
+        table = table.drop_columns(name)
+    for place, (name, value) in enumerate(at.items()):
+        table = table.add_column(place, name, pa.array([value] * len(table), pa.int64()))
+    return table
+
+
+def _schema(at: Mapping[str, int], part: Stored) -> pa.Schema:
+    with readable(part.path) as file:
+        found = [f for f in pq.read_schema(file).remove_metadata() if f.name not in at]
+    plain = [pa.field(f.name, f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in found]
+    return pa.schema([pa.field(name, pa.int64()) for name in at] + plain)
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = [
+        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def place(root: Path | str) -> Path:
+    """A folder here, or one at an fsspec URL (`s3://bucket/results`) with the same methods.
+
+    Raises:
+        InputError: a URL without the packages that read it.
+    """
+    if "://" not in str(root):
+        return Path(root).expanduser()
+    try:
+        from upath import UPath
+
+        found: Any = UPath(str(root))
+        assert found.fs is not None  # looks up the file system's own package
+    except (ImportError, ValueError) as error:
+        raise InputError(
+            f"results at {root}: {error}. URLs need `pip install 'posttrain-probe[remote]'` and the file system's own "
+            "package (s3fs, gcsfs, adlfs ...)."
+        ) from error
+    return found
+
+
+def is_here(path: Path) -> bool:
+    """True for a folder of this machine's file system."""
+    return isinstance(path, Path)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[Path]:
+    """A file as one of this machine: itself, or a copy for as long as it is read.
+
+    Raises:
+        StoreError: it is damaged or gone.
+    """
+    try:
+        if is_here(path):
+            yield path
+            return
+        with tempfile.NamedTemporaryFile(suffix=path.name) as copy:
+            copy.write(path.read_bytes())
+            copy.flush()
+            yield Path(copy.name)
+    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        raise StoreError(f"{path} cannot be read ({error}); delete its folder and run again.") from error
+
+
+def read_arrays(path: Path) -> xr.Dataset:
+    """The arrays of a result, in memory."""
+    with readable(path) as file, xr.open_dataset(file, engine="h5netcdf") as data:
+        return data.load()
+
+
+@contextmanager
+def written(final: Path) -> Iterator[Path]:
+    """A folder to write into; afterwards all of it lies at `final`, or nothing does.
+
+    Here it is one rename. At a URL files go up one by one, and one result counts as there with its last file.
+
+    Raises:
+        StoreError: disk full or folder not writable; nothing is left half-written.
+    """
+    with explained(final):
+        if is_here(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent if is_here(final) else None))
+        temporary.chmod(0o755)  # mkdtemp makes it private; a store is often shared
+        try:
+            yield temporary
+            _publish(temporary, final) if is_here(final) else _send(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    try:
+        temporary.rename(final)
+    except OSError as error:
+        # Somebody else wrote the same content first: theirs is as good as ours.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _send(temporary: Path, final: Path) -> None:
+    final.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (final / name).write_bytes((temporary / name).read_bytes())
+
+
+@contextmanager
+def explained(target: Path) -> Iterator[None]:
+    """Errors of the file system in words, with what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "the disk is full: free some space and run the same command again; finished parts are kept",
+            errno.EACCES: "no write rights: choose another folder with --results",
+            errno.EROFS: "the file system is read-only: choose another folder with --results",
+        }
+        reason = advice.get(error.errno or 0, str(error))
+        raise StoreError(f"cannot write {target}: {reason}.") from error
