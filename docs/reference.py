@@ -12,7 +12,7 @@ import click
 from mkdocs.structure.files import File, Files
 
 from analyses.core import analysis as registry
-from analyses.core import fleet
+from analyses.core import fleet, published
 from analyses.core.cost import flops, work_of
 from analyses.core.result import DIMS
 from apps.cli import app
@@ -48,10 +48,31 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         "reference/sites.md": _sites,
         "reference/cli.md": _cli,
         "scale.md": _scale,
-        "trust/verdicts.md": _operating_points,
     }
+    marked = {"published": _published, "nulls": _nulls, "operating-points": _operating_points}
+    markdown = re.sub(r"<!-- made: ([\w-]+) -->", lambda mark: marked[mark[1]](), markdown)
     made = tables.get(page.file.src_uri)
     return f"{markdown}\n\n{made()}" if made else markdown
+
+
+def _published() -> str:
+    """Printed values of MATH-500 by the share of the question shown, and gains by reward."""
+    shown = published.partial_prompts().query("benchmark == 'MATH-500'")
+    shown = shown.assign(percent=(100 * shown["value"]).map("{:g}".format))
+    wide = shown.pivot_table("percent", ["published", "quantity", "model"], "fraction", "first", sort=False)
+    wide = wide[sorted(wide, reverse=True)].fillna("-").reset_index()
+    head = ("source", "MATH-500", "model", *(f"{100 * f:.0f} % shown" for f in wide.columns[3:]))
+    gains = published.spurious_rewards()[["published", "quantity", "model", "value"]].values.tolist()
+    rows = [(source, quantity, model, f"{100 * value:g}") for source, quantity, model, value in gains]
+    tables = _table(head, wide.values.tolist()), _table(("source", "MATH-500", "model", "value"), rows)
+    return "\n\n".join(tables)
+
+
+def _nulls() -> str:
+    """Share of null data sets on which something is claimed."""
+    found = json.loads(Path("benchmarks/nulls.json").read_text())
+    rows = [(r["kind"], r["what"], r["null"], r["runs"], f"{r['share']:.3f}") for r in found]
+    return _table(("kind", "what", "nulls", "data sets", "found"), rows)
 
 
 def _operating_points() -> str:

@@ -1,7 +1,8 @@
-"""The tests that the docs' list of silent failures names are there."""
+"""The tests that the page on trust names are there, and hold the oracles and tolerances it states."""
 
 from __future__ import annotations
 
+import json
 import re
 
 from tests.conftest import ROOT
@@ -14,3 +15,27 @@ def test_every_guard_named_in_the_docs_exists() -> None:
     }
     assert len(named) >= 15
     assert named <= there, named - there
+
+
+def test_the_named_tests_hold_the_oracle_and_the_tolerance_stated() -> None:
+    page = (ROOT / "docs" / "trust" / "verdicts.md").read_text()
+    _, _, section = page.partition("## Agreement with oracles\n")
+    rows = [line.strip("|").split("|") for line in section.partition("\n## ")[0].splitlines() if "`test_" in line]
+    files = [file.read_text() for file in (ROOT / "tests").rglob("test_*.py")]
+    assert len(rows) >= 20
+    for _, oracle, agreement, tests in rows:
+        for test in re.findall(r"`(test_\w+)`", tests):
+            (text,) = [text for text in files if f"def {test}(" in text]
+            body = re.split(r"\n(?=def |@)", text.partition(f"def {test}(")[2])[0]
+            assert all(word in text for word in re.findall(r"`(\w+)`", oracle)), (test, oracle)
+            assert all(re.search(rf"\b{number}\b", body) for number in re.findall(r"`([\de.-]+)`", agreement)), test
+            assert "approx(" in body or "approx" not in agreement, test
+
+
+def test_the_committed_nulls_hold() -> None:
+    """Tests and verdicts find no more than .05 and three standard errors of it; intervals are only told."""
+    rows = json.loads((ROOT / "benchmarks" / "nulls.json").read_text())
+    held = [row for row in rows if row["kind"] != "interval"]
+    assert len(held) >= 7 and all(row["runs"] >= 200 for row in rows)
+    for row in held:
+        assert row["share"] <= 0.05 + 3 * (0.05 * 0.95 / row["runs"]) ** 0.5, row
