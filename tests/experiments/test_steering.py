@@ -14,7 +14,7 @@ from experiments.steering.report import END, FOLDER, START, tables
 def test_the_notebook_runs_and_its_checks_hold(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
-    monkeypatch.setenv("STEERING_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("PROBE_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(FOLDER / "steering.ipynb", as_version=4)
     assert 20 <= len(notebook.cells) <= 30
