@@ -6,9 +6,13 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests import tiny
 from tests.conftest import ROOT
@@ -16,6 +20,21 @@ from tests.conftest import ROOT
 
 def done(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*map(str, words)], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_every_requirement_is_pinned_within_its_bounds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (line.partition("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pins = {canonicalize_name(name): version for name, _, version in lines}
+    for line in chain(project["dependencies"], *project["optional-dependencies"].values()):
+        need = Requirement(line)
+        if need.name != project["name"]:
+            assert need.specifier.contains(pins[canonicalize_name(need.name)]), line
+
+
+def test_the_citation_is_of_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.fixture(scope="module")
