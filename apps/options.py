@@ -25,7 +25,7 @@ COLUMNS_HELP = (
 )
 SETTINGS = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code", "hold")
 BACKENDS = click.Choice(["transformer_lens", "nnsight"])
-DTYPES = click.Choice(["float32", "bfloat16", "float16"])
+DTYPES = click.Choice(["float32", "bfloat16", "float16", "float64"])
 PAIRS = click.Choice(["first", "adjacent", "all"])
 HOLD_HELP = "Checkpoints of a pair in memory; `one` spills the base's states to disk (see `probe plan`)."
 

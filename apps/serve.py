@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from analyses.core.files import is_here
 from analyses.core.store import Store
 from probe.errors import InputError
 
@@ -41,9 +42,13 @@ def serve(store: Store, host: str, port: int) -> int:
     """Run the dashboard until it is stopped; its exit code.
 
     Raises:
-        InputError: the port is taken, or the address is not one of this machine.
+        InputError: the port is taken, the address is not one of this machine, or the results are at a URL.
     """
     _check(host, port)
+    if not is_here(store.root):
+        raise InputError(
+            f"the dashboard reads a folder of this machine: copy {store.root} here (`probe report` reads it)"
+        )
     where = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     click.echo(f"Dashboard of {store.root.resolve()}: http://{where}:{port}  (Ctrl-C stops it)")
     if is_loopback(host):

@@ -65,7 +65,7 @@ def show_result(store: Store, result: Result, as_json: bool) -> None:
         }
         click.echo(json.dumps(line))
         return
-    click.echo(f"{result.analysis} {result.key}  ({len(result.table)} rows)")
+    click.echo(f"{result.analysis} {result.key}  ({len(result.rows)} rows)")
     if result.verdict:
         click.echo(f"verdict: {result.verdict}")
     if len(summary):

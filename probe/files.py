@@ -44,6 +44,9 @@ def pickle_files(folder: Path) -> list[Path]:
 
 def _unmerged(folder: Path) -> str:
     """What to do where a trainer left only its own shards."""
+    held = sorted(f.parent.name for f in folder.glob("*/config.json"))
+    if held:
+        return f"It holds {len(held)} checkpoints ({held[0]} is one): name one, or sweep over all (--checkpoints)"
     if list(folder.parent.glob("model_world_size_*_rank_*.pt")):
         return "Its parent holds FSDP shards of verl: merge them first (python -m verl.model_merger merge ...)"
     return "If training saved sharded optimizer states only, export the model first"

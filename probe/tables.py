@@ -49,7 +49,7 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: malformed JSON ({error.msg} at column {error.colno})") from error
+        raise InputError(f"{where}: malformed JSON ({error.msg}: column {error.colno}; cut off?)") from error
 
 
 def _table_rows(file: Path) -> list[Row]:

@@ -7,6 +7,7 @@ time, and stays in its file until somebody wants the rows.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -44,10 +45,14 @@ class Stored:
         with readable(self.path) as file:
             return pd.read_parquet(file)
 
-    def check(self) -> None:
-        """A file cut short has no footer."""
+    def __len__(self) -> int:
+        """Number of rows, from the file's footer (which a file cut short does not have).
+
+        Raises:
+            StoreError: the file is damaged or gone.
+        """
         with readable(self.path) as file:
-            pq.read_schema(file)
+            return pq.read_metadata(file).num_rows
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class Stack:
     def __call__(self) -> pd.DataFrame:
         """One frame of all."""
         return pd.concat([labelled(part(), at) for at, part in self.parts], ignore_index=True)
+
+    def __len__(self) -> int:
+        """Number of rows of all."""
+        return sum(len(part) for _, part in self.parts)
 
     def write(self, path: Path) -> None:
         """The same rows as one Parquet file, one part in memory at a time; a column some part lacks is null there."""
@@ -182,6 +191,22 @@ def _send(temporary: Path, final: Path) -> None:
     final.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         (final / name).write_bytes((temporary / name).read_bytes())
+
+
+def replaced(path: Path, text: str) -> None:
+    """Write a small file that somebody may be reading: its old text or its new one is found there.
+
+    Raises:
+        StoreError: disk full or folder not writable.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not is_here(path):
+            path.write_text(text)  # an object is replaced as a whole
+            return
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(text)
+        temporary.replace(path)
 
 
 @contextmanager

@@ -7,10 +7,10 @@ variables of ``data``. An aggregate with uncertainty is a variable ``q`` with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import xarray as xr
@@ -65,6 +65,14 @@ DIMS: dict[str, str] = {
 COMPANIONS = ("ci_low", "ci_high", "n")
 
 
+class Rows(Protocol):
+    """Rows that lie in a file: their number, and the frame when called."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self) -> pd.DataFrame: ...
+
+
 @dataclass(frozen=True)
 class Result:
     """A finished analysis.
@@ -76,7 +84,7 @@ class Result:
     """
 
     data: xr.Dataset
-    rows: pd.DataFrame | Callable[[], pd.DataFrame]
+    rows: pd.DataFrame | Rows
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @cached_property

@@ -15,11 +15,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
-from analyses.core.files import FILES, Stack, Stored, StoreError, explained, is_here, place, read_arrays, written
+from analyses.core.files import FILES, Stack, Stored, StoreError, is_here, place, read_arrays, replaced, written
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -84,7 +84,7 @@ class Store:
         if record.get("schema", 0) > SCHEMA:
             raise InputError(f"{folder} has schema {record['schema']}; this version reads up to {SCHEMA}: upgrade.")
         rows = Stored(folder / "table.parquet")
-        rows.check()
+        len(rows)  # damaged files are named now, not when the rows are wanted
         return Result(read_arrays(folder / "arrays.nc"), rows, record)
 
     def drop(self, name: str, key: str) -> None:
@@ -142,6 +142,8 @@ class Store:
 
         views = sorted({n for n, _ in self.addresses()})
         with duckdb.connect() as connection:
+            if not is_here(self.root):
+                connection.register_filesystem(cast(Any, self.root).fs)
             for name in views:
                 connection.execute(_view(name, self.root))
             try:
@@ -155,11 +157,7 @@ class Store:
         if state is None:
             path.unlink(missing_ok=True)
             return
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), **state}))
-            temporary.replace(path)
+        replaced(path, json.dumps({"pid": os.getpid(), "host": platform.node(), **state}))
 
     def running(self) -> list[dict[str, Any]]:
         """Sweeps under way, with ``done`` and ``total``; one whose process died on this machine is left out."""

@@ -27,6 +27,9 @@ TEXTS = (
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
 @dataclass(frozen=True)
 class Reading:
     """How weights are read; a swap reads the next checkpoint in the same way."""
@@ -41,6 +44,19 @@ class Reading:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"dtype={self.dtype!r}; expected one of {', '.join(DTYPES)}")
+        _check_device(self.device)
+
+
+def _check_device(name: str) -> None:
+    """PyTorch itself would say so only after the weights were read."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device={name!r} is no device of PyTorch's: {error}") from error
+    if device.type == "cuda" and (n := torch.cuda.device_count()) <= (device.index or 0):
+        raise InputError(f"device={name!r}: PyTorch {torch.__version__} sees {n} CUDA devices here; use device='cpu'")
 
 
 def read_model(checkpoint: Checkpoint, reading: Reading) -> Any:
@@ -158,6 +174,12 @@ def read_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError, ImportError) as error:
+        weight_files(checkpoint.folder)  # a folder that is no checkpoint at all is told as that
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise InputError(
+                f"{folder}: no tokenizer here ({', '.join(TOKENIZER_FILES)}). Copy these files from the model that "
+                "training started from."
+            ) from error
         raise InputError(f"{folder}: no tokenizer that transformers can load: {error}") from error
     check_tokenizer(tokenizer, folder)
     return tokenizer

@@ -265,3 +265,27 @@ def test_replaced_pre_tokenizer_is_refused(tmp_path: Path) -> None:
         Model.load(kept).tokenizer("what is 3 plus 7 ?")["input_ids"]
         == tiny.word_tokenizer()("what is 3 plus 7 ?")["input_ids"]
     )
+
+
+def test_a_folder_of_checkpoints_given_as_one_is_told(tmp_path: Path) -> None:
+    tiny.series(tmp_path / "series", steps=(0, 10))
+    with pytest.raises(
+        InputError, match=r"It holds 2 checkpoints \(checkpoint-0 is one\): name one, or sweep over all"
+    ):
+        Model.load(tmp_path / "series")
+
+
+@pytest.mark.parametrize(("device", "told"), [("cuda:99", "sees 0 CUDA devices"), ("gpu7", "no device of PyTorch")])
+def test_a_device_that_is_not_there_is_told_before_weights_are_read(tmp_path: Path, device: str, told: str) -> None:
+    if torch.cuda.is_available():
+        told = told.replace("sees 0", f"sees {torch.cuda.device_count()}")
+    with pytest.raises(InputError, match=told):
+        Model.load(tmp_path, device=device)
+
+
+def test_a_checkpoint_without_tokenizer_says_which_files_to_copy(tmp_path: Path) -> None:
+    tiny.save(tmp_path / "model")
+    for file in (tmp_path / "model").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"no tokenizer here \(tokenizer\.json.*Copy these files"):
+        Model.load(tmp_path / "model")
