@@ -1,4 +1,4 @@
-"""mkdocs hook: the notebook of each question beside its page, and below it what would overturn the answer."""
+"""mkdocs hook: each question's notebook and figure beside its page, and below it what would overturn the answer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ EXPERIMENT = re.compile(r'"(experiments/\w+)/README\.md"')  # a question's page 
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """The README's links to its notebook hold on the site too."""
+    """The README's links to its notebook and figure hold on the site too."""
     for page in [f for f in files if f.src_uri.startswith(FOLDER) and f.is_documentation_page()]:
         notebook = notebook_of(page.content_string)
-        files.append(File.generated(config, FOLDER + notebook.name, abs_src_path=str(notebook.resolve())))
+        for shown in (notebook, notebook.with_suffix(".svg")):
+            files.append(File.generated(config, FOLDER + shown.name, abs_src_path=str(shown.resolve())))
     return files
 
 

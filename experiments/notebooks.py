@@ -1,0 +1,64 @@
+"""The notebook of each question, run: `python -m experiments.notebooks [question ...]` draws the figures of the pages.
+
+What a notebook shows first becomes `<notebook>.svg` beside it; its README and its page show that. Needs the short lab
+(`make demo`), and `where` the full lab's seed 0; the drawing needs a browser, as every static export of Plotly does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+    from plotly.graph_objects import Figure
+
+FOLDER = Path(__file__).parent
+NOTEBOOKS = {
+    "is-it-memory": FOLDER / "perplexity_paradox" / "is-it-memory.ipynb",
+    "where": FOLDER / "circuit" / "circuit.ipynb",
+    "why-entropy": FOLDER / "entropy_signals" / "why-entropy.ipynb",
+    "which-checkpoint": FOLDER / "over_memorization" / "which-checkpoint.ipynb",
+    "turn-it-off": FOLDER / "steering" / "steering.ipynb",
+}
+DRAWN = "application/vnd.plotly.v1+json"
+
+
+def executed(question: str, results: Path) -> NotebookNode:
+    """The notebook with its outputs; results are kept in `results`.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed; the last one asserts what the notebook claims.
+    """
+    import nbclient
+    import nbformat
+
+    path = NOTEBOOKS[question]
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(path.parent)}})
+    client.execute(env={**os.environ, "PROBE_RESULTS": str(results), "OMP_NUM_THREADS": "1"})
+    return notebook
+
+
+def figures(notebook: NotebookNode) -> list[Figure]:
+    """Every Plotly figure among the outputs, in order."""
+    import plotly.graph_objects as go
+
+    outputs: list[Any] = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    drawn = [output["data"][DRAWN] for output in outputs if DRAWN in output.get("data", {})]
+    return [go.Figure(data=one["data"], layout=one["layout"]) for one in drawn]
+
+
+def main(questions: list[str]) -> None:
+    """Run and draw."""
+    with tempfile.TemporaryDirectory() as results:
+        for question in questions or NOTEBOOKS:
+            first, *_ = figures(executed(question, Path(results)))
+            first.write_image(NOTEBOOKS[question].with_suffix(".svg"), width=900)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
