@@ -41,7 +41,8 @@ def main() -> None:
         PAGES[page](found)
     else:
         _empty(store)
-    address.tidy()
+    if not parts.ask_for_figures():
+        address.write()
 
 
 def _live(shown: Listing) -> None:

@@ -1,21 +1,17 @@
-"""What the dashboard and the report read from a store: records first, numbers only when a page shows them.
+"""What results a store holds, by their records alone; `apps.contents` reads the numbers.
 
 Results are content-addressed and never change, so whatever is read once under a key may be kept.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
 from typing import Any
-
-import pandas as pd
 
 from analyses.core.store import SCHEMA, Store, StoreError
 
@@ -216,159 +212,3 @@ def _entry(root: Path, name: str, key: str) -> Entry:
 
 def _upstream_key(entry: Entry) -> str:
     return next(iter(entry.record.get("upstream", {}).values()), "")
-
-
-@lru_cache(maxsize=20_000)
-def verdict(root: Path, name: str, key: str) -> str:
-    """The claim of a result in words, "" where it makes none; reads one attribute, not the arrays."""
-    import h5py
-
-    try:
-        with h5py.File(Store(root).folder(name, key) / "arrays.nc") as file:
-            found = file.attrs.get("verdict", "")
-    except OSError as error:
-        raise StoreError(
-            f"{name}/{key}: arrays.nc cannot be read ({error}); delete its folder and run again."
-        ) from error
-    return found.decode() if isinstance(found, bytes) else str(found)
-
-
-@lru_cache(maxsize=20_000)
-def array_names(root: Path, name: str, key: str) -> frozenset[str]:
-    """Names of a result's variables and dims, without reading its numbers."""
-    import h5py
-
-    try:
-        with h5py.File(Store(root).folder(name, key) / "arrays.nc") as file:
-            return frozenset(map(str, file))
-    except OSError as error:
-        raise StoreError(f"{name}/{key}: arrays.nc cannot be read ({error}); {AGAIN}.") from error
-
-
-@lru_cache(maxsize=20_000)
-def table_columns(root: Path, name: str, key: str) -> dict[str, str]:
-    """Columns of a result's table with their kinds, without reading its rows."""
-    import pyarrow.parquet
-
-    try:
-        schema = pyarrow.parquet.read_schema(Store(root).folder(name, key) / "table.parquet")
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{name}/{key}: table.parquet cannot be read ({error}); {AGAIN}.") from error
-    return {field.name: str(field.type) for field in schema}
-
-
-def rows(
-    entry: Entry,
-    *,
-    where: Mapping[str, Sequence[Any]] | None = None,
-    search: str = "",
-    columns: Sequence[str] | None = None,
-    limit: int = 1000,
-    distinct: bool = False,
-) -> tuple[pd.DataFrame, int]:
-    """(the first ``limit`` rows of a table that match, how many match); reads the columns it needs.
-
-    Args:
-        entry: the result.
-        where: column -> values wanted; columns the table does not have are ignored.
-        search: text to be found in any text column, letter case ignored.
-        columns: columns to read; all by default.
-        limit: rows returned at most.
-        distinct: each combination of ``columns`` once (the count stays that of rows).
-    """
-    path = str(Store(entry.root).folder(entry.analysis, entry.key) / "table.parquet")
-    kinds = table_columns(entry.root, entry.analysis, entry.key)
-    condition, values = _condition(kinds, where or {}, search)
-    wanted = ", ".join(_quoted(c) for c in columns or kinds if c in kinds) or "*"
-    read = f"{'DISTINCT ' if distinct else ''}{wanted} FROM read_parquet(?){condition} LIMIT {int(limit)}"
-    cursor = _duckdb().cursor()
-    count = cursor.execute(f"SELECT count(*) FROM read_parquet(?){condition}", [path, *values]).fetchone()
-    frame = cursor.execute(f"SELECT {read}", [path, *values]).df()
-    return frame, int(count[0]) if count else 0
-
-
-@lru_cache(maxsize=1)
-def _duckdb() -> Any:
-    """One database in memory for the process; every read takes a cursor of its own."""
-    import duckdb
-
-    return duckdb.connect(config={"threads": 2, "memory_limit": "200MB"})
-
-
-def _condition(kinds: Mapping[str, str], where: Mapping[str, Sequence[Any]], search: str) -> tuple[str, list[Any]]:
-    parts: list[str] = []
-    values: list[Any] = []
-    for column, wanted in where.items():
-        if column in kinds:
-            parts.append(f"{_quoted(column)} IN ({', '.join('?' * len(wanted)) or 'NULL'})")
-            values += list(wanted)
-    if search:
-        texts = [c for c, kind in kinds.items() if kind in ("string", "large_string")]
-        parts.append("(" + (" OR ".join(f"contains(lower({_quoted(c)}), lower(?))" for c in texts) or "false") + ")")
-        values += [search] * len(texts)
-    return (" WHERE " + " AND ".join(parts) if parts else ""), values
-
-
-def _quoted(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
-
-
-def training_log(run: str) -> pd.DataFrame:
-    """Scalars a trainer wrote into the run's checkpoints, long form ``step, quantity, value``; empty if none are there.
-
-    Read from the ``trainer_state.json`` with the longest history, since every checkpoint repeats the earlier ones.
-    """
-    states = [json.loads(p.read_text()) for p in Path(run).glob("checkpoint-*/trainer_state.json")] if run else []
-    history = max((s.get("log_history", []) for s in states), key=len, default=[])
-    found = [
-        (entry["step"], name, float(value))
-        for entry in history
-        for name, value in entry.items()
-        if name not in ("step", "epoch") and isinstance(value, int | float) and "step" in entry
-    ]
-    return pd.DataFrame(found, columns=["step", "quantity", "value"])
-
-
-def python_code(store: Store, entry: Entry, where: Mapping[str, Any], figure: str | None) -> str:
-    """Python that shows the same view; runs as pasted where the package is installed."""
-    chosen = ", ".join(f"{k}={v!r}" for k, v in where.items())
-    lines = [
-        "from analyses import Store",
-        "",
-        f"store = Store.at({str(store.root.resolve())!r})",
-        f"result = store.get({entry.analysis!r}, {entry.key!r})" + (f".where({chosen})" if chosen else ""),
-        "print(result.summary())",
-    ]
-    if figure:
-        lines += [f"figure = result.figures()[{figure!r}]", f"figure.write_html({entry.analysis + '.html'!r})"]
-    return "\n".join(lines)
-
-
-def command(entry: Entry) -> str | None:
-    """The command that computes the result again; None where an input was not a file."""
-    from analyses.core.analysis import get, names
-
-    if entry.analysis not in names():
-        return None
-    inputs = dict(entry.record.get("inputs", {}))
-    words = ["probe", "sweep" if entry.is_sweep else "run", entry.analysis]
-    if entry.is_sweep:
-        words += ["--checkpoints", entry.run]
-    for given in get(entry.analysis).inputs:
-        described = inputs.get(given.name)
-        if described is None:
-            continue
-        value = described.get("path") or described.get("source") or described.get("key")
-        if not value or value == "in memory":
-            return None
-        words += [f"--{given.name.replace('_', '-')}", str(value)]
-    for name, value in entry.options.items():
-        words += _flag(name, value)
-    return " ".join(shlex.quote(w) for w in words)
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]

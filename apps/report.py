@@ -17,7 +17,9 @@ import pandas as pd
 
 from analyses.core.result import COMPANIONS, Result
 from analyses.core.store import Store, StoreError
-from apps.reading import Entry, Listing, command, listing, verdict
+from apps.contents import verdict
+from apps.reading import Entry, Listing, listing
+from apps.reproduction import command
 from probe.errors import InputError
 
 FIGURE_BYTES = 2_800_000  # beside plotly.js (4.8 MB) this keeps the file under 8 MB

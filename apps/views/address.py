@@ -1,7 +1,9 @@
 """The state of a view lives in its URL: a link to a view is that view.
 
 A widget starts from what it was in this session, else from the URL, else from where this session last left it on
-another page, else from its default. Whatever the URL holds is only ever compared with the options on offer.
+another page, else from its default. Whatever the URL holds is only ever compared with the options on offer. The URL
+is written once a run, so that each change is one entry of the browser's history: Back and Forward bring an earlier
+URL, and then it alone counts.
 """
 
 from __future__ import annotations
@@ -11,20 +13,30 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 T = TypeVar("T")
-USED, LAST = "_used_parameters", "_last_values"
+USED, LAST, WHOLE = "_used_parameters", "_last_values", "_whole_page_runs"
 
 
 def begin() -> None:
-    """Forget which parameters the page used before."""
+    """Start a run of the page: forget which parameters it used before, and after Back or Forward all it was set to."""
+    context = get_script_run_ctx()
+    if context is not None and context.is_history_navigation:
+        for key in st.session_state.pop(LAST, {}):
+            st.session_state.pop(key, None)
     st.session_state[USED] = {}
+    st.session_state[WHOLE] = True
 
 
-def tidy() -> None:
-    """Drop parameters no widget of this page has."""
-    for name in set(st.query_params) - set(st.session_state[USED]):
-        del st.query_params[name]
+def write(*, part: bool = False) -> None:
+    """Make the URL say what the widgets are set to; ``part``: at the end of a part of the page that also runs alone."""
+    if part and st.session_state.get(WHOLE):
+        return
+    st.session_state[WHOLE] = False
+    wanted: dict[str, list[str]] = {k: v or [""] for k, v in st.session_state[USED].items() if v is not None}
+    if wanted != {name: st.query_params.get_all(name) for name in st.query_params}:
+        st.query_params.from_dict(wanted)
 
 
 def select(
@@ -58,14 +70,15 @@ def select_many(
     default: Sequence[T] = (),
     buttons: bool = True,
 ) -> list[T]:
-    """Any of ``options``; none chosen means no restriction."""
+    """Any of ``options``; the default where all that was chosen before is not on offer here."""
     by_address = {address(o): o for o in options}
-    if key not in st.session_state:
-        given = st.query_params.get_all(key) or st.session_state.get(LAST, {}).get(key)
-        chosen = [by_address[a] for a in given if a in by_address] if given else list(default)
-        st.session_state[key] = chosen
+    if key in st.session_state:
+        before = list(st.session_state[key])
+        chosen = [o for o in before if o in options]
     else:
-        st.session_state[key] = [o for o in st.session_state[key] if o in options]
+        before = st.query_params.get_all(key) or st.session_state.get(LAST, {}).get(key, list(map(address, default)))
+        chosen = [by_address[a] for a in before if a in by_address]
+    st.session_state[key] = list(default) if before not in ([], [""]) and not chosen else chosen
     if buttons:
         value = st.pills(label, options, key=key, selection_mode="multi", format_func=lambda o: escaped(name(o)))
     else:
@@ -155,9 +168,5 @@ def _start(key: str, by_address: dict[str, T], default: T) -> None:
 
 
 def _keep(key: str, values: list[str], is_default: bool) -> None:
-    st.session_state.setdefault(USED, {})[key] = True
+    st.session_state.setdefault(USED, {})[key] = None if is_default else values
     st.session_state.setdefault(LAST, {})[key] = values
-    if is_default:
-        st.query_params.pop(key, None)
-    elif st.query_params.get_all(key) != values:
-        st.query_params[key] = values if len(values) > 1 else values[0] if values else ""

@@ -9,8 +9,9 @@ import streamlit as st
 
 from analyses.core import figures
 from analyses.core.result import DIMS
-from apps.reading import Entry, Listing, rows, table_columns
-from apps.views import address, parts, series
+from apps.contents import rows, table_columns
+from apps.reading import Entry, Listing
+from apps.views import address, parts, series, tables
 
 AXES = ("layer", "window", "state")
 OTHER_AXES = {"pos", "key_pos", "head", "kv_head", "neuron", "alpha", "k", "step", "source_step"}
@@ -138,7 +139,7 @@ def _value(column: pd.Series, shown: Any) -> Any:
 def _items(entry: Entry, where: dict[str, Any]) -> None:
     """Rows behind a cell; choosing one leads to its item."""
     st.markdown("Items at " + address.escaped(", ".join(f"{k} {v}" for k, v in where.items())))
-    found, count = rows(entry, where={k: [v] for k, v in where.items()}, limit=parts.MAX_ROWS)
+    found, count = rows(entry, where={k: [v] for k, v in where.items()}, limit=tables.MAX_ROWS)
     if not count:
         st.caption("This result keeps no rows per item for this cell.")
         return

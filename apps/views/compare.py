@@ -10,8 +10,9 @@ import streamlit as st
 from analyses.core import figures
 from analyses.core.result import COMPANIONS, DIMS
 from analyses.core.stats import holm, paired_difference, sign_flip
-from apps.reading import Entry, Listing, rows, table_columns
-from apps.views import address, parts
+from apps.contents import rows, table_columns
+from apps.reading import Entry, Listing
+from apps.views import address, parts, tables
 
 LAST, NUMBERS = "last", ("float", "double", "int", "bool")
 PAIRING = ("item", "group", "answer_kind", "mask", "variant", "layer", "pos", "head", "sample", "site", "target")
@@ -80,7 +81,7 @@ def _estimates(first: Entry, first_at: dict[str, Any], second: Entry, second_at:
     parts.figure(change, f"{quantity}-difference", key="difference", alt=f"{quantity}: A minus B")
     box = address.folded("Numbers", key="numbers")
     if box.open:
-        box.dataframe(difference, hide_index=True, column_config=parts.ROUND, key="difference_rows")
+        box.dataframe(difference, hide_index=True, column_config=tables.ROUND, key="difference_rows")
         box.caption("The difference of two estimates carries no interval; the paired statistics below do.")
 
 
@@ -128,15 +129,15 @@ def _paired(first: Entry, first_at: dict[str, Any], second: Entry, second_at: di
     st.markdown("##### Paired by item")
     column = address.select("Value per item", numbers, key="column")
     keys = [c for c in PAIRING if c in kinds[0] and c in kinds[1]]
-    tables: list[Any] = []
+    sides: list[Any] = []
     for entry, at in ((first, first_at), (second, second_at)):
         lists = {k: [v] for k, v in at.items()}
         found, count = rows(entry, where=lists, columns=[*keys, column], limit=MAX_PAIRS)
         if count > MAX_PAIRS:
             st.caption(f"{count:,} rows are too many to pair in a page; use result.table in a notebook.")
             return
-        tables.append(found.groupby(keys, as_index=False, dropna=False)[column].mean())
-    st.dataframe(paired(tables[0], tables[1], keys, column), hide_index=True, key="paired", column_config=parts.ROUND)
+        sides.append(found.groupby(keys, as_index=False, dropna=False)[column].mean())
+    st.dataframe(paired(sides[0], sides[1], keys, column), hide_index=True, key="paired", column_config=tables.ROUND)
     st.caption(
         "Mean over items of A − B, 95 % bootstrap interval over items; p: signs of "
         "the differences flipped; p_holm: corrected for the number of lines."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,16 @@ import streamlit as st
 
 from analyses.core import figures
 from analyses.core.figures import unit_name
-from analyses.core.result import COMPANIONS, DIMS, Result
+from analyses.core.result import Result
 from analyses.core.store import Store
-from apps.reading import Entry, command, python_code, rows, verdict
+from apps.contents import verdict
+from apps.reading import Entry
 from apps.report import figures_of, provenance
+from apps.reproduction import command, python_code
 from apps.views import address
 from apps.views.address import escaped
 
-MAX_ROWS = 1000
-HEAD_START = 0.9  # seconds a browser needs to load and draw its first table
 FILTERS = ("group", "dataset", "mask", "answer_kind", "variant", "arm", "site", "direction", "token_class")
-ROUND = {c: st.column_config.NumberColumn(format="%.4g") for c in ("value", "ci_low", "ci_high")}
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
@@ -89,16 +87,38 @@ def filters(summary: pd.DataFrame, prefix: str = "") -> dict[str, list[Any]]:
     return chosen
 
 
-def give_head_start() -> None:
-    """Wait, once per visit, before the first figure is sent: its script keeps the browser from drawing a table."""
-    if not st.session_state.get("has_figures"):
-        time.sleep(HEAD_START)
-    st.session_state["has_figures"] = True
+def ready_for_figures() -> bool:
+    """False in a visit's first run: words and tables go to the browser alone, figures when it asks again.
+
+    What draws figures is large, and a browser that has been sent both shows neither until it has loaded it.
+    """
+    ready = bool(st.session_state.get("figures_ready"))
+    st.session_state["figures_wanted"] = not ready
+    return ready
+
+
+def ask_for_figures() -> bool:
+    """True where figures were left out: the browser asks for them as soon as it is done with what it has."""
+    if not st.session_state.pop("figures_wanted", False):
+        return False
+    st.session_state["figures_asked"] = False
+    st.fragment(_ask, run_every=0.05)()
+    return True
+
+
+def _ask() -> None:
+    if not st.session_state["figures_asked"]:  # this run is still the one that left them out
+        st.session_state["figures_asked"] = True
+        return
+    st.session_state["figures_ready"] = True
+    st.rerun(scope="app")
 
 
 def figure(shown: Any, name: str, *, key: str, alt: str = "", on_select: Any = "ignore") -> Any:
-    """A figure with its exports; the camera button saves what is on screen."""
+    """A figure with its exports; the camera button saves what is on screen. None where figures come later."""
     kind = address.held("image", ("png", "svg"), "png")
+    if not ready_for_figures():
+        return None
     config = {"displaylogo": False, "toImageButtonOptions": {"format": kind, "filename": name, "scale": 2}}
     return st.plotly_chart(shown, key=key, config=config, on_select=on_select, selection_mode="points", alt=alt or name)
 
@@ -155,32 +175,6 @@ def exports(shown: Any | None, entry: Entry, summary: pd.DataFrame, name: str) -
             st.download_button(label, data, file_name, mime, key=f"save-{label}", on_click="ignore")
 
 
-def estimates(summary: pd.DataFrame, *, key: str) -> None:
-    """Estimates as a table: dims, value, interval, n."""
-    shown = summary.dropna(axis="columns", how="all")
-    constant = [c for c in shown.columns if c in DIMS and shown[c].nunique(dropna=False) == 1 and len(shown) > 1]
-    table = shown.drop(columns=constant).head(MAX_ROWS)
-    st.dataframe(table, hide_index=True, column_config=ROUND, key=key)
-    if constant:
-        told = ", ".join(f"{c} {shown[c].iloc[0]}" for c in constant)
-        st.caption(f"In all rows: {escaped(told)}")
-    if len(shown) > MAX_ROWS:
-        st.caption(f"First {MAX_ROWS} of {len(shown):,} estimates; filter, or export all.")
-
-
-def facts(entry: Entry, where: Mapping[str, Any], *, key: str) -> None:
-    """Rows of the table that match the selection and the search."""
-    search = address.text("Search in items and texts", key="search", placeholder="for example an item's id")
-    lists = {n: v if isinstance(v, list) else [v] for n, v in where.items()}
-    found, count = rows(entry, where=lists, search=search, limit=MAX_ROWS)
-    if not count:
-        st.info("No row matches. Clear the search or widen the filters.")
-        return
-    st.dataframe(found, hide_index=True, key=key)
-    advice = ": narrow the search, or export all" if count > MAX_ROWS else ""
-    st.caption(f"{min(count, MAX_ROWS):,} of {count:,} rows{advice}")
-
-
 def code(entry: Entry, where: Mapping[str, Any], figure_name: str | None) -> None:
     """Code that reproduces the view from the stored result, and the command that computes it again."""
     box = address.folded("Code to reproduce this view", key="code", icon=":material/code:")
@@ -212,10 +206,3 @@ def origin(entry: Entry) -> None:
     if missing:
         text = f"{len(missing)} of its checkpoints are no longer there ({missing[0]} ...); the numbers stay valid."
         box.caption(escaped(text))
-
-
-def value_text(row: Mapping[str, Any]) -> str:
-    """An estimate in words: value, interval, n."""
-    value, low, high, n = (row.get(c) for c in ("value", *COMPANIONS))
-    interval = f" [{low:.3g}, {high:.3g}]" if pd.notna(low) else ""
-    return f"{value:.3g}{interval}" + (f" (n = {n:.0f})" if pd.notna(n) else "")

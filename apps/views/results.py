@@ -9,7 +9,7 @@ import streamlit as st
 from analyses.core.analysis import get, names
 from analyses.core.store import StoreError
 from apps.reading import Entry, Listing
-from apps.views import address, parts
+from apps.views import address, parts, tables
 from probe.errors import InputError
 
 PLAY_SECONDS = 0.9
@@ -55,22 +55,15 @@ def _draw(entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
     at = _step(entry, was_playing)
     chosen = {**where, **({"step": at} if at is not None else {})}
     summary = parts.summary_of(str(entry.root), entry.analysis, entry.key, parts.frozen(chosen))
-    above = st.container()
-    # At first sight the table goes first: a reader sees numbers while the browser still loads what draws the figure.
-    # Later on the figure goes first: written out of order it would be taken down and set up again.
-    is_new = st.session_state.get("shown_key") != entry.key
-    st.session_state["shown_key"] = entry.key
-    if is_new:
-        _table(entry, summary, chosen)
-        parts.give_head_start()
-    with above:
-        shown, name = _figure(entry, chosen)
-    if not is_new:
-        _table(entry, summary, chosen)
+    shown, name = _figure(entry, chosen) if parts.ready_for_figures() else (None, None)
+    tables.shown(summary, entry, chosen)
     with st.container(horizontal=True):
         parts.exports(shown, entry, summary, name or "figure")
     parts.code(entry, chosen, name if entry.analysis in names() else None)
-    _prepare_next(entry, chosen)
+    if not was_playing:
+        address.write(part=True)  # each step of Play would be one of the browser's history
+    if shown is not None:
+        _prepare_next(entry, chosen)
 
 
 def _prepare_next(entry: Entry, chosen: dict[str, Any]) -> None:
@@ -81,15 +74,6 @@ def _prepare_next(entry: Entry, chosen: dict[str, Any]) -> None:
         following = parts.frozen({**chosen, "step": later[0]})
         parts.summary_of(str(entry.root), entry.analysis, entry.key, following)
         parts.drawn(str(entry.root), entry.analysis, entry.key, following)
-
-
-def _table(entry: Entry, summary: Any, chosen: dict[str, Any]) -> None:
-    """Estimates or rows; not tabs, which would read and send both on every step of the slider."""
-    kind = address.select("Table", ["Estimates", "Rows"], key="table", radio=True, horizontal=True)
-    if kind == "Estimates":
-        parts.estimates(summary, key="estimates")
-    else:
-        parts.facts(entry, chosen, key="facts")
 
 
 def _figure(entry: Entry, chosen: dict[str, Any]) -> tuple[Any | None, str | None]:

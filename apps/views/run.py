@@ -9,8 +9,9 @@ import streamlit as st
 
 from analyses.core import figures
 from analyses.core.figures import PALETTE
-from apps.reading import Entry, Listing, run_names, training_log
-from apps.views import address, parts, series
+from apps.contents import training_log
+from apps.reading import Entry, Listing, run_names
+from apps.views import address, parts, series, tables
 
 OTHER_AXES = {"layer", "window", "pos", "key_pos", "head", "kv_head", "neuron", "source_step", "alpha", "k", "state"}
 WANTED = (r"^accuracy\b", r"^ppl · answer(?: ·|$)", r"^ppl · prompt(?: ·|$)", r"^log: entropy$", r"^log: reward$")
@@ -99,7 +100,7 @@ def _curves(rows: pd.DataFrame, entries: list[Entry], chosen: list[str], by_name
     box = address.folded("Numbers of these curves", key="numbers")
     if box.open:
         told = rows.drop(columns=["key", "analysis"], errors="ignore")
-        box.dataframe(told, hide_index=True, column_config=parts.ROUND, key="run_rows")
+        box.dataframe(told, hide_index=True, column_config=tables.ROUND, key="run_rows")
 
 
 def wanted(rows: pd.DataFrame) -> list[str]:

@@ -10,7 +10,8 @@ import streamlit as st
 from analyses.core.figures import plain
 from analyses.core.result import DIMS
 from analyses.core.store import StoreError
-from apps.reading import Entry, Listing, array_names, run_names, verdict
+from apps.contents import array_names, verdict
+from apps.reading import Entry, Listing, run_names
 from apps.views import address, parts
 from probe.errors import InputError
 

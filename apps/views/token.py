@@ -12,8 +12,9 @@ import streamlit as st
 
 from analyses.core import figures
 from analyses.core.store import StoreError
-from apps.reading import Entry, Listing, rows, table_columns
-from apps.views import address, parts, series
+from apps.contents import rows, table_columns
+from apps.reading import Entry, Listing
+from apps.views import address, parts, series, tables
 
 KEYS = {"item", "group", "answer_kind", "pos", "layer", "step", "target", "sample", "is_prompt", "n_tokens", "head"}
 TEXTS = ("token", "text", "token_text")
@@ -210,4 +211,4 @@ def _about(entries: list[Entry], item: str, where: dict[str, Any], pos: int) -> 
             parts.figure(figure, "token", key=f"about-{entry.key}", alt=f"{column} of this token over layers")
         box = address.folded(f"{count:,} rows", key=f"rows-{entry.analysis}")
         if box.open:
-            box.dataframe(found.head(parts.MAX_ROWS), hide_index=True, key=f"about-rows-{entry.key}")
+            box.dataframe(found.head(tables.MAX_ROWS), hide_index=True, key=f"about-rows-{entry.key}")

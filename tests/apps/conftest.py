@@ -27,14 +27,6 @@ CHROMIUM += " --disable-component-update --disable-sync --disable-dev-shm-usage"
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 
 
-@pytest.fixture(autouse=True)
-def no_head_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages run in this process have no browser to wait for."""
-    from apps.views import parts
-
-    monkeypatch.setattr(parts, "HEAD_START", 0.0)
-
-
 def key(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from analyses.core.analysis import names
 from analyses.core.store import Store
-from apps import reading
+from apps import contents, reading, reproduction
 from apps.serve import SCRIPT
 from apps.views import address
 from tests.apps.conftest import HOSTILE, key
@@ -44,6 +44,7 @@ def opened(store: Store, monkeypatch: pytest.MonkeyPatch, **parameters: str) -> 
     app = AppTest.from_file(str(SCRIPT), default_timeout=30)
     for name, value in parameters.items():
         app.query_params[name] = value
+    app.session_state["figures_ready"] = True  # a browser asks for them once it shows the first words and tables
     app.run()
     assert not app.exception, app.exception
     return app
@@ -143,7 +144,7 @@ def test_code_of_a_view_runs_as_pasted(store, monkeypatch, tmp_path):
 
 def test_command_of_a_view_names_its_inputs(store):
     entry = reading.listing(store).of("perplexity")[0]
-    assert reading.command(entry) == (
+    assert reproduction.command(entry) == (
         f"probe sweep perplexity --checkpoints {entry.run} --prompts {entry.run}/prompts.jsonl"
     )
 
@@ -246,11 +247,11 @@ def test_running_sweeps_are_shown(tmp_path, monkeypatch, store):
 
 def test_rows_are_filtered_in_the_file_not_in_memory(store):
     entry = reading.listing(store).of("logit_lens")[0]
-    found, count = reading.rows(entry, where={"step": [30], "layer": [1], "unknown": ["x"]}, search="LEAKED", limit=2)
+    found, count = contents.rows(entry, where={"step": [30], "layer": [1], "unknown": ["x"]}, search="LEAKED", limit=2)
     assert (len(found), count) == (2, 3)
     assert set(found["item"]) == {"leaked-0"}
-    assert reading.rows(entry, where={"step": []})[1] == 0
-    assert reading.rows(entry, search="'; DROP TABLE x --")[1] == 0
+    assert contents.rows(entry, where={"step": []})[1] == 0
+    assert contents.rows(entry, search="'; DROP TABLE x --")[1] == 0
 
 
 def test_result_of_results_belongs_to_the_run_of_its_source(store):
@@ -265,9 +266,9 @@ def test_training_log_is_read_from_the_longest_history(tmp_path):
         folder.mkdir()
         history = [{"step": 10 * (i + 1), "loss": 1.0 - i, "note": "x"} for i in range(n)]
         (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
-    log = reading.training_log(str(tmp_path))
+    log = contents.training_log(str(tmp_path))
     assert log.to_dict("list") == {"step": [10, 20], "quantity": ["loss", "loss"], "value": [1.0, 0.0]}
-    assert reading.training_log(str(tmp_path / "gone")).empty
+    assert contents.training_log(str(tmp_path / "gone")).empty
 
 
 def test_no_page_reads_pickles():
