@@ -27,7 +27,9 @@ SETTINGS = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_rem
 BACKENDS = click.Choice(["transformer_lens", "nnsight"])
 DTYPES = click.Choice(["float32", "bfloat16", "float16", "float64"])
 PAIRS = click.Choice(["first", "adjacent", "all"])
-HOLD_HELP = "Checkpoints of a pair in memory; `one` spills the base's states to disk (see `probe plan`)."
+HOLD_HELP = (
+    "Checkpoints of a pair in memory; `one` spills the base's states to disk, `auto` only where both do not fit."
+)
 
 
 def _shown(default: str, help_text: str, kind: Any = str) -> dict[str, Any]:
@@ -148,8 +150,8 @@ def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
     if sweep:
         found += [click.Option([f], **k) for f, k in ENGINE_SETTINGS.items()]
     if of.takes_turns:
-        kind = click.Choice(["both", "one"])
-        found.append(click.Option(["--hold"], type=kind, default="both", show_default=True, help=HOLD_HELP))
+        kind = click.Choice(["auto", "both", "one"])
+        found.append(click.Option(["--hold"], type=kind, default="auto", show_default=True, help=HOLD_HELP))
     return [
         *found,
         click.Option(["--results"], metavar="DIR", help="Folder of results [default: $PROBE_RESULTS or ./results]."),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from analyses.core.analysis import get
 from analyses.core.plan import Plan
 from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from analyses.core.analysis import Analysis
 
 ADVICE = {
     "both": "both checkpoints in memory (--hold both)",
@@ -85,6 +90,25 @@ def plan_text(plan: Plan, *, as_json: bool = False) -> str:
             f"choice   {ADVICE[plan.choice] if one.models > 1 or plan.choice == 'neither' else 'it fits'}",
         ]
     )
+
+
+def hold(of: Analysis, inputs: Mapping[str, Any], settings: Mapping[str, Any], limit: int | None) -> str:
+    """`both` where both checkpoints of a pair fit into memory, else `one` (which is said)."""
+    from analyses.core.plan import Rates, plan, weights_fit
+    from probe import discover
+
+    series = discover(inputs.get("checkpoints") or [inputs[i.name] for i in of.inputs if i.kind == "Model"])
+    device = settings["device"]
+    if len(series) < 2 or device == "auto" or device.startswith("{") or weights_fit(series, device):
+        return "both"
+    options = {o.name: inputs[o.name] for o in of.options if o.name in inputs}
+    given = {"prompts": inputs.get("prompts"), "dtype": settings["dtype"], "device": device, "limit": limit}
+    made = plan(of.name, checkpoints=series, rates=Rates(1.0, 1.0, 1.0), **given, **options)
+    if made.choice != "one":
+        return "both"
+    needed, free = _size(made.peak("both")), _size(made.memory)
+    click.echo(f"one checkpoint at a time (--hold one): both need {needed}, {free} may be used", err=True)
+    return "one"
 
 
 def _one_at_a_time(plan: Plan) -> str:

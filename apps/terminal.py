@@ -13,6 +13,7 @@ from analyses.core.analysis import Analysis
 from analyses.core.result import Result
 from analyses.core.store import Store
 from apps.options import SETTINGS
+from apps.planning import hold
 from probe.errors import InputError
 
 MAX_ROWS = 40
@@ -32,10 +33,13 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
         store = Store.at(results)
         if sweep:
             given["engine"] = Engine(given.pop("engine"), given.pop("workers"), given.pop("address"))
-        loading = Loading(**{k: given.pop(k) for k in SETTINGS if k in given})
+        settings = {k: given.pop(k) for k in SETTINGS if k in given}
         inputs = {k: v for k, v in given.items() if v is not None}
         if columns is not None and "prompts" in inputs:
             inputs["prompts"] = _mapped(inputs["prompts"], columns)
+        if settings.get("hold") == "auto":
+            settings["hold"] = hold(of, inputs, settings, limit)
+        loading = Loading(**settings)
         runner: Any = run_series if sweep else run_one
         show_result(store, runner(of.name, store=store, loading=loading, limit=limit, **inputs), as_json)
 

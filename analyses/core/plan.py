@@ -132,6 +132,14 @@ def plan(
     return Plan(name, one, members, case.n_items, case.tokens, found, free)
 
 
+def weights_fit(series: Sequence[Checkpoint], device: str) -> bool:
+    """True where memory is so ample that no plan is needed: eight times the largest checkpoint's weight files."""
+    from probe.files import weight_files
+
+    largest = max(sum(f.stat().st_size for f in weight_files(c.folder)) for c in series)
+    return 8 * largest < _free(device)
+
+
 def sizes(checkpoint: Checkpoint) -> tuple[Size, float]:
     """Sizes of a model and bytes of its weight files, from config.json and the headers alone."""
     from probe.files import weight_files

@@ -185,3 +185,21 @@ def test_a_fleet_bends_where_groups_outnumber_checkpoints() -> None:
     single = cost(of, large(of), "bfloat16").flops
     assert found[8].compute_hours == pytest.approx(100 * single / (found[8].groups * Fleet(8).flops) / 3600)
     assert len(rows(of)) == len({8, 16, 32, 64, 128, 256, 512})
+
+
+def test_a_run_holds_one_checkpoint_where_both_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bigger weights than activations, so that a second checkpoint is what does not fit."""
+    series = tiny.series(tmp_path / "series", steps=(0, 10))
+    (tmp_path / "items.jsonl").write_text('{"id": "a", "prompt": "What is 1 + 1?", "answer": " 2"}')
+    pair = ["--base", str(series / "checkpoint-0"), "--tuned", str(series / "checkpoint-10")]
+    words = ["run", "divergence", *pair, "--prompts", str(tmp_path / "items.jsonl"), "--json", "--results"]
+    both = plan("divergence", checkpoints=series, prompts=tmp_path / "items.jsonl", rates=Rates(1.0, 1.0, 1.0))
+    told = {}
+    for name, memory in {"ample": 1e12, "short": (both.peak("both") + both.peak("one")) / 2}.items():
+        monkeypatch.setattr("analyses.core.plan._free", lambda _, memory=memory: memory)
+        done = CliRunner().invoke(app, [*words, str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+        told[name] = (done.stderr, json.loads(done.stdout))
+    assert "one checkpoint at a time" not in told["ample"][0]
+    assert "one checkpoint at a time (--hold one): both need" in told["short"][0]
+    assert told["ample"][1]["summary"] == told["short"][1]["summary"]
