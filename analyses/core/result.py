@@ -156,7 +156,8 @@ class Result:
             if name in table:
                 table = table[table[name].isin(list(value) if several else [value])]
                 table = table if several else table.drop(columns=name)
-        return replace(self, data=data, rows=table.reset_index(drop=True))
+        part = [*self.record.get("part", []), wanted]  # a later analysis must not take it for the whole
+        return replace(self, data=data, rows=table.reset_index(drop=True), record={**self.record, "part": part})
 
     def figures(self) -> dict[str, Any]:
         """Plotly figures of this result by name, drawn by its analysis."""

@@ -202,7 +202,10 @@ def _same_analysis(wanted: Input, value: Result) -> None:
 
 def _from_result(result: Result) -> Given:
     described = {"analysis": result.analysis, "key": result.key}
-    return Given(result.key or digest(str(id(result))), described, lambda: result)
+    address = result.key or digest(str(id(result)))
+    if part := result.record.get("part"):
+        return Given(digest([address, part]), {**described, "part": part}, lambda: result)
+    return Given(address, described, lambda: result)
 
 
 def _how_to_give(of: Analysis, wanted: Input, source: Analysis) -> str:

@@ -70,6 +70,16 @@ def test_upstream_is_taken_by_key_by_inputs_or_computed(toys: list[str], tmp_pat
     assert toys == ["prompt_length"] * 2, "other inputs: computed first"
 
 
+def test_a_part_of_a_result_is_not_taken_for_the_whole(toys: list[str], tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    whole = run("prompt_length", prompts=PROMPTS, store=store)
+    assert run("longest", lengths=whole, store=store).table["item"].tolist() == ["b"]
+    part = run("longest", lengths=whole.where(item=["a"]), store=store)
+    assert part.table["item"].tolist() == ["a"]
+    assert run("longest", lengths=whole.where(item=["a"]), store=store).key == part.key
+    assert run("longest", lengths=whole.where(item=["a"]).where(item=["b"]), store=store).table.empty
+
+
 def test_upstream_is_never_the_latest(toys: list[str], tmp_path: Path) -> None:
     store = Store(tmp_path)
     run("prompt_length", prompts=OTHER, store=store)
