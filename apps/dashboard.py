@@ -41,8 +41,7 @@ def main() -> None:
         PAGES[page](found)
     else:
         _empty(store)
-    if not parts.ask_for_figures():
-        address.write()
+    address.write()
 
 
 def _live(shown: Listing) -> None:

@@ -114,6 +114,23 @@ class Entry:
         return f"step {step}" if step else ""
 
 
+def located(recorded: str | Path, root: Path) -> Path | None:
+    """Where a recorded path lies: as written, else as seen from the results' folder or one above it; None if nowhere.
+
+    Paths are recorded as they were given, often relative to the folder a command was started in.
+    """
+    whole = root.resolve()
+    places = (base / recorded for base in (Path(), whole, *whole.parents))
+    return next((p for p in places if p.exists()), None)
+
+
+def not_found(recorded: str | Path) -> str:
+    """What to do about a recorded path that is not there."""
+    if Path(recorded).is_absolute():
+        return f"{recorded} is not there: put it back, or mount the disk it was on"
+    return f"{recorded} is not found from {Path.cwd()}: start the dashboard in the folder it is relative to"
+
+
 def _step_of(checkpoint: Mapping[str, Any]) -> str:
     """Step of a checkpoint as recorded, else as its folder is named; "" where neither says."""
     named = re.search(r"checkpoint-(\d+)$", str(checkpoint.get("path", "")).rstrip("/"))

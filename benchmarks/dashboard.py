@@ -33,6 +33,7 @@ RESULTS, ROWS, BIG = 500, 1_000_000, 100_000
 STEPS = list(range(0, 200, 20))
 LIMITS = {"heading": 1.5, "table": 1.5, "figure": 3.0, "grid": 1.5, "slider step": 0.3, "memory": 600.0}
 REPEATS, SLIDES = 5, 8
+LAST_ROW = f"[data-testid=stMarkdownContainer] tbody tr:nth-child({FIRST_ROWS}) td"
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync --disable-dev-shm-usage"
 CHANGED = """b => {
@@ -135,7 +136,9 @@ def opened(
     page.goto(url, wait_until="commit")
     waits: dict[str, Callable[[], Any]] = {
         "heading": lambda: page.wait_for_selector("h3"),
-        "table": lambda: page.wait_for_selector(f".figures-table tbody tr:nth-child({FIRST_ROWS}) td"),
+        "table": lambda: page.wait_for_selector(
+            f"[data-testid=stMarkdownContainer] tbody tr:nth-child({FIRST_ROWS}) td"
+        ),
         "figure": lambda: page.wait_for_selector(".js-plotly-plot .main-svg"),
     }
     found: dict[str, float] = {}

@@ -114,14 +114,14 @@ def held(key: str, options: Sequence[str], default: str) -> str:
     return value
 
 
-def folded(label: str, *, key: str, icon: str | None = None, popover: bool = False) -> Any:
+def folded(label: str, *, key: str, icon: str | None = None, popover: bool = False, default: bool = False) -> Any:
     """A box whose content is made only while it is open (``.open``); closed boxes cost nothing to send or draw."""
-    _start(key, {"true": True, "false": False}, False)
+    _start(key, {"true": True, "false": False}, default)
     if popover:
         box = st.popover(label, key=key, icon=icon, on_change="rerun")
     else:
         box = st.expander(label, key=key, icon=icon, on_change="rerun")
-    _keep(key, ["true" if box.open else "false"], not box.open)
+    _keep(key, ["true" if box.open else "false"], bool(box.open) == default)
     return box
 
 

@@ -54,15 +54,18 @@ def _curves(entries: list[Entry], where: dict[str, Any]) -> None:
         return
     panels = list(dict.fromkeys(curves["panel"]))
     default = _telling(curves)[:4]
-    shown = address.select_many("Curves over layers", panels, key="curves", default=default, buttons=False)
-    curves = curves[curves["panel"].isin(shown)].assign(group=curves["group"].fillna("all items"))
+    shown = address.select_many("Curves over layers", panels, key="layer_curves", default=default, buttons=False)
+    if not shown:
+        st.info("Choose at least one curve.")
+        return
+    curves = curves[curves["panel"].isin(shown)].assign(group=lambda kept: kept["group"].fillna("all items"))
     groups = list(dict.fromkeys(curves["group"]))
     if len(groups) > 1:
         picked = address.select_many("Groups of items", groups, key="group")
         curves = curves[curves["group"].isin(picked or groups)]
     if len(curves):
         figure = figures.curve(curves, x="layer", color="group", facet="panel", columns=1, y_title=" ")
-        parts.figure(figure, "layers", key="layer_curves", alt="Curves over layers")
+        parts.figure(figure, "layers", key="layers", alt="Curves over layers")
 
 
 def _telling(curves: pd.DataFrame) -> list[str]:

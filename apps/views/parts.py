@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +13,7 @@ from analyses.core.figures import unit_name
 from analyses.core.result import Result
 from analyses.core.store import Store
 from apps.contents import verdict
-from apps.reading import Entry
+from apps.reading import Entry, located, not_found
 from apps.report import figures_of, provenance
 from apps.reproduction import command, python_code
 from apps.views import address
@@ -87,38 +86,9 @@ def filters(summary: pd.DataFrame, prefix: str = "") -> dict[str, list[Any]]:
     return chosen
 
 
-def ready_for_figures() -> bool:
-    """False in a visit's first run: words and tables go to the browser alone, figures when it asks again.
-
-    What draws figures is large, and a browser that has been sent both shows neither until it has loaded it.
-    """
-    ready = bool(st.session_state.get("figures_ready"))
-    st.session_state["figures_wanted"] = not ready
-    return ready
-
-
-def ask_for_figures() -> bool:
-    """True where figures were left out: the browser asks for them as soon as it is done with what it has."""
-    if not st.session_state.pop("figures_wanted", False):
-        return False
-    st.session_state["figures_asked"] = False
-    st.fragment(_ask, run_every=0.05)()
-    return True
-
-
-def _ask() -> None:
-    if not st.session_state["figures_asked"]:  # this run is still the one that left them out
-        st.session_state["figures_asked"] = True
-        return
-    st.session_state["figures_ready"] = True
-    st.rerun(scope="app")
-
-
 def figure(shown: Any, name: str, *, key: str, alt: str = "", on_select: Any = "ignore") -> Any:
-    """A figure with its exports; the camera button saves what is on screen. None where figures come later."""
+    """A figure with its exports; the camera button saves what is on screen."""
     kind = address.held("image", ("png", "svg"), "png")
-    if not ready_for_figures():
-        return None
     config = {"displaylogo": False, "toImageButtonOptions": {"format": kind, "filename": name, "scale": 2}}
     return st.plotly_chart(shown, key=key, config=config, on_select=on_select, selection_mode="points", alt=alt or name)
 
@@ -202,7 +172,7 @@ def origin(entry: Entry) -> None:
         return
     lines = list(provenance(entry.record))
     box.dataframe(pd.DataFrame(lines, columns=["entry", "value"]), hide_index=True, key=f"provenance-{entry.key}")
-    missing = [c["path"] for c in entry.checkpoints if not Path(c["path"]).exists()]
+    missing = [c["path"] for c in entry.checkpoints if not located(c["path"], entry.root)]
     if missing:
-        text = f"{len(missing)} of its checkpoints are no longer there ({missing[0]} ...); the numbers stay valid."
+        text = f"{len(missing)} of its checkpoints are out of reach ({not_found(missing[0])}); the numbers stay valid."
         box.caption(escaped(text))

@@ -55,15 +55,23 @@ def _draw(entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
     at = _step(entry, was_playing)
     chosen = {**where, **({"step": at} if at is not None else {})}
     summary = parts.summary_of(str(entry.root), entry.analysis, entry.key, parts.frozen(chosen))
-    shown, name = _figure(entry, chosen) if parts.ready_for_figures() else (None, None)
-    tables.shown(summary, entry, chosen)
+    above = st.container()
+    # At first sight the table goes first: a reader sees numbers while the figure is still being made and loaded.
+    # Later on the figure goes first: written out of order it would be taken down and set up again.
+    is_new = st.session_state.get("shown_key") != entry.key
+    st.session_state["shown_key"] = entry.key
+    if is_new:
+        tables.shown(summary, entry, chosen)
+    with above:
+        shown, name = _figure(entry, chosen)
+    if not is_new:
+        tables.shown(summary, entry, chosen)
     with st.container(horizontal=True):
         parts.exports(shown, entry, summary, name or "figure")
     parts.code(entry, chosen, name if entry.analysis in names() else None)
     if not was_playing:
         address.write(part=True)  # each step of Play would be one of the browser's history
-    if shown is not None:
-        _prepare_next(entry, chosen)
+    _prepare_next(entry, chosen)
 
 
 def _prepare_next(entry: Entry, chosen: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,30 +11,39 @@ import streamlit as st
 from analyses.core import figures
 from analyses.core.figures import PALETTE
 from apps.contents import training_log
-from apps.reading import Entry, Listing, run_names
-from apps.views import address, parts, series, tables
+from apps.reading import Entry, Listing, located, run_names
+from apps.views import address, answers, parts, series, tables
 
 OTHER_AXES = {"layer", "window", "pos", "key_pos", "head", "kv_head", "neuron", "source_step", "alpha", "k", "state"}
 WANTED = (r"^accuracy\b", r"^ppl · answer(?: ·|$)", r"^ppl · prompt(?: ·|$)", r"^log: entropy$", r"^log: reward$")
 ALL = "all items"
-MAX_RUNS = 4
+MAX_RUNS, MAX_OPEN = 4, 40
 STAGE_COLORS = {"good fit": "#009E73", "over-memorized": "#D55E00", "over-fit": "#CC79A7"}
 
 
 def show(found: Listing) -> None:
-    """Verdicts of the chosen runs, then their curves."""
+    """The answers, the curves of the chosen runs, what each result says."""
     st.subheader("What happened over training", anchor=False)
     by_name = run_names(found.runs())
+    answers.show(found, by_name)
     swept = [n for n, path in by_name.items() if any(e.run == path and e.is_sweep for e in found.entries)]
-    if not swept:
+    if swept:
+        _chosen(found, by_name, swept)
+    else:
         st.info("No result covers a series of checkpoints yet. Make one:")
         st.code("probe sweep perplexity --checkpoints DIR --prompts FILE", language="bash")
-        return
+    _verdicts(found, by_name)
+
+
+def _chosen(found: Listing, by_name: dict[str, str], swept: list[str]) -> None:
+    """Curves of the runs a reader chose."""
     first = _alike(found, {n: by_name[n] for n in swept})
     chosen = address.select_many("Training runs", swept, key="run", default=first, buttons=len(swept) <= 12)
+    left = [n for n in by_name if n not in swept]
+    if left:
+        st.caption(f"No curve over steps: {address.escaped(', '.join(left))} (see Circuit and Results).")
     entries = [e for name in chosen for e in series.newest(found, by_name[name])]
-    _verdicts(found, by_name, chosen, entries)
-    rows = _rows(entries, {by_name[name]: name for name in chosen})
+    rows = _rows(entries, {by_name[name]: name for name in chosen}, found.store.root)
     if rows.empty:
         st.info("No curve over steps in what is chosen: choose another run, or go to Circuit for curves over layers.")
         return
@@ -41,17 +51,15 @@ def show(found: Listing) -> None:
     st.caption("Newest result of each analysis per run; the page Results has the others. Bands: 95 % over items.")
 
 
-def _verdicts(found: Listing, by_name: dict[str, str], chosen: list[str], entries: list[Entry]) -> None:
-    """Claims about the chosen runs; those about the others are a click away."""
-    names = {path: name for name, path in by_name.items()}
-    if not series.claims(entries, names):
-        st.caption("No verdict about these runs yet; over_memorization and perplexity_paradox state one.")
-    others = [e for name, path in by_name.items() if name not in chosen for e in series.newest(found, path)]
-    if others:
-        box = address.folded("Verdicts about the other runs", key="others", icon=":material/gavel:")
-        if box.open:
-            with box:
-                series.claims(others, names)
+def _verdicts(found: Listing, by_name: dict[str, str]) -> None:
+    """What every run's newest results say, word for word; closed where that is a lot to read."""
+    entries = [e for path in by_name.values() for e in series.newest(found, path)]
+    few = len(entries) <= MAX_OPEN
+    box = address.folded("What each result says", key="others", icon=":material/gavel:", default=few)
+    if box.open:
+        with box:
+            if not series.claims(entries, {path: name for name, path in by_name.items()}):
+                st.caption("No result states a verdict; over\\_memorization and cross\\_patching state one.")
 
 
 def _alike(found: Listing, runs: dict[str, str]) -> list[str]:
@@ -66,11 +74,11 @@ def _alike(found: Listing, runs: dict[str, str]) -> list[str]:
     return best[:MAX_RUNS]
 
 
-def _rows(entries: list[Entry], names: dict[str, str]) -> pd.DataFrame:
+def _rows(entries: list[Entry], names: dict[str, str], root: Path) -> pd.DataFrame:
     """Estimates over steps of all entries, and the training logs, as rows with the columns run and panel."""
     found = [series.panelled(e, "step", OTHER_AXES) for e in entries if series.has_dims(e, "step")]
     for path in names:
-        log = training_log(path)
+        log = training_log(str(located(path, root) or path))
         named = "log: " + log["quantity"]
         found.append(log.assign(panel=named, quantity=named, run=path, group=ALL))
     rows = series.joined(found)

@@ -17,7 +17,7 @@ from typing import Any
 
 import streamlit as st
 
-from apps.reading import Listing, run_names
+from apps.reading import Listing, located, not_found, run_names
 from apps.views import address
 from probe.errors import ProbeError
 
@@ -113,14 +113,17 @@ def unavailable(found: Listing) -> str:
     except ImportError:
         return "Steer runs a model and needs torch, which is not installed here. All other pages work without it."
     if not _checkpoints(found):
-        return "No checkpoint of these results is on this machine any more, so there is no model to steer."
+        lost = next((c["path"] for e in found.entries for c in e.checkpoints), None)
+        why = f": {not_found(lost)}" if lost else ", and these results name none"
+        return f"Steer needs a checkpoint{why}."
     return ""
 
 
 def _checkpoints(found: Listing) -> dict[str, str]:
     """Name -> path of checkpoints that are still there."""
     paths = dict.fromkeys(c["path"] for e in found.entries for c in e.checkpoints)
-    there = [p for p in paths if (Path(p) / "config.json").is_file()]
+    placed = [located(p, found.store.root) for p in paths]
+    there = [str(p) for p in placed if p and (p / "config.json").is_file()]
     return run_names(sorted(there, key=lambda p: (str(Path(p).parent), _number(p))))
 
 
@@ -134,8 +137,9 @@ def _n_layers(path: str) -> int:
 def _example(found: Listing) -> str:
     """The first prompt of a prompt file some result was made from, "" where none is there any more."""
     sources = [e.record.get("inputs", {}).get("prompts", {}).get("source", "") for e in found.entries]
-    for path in dict.fromkeys(Path(s) for s in sources if s.endswith(".jsonl")):
-        if path.is_file():
+    for source in dict.fromkeys(s for s in sources if s.endswith(".jsonl")):
+        path = located(source, found.store.root)
+        if path and path.is_file():
             with path.open(encoding="utf-8") as lines:
                 return str(json.loads(lines.readline() or "{}").get("prompt", ""))[:MAX_PROMPT]
     return ""

@@ -1,9 +1,8 @@
-"""Tables: a short one in plain HTML, there at once; the interactive grid of all rows where it is asked for."""
+"""Tables: a short plain one, there at once; the interactive grid of all rows where it is asked for."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -20,15 +19,6 @@ FIRST_ROWS, MAX_ROWS = 12, 1000
 FIRST, ALL, FACTS = "First estimates", "All estimates", "Rows"
 ROUND = {c: st.column_config.NumberColumn(format="%.4g") for c in ("value", *COMPANIONS[:2], "p", "p_holm")}
 NUMBERS = {"value [95 % interval]", "n", "p", "p_holm", "items"}
-STYLE = """<style>
-.figures-table{overflow-x:auto}
-.figures-table table{border-collapse:collapse;font-size:.875rem;width:100%}
-.figures-table caption{caption-side:bottom;text-align:left;opacity:.75;padding-top:.4rem}
-.figures-table th,.figures-table td{text-align:left;font-weight:400;padding:.25rem .75rem;white-space:nowrap;
-border-bottom:1px solid rgba(128,128,128,.3)}
-.figures-table thead th{font-weight:600}
-.figures-table .n{text-align:right;font-variant-numeric:tabular-nums}
-</style>""".replace("\n", "")
 
 
 def shown(summary: pd.DataFrame, entry: Entry, where: Mapping[str, Any]) -> None:
@@ -43,7 +33,7 @@ def shown(summary: pd.DataFrame, entry: Entry, where: Mapping[str, Any]) -> None
 
 
 def first(summary: pd.DataFrame) -> None:
-    """The first estimates with intervals and units, as HTML: a browser shows it before it has loaded anything else."""
+    """The first estimates with intervals and units."""
     varying, constant = _told_apart(summary)
     caption = f"{min(len(summary), FIRST_ROWS):,} of {len(summary):,} estimates"
     if constant:
@@ -51,17 +41,18 @@ def first(summary: pd.DataFrame) -> None:
     static(estimate_lines(varying.head(FIRST_ROWS)), caption)
 
 
-def static(table: pd.DataFrame, caption: str) -> None:
-    """``table`` of texts as HTML, everything in it escaped; the first column names the rows."""
-    heads = "".join(f"<th scope='col'{_side(c)}>{_escaped(c)}</th>" for c in table.columns)
-    body = "".join(f"<tr>{_cells(list(table.columns), line)}</tr>" for line in table.itertuples(index=False))
-    named = _escaped(caption)
-    # Not st.html, whose own script would wait behind the figures': Markdown is there with the page's first words.
-    st.markdown(
-        f"{STYLE}<div class='figures-table' role='region' tabindex='0' aria-label='{named}'><table>"
-        f"<caption>{named}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>",
-        unsafe_allow_html=True,
-    )
+def static(table: pd.DataFrame, caption: str = "") -> None:
+    """``table`` of texts, all of it shown literally; numbers stand at the right.
+
+    A Markdown table, as every other form waits for a script of its own behind the one that draws figures.
+    """
+    columns = list(table.columns)
+    head = [_cell(c) for c in columns]
+    rule = ["---:" if c in NUMBERS else "---" for c in columns]
+    body = [[_cell(v) for v in line] for line in table.itertuples(index=False)]
+    st.markdown("\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body)))
+    if caption:
+        st.caption(escaped(caption))
 
 
 def estimate_lines(summary: pd.DataFrame) -> pd.DataFrame:
@@ -88,19 +79,9 @@ def _plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) and not value.is_integer() else plain(value)
 
 
-def _escaped(text: object) -> str:
-    """Text as HTML; a line break as its number, since an empty line would end the HTML in Markdown."""
-    return html.escape(str(text)).replace("\n", "&#10;").replace("\r", "&#13;")
-
-
-def _side(column: object) -> str:
-    return " class='n'" if column in NUMBERS else ""
-
-
-def _cells(columns: Sequence[object], line: Sequence[object]) -> str:
-    row_head, *rest = zip(columns, line, strict=True)
-    cells = "".join(f"<td{_side(c)}>{_escaped(v)}</td>" for c, v in rest)
-    return f"<th scope='row'{_side(row_head[0])}>{_escaped(row_head[1])}</th>{cells}"
+def _cell(value: object) -> str:
+    """A text as one cell; line breaks would end its row."""
+    return escaped(" ".join(str(value).split()))
 
 
 def _told_apart(summary: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:

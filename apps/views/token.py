@@ -13,7 +13,7 @@ import streamlit as st
 from analyses.core import figures
 from analyses.core.store import StoreError
 from apps.contents import rows, table_columns
-from apps.reading import Entry, Listing
+from apps.reading import Entry, Listing, located, not_found
 from apps.views import address, parts, series, tables
 
 KEYS = {"item", "group", "answer_kind", "pos", "layer", "step", "target", "sample", "is_prompt", "n_tokens", "head"}
@@ -98,11 +98,13 @@ def _layer(entry: Entry) -> dict[str, Any]:
 def _text_of(entry: Entry, item: str, where: dict[str, Any]) -> None:
     """Prompt and answer as written in the prompt file, where that still lies where it was read."""
     source = entry.record.get("inputs", {}).get("prompts", {}).get("source")
-    found = _prompt(str(source), item, where.get("answer_kind")) if source else None
+    path = located(source, entry.root) if source else None
+    found = _prompt(str(path), item, where.get("answer_kind")) if path else None
     if found:
         st.code(f"{found.get('prompt', '')}\n{found.get('answer', '')}", language=None, wrap_lines=True)
     elif source:
-        st.caption(address.escaped(f"The text is not shown: {source} is not there any more, or has no item {item}."))
+        why = f"{source} has no item {item} in a form this page reads" if path else not_found(source)
+        st.caption(address.escaped(f"The text is not shown: {why}."))
 
 
 @lru_cache(maxsize=256)
@@ -173,9 +175,12 @@ def token_texts(entry: Entry, part: pd.DataFrame) -> list[str]:
             return list(map(str, part[name]))
     if "target" not in part:
         return [f"@{p}" for p in part["pos"]]
-    decode = next((d for c in entry.checkpoints if (d := _tokenizer(c["path"]))), None)
+    places = [(c["path"], located(c["path"], entry.root)) for c in entry.checkpoints]
+    decode = next((d for _, path in places if path and (d := _tokenizer(str(path)))), None)
     if decode is None:
-        st.caption("Tokens are shown as ids: no checkpoint of this result is at hand to read its tokenizer from.")
+        lost = next((recorded for recorded, path in places if path is None), None)
+        why = not_found(lost) if lost else "no checkpoint of this result has a tokenizer.json"
+        st.caption(address.escaped(f"Tokens are shown as ids: {why}."))
         return [f"#{t}" for t in part["target"]]
     return [decode.decode([int(t)], skip_special_tokens=False) or f"#{t}" for t in part["target"]]
 

@@ -1,0 +1,217 @@
+"""What the results answer, in plain words: which run memorized, which got worse, what to ship, where it sits.
+
+Everything said is read from stored results; a claim that none supports is not made, and what was not assessed is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from analyses.core.store import StoreError
+from apps.contents import verdict
+from apps.reading import Entry, Listing
+from apps.views import parts, series, tables
+from apps.views.address import escaped
+from probe.errors import InputError
+
+STAGED, LOCATED = "over_memorization", ("anchor_adapter", "cross_patching")
+OVER_MEMORIZED, OVER_FIT, NOT_ASSESSABLE = "over-memorized", "over-fit", "not assessable"
+COLUMNS = ["training run", "what happened", "accuracy, first → last checkpoint", "ship"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Accuracy of one checkpoint with its 95 % interval (NaN where the items are not known)."""
+
+    step: float
+    accuracy: float
+    low: float
+    high: float
+
+    def overlaps(self, other: Point) -> bool:
+        """True where the intervals share a value, or one of them is not known."""
+        return not (self.high < other.low or other.high < self.low)
+
+    def __str__(self) -> str:
+        interval = f" [{self.low:.3f}, {self.high:.3f}]" if pd.notna(self.low) else ""
+        return f"{self.accuracy:.3f}{interval}"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """One run as over_memorization read it."""
+
+    run: str
+    points: tuple[Point, ...]
+    stages: tuple[str, ...]
+    recommended: int | None
+    delta: float
+    rho: float
+    rise: float
+
+    @property
+    def onset(self) -> float | None:
+        """Step of the first over-memorized checkpoint."""
+        return next((p.step for p, s in zip(self.points, self.stages, strict=True) if s == OVER_MEMORIZED), None)
+
+    @property
+    def got_worse(self) -> bool:
+        """True where the last checkpoint's accuracy is below the first's and their intervals do not overlap."""
+        first, last = self.points[0], self.points[-1]
+        return last.accuracy < first.accuracy - self.delta and (pd.isna(first.low) or not first.overlaps(last))
+
+    @property
+    def is_assessable(self) -> bool:
+        return NOT_ASSESSABLE not in self.stages
+
+    def happened(self) -> str:
+        """The run in one line."""
+        if not self.is_assessable:
+            return f"{NOT_ASSESSABLE}: perplexity is of another author's style"
+        said = [f"over-memorized since step {self.onset:g}"] if self.onset is not None else ["did not over-memorize"]
+        late = [f"{p.step:g}" for p, s in zip(self.points, self.stages, strict=True) if s == OVER_FIT]
+        if late:
+            said.append(f"over-fit at step {', '.join(late)}")
+        if pd.notna(self.rise) and self.onset is None:
+            said.append(f"perplexity above its bound since step {self.rise:g}, when accuracy had fallen")
+        return "; ".join(said)
+
+
+def show(found: Listing, by_name: Mapping[str, str]) -> None:
+    """The answers across runs, then every run with what is known about it."""
+    newest = {name: {e.analysis: e for e in series.newest(found, path)} for name, path in by_name.items()}
+    staged = {name: s for name, of in newest.items() if STAGED in of and (s := read(name, of[STAGED]))}
+    assessed = [s for s in staged.values() if s.is_assessable]
+    lines = [*_memorized(assessed), *_worse(assessed), *_ship(assessed), *_where(newest)]
+    told = "\n".join(f"- {line}" for line in lines)
+    if any(s.got_worse for s in assessed):
+        st.error(told, icon=":material/trending_down:")
+    elif any(s.onset is not None for s in assessed):
+        st.warning(told, icon=":material/psychology_alt:")
+    else:
+        st.info(told, icon=":material/fact_check:")
+    rows = [_row(name, staged.get(name), of) for name, of in newest.items()]
+    tables.static(pd.DataFrame(rows, columns=COLUMNS), _definitions(assessed))
+
+
+def read(name: str, entry: Entry) -> Staged | None:
+    """A run's stages and accuracies; None where the result cannot be read (its page says why)."""
+    try:
+        result = parts.result_of(str(entry.root), entry.analysis, entry.key)
+        summary = parts.summary_of(str(entry.root), entry.analysis, entry.key)
+    except (StoreError, InputError):
+        return None
+    table = result.table
+    if "run" in table and table["run"].nunique() > 1:
+        return None  # several runs in one table of curves: they have no checkpoints, so no page of their own
+    accuracy = summary[summary["quantity"] == "accuracy"].set_index("step")
+    spread = accuracy.reindex(table["step"])[["ci_low", "ci_high"]].to_numpy()
+    points = [Point(*map(float, p)) for p in zip(table["step"], table["accuracy"], *spread.T, strict=True)]
+    chosen = [i for i, is_chosen in enumerate(table["recommended"]) if is_chosen]
+    rise = summary.loc[summary["quantity"] == "ppl_rise", "value"]
+    options = entry.record.get("options", {})
+    return Staged(
+        name,
+        tuple(points),
+        tuple(map(str, table["stage"])),
+        chosen[0] if chosen else None,
+        delta=float(table["delta"].max()) if "delta" in table else float(options.get("delta", 0.01)),
+        rho=float(options.get("rho", 0.1)),
+        rise=float(rise.iloc[0]) if len(rise) else float("nan"),
+    )
+
+
+def _memorized(runs: Sequence[Staged]) -> Iterator[str]:
+    if not runs:
+        yield "**Which run memorized?** Not assessed: no result of over\\_memorization is here."
+        return
+    found = [r for r in runs if r.onset is not None]
+    if not found:
+        yield f"**No run over-memorized** (of {len(runs)} assessed)."
+    for run in found:
+        yield f"**{escaped(run.run)} over-memorized, since step {run.onset:g}**: accuracy held, perplexity rose."
+
+
+def _worse(runs: Sequence[Staged]) -> Iterator[str]:
+    for run in runs:
+        if run.got_worse:
+            first, last = run.points[0], run.points[-1]
+            change = escaped(f"accuracy {first} at step {first.step:g}, {last} at step {last.step:g}")
+            yield f"**{escaped(run.run)} got worse**: {change}."
+
+
+def _ship(runs: Sequence[Staged]) -> Iterator[str]:
+    """The most accurate of the runs' recommended checkpoints, and whether it differs from where its run began."""
+    offered = [(r, r.recommended) for r in runs if r.recommended is not None]
+    if not offered:
+        return
+    run, place = max(offered, key=lambda o: (o[0].points[o[1]].accuracy, -o[0].points[o[1]].step))
+    first, best = run.points[0], run.points[place]
+    said = f"**Ship {escaped(run.run)}, step {best.step:g}**: accuracy {escaped(best)}"
+    if place == 0:
+        yield f"{said}; no later checkpoint was more accurate within the bound of perplexity."
+    elif pd.isna(best.low):
+        yield f"{said}, {escaped(first)} at step {first.step:g}; without items there is no interval to tell them apart."
+    elif best.overlaps(first):
+        yield f"{said}; not told apart from step {first.step:g} ({escaped(first)}): their intervals overlap."
+    else:
+        yield f"{said}, clearly above step {first.step:g} ({escaped(first)}): their intervals do not overlap."
+
+
+def _where(newest: Mapping[str, Mapping[str, Entry]]) -> Iterator[str]:
+    """What the rule for places says, else patching, run by run."""
+    silent = True
+    for name, of in newest.items():
+        entry = next((of[a] for a in LOCATED if a in of), None)
+        said = _verdict(entry) if entry else ""
+        if said:
+            silent = False
+            yield f"**Where, in {escaped(name)}**: {escaped(said)}"
+    if silent:
+        yield "**Where it sits** was not assessed: no result of cross\\_patching or anchor\\_adapter is here."
+
+
+def _verdict(entry: Entry) -> str:
+    try:
+        return verdict(entry.root, entry.analysis, entry.key)
+    except StoreError:
+        return ""
+
+
+def _row(name: str, staged: Staged | None, of: Mapping[str, Entry]) -> list[Any]:
+    if staged is None:
+        return [name, f"not assessed: {missing(of)}", "", ""]
+    ends = f"{staged.points[0]} → {staged.points[-1]}"
+    ship = f"step {staged.points[staged.recommended].step:g}" if staged.recommended is not None else ""
+    return [name, staged.happened(), ends, ship]
+
+
+def missing(of: Mapping[str, Entry]) -> str:
+    """Why a run has no stages, in words."""
+    lacking = [
+        word
+        for analysis, word in (("evaluate", "accuracy"), ("perplexity", "perplexity"))
+        if analysis not in of or not of[analysis].is_sweep
+    ]
+    if lacking:
+        return f"no {' or '.join(lacking)} curve here"
+    return "its stages cannot be read" if STAGED in of else "run over_memorization on its accuracy and perplexity"
+
+
+def _definitions(runs: Sequence[Staged]) -> str:
+    if not runs:
+        return ""
+    deltas = sorted({round(r.delta, 4) for r in runs})
+    bounds = sorted({1 + r.rho for r in runs})
+    held = f"within {' / '.join(f'{d:g}' for d in deltas)} of the run's best"
+    return (
+        f"Over-memorized: accuracy still {held}, while perplexity is above "
+        f"{' / '.join(f'{b:g}' for b in bounds)} × its smallest so far. Over-fit: accuracy further below its best, "
+        "after it was reached. Ship: the most accurate checkpoint within the bound of perplexity. Intervals are 95 %, "
+        "over items; a checkpoint chosen on the items it is measured on is chosen optimistically."
+    )
