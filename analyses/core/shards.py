@@ -30,10 +30,12 @@ NOTE = "out of memory at batch_size"
 def shards(call: Call, pool: ModelPool) -> list[Call]:
     """The parts of `call`, in order; [] where it is not to be cut.
 
-    Checkpoints that take turns (`hold` one) are read once a shard, so there the run is one piece.
+    Checkpoints that take turns (`hold` one) would be read once a shard, so there the run is one piece; so is one
+    without a model, which reads what somebody else computed.
     """
     given = call.inputs.get("prompts")
-    if call.analysis.by_item is None or given is None or pool.loading.hold == "one":
+    computes = any(i.kind == "Model" and call.inputs[i.name] for i in call.analysis.inputs)
+    if call.analysis.by_item is None or given is None or not computes or pool.loading.hold == "one":
         return []
     if given.describe["n"] <= SHARD_ITEMS:
         return []

@@ -95,6 +95,14 @@ def test_a_stopped_run_goes_on_at_its_next_shard(folder: Path, tmp_path: Path, m
     assert len(computed) == len(set(computed)) == 4, "three shards, and the run in one piece"
 
 
+def test_a_log_of_all_items_is_read_in_one_piece(folder: Path, tmp_path: Path) -> None:
+    log = pd.DataFrame({"item": [f"q{n}" for n in range(11)], "sample": 0, "text": [f"ans {2 * n}" for n in range(11)]})
+    found = run("evaluate", store=Store(tmp_path), log=log, prompts=folder / "items.jsonl", grade="number")
+    assert len(found.table) == 11
+    assert (found.table["correct"] == 1.0).all()
+    assert not kept(Store(tmp_path), "evaluate")
+
+
 def test_a_longer_file_starts_with_the_shards_of_a_shorter_one(folder: Path, tmp_path: Path) -> None:
     store = Store(tmp_path)
     run("perplexity", store=store, limit=8, **given(folder, "perplexity"))
