@@ -163,14 +163,14 @@ def _aggregates(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Each quantity against the weight of the tuned checkpoint."""
+    """Each quantity against the weight of the tuned checkpoint; with steps, one line a step."""
     from analyses.core.figures import curve
 
     rows = result.summary()
-    rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
+    color, facet = (["group", "answer_kind"], None) if "step" not in rows else ("step", ["group", "answer_kind"])
     titles = {"nll_nats": "NLL of the answers", "accuracy": "Accuracy", "modes": "Effective number of answers"}
     return {
-        q: curve(part, x="alpha", color="series", title=f"{t} against the share of the tuned checkpoint")
+        q: curve(part, x="alpha", color=color, facet=facet, title=f"{t} against the share of the tuned checkpoint")
         for q, t in titles.items()
         if len(part := rows[rows["quantity"] == q])
     }

@@ -22,6 +22,7 @@ from analyses import Result, Store, get, names
 from analyses.core.analysis import DOC_SECTIONS, Analysis
 from analyses.core.result import DIMS
 from analyses.core.run import run
+from analyses.core.sweep import join
 from probe import Model, Prompts
 
 Inputs = Callable[[str], dict[str, Any]]
@@ -115,7 +116,10 @@ def test_runs_twice_the_same_and_survives_the_store(name: str, inputs: Inputs, t
 @every
 def test_figures_build_and_are_labelled(name: str, inputs: Inputs) -> None:
     result = run(name, **inputs(name))
-    for title, figure in result.figures().items():
+    drawn = [result]
+    if get(name).arity != "result":  # what a sweep over two checkpoints gives is drawn by the same function
+        drawn.append(join([{"step": 0}, {"step": 10}], [result, result]).with_record(**result.record))
+    for title, figure in (shown for each in drawn for shown in each.figures().items()):
         assert figure.to_json(), title
         assert figure.layout.title.text, f"{name}/{title} has no title"
 

@@ -26,19 +26,6 @@ assert not app.exception, app.exception
 print(app.subheader[0].value, len(app.get("plotly_chart")))
 """
 REFERENCE = "import sys; sys.path.insert(0, 'docs'); import reference; print(reference._overview())"
-IDENTITY = '''
-"""Scaling what is read scales its norm."""
-
-import torch
-
-from analyses import run
-
-
-def test_norms_are_those_of_the_states(models, prompts):
-    model = models["model"]
-    found = run("resid_norm", model=model, prompts=prompts).table
-    assert (found["norm"] > 0).all() and set(found["layer"]) == set(range(model.shape.n_layers))
-'''
 
 
 def blocks(section: str) -> list[str]:
@@ -55,9 +42,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "CONTRIBUTING.md", "README.md", "mkdocs.yml"):
         shutil.copy(ROOT / name, folder / name)
-    (page,) = blocks("Add an analysis")
+    page, test = blocks("Add an analysis")
     (folder / "analyses" / "resid_norm.py").write_text(page)
-    (folder / "tests" / "analyses" / "test_resid_norm.py").write_text(IDENTITY)
+    (folder / "tests" / "analyses" / "test_resid_norm.py").write_text(test)
     tiny.save(folder / "model")
     lines = [f'{{"id": "q{n}", "prompt": "What is {n} + 1?", "answer": " {n + 1}"}}' for n in range(4)]
     (folder / "items.jsonl").write_text("\n".join(lines))
@@ -90,8 +77,10 @@ def test_the_pages_analysis_is_everywhere_it_says(checkout: Path) -> None:
 
 
 def test_the_pages_analysis_passes_the_contracts(checkout: Path) -> None:
-    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/analyses/test_resid_norm.py")
-    assert "passed" in done(checkout, *words, "tests/analyses/test_contracts.py", "-k", "resid_norm")
+    """By the page's own test and command."""
+    (command,) = re.findall(r"^\$ pytest (.*-k resid_norm)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    told = done(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", *shlex.split(command))
+    assert "passed" in told
 
 
 def put(file: Path, new: str, before: str) -> None:
