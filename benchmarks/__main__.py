@@ -1,47 +1,40 @@
-"""Run all benchmarks (or those named) and write RESULTS.md: `python -m benchmarks [name ...]`.
+"""Run all benchmarks (or those named) and write RESULTS.md and VERIFY.md: `python -m benchmarks [name ...]`.
 
 A benchmark is a file with ``measure() -> list[dict]``: rows of ``name``, ``ratio`` (median), ``spread``
-(interquartile range), ``bound``, ``holds``, ``note``. Rows of files that were not run are kept from the last time.
+(interquartile range), ``bound``, ``holds``, ``note``. Rows of files that were not run are kept from the last time,
+those of one that fails are not.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-import os
-import platform
+import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-import torch
+from benchmarks import _rows, _verify
+from benchmarks._rows import FOLDER, cell
 
-FOLDER = Path(__file__).parent
-ROWS, PAGE = FOLDER / "results.json", FOLDER / "RESULTS.md"
+PAGE = FOLDER / "RESULTS.md"
 COLUMNS = ("name", "ratio", "spread", "bound", "holds", "note")
 
 
-def names() -> list[str]:
-    """Files that measure something."""
-    return sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_"))
-
-
-def machine() -> str:
-    """What the numbers were taken on."""
-    threads = torch.get_num_threads()
-    return f"{os.cpu_count()} CPUs ({platform.machine()}), {threads} torch threads, torch {torch.__version__}"
-
-
-def main(chosen: list[str]) -> None:
-    """Measure, keep, print."""
-    kept: dict[str, Any] = json.loads(ROWS.read_text()) if ROWS.is_file() else {}
-    for name in chosen or names():
-        print(f"benchmarks/{name}.py", file=sys.stderr, flush=True)
-        rows = importlib.import_module(f"benchmarks.{name}").measure()
-        kept[name] = {"machine": machine(), "rows": [{c: row.get(c) for c in COLUMNS} for row in rows]}
-        ROWS.write_text(json.dumps(kept, indent=1))
-    PAGE.write_text(page(kept))
-    print(page(kept))
+def main(chosen: list[str]) -> int:
+    """Measure each in a process of its own, so that one that fails stops no other; 1 if one did."""
+    if len(chosen) != 1:
+        commands = [[sys.executable, "-m", "benchmarks", name] for name in chosen or _rows.names()]
+        codes = [subprocess.run(command, check=False).returncode for command in commands]
+        return int(any(codes))
+    (name,) = chosen
+    print(f"benchmarks/{name}.py", file=sys.stderr, flush=True)
+    _rows.keep(name, None)  # nothing of an earlier run stands in for one that fails
+    rows = importlib.import_module(f"benchmarks.{name}").measure()
+    entry = {"machine": _rows.machine(), "rows": [{c: row.get(c) for c in COLUMNS} for row in rows]}
+    _rows.keep(name, entry)
+    PAGE.write_text(page(_rows.read()))
+    _verify.write()
+    print(page({name: entry}))
+    return 0
 
 
 def page(kept: dict[str, Any]) -> str:
@@ -58,17 +51,10 @@ def page(kept: dict[str, Any]) -> str:
             "| what | ratio | spread | bound | holds | note |",
             "|---|---|---|---|---|---|",
         ]
-        parts += ["| " + " | ".join(_cell(row[c]) for c in COLUMNS) + " |" for row in entry["rows"]]
+        parts += ["| " + " | ".join(cell(row[c]) for c in COLUMNS) + " |" for row in entry["rows"]]
         parts.append("")
     return "\n".join(parts)
 
 
-def _cell(value: Any) -> str:
-    shown = (
-        {None: "", True: "yes", False: "**no**"}.get(value, value) if not isinstance(value, float) else f"{value:.3g}"
-    )
-    return str(shown).replace("|", "\\|")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
