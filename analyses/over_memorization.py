@@ -37,7 +37,7 @@ import xarray as xr
 from analyses.core.analysis import analysis
 from analyses.core.curves import Curves, banded, from_items, from_table
 from analyses.core.result import Result
-from analyses.core.stages import OVER_FIT, STAGES, Staged, matched, stage_rule
+from analyses.core.stages import NOT_ASSESSABLE, OVER_FIT, STAGES, Staged, matched, stage_rule
 from analyses.core.style import answer_grids, style_control
 from probe.errors import InputError
 
@@ -46,11 +46,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 DELTAS, RHOS = (0.005, 0.01, 0.02), (0.05, 0.1, 0.2)
-NOT_ASSESSABLE = "not assessable"
 NATS = "nats per token"
-SHADES: dict[str, str] = dict(
-    zip((*STAGES, NOT_ASSESSABLE), ("#7F7F7F", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F"), strict=True)
-)
 
 
 @analysis
@@ -277,33 +273,21 @@ def _in_words(c: Curves, s: Staged, rho: float) -> str:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Accuracy and ln perplexity by step, stages shaded and the recommended checkpoint marked."""
-    from analyses.core.figures import curve, mark, shade
+    """Accuracy and ln perplexity by step with the bounds of the rule, stages shaded, the checkpoint to ship starred."""
+    from analyses.core.figures import curve, explained
 
     rows = result.summary()
     color = "run" if "run" in rows else None
+    rho = float(result.record.get("options", {}).get("rho", 0.10))
     drawn: dict[str, Figure] = {}
-    for quantity, title in (
-        ("accuracy", "Accuracy"),
-        ("log_ppl", "ln perplexity"),
-        ("om_index", "Over-memorization index"),
+    for quantity, title, axis in (
+        ("accuracy", "Accuracy", "accuracy (share of items)"),
+        ("log_ppl", "ln perplexity", f"ln perplexity ({NATS})"),
+        ("om_index", "Over-memorization index", f"index ({NATS})"),
     ):
         part = rows[rows["quantity"] == quantity]
         if part.empty:
             continue
-        figure = curve(part, x="step", color=color, title=title)
-        if color is None:
-            for start, end, stage in _spans(result.table):
-                shade(figure, start, end, stage, color=SHADES[stage])
-            for step in result.table.loc[result.table["recommended"], "step"]:
-                mark(figure, float(step), "ship")
-        drawn[quantity] = figure
+        figure = curve(part, x="step", color=color, title=title, y_title=axis)
+        drawn[quantity] = figure if color else explained(figure, result.table, quantity, rho)
     return drawn
-
-
-def _spans(table: pd.DataFrame) -> list[tuple[float, float, str]]:
-    """(first step, last step, stage) of each run of equal stages; a span reaches to the next one's start."""
-    numbered = (table["stage"] != table["stage"].shift()).cumsum()
-    starts = table.groupby(numbered).agg(start=("step", "first"), stage=("stage", "first"))
-    ends = [*starts["start"].iloc[1:], table["step"].iloc[-1]]
-    return [(float(a), float(b), str(s)) for a, b, s in zip(starts["start"], ends, starts["stage"], strict=True)]

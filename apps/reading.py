@@ -18,6 +18,7 @@ from analyses.core.store import SCHEMA, Store, StoreError
 RUN_SLOTS = ("model", "tuned", "base")
 AGAIN = "delete its folder and run again"
 HIDDEN_OPTIONS = ("batch_size", "seed")
+MAX_OPTION = 16  # characters of a value; longer ones (a regular expression) tell nobody anything in a list
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +97,17 @@ class Entry:
         parts = [
             self.run_name or PurePath(self.run).name,
             self.data_name,
+            self.amount,
             self.span,
-            *(f"{k}={v}" for k, v in self.options.items()),
+            *(f"{k}={v}" if len(str(v)) <= MAX_OPTION else f"own {k}" for k, v in self.options.items()),
         ]
         return " · ".join([p for p in parts if p] + [self.key[:6]])
+
+    @property
+    def amount(self) -> str:
+        """How many items were read, in words."""
+        counts = [d["n"] for d in self.record.get("inputs", {}).values() if isinstance(d, dict) and d.get("n")]
+        return f"{counts[0]} items" if counts else ""
 
     @property
     def span(self) -> str:

@@ -14,6 +14,16 @@ from analyses.core.stats import group_difference, n_arrangements
 
 ALPHA = 0.05
 NOT_CELLS = ("direction", "answer_kind", "group")
+WAYS = {"tuned_to_base": "tuned into base", "base_to_tuned": "base into tuned"}
+SITES = {
+    "attn_out": "attention output",
+    "mlp_out": "MLP output",
+    "mlp_post": "MLP neurons",
+    "resid_pre": "residual stream before",
+    "resid_mid": "residual stream in the middle",
+    "resid_post": "residual stream after",
+    "z": "attention values",
+}
 
 
 def contrast(
@@ -59,42 +69,69 @@ def verdict(data: xr.Dataset, groups: tuple[str, str] | None) -> str:
             continue
         for kind, way in itertools.product(data["answer_kind"].to_numpy(), data["direction"].to_numpy()):
             part = data.sel(answer_kind=kind, direction=way)
-            told = f"{way} ({kind})" if data.sizes["answer_kind"] > 1 else str(way)
-            sentences = [*_largest(part, f"{prefix}effect"), *_difference(part, f"{prefix}contrast", groups)]
-            said.append(f"{told}: " + ", ".join(sentences))
+            of = f" ({kind})" if data.sizes["answer_kind"] > 1 else ""
+            said += [*_largest(part, prefix, str(way), of), *_difference(part, f"{prefix}contrast", groups, of)]
     return "; ".join(said)
 
 
-def _largest(data: xr.Dataset, name: str) -> Iterator[str]:
+def _largest(data: xr.Dataset, prefix: str, way: str, of: str) -> Iterator[str]:
+    """The clearest single patch per group, with its interval and its share of the gap; or that none is clear."""
+    effect = data[f"{prefix}effect"]
+    metric = "accuracy" if effect.attrs["units"] == "fraction" else "the answer's log-probability"
+    unit = "" if effect.attrs["units"] == "fraction" else f" {effect.attrs['units']}"
     for group in data["group"].to_numpy():
         own = data.sel(group=group)
-        clear = (own[f"{name}_ci_low"] > 0) | (own[f"{name}_ci_high"] < 0)
-        values = own[name].where(clear)
+        low, high = own[f"{prefix}effect_ci_low"], own[f"{prefix}effect_ci_high"]
+        values = own[f"{prefix}effect"].where((low > 0) | (high < 0))
+        tried = int(own[f"{prefix}effect"].notnull().sum())
         if bool(values.isnull().all()):
-            yield f"no clear effect in {group}"
-        else:
-            where, at = _peak(abs(values))
-            yield f"largest in {group} at {where} ({float(values.sel(at)):+.3g} {data[name].attrs['units']})"
+            yield f"patching {WAYS[way]} has no clear effect in {group}{of}: none found at {tried} places"
+            continue
+        at = _peak(abs(values))
+        share = _share(own[f"{prefix}recovery"].sel(at))
+        interval = f"[{float(low.sel(at)):+.3g}, {float(high.sel(at)):+.3g}]"
+        yield (
+            f"patching {_place(at, data)}, {WAYS[way]}, moves {metric} in {group}{of} by "
+            f"{float(values.sel(at)):+.3g}{unit} {interval}, {share}; the largest of {tried} places, "
+            "a causal effect, no proof of storage"
+        )
 
 
-def _difference(data: xr.Dataset, name: str, groups: tuple[str, str] | None) -> Iterator[str]:
+def _share(recovery: xr.DataArray) -> str:
+    share = float(recovery)
+    return (
+        "where the checkpoints do not differ" if np.isnan(share) else f"{share:.0%} of the gap between the checkpoints"
+    )
+
+
+def _difference(data: xr.Dataset, name: str, groups: tuple[str, str] | None, of: str) -> Iterator[str]:
     if groups is None:
         return
-    label = f"{groups[0]} minus {groups[1]}"
+    label = f"{groups[0]} minus {groups[1]}{of}"
     p = data[f"{name}_p"]
     if bool(p.isnull().all()):
         yield f"{label} not tested (too few items in a group)"
     elif float(p.min()) > ALPHA:
         yield f"{label}: none found (smallest p = {float(p.min()):.3g})"
     else:
-        where, at = _peak(abs(data[f"{name}_t"]))
+        at = _peak(abs(data[f"{name}_t"]))
         found = f"{float(data[name].sel(at)):+.3g} {data[name].attrs['units']}, p = {float(p.sel(at)):.3g}"
-        yield f"{label}: clearest at {where} ({found})"
+        yield f"{label}: clearest at {_place(at, data)} ({found})"
 
 
-def _peak(values: xr.DataArray) -> tuple[str, dict[str, object]]:
-    """Name and coordinates of the largest cell."""
+def _peak(values: xr.DataArray) -> dict[str, object]:
+    """Coordinates of the largest cell."""
     cells = values.stack(cell=list(values.dims))
     best = cells["cell"][int(np.nanargmax(cells.to_numpy()))].item()
-    at = {str(d): v for d, v in zip(cells["cell"].to_index().names, best, strict=True)}
-    return ".".join(str(at[d]) for d in ("site", "layer", "head") if d in at), at
+    return {str(d): v for d, v in zip(cells["cell"].to_index().names, best, strict=True)}
+
+
+def _place(at: dict[str, object], data: xr.Dataset) -> str:
+    """A cell in words: which part, of which head and layer, and where that is among the layers patched."""
+    layer, layers = int(str(at["layer"])), data["layer"].to_numpy()
+    if layer < 0:
+        return f"the {at['site']}"
+    last = "last of " if layer == layers.max() > layers.min() else "of "
+    head = f" of head {at['head']}" if "head" in at else ""
+    part = SITES.get(str(at["site"]), str(at["site"]))
+    return f"the {part}{head} of layer {layer} ({last}{max(layers.min(), 0)}-{layers.max()})"

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 STAGES = ("under-trained", "good fit", "over-memorized", "over-fit")
+NOT_ASSESSABLE = "not assessable"
 UNDER, GOOD, OVER_MEMORIZED, OVER_FIT = range(4)
 SLACK = 1e-9  # .74 >= .75 - .01 and 1.65 <= 1.1 * 1.5 are meant exactly; binary fractions miss both
 

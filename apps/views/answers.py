@@ -87,16 +87,22 @@ def show(found: Listing, by_name: Mapping[str, str]) -> None:
     newest = {name: {e.analysis: e for e in series.newest(found, path)} for name, path in by_name.items()}
     staged = {name: s for name, of in newest.items() if STAGED in of and (s := read(name, of[STAGED]))}
     assessed = [s for s in staged.values() if s.is_assessable]
-    lines = [*_memorized(assessed), *_worse(assessed), *_ship(assessed), *_where(newest)]
+    lines = [*_memorized(assessed), *_worse(assessed), *ship(assessed), *_where(newest)]
     told = "\n".join(f"- {line}" for line in lines)
-    if any(s.got_worse for s in assessed):
-        st.error(told, icon=":material/trending_down:")
-    elif any(s.onset is not None for s in assessed):
-        st.warning(told, icon=":material/psychology_alt:")
-    else:
-        st.info(told, icon=":material/fact_check:")
+    getattr(st, _tone(assessed))(told)
     rows = [_row(name, staged.get(name), of) for name, of in newest.items()]
     tables.static(pd.DataFrame(rows, columns=COLUMNS), _definitions(assessed))
+
+
+def tone(entry: Entry) -> str:
+    """How a verdict is coloured: error where accuracy fell, warning where the run over-memorized, info else."""
+    staged = read("", entry) if entry.analysis == STAGED else None
+    return _tone([staged] if staged and staged.is_assessable else [])
+
+
+def _tone(runs: Sequence[Staged]) -> str:
+    worse, memorized = any(r.got_worse for r in runs), any(r.onset is not None for r in runs)
+    return "error" if worse else "warning" if memorized else "info"
 
 
 def read(name: str, entry: Entry) -> Staged | None:
@@ -145,7 +151,7 @@ def _worse(runs: Sequence[Staged]) -> Iterator[str]:
             yield f"**{escaped(run.run)} got worse**: {change}."
 
 
-def _ship(runs: Sequence[Staged]) -> Iterator[str]:
+def ship(runs: Sequence[Staged]) -> Iterator[str]:
     """The most accurate of the runs' recommended checkpoints, and whether it differs from where its run began."""
     offered = [(r, r.recommended) for r in runs if r.recommended is not None]
     if not offered:

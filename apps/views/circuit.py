@@ -54,7 +54,8 @@ def _curves(entries: list[Entry], where: dict[str, Any]) -> None:
         return
     panels = list(dict.fromkeys(curves["panel"]))
     default = _telling(curves)[:4]
-    shown = address.select_many("Curves over layers", panels, key="layer_curves", default=default, buttons=False)
+    how: dict[str, Any] = {"name": series.title, "buttons": False}
+    shown = address.select_many("Curves over layers", panels, key="layer_curves", default=default, **how)
     if not shown:
         st.info("Choose at least one curve.")
         return
@@ -64,7 +65,8 @@ def _curves(entries: list[Entry], where: dict[str, Any]) -> None:
         picked = address.select_many("Groups of items", groups, key="group")
         curves = curves[curves["group"].isin(picked or groups)]
     if len(curves):
-        figure = figures.curve(curves, x="layer", color="group", facet="panel", columns=1, y_title=" ")
+        named = curves.assign(panel=[series.title(p) for p in curves["panel"]])
+        figure = figures.curve(named, x="layer", color="group", facet="panel", columns=1)
         parts.figure(figure, "layers", key="layers", alt="Curves over layers")
 
 

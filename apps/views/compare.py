@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ LAST, NUMBERS = "last", ("float", "double", "int", "bool")
 PAIRING = ("item", "group", "answer_kind", "mask", "variant", "layer", "pos", "head", "sample", "site", "target")
 SECONDARY = {"pos", "layer", "target", "n_tokens", "sample", "step", "head"}
 MAX_PAIRS = 500_000
+SUMMED = ("perplexity",)  # analyses whose rows hold sums over an item's tokens
 
 
 def show(found: Listing) -> None:
@@ -30,7 +32,9 @@ def show(found: Listing) -> None:
     analysis = address.select("Analysis", several, key="analysis")
     entries = found.of(analysis)
     first, first_at = _side("A", entries, len(entries) - 1, 0)
-    second, second_at = _side("B", entries, len(entries) - 1, -1)
+    # Two checkpoints of one sweep, or two results where one has a single checkpoint.
+    other = len(entries) - 1 if entries[-1].is_sweep and len(entries[-1].steps) > 1 else len(entries) - 2
+    second, second_at = _side("B", entries, other, -1)
     names = {"A": _name(first, first_at), "B": _name(second, second_at)}
     st.caption(f"A: {address.escaped(names['A'])}  \nB: {address.escaped(names['B'])}")
     if first.key == second.key and first_at == second_at:
@@ -99,7 +103,7 @@ def _drawn(both: pd.DataFrame, difference: pd.DataFrame, quantity: str) -> tuple
     dims = [d for d in both.columns if d in DIMS and len(both[d].unique()) > 1]
     ordered = [d for d in figures.X_ORDER if d in dims]
     rest = [d for d in dims if d not in ordered]
-    title = f"{quantity}: A − B"
+    title = f"{quantity}: A − B of the estimates"
     if len(ordered) >= 2:
         x, y = ordered[1], ordered[0]
         facet = ["side", *rest, *ordered[2:]]
@@ -127,21 +131,69 @@ def _paired(first: Entry, first_at: dict[str, Any], second: Entry, second_at: di
         st.caption("No statistics paired by item: these results keep no rows per item.")
         return
     st.markdown("##### Paired by item")
-    column = address.select("Value per item", numbers, key="column")
+    whole = first.analysis in SUMMED
+    choices = [
+        Value(c, per_token)
+        for c in numbers
+        for per_token in ((True, False) if whole and c.endswith("_nats") else (False,))
+    ]
+    column = address.select("Value per item", choices, key="column", name=lambda c: c.name(whole))
     keys = [c for c in PAIRING if c in kinds[0] and c in kinds[1]]
     sides: list[Any] = []
     for entry, at in ((first, first_at), (second, second_at)):
         lists = {k: [v] for k, v in at.items()}
-        found, count = rows(entry, where=lists, columns=[*keys, column], limit=MAX_PAIRS)
+        found, count = rows(entry, where=lists, columns=[*keys, *column.columns], limit=MAX_PAIRS)
         if count > MAX_PAIRS:
             st.caption(f"{count:,} rows are too many to pair in a page; use result.table in a notebook.")
             return
-        sides.append(found.groupby(keys, as_index=False, dropna=False)[column].mean())
-    st.dataframe(paired(sides[0], sides[1], keys, column), hide_index=True, key="paired", column_config=tables.ROUND)
+        value = column.of(found)
+        sides.append(found.assign(value=value).groupby(keys, as_index=False, dropna=False)["value"].mean())
+    lines = paired(sides[0], sides[1], keys, "value")
+    if lines.empty:
+        st.info("No item was measured on both sides.")
+        return
+    _draw_paired(lines, column.name(whole))
+    st.dataframe(lines, hide_index=True, key="paired", column_config=tables.ROUND)
     st.caption(
         "Mean over items of A − B, 95 % bootstrap interval over items; p: signs of "
-        "the differences flipped; p_holm: corrected for the number of lines."
+        "the differences flipped; p_holm: corrected for the number of lines. Every item counts the same here, "
+        "while a quantity above may weigh items by their tokens."
     )
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number per item: a column of the rows, or that divided by the item's scored tokens."""
+
+    column: str
+    per_token: bool
+
+    def __str__(self) -> str:
+        return f"{self.column}/n_tokens" if self.per_token else self.column
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.column, *(["n_tokens"] if self.per_token else [])]
+
+    def of(self, found: pd.DataFrame) -> pd.Series:
+        value = found[self.column].astype(float)
+        return value / found["n_tokens"].where(found["n_tokens"] > 0) if self.per_token else value
+
+    def name(self, whole: bool) -> str:
+        """With its unit; ``whole``: one row holds all of an item's tokens."""
+        named = figures.quantity_name(self.column)
+        if not self.column.endswith("_nats"):
+            return named
+        if self.per_token:
+            return f"{named} per token of each item (nats/token)"
+        return f"{named} summed over each item's tokens (nats/item)" if whole else f"{named} (nats)"
+
+
+def _draw_paired(lines: pd.DataFrame, name: str) -> None:
+    by = [c for c in parts.FILTERS if c in lines and lines[c].nunique(dropna=False) > 1]
+    shown = lines.assign(n=lines["items"], quantity=name)
+    figure = figures.forest(shown, label=by or "quantity", title=f"A − B paired by item: {name}", unit="A − B")
+    parts.figure(figure, "paired", key="paired_figure", alt=f"{name}: mean over items of A − B with its interval")
 
 
 def paired(first: pd.DataFrame, second: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:

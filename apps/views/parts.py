@@ -53,11 +53,11 @@ def frozen(where: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple((n, tuple(v) if isinstance(v, list) else v) for n, v in where.items())
 
 
-def claims(entry: Entry) -> None:
-    """Verdict and warnings of a result, as text."""
+def claims(entry: Entry, tone: str) -> None:
+    """Verdict and warnings of a result, as text; ``tone`` (info, warning, error) colours the verdict."""
     said = verdict(entry.root, entry.analysis, entry.key)
     if said:
-        st.success(escaped(said), icon=":material/gavel:")
+        getattr(st, tone)(escaped(said), icon=":material/gavel:")
     warnings = entry.record.get("warnings", [])
     for warning in warnings[:3]:
         st.warning(escaped(warning), icon=":material/warning:")
@@ -76,8 +76,15 @@ def problems(found: Sequence[str]) -> None:
 
 
 def filters(summary: pd.DataFrame, prefix: str = "") -> dict[str, list[Any]]:
-    """Values chosen per category of the estimates; {} for all of them."""
-    present = [d for d in FILTERS if d in summary and 1 < len(summary[d].dropna().unique()) <= 24]
+    """Values chosen per category that at least half of the quantities have; {} for all of them."""
+    enough = summary["quantity"].nunique() / 2
+    present = [
+        d
+        for d in FILTERS
+        if d in summary
+        and 1 < len(summary[d].dropna().unique()) <= 24
+        and summary.loc[summary[d].notna(), "quantity"].nunique() >= enough
+    ]
     chosen: dict[str, list[Any]] = {}
     for dim in present:
         values = list(dict.fromkeys(summary[dim].dropna()))

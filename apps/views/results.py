@@ -9,7 +9,7 @@ import streamlit as st
 from analyses.core.analysis import get, names
 from analyses.core.store import StoreError
 from apps.reading import Entry, Listing
-from apps.views import address, parts, tables
+from apps.views import address, answers, parts, tables
 from probe.errors import InputError
 
 PLAY_SECONDS = 0.9
@@ -20,11 +20,9 @@ def show(found: Listing) -> None:
     """Choose an analysis and one of its results; look at it."""
     left, right = st.columns([1, 2])
     with left:
-        known = sorted({*found.analyses(), *names()})
-        first = found.analyses()[0] if found.analyses() else known[0]
-        analysis = address.select(
-            "Analysis", known, key="analysis", default=first, name=lambda n: _with_count(n, found)
-        )
+        made = found.analyses()
+        known = [*made, *sorted(set(names()) - set(made))]
+        analysis = address.select("Analysis", known, key="analysis", name=lambda n: _with_count(n, found))
     entries = found.of(analysis)
     st.subheader(_title(analysis), anchor=False)
     if not entries:
@@ -35,7 +33,7 @@ def show(found: Listing) -> None:
         key = address.select("Result", list(by_key), key="key", name=lambda k: by_key[k].label)
     entry = by_key[key]
     try:
-        parts.claims(entry)
+        parts.claims(entry, answers.tone(entry))
         summary = parts.summary_of(str(entry.root), entry.analysis, entry.key)
     except (StoreError, InputError) as error:
         st.error(address.escaped(error))

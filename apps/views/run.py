@@ -18,7 +18,6 @@ OTHER_AXES = {"layer", "window", "pos", "key_pos", "head", "kv_head", "neuron", 
 WANTED = (r"^accuracy\b", r"^ppl · answer(?: ·|$)", r"^ppl · prompt(?: ·|$)", r"^log: entropy$", r"^log: reward$")
 ALL = "all items"
 MAX_RUNS, MAX_OPEN = 4, 40
-STAGE_COLORS = {"good fit": "#009E73", "over-memorized": "#D55E00", "over-fit": "#CC79A7"}
 
 
 def show(found: Listing) -> None:
@@ -47,7 +46,7 @@ def _chosen(found: Listing, by_name: dict[str, str], swept: list[str]) -> None:
     if rows.empty:
         st.info("No curve over steps in what is chosen: choose another run, or go to Circuit for curves over layers.")
         return
-    _curves(rows, entries, chosen, by_name)
+    _curves(rows, entries, by_name)
     st.caption("Newest result of each analysis per run; the page Results has the others. Bands: 95 % over items.")
 
 
@@ -85,9 +84,10 @@ def _rows(entries: list[Entry], names: dict[str, str], root: Path) -> pd.DataFra
     return rows.assign(run=rows["run"].map(names)) if len(rows) else rows
 
 
-def _curves(rows: pd.DataFrame, entries: list[Entry], chosen: list[str], by_name: dict[str, str]) -> None:
+def _curves(rows: pd.DataFrame, entries: list[Entry], by_name: dict[str, str]) -> None:
     panels = list(dict.fromkeys(rows["panel"]))
-    shown = address.select_many("Curves", panels, key="curves", default=wanted(rows) or panels[:3], buttons=False)
+    how: dict[str, Any] = {"name": series.title, "buttons": False}
+    shown = address.select_many("Curves", panels, key="curves", default=wanted(rows) or panels[:3], **how)
     rows = rows.assign(group=rows["group"].fillna(ALL))
     groups = [g for g in dict.fromkeys(rows["group"]) if g != ALL]
     if len(groups) > 1:
@@ -99,11 +99,11 @@ def _curves(rows: pd.DataFrame, entries: list[Entry], chosen: list[str], by_name
         return
     rows = rows.assign(panel=pd.Categorical(rows["panel"], shown)).sort_values("panel", kind="stable")
     lines: dict[str, Any] = {"color": "run", "dash": "group"} if len(set(rows["run"])) > 1 else {"color": "group"}
-    figure = figures.curve(rows.astype({"panel": str}), **lines, facet="panel", columns=1, y_title=" ")
-    order = {run: i for i, run in enumerate(dict.fromkeys(rows["run"]))}
+    named = rows.assign(panel=[series.title(p) for p in rows["panel"]])
+    figure = figures.curve(named, **lines, facet="panel", columns=1)
     for entry in entries:
-        if entry.analysis == "over_memorization":
-            _stages(figure, entry, order, by_name, alone=len(chosen) == 1)
+        if entry.analysis == answers.STAGED:
+            _stages(figure, entry, rows, by_name)
     parts.figure(figure, "run", key="run_figure", alt="Curves of the chosen runs over optimizer steps")
     box = address.folded("Numbers of these curves", key="numbers")
     if box.open:
@@ -121,16 +121,22 @@ def wanted(rows: pd.DataFrame) -> list[str]:
     return found
 
 
-def _stages(figure: Any, entry: Entry, order: dict[str, int], by_name: dict[str, str], *, alone: bool) -> None:
-    """Stages shaded where one run is shown; the recommended checkpoint of every run marked."""
+def _stages(figure: Any, entry: Entry, rows: pd.DataFrame, by_name: dict[str, str]) -> None:
+    """Stages shaded where one run is shown; the recommended checkpoint of every run starred, named in the legend."""
     table = parts.result_of(str(entry.root), entry.analysis, entry.key).table
     run = next(n for n, p in by_name.items() if p == entry.run)
-    if alone:
-        numbered = (table["stage"] != table["stage"].shift()).cumsum()
-        for _, span in table.groupby(numbered):
-            later = table.loc[table["step"] > span["step"].max(), "step"]
-            end = float(later.min() if len(later) else span["step"].max())
-            stage = str(span["stage"].iloc[0])
-            figures.shade(figure, float(span["step"].min()), end, stage, color=STAGE_COLORS.get(stage, figures.NEUTRAL))
+    order = list(dict.fromkeys(rows["run"]))
+    if run not in order:
+        return
+    if len(order) == 1:
+        figures.stage_shades(figure, table)
+    panels = list(dict.fromkeys(rows["panel"]))
+    number = next((i for i, p in enumerate(panels) if str(p).startswith("accuracy")), 0)
+    place = {"row": number + 1, "col": 1} if len(panels) > 1 else {}
+    color = PALETTE[order.index(run) % len(PALETTE)]
     for step in table.loc[table["recommended"].astype(bool), "step"]:
-        figures.mark(figure, float(step), f"ship {run}", color=PALETTE[order.get(run, 0) % len(PALETTE)])
+        at = rows[(rows["run"] == run) & (rows["step"] == step) & (rows["panel"] == panels[number])]
+        if len(at):
+            figures.star(figure, float(step), float(at["value"].iloc[0]), f"ship {run}", color=color, **place)
+        else:
+            figures.mark(figure, float(step), f"ship {run}", color=color)

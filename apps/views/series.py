@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import streamlit as st
 
-from analyses.core.figures import plain
+from analyses.core.figures import plain, quantity_name, value_name
 from analyses.core.result import DIMS
 from analyses.core.store import StoreError
 from apps.contents import array_names, verdict
@@ -16,6 +16,7 @@ from apps.views import address, parts
 from probe.errors import InputError
 
 UNSAID = ("micro", "given")  # what a reader assumes where nothing else is said
+SEPARATOR = " · "
 KEPT = ("quantity", "unit", "group", "value", "ci_low", "ci_high", "n")
 
 
@@ -59,10 +60,16 @@ def panelled(entry: Entry, axis: str, never: set[str], where: dict[str, object] 
         if axis not in several or never & several:
             continue
         texts = part[["quantity", *[d for d in dims if d not in (axis, "group", *never)]]].itertuples(index=False)
-        panel = [" · ".join(plain(v) for v in values if v not in UNSAID) for values in texts]
+        panel = [SEPARATOR.join(plain(v) for v in values if v not in UNSAID) for values in texts]
         rows = part.reindex(columns=[*KEPT, axis]).assign(panel=panel, analysis=entry.analysis, key=entry.key)
         found.append(rows.assign(run=entry.run))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def title(panel: str) -> str:
+    """Name of a panel for people: its quantity and what else tells it apart, in plain words."""
+    quantity, *rest = panel.split(SEPARATOR)
+    return SEPARATOR.join([quantity_name(quantity), *map(value_name, rest)])
 
 
 def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

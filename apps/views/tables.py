@@ -87,6 +87,8 @@ def _cell(value: object) -> str:
 def _told_apart(summary: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The estimates without the dims that are the same in all of them, and those."""
     measured = summary.dropna(axis="columns", how="all")
+    if "unit" in measured:
+        measured = measured.assign(unit=[unit_name(u) for u in measured["unit"]])
     constant = [c for c in measured.columns if c in DIMS and measured[c].nunique(dropna=False) == 1]
     constant = constant if len(measured) > 1 else []
     return measured.drop(columns=constant), {c: measured[c].iloc[0] for c in constant}

@@ -266,4 +266,9 @@ def test_figures_show_stages_and_the_checkpoint_to_ship():
 
     drawn = figures(analysed(curves()))
     assert set(drawn) == {"accuracy", "log_ppl", "om_index"}
-    assert len(drawn["log_ppl"].layout.shapes) >= 5
+    assert len(drawn["log_ppl"].layout.shapes) == 4
+    named = {t.name: t for t in drawn["log_ppl"].data}
+    assert {"good fit", "over-memorized", "ship"} <= set(named)
+    (bound,) = [t for name, t in named.items() if name and name.startswith("1.1 ×")]
+    assert list(bound.y) == pytest.approx(np.log(1.1 * np.minimum.accumulate(PERPLEXITY)))
+    assert not drawn["log_ppl"].layout.annotations

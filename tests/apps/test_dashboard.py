@@ -15,7 +15,7 @@ from analyses.core.analysis import names
 from analyses.core.store import Store
 from apps import contents, reading, reproduction
 from apps.serve import SCRIPT
-from apps.views import address
+from apps.views import address, answers
 from tests.apps.conftest import HOSTILE, key
 
 MODEL_PACKAGES = ("torch", "transformers", "transformer_lens", "nnsight")
@@ -44,7 +44,6 @@ def opened(store: Store, monkeypatch: pytest.MonkeyPatch, **parameters: str) -> 
     app = AppTest.from_file(str(SCRIPT), default_timeout=30)
     for name, value in parameters.items():
         app.query_params[name] = value
-    app.session_state["figures_ready"] = True  # a browser asks for them once it shows the first words and tables
     app.run()
     assert not app.exception, app.exception
     return app
@@ -166,14 +165,15 @@ def test_markdown_is_escaped_character_by_character():
 def test_run_page_marks_stages_and_the_checkpoint_to_ship(store, monkeypatch):
     app = opened(store, monkeypatch, page="Run", run="high")
     spec = json.loads(app.get("plotly_chart")[0].proto.spec)
-    told = {a["text"] for a in spec["layout"]["annotations"]}
-    assert {"good fit", "over-memorized", "ship high"} <= told
+    assert {"good fit", "over-memorized", "ship high"} <= {t.get("name") for t in spec["data"]}
+    (star,) = [t for t in spec["data"] if t.get("name") == "ship high"]
+    assert (star["x"], star["y"]) == ([30], [0.9])
     assert "over\\-memorized from step 60 on" in words(app)
 
 
 def test_two_runs_share_panels(store, monkeypatch):
     spec = json.loads(opened(store, monkeypatch, page="Run").get("plotly_chart")[0].proto.spec)
-    assert {t["name"].split(",")[0] for t in spec["data"]} == {"high", "low"}
+    assert {t["name"].split(",")[0] for t in spec["data"]} == {"high", "low", "ship high"}
     assert "xaxis2" in spec["layout"]
 
 
@@ -190,8 +190,96 @@ def test_compare_pairs_items_and_corrects_p(store, monkeypatch):
     app = opened(store, monkeypatch, page="Compare", analysis="perplexity", a=high, b=low, step_a="90", step_b="90")
     lines = next(d.value for d in app.dataframe if "p_holm" in d.value)
     assert set(lines["mask"]) == {"prompt", "answer"}
-    assert lines["value"].tolist() == pytest.approx([1.5] * len(lines))
+    assert lines["value"].tolist() == pytest.approx([0.5] * len(lines))  # 3 tokens an item
     assert (lines["p_holm"] >= lines["p"]).all()
+    assert app.selectbox(key="column").options[0].endswith("per token of each item (nats/token)")
+    summed = opened(
+        store, monkeypatch, page="Compare", analysis="perplexity", a=high, b=low, step_a="90", step_b="90",
+        column="nll_nats",
+    )  # fmt: skip
+    lines = next(d.value for d in summed.dataframe if "p_holm" in d.value)
+    assert lines["value"].tolist() == pytest.approx([1.5] * len(lines))
+    assert app.selectbox(key="column").options[1].endswith("summed over each item's tokens (nats/item)")
+
+
+def test_compare_opens_with_two_different_things(store, monkeypatch):
+    for analysis in ("perplexity", "logit_lens"):
+        assert "A and B are the same" not in words(opened(store, monkeypatch, page="Compare", analysis=analysis))
+
+
+def test_run_page_answers_across_runs_and_lists_every_run(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Run")
+    (headline,) = app.warning
+    assert "**high over\\-memorized" in headline.value or "**high over-memorized, since step 60**" in headline.value
+    assert "**Ship high, step 30**: accuracy 0\\.900" in headline.value
+    assert "clearly above step 0" in headline.value
+    assert "**Where it sits** was not assessed" in headline.value
+    table = next(m.value for m in app.markdown if m.value.startswith("| training run"))
+    assert "| low | not assessed: no accuracy curve here |" in table.replace("\\", "")
+    assert "over-memorized since step 60" in table.replace("\\", "")
+
+
+def staged(*points: tuple[float, float, float], stages: tuple[str, ...], recommended: int) -> answers.Staged:
+    found = tuple(answers.Point(10.0 * i, *p) for i, p in enumerate(points))
+    return answers.Staged("r", found, stages, recommended, delta=0.01, rho=0.1, rise=float("nan"))
+
+
+def test_a_run_got_worse_only_where_its_intervals_part():
+    good, low, near = (0.9, 0.85, 0.95), (0.5, 0.4, 0.6), (0.88, 0.8, 0.93)
+    assert staged(good, low, stages=("good fit", "over-fit"), recommended=0).got_worse
+    assert not staged(good, near, stages=("good fit", "over-fit"), recommended=0).got_worse
+    assert not staged(low, good, stages=("under-trained", "good fit"), recommended=1).got_worse
+    nan = float("nan")
+    assert staged((0.9, nan, nan), (0.5, nan, nan), stages=("good fit", "over-fit"), recommended=0).got_worse
+
+
+def test_what_to_ship_says_whether_it_differs_from_the_start():
+    low, high, near = (0.5, 0.4, 0.6), (0.9, 0.8, 1.0), (0.6, 0.5, 0.7)
+    fit = ("under-trained", "good fit")
+    (clear,) = answers.ship([staged(low, high, stages=fit, recommended=1)])
+    (unclear,) = answers.ship([staged(low, near, stages=fit, recommended=1)])
+    (start,) = answers.ship([staged(high, low, stages=("good fit", "over-fit"), recommended=0)])
+    assert "clearly above step 0" in clear and "not told apart from step 0" in unclear
+    assert "no later checkpoint was more accurate" in start
+    assert not list(answers.ship([]))
+
+
+def test_recorded_paths_are_found_from_the_results_too(tmp_path, monkeypatch):
+    results = tmp_path / "runs" / "lab" / "results"
+    (tmp_path / "runs" / "lab" / "high").mkdir(parents=True)
+    results.mkdir()
+    monkeypatch.chdir(results)
+    assert reading.located("runs/lab/high", results) == tmp_path / "runs" / "lab" / "high"
+    assert reading.located("runs/lab/gone", results) is None
+    assert reading.located(tmp_path / "runs", results) == tmp_path / "runs"
+    assert str(results) in reading.not_found("runs/lab/gone") and "start the dashboard" in reading.not_found("x/y")
+
+
+def test_going_from_page_to_page_keeps_defaults_and_draws(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Run")
+    for page in (*PAGES, *reversed(PAGES), "Circuit", "Run", "Circuit"):
+        app.radio(key="page").set_value(page).run()
+        assert not app.exception, page
+        if page in ("Run", "Circuit"):
+            assert app.multiselect[0].value, page
+            assert app.get("plotly_chart"), page
+    app.multiselect(key="layer_curves").set_value([]).run()
+    assert "Choose at least one curve" in words(app)
+
+
+def test_a_table_shows_texts_of_models_literally(store, monkeypatch):
+    def page() -> None:
+        import pandas as pd
+
+        from apps.views import tables
+
+        tables.static(pd.DataFrame({"a | b": ["<script>x</script>", "two\n\nlines | [x](y)"], "n": [1, 2]}), "of *2*")
+
+    app = AppTest.from_function(page).run()
+    _, rule, first, second = app.markdown[0].value.splitlines()
+    assert rule == "| --- | ---: |"
+    assert first == "| \\<script\\>x\\</script\\> | 1 |"
+    assert second.count(" | ") == 1 and "two lines" in second and "\\[x\\]" in second
 
 
 def test_compare_of_a_thing_with_itself_is_refused(store, monkeypatch):

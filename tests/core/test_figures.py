@@ -35,7 +35,7 @@ def test_curve_draws_one_line_and_one_band_per_colour():
     assert [t.name for t in lines(figure)] == ["leaked", "unseen"]
     assert list(lines(figure)[1].y) == [3.0, 13.0, 23.0]
     assert list(bands(figure)[0].y) == [2.5, 12.5, 22.5, 21.5, 11.5, 1.5]
-    assert figure.layout.yaxis.title.text == "ppl"
+    assert figure.layout.yaxis.title.text == "perplexity"
     assert figure.layout.xaxis.title.text == "optimizer step"
 
 
@@ -69,7 +69,7 @@ def test_several_quantities_never_share_a_panel():
     two = pd.concat([rows(), rows().assign(quantity="nll_nats", unit="nats")])
     figure = figures.curve(two, color="group")
     assert {a.text for a in figure.layout.annotations} == {"ppl", "nll_nats"}
-    assert figure.layout.yaxis2.title.text == "nll nats (nats)"
+    assert figure.layout.yaxis2.title.text == "negative log-likelihood (nats)"
 
 
 def test_rows_that_cannot_be_told_apart_are_refused_with_the_column_that_would():

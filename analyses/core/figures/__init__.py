@@ -6,9 +6,31 @@ silently join rows of different kinds is an error. Every text that may come from
 """
 
 from analyses.core.figures.charts import auto, curve, forest, heatmap, scatter
-from analyses.core.figures.layout import HEIGHT, NEUTRAL, TEMPLATE, TOKENS_PER_ROW, X_ORDER, empty, mark, shade
+from analyses.core.figures.layout import (
+    HEIGHT,
+    NEUTRAL,
+    TEMPLATE,
+    TOKENS_PER_ROW,
+    X_ORDER,
+    empty,
+    keyed,
+    mark,
+    shade,
+    star,
+)
+from analyses.core.figures.stages import explained, stage_shades
 from analyses.core.figures.strips import tokens
-from analyses.core.figures.traces import PALETTE, as_text, axis_name, color_scale, plain, unit_name, visible
+from analyses.core.figures.traces import (
+    PALETTE,
+    as_text,
+    axis_name,
+    color_scale,
+    plain,
+    quantity_name,
+    unit_name,
+    value_name,
+    visible,
+)
 
 __all__ = [
     "HEIGHT",
@@ -23,13 +45,19 @@ __all__ = [
     "color_scale",
     "curve",
     "empty",
+    "explained",
     "forest",
     "heatmap",
+    "keyed",
     "mark",
     "plain",
+    "quantity_name",
     "scatter",
     "shade",
+    "stage_shades",
+    "star",
     "tokens",
     "unit_name",
+    "value_name",
     "visible",
 ]

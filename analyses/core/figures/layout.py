@@ -25,7 +25,14 @@ HEIGHT = 380
 TOKENS_PER_ROW = 12
 Columns = str | Sequence[str] | None  # one column, or several whose values are read together
 X_ORDER = ("step", "source_step", "layer", "window", "pos", "alpha", "fraction", "k", "neuron", "head")
-AXIS = {"showline": True, "linecolor": "#bbb", "gridcolor": "#eee", "zeroline": False, "automargin": True}
+AXIS = {
+    "showline": True,
+    "linecolor": "#bbb",
+    "gridcolor": "#eee",
+    "zeroline": False,
+    "automargin": True,
+    "exponentformat": "power",  # 2×10⁻⁴, not 200µ
+}
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 13},
@@ -53,17 +60,32 @@ def empty(title: str, reason: str = "nothing to draw: no measured values in this
     return finished(figure, title)
 
 
-def mark(figure: go.Figure, x: float, text: str, *, color: str = NEUTRAL) -> go.Figure:
-    """``figure`` with a vertical line at ``x`` in every panel, labelled in the first."""
+def mark(figure: go.Figure, x: float, text: str = "", *, color: str = NEUTRAL) -> go.Figure:
+    """``figure`` with a vertical line at ``x`` in every panel, labelled above the first."""
     figure.add_vline(x, line={"color": color, "width": 1.5, "dash": "dash"})
-    return _named(figure, x, text, color)
+    return _named(figure, x, text, color) if text else figure
 
 
-def shade(figure: go.Figure, start: float, end: float, text: str, *, color: str = NEUTRAL) -> go.Figure:
-    """``figure`` with a span of ``x`` shaded in every panel (a training stage, layers), labelled in the first."""
+def shade(figure: go.Figure, start: float, end: float, text: str = "", *, color: str = NEUTRAL) -> go.Figure:
+    """``figure`` with a span of ``x`` shaded in every panel (a training stage, layers), labelled above the first."""
     look: dict[str, Any] = {"fillcolor": color, "opacity": 0.1, "line_width": 0}
     figure.add_vrect(start, end, **look)
-    return _named(figure, start, text, color)
+    return _named(figure, start, text, color) if text else figure
+
+
+def star(figure: go.Figure, x: float, y: float, text: str, *, color: str = NEUTRAL, **place: int) -> go.Figure:
+    """``figure`` with a star at a point, named in the legend; ``row`` and ``col`` say in which panel."""
+    look = {"symbol": "star", "size": 15, "color": color, "line": {"color": "white", "width": 1}}
+    hover = f"{html.escape(text)}: %{{x}}, %{{y:.4g}}<extra></extra>"
+    figure.add_scatter(x=[x], y=[y], mode="markers", marker=look, name=html.escape(text), hovertemplate=hover, **place)
+    return figure
+
+
+def keyed(figure: go.Figure, text: str, color: str) -> go.Figure:
+    """``figure`` with a shade named in its legend."""
+    look = {"symbol": "square", "size": 14, "color": color, "opacity": 0.35}
+    figure.add_scatter(x=[None], y=[None], mode="markers", marker=look, name=html.escape(text), hoverinfo="skip")
+    return figure
 
 
 def joined(rows: pd.DataFrame, *wanted: Columns) -> tuple[pd.DataFrame, list[str | None]]:
@@ -151,13 +173,15 @@ def first_column(panels: Sequence[tuple[pd.DataFrame, dict[str, int]]]) -> dict[
 
 
 def _named(figure: Any, x: float, text: str, color: str) -> go.Figure:
-    # Names close together would cover each other: each goes below those already there.
+    # Above the panel, where no curve runs; names close together would cover each other: each goes above the last.
     placed = [float(v) for trace in figure.data if trace.x is not None for v in trace.x if isinstance(v, int | float)]
     near = 0.15 * (max(placed) - min(placed)) if placed else 0.0
-    above = sum(1 for a in figure.layout.annotations if a.xref == "x" and abs(a.x - x) <= near)
-    place: dict[str, Any] = {"x": x, "xref": "x", "y": 1, "yref": "y domain", "xanchor": "left", "yanchor": "top"}
-    place["yshift"] = -14 * above
+    below = sum(1 for a in figure.layout.annotations if a.xref == "x" and abs(a.x - x) <= near)
+    place: dict[str, Any] = {"x": x, "xref": "x", "y": 1, "yref": "y domain", "xanchor": "left", "yanchor": "bottom"}
+    place["yshift"] = 14 * below
     figure.add_annotation(text=html.escape(text), font={"size": 11, "color": color}, showarrow=False, **place)
+    room = 70 + 14 * below
+    figure.update_layout(margin={"t": max(figure.layout.margin.t or 0, room)})
     return figure
 
 
@@ -167,11 +191,11 @@ def coloraxis(values: Any, signed: bool | None, limit: float | None, unit: str) 
 
 
 def y_title_of(rows: pd.DataFrame, y: str, unit: str | None) -> str:
-    named = y
+    named = axis_name(y)
     if y == "value" and "quantity" in rows and not several(rows, "quantity"):
-        named = str(rows["quantity"].iloc[0])
+        named = traces.quantity_name(str(rows["quantity"].iloc[0]))
     unit = unit_of(rows) if unit is None else unit
-    return html.escape(axis_name(named)) + (f" ({html.escape(unit)})" if unit else "")
+    return html.escape(named) + (f" ({html.escape(unit)})" if unit else "")
 
 
 def unit_of(rows: pd.DataFrame) -> str:

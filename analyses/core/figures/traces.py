@@ -26,6 +26,32 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
 SIGNED = "RdBu"  # as plotly.py reads it: red below zero, blue above, as in the field's papers
 UNSIGNED = "Viridis"
 NAMES = {"step": "optimizer step", "pos": "token position", "k": "k (samples or top tokens)"}
+QUANTITIES = {
+    "ppl": "perplexity",
+    "log_ppl": "ln perplexity",
+    "nll_nats": "negative log-likelihood",
+    "logprob_nats": "log-probability",
+    "jsd_nats": "Jensen-Shannon divergence",
+    "kl_nats": "Kullback-Leibler divergence",
+    "top1": "share of tokens ranked first",
+    "om_index": "over-memorization index",
+    "recovery": "recovery (share of the gap)",
+}
+VALUES = {
+    "answer": "answer tokens",
+    "prompt": "prompt tokens",
+    "full": "all tokens",
+    "macro": "mean over items",
+    "micro": "mean over tokens",
+    "gold_final": "true final answer",
+    "gold_rationale": "true rationale",
+    "mlp_out": "MLP output",
+    "attn_out": "attention output",
+    "mlp_post": "MLP neurons",
+    "resid_post": "residual stream",
+    "tuned_to_base": "tuned into base",
+    "base_to_tuned": "base into tuned",
+}
 Trace = dict[str, Any]
 
 
@@ -199,6 +225,16 @@ def unit_name(unit: Any) -> str:
 def axis_name(column: str) -> str:
     """Name of a column as it stands on an axis."""
     return NAMES.get(column, column.replace("_", " "))
+
+
+def quantity_name(quantity: str) -> str:
+    """Name of a quantity for people; its unit, where the key ends in it, is said beside it anyway."""
+    return QUANTITIES.get(quantity, quantity.removesuffix("_nats").replace("_", " "))
+
+
+def value_name(value: Any) -> str:
+    """A category for people: plain words for the vocabulary's own values, others as they are."""
+    return VALUES.get(str(value), plain(value))
 
 
 def axis_values(values: Any) -> list[Any]:
