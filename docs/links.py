@@ -1,0 +1,35 @@
+"""mkdocs hook: files of the repository that are pages here, with their links pointing at pages."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import Files
+
+INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
+LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
+    """The page with the files it includes written out."""
+    pages = {included: f.src_uri for f in files.documentation_pages() for included in INCLUDED.findall(f.content_string)}
+    return INCLUDED.sub(lambda found: _moved(Path(found[1]), page.file.src_uri, pages, files), markdown)
+
+
+def _moved(file: Path, home: str, pages: dict[str, str], files: Files) -> str:
+    """Text of a file, its links as they must be on the page `home`; those to files that are no page lose their link."""
+
+    def link(found: re.Match[str]) -> str:
+        image, text, target, place = found[1], found[2], found[3], found[4] or ""
+        named = os.path.normpath(file.parent / target)
+        at = pages.get(named, os.path.relpath(named, "docs"))
+        if files.get_file_from_path(at) is None:  # beside the page: a notebook, a figure
+            at = os.path.normpath(Path(home).parent / target)
+        if files.get_file_from_path(at) is None:
+            return f"{text} (`{named}`)"
+        return f"{image}[{text}]({os.path.relpath(at, Path(home).parent)}{place})"
+
+    return LINK.sub(link, file.read_text(encoding="utf-8"))

@@ -1,0 +1,127 @@
+"""mkdocs hook: what "Ten minutes in the lab" prints and draws, from results of the short lab that lie beside the page.
+
+`python docs/tour.py` makes them again from `runs/lab-short/seed-0` (`make demo`). Of each the aggregates and the record
+are kept; rows only where a figure needs them.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mkdocs.structure.files import File, Files
+from mkdocs.utils import get_relative_url
+from plotly.offline import get_plotlyjs
+
+from analyses.core.figures import curve
+from analyses.core.result import Result
+from analyses.core.run import run
+from analyses.core.store import Store
+from analyses.core.sweep import sweep
+from apps import demo
+
+PAGE = "start/tour.md"
+SCRIPT = "assets/plotly.min.js"  # of this site: no request to another host
+KEPT = Path(__file__).parent / "start" / "lab-short"
+LAB = Path("runs/lab-short/seed-0")
+MARK = re.compile(r"<!-- lab: ([\w-]+) -->")
+MASKS = ["answer", "answer:first", "answer:number", "prompt"]
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Plotly's script."""
+    files.append(File.generated(config, SCRIPT, content=get_plotlyjs()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """What `make demo` prints."""
+    if page.file.src_uri != PAGE:
+        return markdown
+    return markdown.replace("<!-- lab: printed -->", f"```\n{printed(kept())}\n```")
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Every mark as its figure."""
+    if page.file.src_uri != PAGE:
+        return html
+    found = kept()
+    look = {"full_html": False, "include_plotlyjs": False, "config": {"responsive": True, "displaylogo": False}}
+    script = f'<script src="{get_relative_url(SCRIPT, page.url)}"></script>\n'
+    return script + MARK.sub(lambda mark: FIGURES[mark[1]](found).to_html(div_id=mark[1], **look), html)
+
+
+def kept() -> dict[str, Result]:
+    """The results beside the page, by name."""
+    stores = {folder.name: Store(folder) for folder in sorted(KEPT.iterdir())}
+    return {name: store.get(*next(store.addresses())) for name, store in stores.items()}
+
+
+def printed(found: dict[str, Result]) -> str:
+    """Table and verdicts as `make demo` prints them, long lines broken."""
+    swept = {name: found[name] for name in demo.RUNS}
+    verdicts = [f"{demo.RUNS[name]}: {found[f'{name}-stages'].verdict}" for name in demo.RUNS]
+    verdicts.append(f"planted memory: {found['place'].verdict}")
+    broken = (textwrap.fill(verdict, 110, subsequent_indent="  ") for verdict in verdicts)
+    return "\n\n".join([demo._table(swept).to_string(), demo._reading(swept), *broken])
+
+
+def _perplexity(found: dict[str, Result]) -> Any:
+    rows = pd.concat([found[name].summary().assign(run=told) for name, told in demo.RUNS.items()])
+    rows = rows.query("quantity == 'ppl' and variant == 'micro' and mask == 'answer'")
+    return curve(rows, x="step", color="run", title="Test perplexity of valid rationales, 95 % interval over items")
+
+
+def _format(found: dict[str, Result]) -> Any:
+    rows = found["format"].summary().query("quantity == 'ppl' and variant == 'micro' and group != 'planted'")
+    rows = rows[rows["mask"].isin(MASKS)]
+    return curve(rows, x="step", color="mask", facet="group", log_y=True, title="Rewarded for the format: perplexity")
+
+
+FIGURES: dict[str, Callable[[dict[str, Result]], Any]] = {
+    "perplexity": _perplexity,
+    "accuracy": lambda found: found["sft-high-stages"].figures()["accuracy"],
+    "log-perplexity": lambda found: found["sft-high-stages"].figures()["log_ppl"],
+    "place": lambda found: found["place"].figures()["effect"],
+    "lens": lambda found: found["lens"].figures()["top1"],
+    "format": _format,
+}
+
+
+def made(lab: Path) -> dict[str, Result]:
+    """The page's results, computed on the lab or found in its store."""
+    from probe import Prompts
+
+    store, test = Store(lab / "results"), lab / "sft_test.jsonl"
+    final = Prompts.read(lab / "prompts.jsonl").where(answer_kind="gold_final")
+    found: dict[str, Result] = {}
+    for name in demo.RUNS:
+        found[name] = sweep("perplexity", checkpoints=lab / name, prompts=test, store=store, batch_size=32)
+        graded = sweep("evaluate", checkpoints=lab / name, prompts=test, store=store, **demo.GRADED)
+        read: dict[str, Any] = {"perplexity": found[name], "evaluate": graded}
+        found[f"{name}-stages"] = run("over_memorization", **read, unparsed="wrong", store=store)
+    planted = final.where(group="planted")
+    ends: dict[str, Any] = {"base": lab / "planted" / "checkpoint-0", "tuned": lab / "planted" / "checkpoint-140"}
+    found["place"] = run("cross_patching", **ends, prompts=planted, store=store)
+    found["lens"] = sweep("logit_lens", checkpoints=lab / "planted", prompts=planted)
+    found["format"] = sweep("perplexity", checkpoints=lab / "grpo-format", prompts=final, batch_size=32)
+    return found
+
+
+def main() -> None:
+    """Write the page's results beside it."""
+    found = made(LAB)
+    shutil.rmtree(KEPT, ignore_errors=True)
+    for name, result in found.items():
+        rows = result.table if name.endswith("-stages") else result.table.head(0)
+        Store(KEPT / name).put(replace(result, rows=rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Ten minutes in the lab: its figures are made, its words agree with its results, and those are of the lab as it is."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "docs" / "start" / "tour.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def tour() -> ModuleType:
+    """The hook that makes the page."""
+    spec = importlib.util.spec_from_file_location("tour", ROOT / "docs" / "tour.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def kept(tour: ModuleType) -> dict[str, Any]:
+    return tour.kept()
+
+
+def test_every_mark_is_made_and_every_figure_shown(tour: ModuleType, kept: dict[str, Any]) -> None:
+    marks = tour.MARK.findall(TEXT)
+    assert sorted(marks) == sorted(["printed", *tour.FIGURES])
+    for draw in tour.FIGURES.values():
+        figure = draw(kept)
+        assert figure.layout.title.text and any(trace.y is not None and len(trace.y) for trace in figure.data)
+    assert max(map(len, tour.printed(kept).splitlines())) <= 110
+
+
+def test_the_words_are_those_of_the_results(kept: dict[str, Any]) -> None:
+    """Numbers and signs in the text, from the results beside it."""
+    stages = kept["sft-high-stages"]
+    assert "no over-memorization" in stages.verdict and "ship step 0 " in stages.verdict
+    first, last = stages.table["accuracy"].iloc[[0, -1]]
+    assert f"from {first:.2f} to {last:.2f}".replace("0.", ".") in " ".join(TEXT.split())
+    lens = kept["lens"].data["top1"].squeeze().sel(layer=3)
+    assert f"{float(lens.sel(step=20)):.2f}".lstrip("0") in TEXT and float(lens.sel(step=140)) == 1
+    ppl = kept["format"].data["ppl"].sel(variant="micro", answer_kind="gold_final")
+    change = ppl.sel(step=48) - ppl.sel(step=0)
+    for group in ("leaked_true", "leaked_canary", "unseen"):
+        signs = [float(change.sel(group=group, mask=m)) for m in ("answer", "answer:first", "answer:number", "prompt")]
+        assert signs[0] < 0 and signs[1] < 0 < signs[2] and signs[3] > 0
+
+
+@pytest.mark.lab
+def test_the_results_are_those_that_the_lab_gives_now(tour: ModuleType, kept: dict[str, Any], lab: Path) -> None:
+    """The same questions with the same options on items of the same kinds; digits depend on the machine."""
+    made = tour.made(lab)
+    assert set(made) == set(kept)
+    for name, now in made.items():
+        then = kept[name]
+        assert (then.analysis, then.record["options"]) == (now.analysis, now.record["options"])
+        assert dict(then.data.sizes) == dict(now.data.sizes)
