@@ -15,7 +15,8 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?
 
 def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
     """The page with the files it includes written out."""
-    pages = {included: f.src_uri for f in files.documentation_pages() for included in INCLUDED.findall(f.content_string)}
+    all_pages = files.documentation_pages()
+    pages = {included: f.src_uri for f in all_pages for included in INCLUDED.findall(f.content_string)}
     return INCLUDED.sub(lambda found: _moved(Path(found[1]), page.file.src_uri, pages, files), markdown)
 
 

@@ -38,7 +38,7 @@ def first(summary: pd.DataFrame) -> None:
     caption = f"{min(len(summary), FIRST_ROWS):,} of {len(summary):,} estimates"
     if constant:
         caption += "; in all rows: " + ", ".join(f"{axis_name(c)} {plain(v)}" for c, v in constant.items())
-    static(estimate_lines(varying.head(FIRST_ROWS)), caption)
+    static(estimate_lines(varying.head(FIRST_ROWS).dropna(axis="columns", how="all")), caption)
 
 
 def static(table: pd.DataFrame, caption: str = "") -> None:

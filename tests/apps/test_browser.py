@@ -25,7 +25,15 @@ SHOWN = {
     "Compare": "&analysis=logit_lens&compare_answer_kind=gold_final",
     "Results": "&analysis=logit_lens",
 }
-PAGES = ("Run", "Circuit", "Token", "Compare", "Steer", "Results")
+TITLES = {
+    "Run": "What happened over training",
+    "Circuit": "Where in the model",
+    "Token": "One item, token by token",
+    "Compare": "Two results side by side",
+    "Steer": "Change the model while it writes",
+    "Results": "",
+}
+PAGES = tuple(TITLES)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +88,67 @@ def test_pages_open_where_torch_is_not_installed(store, serve, watched, tmp_path
         assert "ImportError" not in page.locator("[data-testid=stMain]").inner_text()
     page.get_by_role("radio", name="Steer").locator("xpath=ancestor::label").click()
     page.wait_for_selector("text=needs torch")
+
+
+def go_to(page: Any, name: str) -> None:
+    page.get_by_role("radio", name=name).locator("xpath=ancestor::label").click()
+    page.wait_for_selector(f"[data-testid=stMain] h3:has-text('{TITLES[name]}')", timeout=30_000)
+    ready(page)
+
+
+def test_every_page_is_reached_from_every_page_by_a_click(address, watched):
+    page = watched(address).page
+    ready(page)
+    for there in PAGES[1:]:
+        for back in PAGES:
+            if back != there:
+                go_to(page, there)
+                go_to(page, back)
+                assert page.locator("[data-testid=stException]").count() == 0, (there, back)
+    go_to(page, "Circuit")
+    assert page.locator("[data-testid=stPlotlyChart]").count() == 2  # curves are chosen already, and the map
+
+
+def slider_at(page: Any, text: str) -> None:
+    page.locator(f"[aria-valuetext='{text}']").first.wait_for()
+
+
+def test_back_and_forward_bring_earlier_views(address, watched):
+    page = watched(f"{address}/?page=Results&analysis=logit_lens").page
+    ready(page)
+    slider = page.get_by_role("slider").first
+    slider.focus()
+    slider.press("End")
+    page.wait_for_function("location.search.includes('step=90')")
+    ready(page)
+    go_to(page, "Token")
+    go_to(page, "Run")
+    page.go_back()
+    page.wait_for_selector(f"[data-testid=stMain] h3:has-text('{TITLES['Token']}')")
+    ready(page)
+    page.go_back()
+    slider_at(page, "90")
+    page.wait_for_selector("[data-testid=stMain] h3:has-text('At which layer')")
+    ready(page)
+    assert "step=90" in page.url
+    page.go_back()
+    page.wait_for_function("!location.search.includes('step=90')")
+    slider_at(page, "all steps")
+    page.go_forward()
+    page.wait_for_function("location.search.includes('step=90')")
+    slider_at(page, "90")
+    ready(page)
+
+
+def test_numbers_are_there_before_the_grid_is_asked_for(address, watched):
+    page = watched(f"{address}/?page=Results&analysis=perplexity").page
+    ready(page)
+    table = page.locator("[data-testid=stMain] table").first
+    assert table.locator("th").all_inner_texts()[-1] == "n"
+    assert table.locator("tbody tr").count() == 12
+    assert page.locator("[data-testid=stDataFrame]").count() == 0
+    page.locator("label", has_text="All estimates").click()
+    page.wait_for_selector("[data-testid=stDataFrame] canvas")
 
 
 @pytest.mark.lab
