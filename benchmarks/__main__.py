@@ -7,6 +7,7 @@ those of one that fails are not.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import subprocess
 import sys
@@ -57,4 +58,12 @@ def page(kept: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure, write RESULTS.md and VERIFY.md."
+    )
+    known = ", ".join(_rows.names())
+    parser.add_argument("names", nargs="*", metavar="name", help=f"any of {known}; all without one")
+    names = parser.parse_args().names
+    if unknown := set(names) - set(_rows.names()):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {known}")
+    sys.exit(main(names))
