@@ -1,8 +1,8 @@
 """How often something is found where nothing is: each test, interval and verdict on many null data sets.
 
 A null data set has no difference to find, by construction: `share` is how often one is claimed at .05 (or how often a
-95 % interval leaves the truth out). Tests by permutation are exact and have a bound; percentile intervals are
-approximate, too short for few or skewed items, and only told.
+95 % interval leaves the truth out). Tests by permutation are exact and have a bound, and so have verdicts; percentile
+intervals are approximate, too short for few or skewed items, and only told.
 """
 
 from __future__ import annotations
@@ -129,13 +129,18 @@ def table(runs: int = RUNS, few: int = FEW) -> list[dict[str, Any]]:
 
 
 def measure() -> list[dict[str, Any]]:
-    """Rows of the benchmark; tests have a bound of .05 and three standard errors."""
+    """Rows of the benchmark; tests and verdicts have a bound of .05 and three standard errors."""
     found = table()
     TABLE.write_text(json.dumps(found, indent=1) + "\n")
+    return rows_of(found)
+
+
+def rows_of(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The table's rows as a benchmark's."""
     rows: list[dict[str, Any]] = []
     for row in found:
         limit = 0.05 + 3 * np.sqrt(0.05 * 0.95 / row["runs"])
-        bound = {} if row["kind"] != "test" else {"bound": f"<= {limit:.3f}", "holds": bool(row["share"] <= limit)}
+        bound = {} if row["kind"] == "interval" else {"bound": f"<= {limit:.3f}", "holds": bool(row["share"] <= limit)}
         name = f"{row['what']}: found in nulls"
         rows.append({"name": name, "ratio": row["share"], "note": f"{row['null']}; {row['runs']} runs", **bound})
     return rows
