@@ -39,8 +39,9 @@ browser:
 unit: setup browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --max-worker-restart 0
 
+# Not with -q: it silences the warnings that --strict counts.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: lint types contracts
 	$(BIN)/probe demo --out $(LAB)

@@ -141,17 +141,25 @@ def _overview() -> str:
 def _page(of: registry.Analysis) -> str:
     inputs = [(f"`{i.name}`", i.kind, i.upstream or "", "yes" if i.optional else "") for i in of.inputs]
     options = [
-        (f"`{o.name}`", ", ".join(map(str, o.choices)) or _type(o), f"`{o.default}`", o.help) for o in of.options
+        (f"`{o.name}`", ", ".join(map(str, o.choices)) or _type(o), f"`{o.default}`", _prose(o.help))
+        for o in of.options
     ]
     first = (of.function.__doc__ or "").partition("Args:")[0]
-    sections = "\n\n".join(f"## {h}\n\n{' '.join(t.split())}" for h, t in of.sections.items())
+    sections = "\n\n".join(f"## {h}\n\n{_prose(t)}" for h, t in of.sections.items())
     return (
-        f"# {of.name}\n\n{of.title}\n\n{' '.join(first.split())}\n\n{sections}\n\n"
+        f"# {of.name}\n\n{_prose(of.title)}\n\n{_prose(first)}\n\n{sections}\n\n"
         f"## Inputs\n\n{_table(('input', 'kind', 'result of', 'optional'), inputs)}\n\n"
         f"## Options\n\n{_table(('option', 'values', 'default', 'meaning'), options)}\n\n"
         f"## Command\n\n```console\n$ probe run {of.name} {' '.join(f'--{i.name} ...' for i in of.inputs)}\n```\n"
         f"{_cite(of)}"
     )
+
+
+def _prose(text: str) -> str:
+    """Text of a docstring on one line; outside backticks `<`, `*` and `_` are signs of formulas, not markup."""
+    parts = " ".join(text.split()).split("`")
+    parts[::2] = [re.sub(r"[*_]", r"\\\g<0>", part.replace("<", "&lt;")) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _cite(of: registry.Analysis) -> str:
@@ -212,7 +220,7 @@ def _costs() -> list[tuple[str, ...]]:
         work = work_of(of, case)
         counted = ("", "") if work.rows is None else (f"{work.rows:,.0f}", f"{work.row_bytes:.0f}")
         numbers = (work.block_rows / case.full_pass, work.unembedded, work.generated)
-        shown = (f"{value:,.4g}" for value in numbers)
+        shown = (f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in numbers)
         source = "declared" if of.work else "at least, from its signature"
         row = (of.name, source, str(case.models), *shown, *counted, f"{flops(work, case) / 1e12:,.4g}")
         rows.append((*row, "yes" if of.takes_turns else ""))

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import re
 from types import ModuleType
 
+import markdown
 import pytest
 
 from analyses.core import analysis as registry
 from tests.conftest import ROOT
 
 
-@pytest.fixture(scope="module")
-def reference() -> ModuleType:
-    """The hook that makes the pages."""
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+def hook(name: str) -> ModuleType:
+    """A hook of the site's build."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    """The hook that makes the pages."""
+    return hook("reference")
 
 
 def test_every_cited_paper_has_an_entry_and_every_entry_is_cited(reference: ModuleType) -> None:
@@ -44,3 +51,13 @@ def test_pages_offer_the_bibtex_of_their_sources(reference: ModuleType) -> None:
     for name, page in pages.items():
         named = set(reference.ARXIV.findall(registry.get(name).doc))
         assert named <= set(re.findall(r"eprint = \{(.*)\}", page)), name
+
+
+def test_formulas_are_shown_as_they_are_written(reference: ModuleType) -> None:
+    """`<a - b>` is no tag and `|X|_F / |Y|_F` no emphasis; code between backticks is left alone."""
+    shown = markdown.markdown(reference._prose("mean of <grad H, d>, |X|_F * |Y|_F *z, `a_b < _c_`"))
+    assert html.unescape(re.sub(r"</?(p|code)>", "", shown)) == "mean of <grad H, d>, |X|_F * |Y|_F *z, a_b < _c_"
+
+
+def test_text_taken_for_a_tag_is_found() -> None:
+    assert hook("eaten").unknown("<p>mean of <grad H, step></p><code>&lt;b&gt;</code>") == ["<grad H, step>"]
