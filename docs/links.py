@@ -10,6 +10,7 @@ from typing import Any
 from mkdocs.structure.files import Files
 
 INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
+HEADING = re.compile(r"^(#+ )", re.MULTILINE)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -17,7 +18,12 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
     """The page with the files it includes written out."""
     all_pages = files.documentation_pages()
     pages = {included: f.src_uri for f in all_pages for included in INCLUDED.findall(f.content_string)}
-    return INCLUDED.sub(lambda found: _moved(Path(found[1]), page.file.src_uri, pages, files), markdown)
+    below = "#" if markdown.startswith("# ") else ""  # the page's own title stands above what it includes
+
+    def text(found: re.Match[str]) -> str:
+        return HEADING.sub(rf"{below}\1", _moved(Path(found[1]), page.file.src_uri, pages, files))
+
+    return INCLUDED.sub(text, markdown)
 
 
 def _moved(file: Path, home: str, pages: dict[str, str], files: Files) -> str:
