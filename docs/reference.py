@@ -16,8 +16,15 @@ from analyses.core import fleet, published
 from analyses.core.cost import flops, work_of
 from analyses.core.result import DIMS
 from apps.cli import app
+from apps.options import analysis_command
 from probe.sites import KINDS, TRANSFORMER_LENS
 
+GIVEN = {
+    "checkpoint": "One checkpoint (a sweep: every checkpoint of a run)",
+    "pair": "Two checkpoints (a sweep: each against the first)",
+    "log": "The log of a run of reinforcement learning",
+    "result": "Results of other analyses",
+}
 ARXIV = re.compile(r"\b\d{4}\.\d{5}\b")
 
 
@@ -133,9 +140,14 @@ def _cell(value: Any) -> str:
 
 
 def _overview() -> str:
-    found = [registry.get(n) for n in registry.names()]
-    rows = [(f"[{a.name}](analyses/{a.name}.md)", a.title, ", ".join(i.name for i in a.inputs)) for a in found]
-    return _table(("analysis", "question", "inputs"), rows)
+    """One table for each kind of what is given."""
+    by_kind: dict[str, list[tuple[str, str, str]]] = {kind: [] for kind in GIVEN.values()}
+    for a in map(registry.get, registry.names()):
+        logged = any(i.kind in ("Rollouts", "RunLog") and not i.optional for i in a.inputs)
+        row = (f"[{a.name}](analyses/{a.name}.md)", _prose(a.title), ", ".join(f"`{i.name}`" for i in a.inputs))
+        by_kind[GIVEN["log" if logged else a.arity]].append(row)
+    head = ("analysis", "question", "inputs")
+    return "\n\n".join(f"## {kind}\n\n{_table(head, rows)}" for kind, rows in by_kind.items())
 
 
 def _page(of: registry.Analysis) -> str:
@@ -150,9 +162,22 @@ def _page(of: registry.Analysis) -> str:
         f"# {of.name}\n\n{_prose(of.title)}\n\n{_prose(first)}\n\n{sections}\n\n"
         f"## Inputs\n\n{_table(('input', 'kind', 'result of', 'optional'), inputs)}\n\n"
         f"## Options\n\n{_table(('option', 'values', 'default', 'meaning'), options)}\n\n"
-        f"## Command\n\n```console\n$ probe run {of.name} {' '.join(f'--{i.name} ...' for i in of.inputs)}\n```\n"
+        f"## Command\n\n```console\n{_commands(of)}\n```\n\n"
+        "Options are written with hyphens, lists with commas; `--help` names those of models and results too.\n"
         f"{_cite(of)}"
     )
+
+
+def _commands(of: registry.Analysis) -> str:
+    """How it is run, and how it is swept where it can be; inputs that may be left out in brackets."""
+    lines: list[str] = []
+    for sweep in (False, True) if of.arity != "result" else (False,):
+        wanted = ["checkpoints", *(i.name for i in of.inputs)]
+        given = [p for p in analysis_command(of, sweep=sweep).params if p.name in wanted]
+        shown = (f"{p.opts[0]} {p.make_metavar(click.Context(app))}" for p in given)
+        words = [text if p.required else f"[{text}]" for p, text in zip(given, shown, strict=True)]
+        lines.append(f"$ probe {'sweep' if sweep else 'run'} {of.name} {' '.join(words)}")
+    return "\n".join(lines)
 
 
 def _prose(text: str) -> str:

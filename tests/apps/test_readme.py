@@ -1,4 +1,8 @@
-"""Every code block of the README and the docs runs as printed, on the short lab and on stand-ins for a user's files."""
+"""Every code block of the README and the docs runs as printed, on the short lab and on stand-ins for a user's files.
+
+CONTRIBUTING.md and docs/add-a-model-family.md are followed in a copy of the checkout by test_contributing.py. Commands
+of the experiments' pages train for minutes: their options are parsed here, and test_notebooks.py runs the notebooks.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,6 @@ from tests.conftest import ROOT
 
 BLOCK = re.compile(r"^```(python|console|json)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_HERE = ("make ", "probe dashboard")  # the job itself; a server, opened by the browser tests
-
-
 PAGES = sorted(p for p in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if "```" in p.read_text())
 ELSEWHERE = {"record-with-verl.md"}  # needs verl: run on a stand-in for its batch by tests/probe/test_recording.py
 LAYOUTS = {
@@ -34,7 +36,8 @@ def blocks(page: Path, kind: str) -> list[str]:
 
 def commands(page: Path) -> list[str]:
     lines = [x[2:].split("  #")[0] for text in blocks(page, "console") for x in text.splitlines() if x[:2] == "$ "]
-    return [line.removeprefix(".venv/bin/").strip() for line in lines if not any(n in line for n in NOT_HERE)]
+    lines = [line.removeprefix(".venv/bin/").strip() for line in lines]
+    return [line for line in lines if not line.startswith(NOT_HERE)]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,7 @@ def test_blocks_run(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
     for text in blocks(page, "json"):
         assert all(json.loads(line) for line in text.splitlines())
     found = commands(page)
+    assert all(line.startswith("probe ") for line in found)
     script = "\n".join(f"{sys.executable} -m apps.cli {shlex.join(shlex.split(line)[1:])}" for line in found)
     done = subprocess.run(
         ["bash", "-euc", script],
@@ -76,7 +80,34 @@ def test_blocks_run(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_every_kind_of_block_is_known() -> None:
-    """A fence of another kind would go untested."""
-    kinds = {kind for page in PAGES for kind in re.findall(r"^```(\w+)", page.read_text(), re.MULTILINE)}
-    assert kinds <= {"python", "console", "json"}
+def test_no_block_goes_untested() -> None:
+    """Fences of other kinds, indented ones and commands in bare ones would not be seen above."""
+    for page in PAGES:
+        opened = re.findall(r"^( *)(```+|~~~+)(.*)$", page.read_text(), re.MULTILINE)[::2]
+        assert {(indent, fence) for indent, fence, _ in opened} == {("", "```")}, page
+        assert {kind for *_, kind in opened} <= {"python", "console", "json", ""}, page
+        bare = re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        assert not any(re.search(r"^ *(\$|probe|python|pip|make) ", text, re.MULTILINE) for text in bare), page
+
+
+def test_blocks_set_in_by_four_spaces_are_the_experiments_commands() -> None:
+    """The one other page that has them is followed by test_contributing.py."""
+    fenced = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        if page.name != "add-a-model-family.md":
+            text = fenced.sub("", page.read_text())
+            assert not re.search(r"\n\n {4,}(?![-*])\S", text), page
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "experiments").glob("*/README.md")), ids=lambda p: p.parent.name)
+def test_commands_of_experiments_are_understood(page: Path) -> None:
+    """With --help at the end an unknown command or option is still an error, and nothing is trained."""
+    text = page.read_text().replace("\\\n", " ")
+    assert "```" not in text
+    found = [line.split("  #")[0] for line in re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)]
+    assert found
+    for line in dict.fromkeys(found):
+        python, *words = shlex.split(line)
+        assert python == "python"
+        done = subprocess.run([sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]

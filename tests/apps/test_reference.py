@@ -11,6 +11,7 @@ import markdown
 import pytest
 
 from analyses.core import analysis as registry
+from apps.options import analysis_command
 from tests.conftest import ROOT
 
 
@@ -61,3 +62,15 @@ def test_formulas_are_shown_as_they_are_written(reference: ModuleType) -> None:
 
 def test_text_taken_for_a_tag_is_found() -> None:
     assert hook("eaten").unknown("<p>mean of <grad H, step></p><code>&lt;b&gt;</code>") == ["<grad H, step>"]
+
+
+def test_commands_on_the_pages_are_those_of_the_command_line(reference: ModuleType) -> None:
+    for name in registry.names():
+        run, *sweep = reference._commands(registry.get(name)).splitlines()
+        for line in (run, *sweep):
+            _, _, verb, analysis, *words = line.replace("[", "").replace("]", "").split()
+            command = analysis_command(registry.get(analysis), sweep=verb == "sweep")
+            known = {flag for option in command.params for flag in option.opts}
+            assert {word for word in words if word.startswith("--")} <= known, line
+            named = {option.name for option in command.params if option.required}
+            assert named <= {word[2:].replace("-", "_") for word in words}, line
