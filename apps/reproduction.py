@@ -3,26 +3,198 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pprint import pformat
 from typing import Any
 
-from analyses.core.store import Store
 from apps.reading import Entry
 
+SAVED = """
+for name, (figure, rows) in views.items():
+    figure.write_html(f"{name}.html")
+    rows.to_csv(f"{name}.csv", index=False)"""
 
-def python_code(store: Store, entry: Entry, where: Mapping[str, Any], figure: str | None) -> str:
+
+@dataclass(frozen=True)
+class Map:
+    """A map of page Circuit: its title, its name in ``apps.maps``, its axes, the part of a result it is of."""
+
+    title: str
+    name: str
+    x: str
+    y: str
+    entry: Entry
+    at: Mapping[str, Any]
+
+
+def python_code(entry: Entry, where: Mapping[str, Any], figure: str | None) -> str:
     """Python that shows the same view; runs as pasted where the package is installed."""
-    chosen = ", ".join(f"{k}={v!r}" for k, v in where.items())
-    lines = [
-        "from analyses import Store",
-        "",
-        f"store = Store.at({str(store.root.resolve())!r})",
-        f"result = store.get({entry.analysis!r}, {entry.key!r})" + (f".where({chosen})" if chosen else ""),
-        "print(result.summary())",
-    ]
+    lines = [*_head(entry.root), f"result = {_stored(entry, where)}", "print(result.summary())"]
     if figure:
         lines += [f"figure = result.figures()[{figure!r}]", f"figure.write_html({entry.analysis + '.html'!r})"]
     return "\n".join(lines)
+
+
+def of_run(
+    root: Path,
+    results: Sequence[tuple[str, Entry]],
+    logs: Mapping[str, str],
+    staged: Mapping[str, Entry],
+    panels: Sequence[str],
+    groups: Sequence[str],
+) -> str:
+    """Python that draws the curves of page Run.
+
+    Args:
+        root: where the results lie.
+        results: (name of the run, result) in the order of the page.
+        logs: name of the run -> its folder, where a curve is of the training log.
+        staged: name of the run -> its over_memorization result.
+        panels: curves shown.
+        groups: groups of items shown; all if empty.
+    """
+    stored = [(run, e.analysis, e.key) for run, e in results]
+    lines = [
+        *_head(root, "from apps import curves", *(["from apps.contents import training_log"] if logs else [])),
+        f"stored = {_literal(stored)}",
+        "found = [curves.over_steps(store.get(name, key).summary()).assign(run=run) for run, name, key in stored]",
+    ]
+    if logs:
+        lines += [
+            f"logs = {_literal(dict(logs))}",
+            "found += [curves.logged(training_log(folder)).assign(run=run) for run, folder in logs.items()]",
+        ]
+    lines += [_chosen(panels, groups), "figure = curves.steps_figure(rows)"]
+    for run, entry in staged.items():
+        table = f"store.get({entry.analysis!r}, {entry.key!r}).table"
+        lines.append(f"curves.stages(figure, rows, {run!r}, {table})")
+    return "\n".join([*lines, 'views = {"curves": (figure, rows)}', SAVED])
+
+
+def of_circuit(
+    root: Path,
+    results: Sequence[tuple[Entry, Mapping[str, Any]]],
+    panels: Sequence[str],
+    groups: Sequence[str],
+    shown: Map | None,
+) -> str:
+    """Python that draws the curves over layers and the map of page Circuit.
+
+    Args:
+        root: where the results lie.
+        results: (result, the step read of it) of the curves, in the order of the page.
+        panels: curves shown.
+        groups: groups of items shown; all if empty.
+        shown: the map, if there is one.
+    """
+    lines = _head(root, "from apps import curves, maps")
+    lines.append("views = {}")
+    if results:
+        stored = [(e.analysis, e.key, dict(at)) for e, at in results]
+        lines += [
+            f"stored = {_literal(stored)}",
+            "found = [curves.over_layers(store.get(name, key).where(**at).summary()) for name, key, at in stored]",
+            _chosen(panels, groups),
+            'views["layers"] = (curves.layers_figure(rows), rows)',
+        ]
+    if shown:
+        axes = f"{shown.x!r}, {shown.y!r}"
+        lines += [
+            f"cells = maps.maps_of({_stored(shown.entry, shown.at)}.summary(), {axes})[{shown.name!r}]",
+            f'views["map"] = (maps.map_figure(cells, {axes}, {shown.title!r}), cells)',
+        ]
+    return "\n".join([*lines, SAVED])
+
+
+def of_token(
+    entry: Entry,
+    column: str,
+    where: Mapping[str, Any],
+    look: Mapping[str, Any],
+    about: tuple[Sequence[Entry], Mapping[str, Any], Sequence[int]] | None,
+) -> str:
+    """Python that draws the strips of page Token.
+
+    Args:
+        entry: the result with the signal.
+        column: the signal.
+        where: item, kind of answer and layer.
+        look: step, base and difference, as ``apps.strips.strips`` takes them.
+        about: (results, item and position, steps) of a token chosen, if one is.
+    """
+    lines = [
+        *_head(entry.root, "from apps import strips", "from apps.reading import listing"),
+        "found = listing(store)",
+        f"where = {_literal(dict(where))}",
+        f"views = strips.strips(found.find({entry.key!r}), {column!r}, where, **{_literal(dict(look))})",
+    ]
+    if about:
+        entries, place, steps = about
+        lines += [
+            f"for key in {_literal([e.key for e in entries])}:",
+            f"    views |= strips.of_token(found.find(key), {_literal(dict(place))}, {_literal(list(steps))})[2]",
+        ]
+    return "\n".join([*lines, SAVED])
+
+
+def of_compare(
+    sides: Sequence[tuple[Entry, Mapping[str, Any]]],
+    quantity: str | None,
+    chosen: Mapping[str, Sequence[Any]],
+    value: Any | None,
+) -> str:
+    """Python that draws page Compare: estimates of both sides, their difference, statistics paired by item.
+
+    Args:
+        sides: (result, the step read of it) of A and of B.
+        quantity: the quantity shown, if both have one in common.
+        chosen: dim -> values shown.
+        value: the number paired by item (`apps.comparison.Value`), if there is one.
+    """
+    lines = _head(sides[0][0].root, "from apps import comparison")
+    lines += [f"{letter} = {_stored(*side)}" for letter, side in zip("ab", sides, strict=True)]
+    lines.append("views = {}")
+    if quantity:
+        lines += [
+            f"both = comparison.sides(a.summary(), b.summary(), {quantity!r})",
+            f"views |= comparison.estimates(both, {_literal(dict(chosen))})",
+        ]
+    if value:
+        lines += [f"views |= comparison.by_item(a.table, b.table, comparison.{value!r})"]
+    return "\n".join([*lines, SAVED])
+
+
+def _head(root: Path, *imports: str) -> list[str]:
+    return ["from analyses import Store", *imports, "", f"store = Store.at({str(root.resolve())!r})"]
+
+
+def _chosen(panels: Sequence[str], groups: Sequence[str]) -> str:
+    return f"rows = curves.chosen(curves.joined(found), {_literal(list(panels))}, {_literal(list(groups))})"
+
+
+def _stored(entry: Entry, at: Mapping[str, Any]) -> str:
+    part = ", ".join(f"{k}={_literal(v)}" for k, v in at.items())
+    return f"store.get({entry.analysis!r}, {entry.key!r})" + (f".where({part})" if part else "")
+
+
+def _literal(value: Any) -> str:
+    """A value as Python reads it: numbers of numpy as plain ones, texts with quotes and breaks escaped."""
+    return pformat(_plain(value), width=100, sort_dicts=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_plain(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if hasattr(value, "item") else value
+
+
+def commands(entries: Iterable[Entry]) -> list[str]:
+    """The commands that computed these results, each once; what was not computed from files is left out."""
+    return list(dict.fromkeys(c for e in entries if (c := command(e))))
 
 
 def command(entry: Entry) -> str | None:

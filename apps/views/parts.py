@@ -1,4 +1,4 @@
-"""Pieces every page is made of: messages, a figure with its exports, tables, provenance, code."""
+"""Pieces every page is made of: messages, a figure, filters, provenance."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ import pandas as pd
 import streamlit as st
 
 from analyses.core import figures
-from analyses.core.figures import unit_name
 from analyses.core.result import Result
 from analyses.core.store import Store
+from apps.comparison import CATEGORIES
 from apps.contents import verdict
 from apps.reading import Entry, located, not_found
 from apps.report import figures_of, provenance
-from apps.reproduction import command, python_code
 from apps.views import address
 from apps.views.address import escaped
-
-FILTERS = ("group", "dataset", "mask", "answer_kind", "variant", "arm", "site", "direction", "token_class")
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
@@ -80,7 +77,7 @@ def filters(summary: pd.DataFrame, prefix: str = "") -> dict[str, list[Any]]:
     enough = summary["quantity"].nunique() / 2
     present = [
         d
-        for d in FILTERS
+        for d in CATEGORIES
         if d in summary
         and 1 < len(summary[d].dropna().unique()) <= 24
         and summary.loc[summary[d].notna(), "quantity"].nunique() >= enough
@@ -94,7 +91,7 @@ def filters(summary: pd.DataFrame, prefix: str = "") -> dict[str, list[Any]]:
 
 
 def figure(shown: Any, name: str, *, key: str, alt: str = "", on_select: Any = "ignore") -> Any:
-    """A figure with its exports; the camera button saves what is on screen."""
+    """A figure; its camera button saves what is on screen."""
     kind = address.held("image", ("png", "svg"), "png")
     config = {"displaylogo": False, "toImageButtonOptions": {"format": kind, "filename": name, "scale": 2}}
     return st.plotly_chart(shown, key=key, config=config, on_select=on_select, selection_mode="points", alt=alt or name)
@@ -123,45 +120,6 @@ def clickable(shown: Any) -> Any:
         copy.update_xaxes(range=[-0.5, width - 0.5])
         copy.update_yaxes(range=[-0.5, height - 0.5])
     return copy
-
-
-def unit(rows: pd.DataFrame) -> str:
-    """The unit of the rows, where they have one and the same."""
-    units = rows["unit"].unique() if "unit" in rows else []
-    return unit_name(units[0]) if len(units) == 1 else ""
-
-
-def exports(shown: Any | None, entry: Entry, summary: pd.DataFrame, name: str) -> None:
-    """Downloads; a file is made only when its button is pressed."""
-    path = Store(entry.root).folder(entry.analysis, entry.key) / "table.parquet"
-    stem = f"{entry.analysis}-{entry.key[:6]}"
-    files: list[tuple[str, Any, str, str]] = [
-        ("Estimates, CSV", lambda: summary.to_csv(index=False), f"{stem}-estimates.csv", "text/csv"),
-        ("All rows, CSV", lambda: pd.read_parquet(path).to_csv(index=False), f"{stem}.csv", "text/csv"),
-        ("All rows, Parquet", path.read_bytes, f"{stem}.parquet", "application/vnd.apache.parquet"),
-    ]
-    if shown is not None:
-        page = ("Figure, HTML (opens offline)", lambda: shown.to_html(include_mathjax=False), f"{stem}-{name}.html")
-        files.insert(0, (*page, "text/html"))
-    box = address.folded("Export", key="export", icon=":material/download:", popover=True)
-    if not box.open:
-        return
-    with box:
-        address.select("Camera button of the figure saves", ["png", "svg"], key="image", radio=True, horizontal=True)
-        for label, data, file_name, mime in files:
-            st.download_button(label, data, file_name, mime, key=f"save-{label}", on_click="ignore")
-
-
-def code(entry: Entry, where: Mapping[str, Any], figure_name: str | None) -> None:
-    """Code that reproduces the view from the stored result, and the command that computes it again."""
-    box = address.folded("Code to reproduce this view", key="code", icon=":material/code:")
-    if not box.open:
-        return
-    with box:
-        st.code(python_code(Store(entry.root), entry, where, figure_name), language="python")
-        if made := command(entry):
-            st.caption("Computed by")
-            st.code(made, language="bash", wrap_lines=True)
 
 
 def origin(entry: Entry) -> None:

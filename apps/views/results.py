@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from analyses.core.analysis import get, names
-from analyses.core.store import StoreError
+from analyses.core.store import Store, StoreError
 from apps.reading import Entry, Listing
-from apps.views import address, answers, parts, tables
+from apps.reproduction import python_code
+from apps.views import address, answers, exports, parts, tables
 from probe.errors import InputError
 
 PLAY_SECONDS = 0.9
@@ -64,12 +67,25 @@ def _draw(entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
         shown, name = _figure(entry, chosen)
     if not is_new:
         tables.shown(summary, entry, chosen)
-    with st.container(horizontal=True):
-        parts.exports(shown, entry, summary, name or "figure")
-    parts.code(entry, chosen, name if entry.analysis in names() else None)
+    exports.offer(lambda: _files(entry, summary, shown, name or "figure"))
+    known = name if entry.analysis in names() else None
+    exports.code(lambda: python_code(entry, chosen, known), [entry])
     if not was_playing:
         address.write(part=True)  # each step of Play would be one of the browser's history
     _prepare_next(entry, chosen)
+
+
+def _files(entry: Entry, summary: pd.DataFrame, shown: Any | None, name: str) -> list[exports.File]:
+    """The figure, the estimates of this part, and all rows of the result."""
+    stem = f"{entry.analysis}-{entry.key[:6]}"
+    path = Store(entry.root).folder(entry.analysis, entry.key) / "table.parquet"
+    csv, parquet = exports.tables("All rows", stem, pd.DataFrame())
+    return [
+        *([exports.page("Figure", f"{stem}-{name}", shown)] if shown is not None else []),
+        *exports.tables("Estimates", f"{stem}-estimates", summary),
+        replace(csv, data=lambda: pd.read_parquet(path).to_csv(index=False)),
+        replace(parquet, data=path.read_bytes),
+    ]
 
 
 def _prepare_next(entry: Entry, chosen: dict[str, Any]) -> None:

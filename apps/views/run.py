@@ -8,15 +8,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from analyses.core import figures
-from analyses.core.figures import PALETTE
+from apps import curves
 from apps.contents import training_log
 from apps.reading import Entry, Listing, located, run_names
-from apps.views import address, answers, parts, series, tables
+from apps.reproduction import of_run
+from apps.views import address, answers, exports, parts, series, tables
 
-OTHER_AXES = {"layer", "window", "pos", "key_pos", "head", "kv_head", "neuron", "source_step", "alpha", "k", "state"}
 WANTED = (r"^accuracy\b", r"^ppl · answer(?: ·|$)", r"^ppl · prompt(?: ·|$)", r"^log: entropy$", r"^log: reward$")
-ALL = "all items"
 MAX_RUNS, MAX_OPEN = 4, 40
 
 
@@ -41,13 +39,14 @@ def _chosen(found: Listing, by_name: dict[str, str], swept: list[str]) -> None:
     left = [n for n in by_name if n not in swept]
     if left:
         st.caption(f"No curve over steps: {address.escaped(', '.join(left))} (see Circuit and Results).")
-    entries = [e for name in chosen for e in series.newest(found, by_name[name])]
-    rows = _rows(entries, {by_name[name]: name for name in chosen}, found.store.root)
+    runs = {name: by_name[name] for name in chosen}
+    entries = [e for path in runs.values() for e in series.newest(found, path)]
+    logs = {name: str((located(path, found.store.root) or Path(path)).resolve()) for name, path in runs.items()}
+    rows = _rows(entries, {path: name for name, path in runs.items()}, logs)
     if rows.empty:
         st.info("No curve over steps in what is chosen: choose another run, or go to Circuit for curves over layers.")
         return
-    _curves(rows, entries, by_name)
-    st.caption("Newest result of each analysis per run; the page Results has the others. Bands: 95 % over items.")
+    _curves(rows, entries, runs, logs)
 
 
 def _verdicts(found: Listing, by_name: dict[str, str]) -> None:
@@ -73,42 +72,45 @@ def _alike(found: Listing, runs: dict[str, str]) -> list[str]:
     return best[:MAX_RUNS]
 
 
-def _rows(entries: list[Entry], names: dict[str, str], root: Path) -> pd.DataFrame:
+def _rows(entries: list[Entry], names: dict[str, str], logs: dict[str, str]) -> pd.DataFrame:
     """Estimates over steps of all entries, and the training logs, as rows with the columns run and panel."""
-    found = [series.panelled(e, "step", OTHER_AXES) for e in entries if series.has_dims(e, "step")]
-    for path in names:
-        log = training_log(str(located(path, root) or path))
-        named = "log: " + log["quantity"]
-        found.append(log.assign(panel=named, quantity=named, run=path, group=ALL))
-    rows = series.joined(found)
-    return rows.assign(run=rows["run"].map(names)) if len(rows) else rows
+    found = [
+        curves.over_steps(series.measured(e, {})).assign(analysis=e.analysis, key=e.key, run=names[e.run])
+        for e in entries
+        if series.has_dims(e, "step")
+    ]
+    return curves.joined([*found, *(curves.logged(training_log(folder)).assign(run=n) for n, folder in logs.items())])
 
 
-def _curves(rows: pd.DataFrame, entries: list[Entry], by_name: dict[str, str]) -> None:
+def _curves(rows: pd.DataFrame, entries: list[Entry], runs: dict[str, str], logs: dict[str, str]) -> None:
     panels = list(dict.fromkeys(rows["panel"]))
-    how: dict[str, Any] = {"name": series.title, "buttons": False}
+    how: dict[str, Any] = {"name": curves.title, "buttons": False}
     shown = address.select_many("Curves", panels, key="curves", default=wanted(rows) or panels[:3], **how)
-    rows = rows.assign(group=rows["group"].fillna(ALL))
-    groups = [g for g in dict.fromkeys(rows["group"]) if g != ALL]
-    if len(groups) > 1:
-        picked = address.select_many("Groups of items", groups, key="group")
-        rows = rows[rows["group"].isin([*(picked or groups), ALL])]
-    rows = rows[rows["panel"].isin(shown)]
+    groups = [g for g in dict.fromkeys(rows["group"].dropna()) if g != curves.ALL]
+    picked = address.select_many("Groups of items", groups, key="group") if len(groups) > 1 else []
+    rows = curves.chosen(rows, shown, picked)
     if rows.empty:
         st.info("Choose at least one curve.")
         return
-    rows = rows.assign(panel=pd.Categorical(rows["panel"], shown)).sort_values("panel", kind="stable")
-    lines: dict[str, Any] = {"color": "run", "dash": "group"} if len(set(rows["run"])) > 1 else {"color": "group"}
-    named = rows.assign(panel=[series.title(p) for p in rows["panel"]])
-    figure = figures.curve(named, **lines, facet="panel", columns=1)
-    for entry in entries:
-        if entry.analysis == answers.STAGED:
-            _stages(figure, entry, rows, by_name)
+    figure = curves.steps_figure(rows)
+    names = {path: name for name, path in runs.items()}
+    staged = {names[e.run]: e for e in entries if e.analysis == answers.STAGED and names[e.run] in set(rows["run"])}
+    for name, entry in staged.items():
+        curves.stages(figure, rows, name, parts.result_of(str(entry.root), entry.analysis, entry.key).table)
     parts.figure(figure, "run", key="run_figure", alt="Curves of the chosen runs over optimizer steps")
+    st.caption("Newest result of each analysis per run; the page Results has the others. Bands: 95 % over items.")
     box = address.folded("Numbers of these curves", key="numbers")
     if box.open:
-        told = rows.drop(columns=["key", "analysis"], errors="ignore")
+        told = rows[[c for c in ("run", "panel", "step", *curves.SHOWN) if c in rows]]
         box.dataframe(told, hide_index=True, column_config=tables.ROUND, key="run_rows")
+    drawn = [(names[e.run], e) for e in entries if "key" in rows and e.key in set(rows["key"])]
+    logged = {name: logs[name] for name in dict.fromkeys(rows.loc[curves.is_logged(rows), "run"])}
+    exports.show(
+        "run",
+        {"curves": (figure, rows)},
+        lambda: of_run(entries[0].root, drawn, logged, staged, shown, picked),
+        [*(e for _, e in drawn), *staged.values()],
+    )
 
 
 def wanted(rows: pd.DataFrame) -> list[str]:
@@ -119,24 +121,3 @@ def wanted(rows: pd.DataFrame) -> list[str]:
         if len(hits):
             found.append(str(hits.groupby("panel", sort=False)["run"].nunique().idxmax()))
     return found
-
-
-def _stages(figure: Any, entry: Entry, rows: pd.DataFrame, by_name: dict[str, str]) -> None:
-    """Stages shaded where one run is shown; the recommended checkpoint of every run starred, named in the legend."""
-    table = parts.result_of(str(entry.root), entry.analysis, entry.key).table
-    run = next(n for n, p in by_name.items() if p == entry.run)
-    order = list(dict.fromkeys(rows["run"]))
-    if run not in order:
-        return
-    if len(order) == 1:
-        figures.stage_shades(figure, table)
-    panels = list(dict.fromkeys(rows["panel"]))
-    number = next((i for i, p in enumerate(panels) if str(p).startswith("accuracy")), 0)
-    place = {"row": number + 1, "col": 1} if len(panels) > 1 else {}
-    color = PALETTE[order.index(run) % len(PALETTE)]
-    for step in table.loc[table["recommended"].astype(bool), "step"]:
-        at = rows[(rows["run"] == run) & (rows["step"] == step) & (rows["panel"] == panels[number])]
-        if len(at):
-            figures.star(figure, float(step), float(at["value"].iloc[0]), f"ship {run}", color=color, **place)
-        else:
-            figures.mark(figure, float(step), f"ship {run}", color=color)

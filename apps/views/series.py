@@ -1,23 +1,18 @@
-"""Estimates of several results on one axis, and the names that tell results and runs apart."""
+"""Results of one run: which there are, their estimates, what they say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from analyses.core.figures import plain, quantity_name, value_name
-from analyses.core.result import DIMS
 from analyses.core.store import StoreError
 from apps.contents import array_names, verdict
 from apps.reading import Entry, Listing, run_names
 from apps.views import address, parts
 from probe.errors import InputError
-
-UNSAID = ("micro", "given")  # what a reader assumes where nothing else is said
-SEPARATOR = " · "
-KEPT = ("quantity", "unit", "group", "value", "ci_low", "ci_high", "n")
 
 
 def newest(found: Listing, run: str) -> list[Entry]:
@@ -43,39 +38,13 @@ def has_dims(entry: Entry, *dims: str) -> bool:
         return False
 
 
-def panelled(entry: Entry, axis: str, never: set[str], where: dict[str, object] | None = None) -> pd.DataFrame:
-    """Estimates of ``entry`` over ``axis``: every combination of the other dims is named in the column panel.
-
-    Quantities with another ordered dim (in ``never``) are left to maps.
-    """
+def measured(entry: Entry, where: Mapping[str, Any]) -> pd.DataFrame:
+    """Estimates of a part of ``entry``: what cannot be read is told, and is empty."""
     try:
-        summary = parts.summary_of(str(entry.root), entry.analysis, entry.key, parts.frozen(where or {}))
+        return parts.summary_of(str(entry.root), entry.analysis, entry.key, parts.frozen(where))
     except (StoreError, InputError) as error:
         st.error(address.escaped(error))
-        return pd.DataFrame()
-    found: list[pd.DataFrame] = []
-    for _, part in summary.groupby("quantity", sort=False):
-        dims = [d for d in part.columns if d in DIMS and part[d].notna().any()]
-        several = {d for d in dims if len(part[d].unique()) > 1}
-        if axis not in several or never & several:
-            continue
-        texts = part[["quantity", *[d for d in dims if d not in (axis, "group", *never)]]].itertuples(index=False)
-        panel = [SEPARATOR.join(plain(v) for v in values if v not in UNSAID) for values in texts]
-        rows = part.reindex(columns=[*KEPT, axis]).assign(panel=panel, analysis=entry.analysis, key=entry.key)
-        found.append(rows.assign(run=entry.run))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-
-
-def title(panel: str) -> str:
-    """Name of a panel for people: its quantity and what else tells it apart, in plain words."""
-    quantity, *rest = panel.split(SEPARATOR)
-    return SEPARATOR.join([quantity_name(quantity), *map(value_name, rest)])
-
-
-def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """All rows of the frames that have any."""
-    full = [f for f in frames if len(f)]
-    return pd.concat(full, ignore_index=True) if full else pd.DataFrame()
+        return pd.DataFrame({"quantity": []})
 
 
 def claims(entries: Sequence[Entry], names: dict[str, str]) -> bool:
