@@ -10,7 +10,9 @@ from types import ModuleType
 import markdown
 import pytest
 
+from analyses import labels, perplexity_paradox
 from analyses.core import analysis as registry
+from analyses.core import stages
 from apps.options import analysis_command
 from tests.conftest import ROOT
 
@@ -74,3 +76,11 @@ def test_commands_on_the_pages_are_those_of_the_command_line(reference: ModuleTy
             assert {word for word in words if word.startswith("--")} <= known, line
             named = {option.name for option in command.params if option.required}
             assert named <= {word[2:].replace("-", "_") for word in words}, line
+
+
+def test_the_words_of_verdicts_are_explained() -> None:
+    of = perplexity_paradox
+    said = [of.PARADOX, of.SHARPENING, of.DRIFT, of.NONE, of.UNJUDGED, *stages.STAGES, stages.NOT_ASSESSABLE]
+    said += [*labels.LABELS, "anchor", "adapter", "ambiguous", "selective", "none found"]
+    page = (ROOT / "docs" / "reference" / "words.md").read_text().lower()
+    assert not [word for word in said if word not in page]
