@@ -20,9 +20,9 @@ from tests.apps.conftest import IMAGES, key
 pytestmark = pytest.mark.browser
 # What the pictures of the documentation show, where the store has it; anything else is ignored by the page.
 SHOWN = {
-    "Circuit": "&of=seed-0/planted&group=planted&group=unseen",
-    "Token": "&of=seed-0/planted&item=planted-000&show=difference&answer=gold_rationale",
-    "Compare": "&analysis=logit_lens&compare_answer_kind=gold_final",
+    "Circuit": "&of=planted",
+    "Token": "&of=sft-high&show=difference",
+    "Compare": "&analysis=logit_lens",
     "Results": "&analysis=logit_lens",
 }
 TITLES = {
@@ -34,6 +34,11 @@ TITLES = {
     "Results": "",
 }
 PAGES = tuple(TITLES)
+# In pictures a path begins at the lab's runs, wherever the checkout lies.
+WITHOUT_FOLDERS = """() => {
+    const all = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (all.nextNode()) all.currentNode.data = all.currentNode.data.replace(/\\/\\S*?\\/(?=runs\\/)/g, '');
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,10 @@ def shot(page: Any, name: str) -> None:
         IMAGES.mkdir(parents=True, exist_ok=True)
         page.set_viewport_size({"width": 1280, "height": 1400})
         page.wait_for_timeout(3000)
-        page.screenshot(path=IMAGES / f"{name}.png")
+        page.evaluate(WITHOUT_FOLDERS)
+        content = page.locator("[data-testid=stMainBlockContainer]").bounding_box()
+        clip = {"x": 0, "y": 0, "width": 1280, "height": min(1400, content["y"] + content["height"] - 100)}
+        page.screenshot(path=IMAGES / f"{name}.png", clip=clip)
 
 
 @pytest.fixture(scope="module")
