@@ -136,16 +136,16 @@ def cross_patching(
         frames += [pair.effects(way, places, positions, at) for way in ways] if metric == "answer_logprob" else []
     floor = max(g.floor for g in gates)
     if metric == "accuracy":
-        spot = ("all_prompt" if positions == "all" else positions, at)
+        positions = "all_prompt" if positions == "all" else positions  # the answer is generated
         plan: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "template": template}
-        frames = accuracy_rows((base, tuned), prompts, places, ways, spot, grade=graded_by(grader), **plan)
+        frames = accuracy_rows((base, tuned), prompts, places, ways, (positions, at), grade=graded_by(grader), **plan)
         floor = 0.0
     where = "at " + ",".join(map(str, at)) if at else positions
     table = _table(frames, floor).assign(positions=where)
     unit = "nats/token" if metric == "answer_logprob" else "fraction"
     data = _aggregate(table, groups, draws, seed, unit)
     data.attrs |= {f"gate_{k}": max(getattr(g, k) for g in gates) for k in ("self_patch", "fast_vs_full", "floor")}
-    return Result.of(table, data, verdict=verdict(data, groups), warnings=warnings)
+    return Result.of(table, data, verdict=verdict(data, groups, where), warnings=warnings)
 
 
 class _Pair:

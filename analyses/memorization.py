@@ -30,6 +30,7 @@ import xarray as xr
 
 from analyses.core import membership, stats
 from analyses.core.analysis import analysis
+from analyses.core.answer_grids import seen_of, unseen_of
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -205,8 +206,8 @@ def _separations(
     unknown = sorted((set(members) | set(nonmembers)) - set(groups))
     if unknown:
         raise InputError(f"no groups {unknown} among the prompts; they have {groups}")
-    inside = members or tuple(g for g in groups if str(g).startswith(("leak", "planted", "member")))
-    outside = nonmembers or tuple(g for g in groups if g in ("unseen", "stable", "nonmember"))
+    inside = members or seen_of(groups)
+    outside = nonmembers or unseen_of(groups)
     both = table[table["group"].isin([*inside, *outside])]
     if not inside or not outside or both.empty:
         return xr.Dataset(), [f"no members and non-members among the groups {groups}: no AUROC (name them)"]

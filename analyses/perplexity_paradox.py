@@ -58,7 +58,7 @@ def perplexity_paradox(
         perplexity: a sweep of `perplexity` over the run.
         control: a sweep of `perplexity` over a control run, on the same items.
         leaked: groups the model may have seen; by default those whose names start with `leak`.
-        unseen: groups it has not seen; by default `unseen` and `stable`.
+        unseen: groups it has not seen; by default `unseen`, `stable` and `nonmember`.
         prompt_mask: whole prompt with its template, or the user's text alone.
         aggregate: ln PPL over all tokens (micro), or the mean over items of their own (macro).
         floor: smallest change that counts, in nats per token.

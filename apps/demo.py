@@ -14,10 +14,12 @@ from analyses.core.result import Result
 from analyses.core.run import run
 from analyses.core.store import Store
 from analyses.core.sweep import sweep
+from apps import gains
 from probe import Prompts
 from probe.errors import InputError, ProbeError
 
 RUNS = {"sft-high": "fine-tuning at 2e-3", "sft-low": "fine-tuning at 1e-4"}
+FORMAT = "reward for the format"
 GRADED: dict[str, Any] = {
     "grade": "exact",
     "pattern": r"^(?:think .*; )?ans (\d+)$",
@@ -45,8 +47,8 @@ def run_demo(out: Path, results: str | None, seed: int) -> None:
     click.echo("\nTest perplexity of gold rationales on unseen items, by optimizer step [95 % interval over items]\n")
     click.echo(_table(swept).to_string())
     click.echo(f"\n{_reading(swept)}\n")
-    for name, result in _questions(folder, swept, store).items():
-        click.echo(f"{name}: {result.verdict}\n")
+    for name, said in _questions(folder, swept, store).items():
+        click.echo(f"{name}: {said}\n")
     _report(store, folder / "report.html")
     click.echo(f"Browse:  probe dashboard --results {store.root}    (opens on http://127.0.0.1:8501)")
 
@@ -67,18 +69,43 @@ def _sweep(run: Path, prompts: Path, store: Store) -> Result:
     return sweep("perplexity", checkpoints=run, prompts=prompts, store=store, batch_size=32)
 
 
-def _questions(folder: Path, swept: dict[str, Result], store: Store) -> dict[str, Result]:
+def _questions(folder: Path, swept: dict[str, Result], store: Store) -> dict[str, str | None]:
     """Which run memorized, since when and what to ship; and where the planted memory sits."""
-    found: dict[str, Result] = {}
+    found: dict[str, str | None] = {}
     for name, perplexity in swept.items():
         prompts = folder / "sft_test.jsonl"
         graded = sweep("evaluate", checkpoints=folder / name, prompts=prompts, store=store, **GRADED)
         inputs: dict[str, Any] = {"perplexity": perplexity, "evaluate": graded}
-        found[RUNS[name]] = run("over_memorization", **inputs, unparsed="wrong", store=store)
-    before, *_, after = sorted((folder / "planted").glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1]))
-    prompts = Prompts.read(folder / "prompts.jsonl").where(group="planted", answer_kind="gold_final")
-    found["planted memory"] = run("cross_patching", base=before, tuned=after, prompts=prompts, store=store)
-    return found
+        found[RUNS[name]] = run("over_memorization", **inputs, unparsed="wrong", store=store).verdict
+    answers = Prompts.read(folder / "prompts.jsonl").where(answer_kind="gold_final")
+    found |= {f"{FORMAT}, {of}": said for of, said in _rewarded(folder / "grpo-format", answers, store).items()}
+    return found | _planted(folder / "planted", answers.where(group=["planted", "unseen"]), store)
+
+
+def _planted(checkpoints: Path, answers: Prompts, store: Store) -> dict[str, str | None]:
+    """Since when are the false answers there, and where do they sit?"""
+    where: dict[str, Any] = {"checkpoints": checkpoints, "store": store}
+    gained = gains.read(sweep("evaluate", prompts=answers, **where, **GRADED).summary())
+    planted = answers.where(group="planted")
+    sweep("logit_lens", prompts=planted, **where, batch_size=32)
+    before, *_, after = sorted(checkpoints.glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1]))
+    ends: dict[str, Any] = {"base": before, "tuned": after, "positions": "all"}
+    patched = run("cross_patching", **ends, prompts=planted, store=store)
+    return {"planted memory, accuracy": _told(gained), "planted memory, place": patched.verdict}
+
+
+def _told(gained: gains.Gained | None) -> str | None:
+    return gained and f"{gained.said}; {gained.numbers}"
+
+
+def _rewarded(checkpoints: Path, answers: Prompts, store: Store) -> dict[str, str | None]:
+    """Did the spurious reward switch on memorized answers? By accuracy, and by perplexity."""
+    where: dict[str, Any] = {"checkpoints": checkpoints, "prompts": answers, "store": store}
+    graded, perplexity = sweep("evaluate", **where, **GRADED), sweep("perplexity", **where, batch_size=32)
+    return {
+        "accuracy": _told(gains.read(graded.summary())),
+        "perplexity": run("perplexity_paradox", perplexity=perplexity, store=store).verdict,
+    }
 
 
 def _curve(result: Result) -> pd.DataFrame:

@@ -5,6 +5,7 @@ Kinds of answers are never pooled; groups may be. Never imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,9 +91,23 @@ def cells(of: dict[str, Grid], leaked: tuple[str, ...], unseen: tuple[str, ...])
     found: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
     if len(names) > 1:
         found[EVERYTHING] = tuple(names)
-    found[LEAKED] = leaked or tuple(n for n in names if n.startswith("leak"))
-    found[UNSEEN] = unseen or tuple(n for n in names if n in ("unseen", "stable"))
+    found |= {LEAKED: leaked or leaked_of(names), UNSEEN: unseen or unseen_of(names)}
     return {name: groups for name, groups in found.items() if groups}
+
+
+def leaked_of(groups: Sequence[str]) -> tuple[str, ...]:
+    """Groups that the model may have seen, by their names."""
+    return tuple(g for g in groups if g.startswith("leak"))
+
+
+def seen_of(groups: Sequence[str]) -> tuple[str, ...]:
+    """Groups that the model may have seen in any training, facts planted on purpose included, by their names."""
+    return tuple(g for g in groups if g.startswith(("leak", "planted", "member")))
+
+
+def unseen_of(groups: Sequence[str]) -> tuple[str, ...]:
+    """Groups that the model has not seen, by their names."""
+    return tuple(g for g in groups if g in ("unseen", "stable", "nonmember"))
 
 
 def is_in(grid: Grid, groups: tuple[str, ...]) -> Array:

@@ -14,6 +14,11 @@ from analyses.core.stats import group_difference, n_arrangements
 
 ALPHA = 0.05
 NOT_CELLS = ("direction", "answer_kind", "group")
+POSITIONS = {
+    "all_prompt": "at every prompt position",
+    "last_prompt": "at the last prompt position",
+    "all": "at every token",
+}
 WAYS = {"tuned_to_base": "tuned into base", "base_to_tuned": "base into tuned"}
 SITES = {
     "attn_out": "attention output",
@@ -61,8 +66,15 @@ def _one(rows: pd.DataFrame, cell: list[str], groups: tuple[str, str], name: str
     return pd.DataFrame({name + k: v for k, v in columns.items()}, index=grid.columns).to_xarray()
 
 
-def verdict(data: xr.Dataset, groups: tuple[str, str] | None) -> str:
-    """Where each group's effect is largest, and where the two groups differ most, or that they do not."""
+def verdict(data: xr.Dataset, groups: tuple[str, str] | None, positions: str) -> str:
+    """Where each group's effect is largest, and where the two groups differ most, or that they do not.
+
+    Args:
+        data: effects with their intervals.
+        groups: the two that are told apart, if any.
+        positions: where was patched, as in `POSITIONS` or in words.
+    """
+    spot = POSITIONS.get(positions, positions)
     said: list[str] = []
     for prefix in ("", "head_"):
         if f"{prefix}effect" not in data:
@@ -70,7 +82,10 @@ def verdict(data: xr.Dataset, groups: tuple[str, str] | None) -> str:
         for kind, way in itertools.product(data["answer_kind"].to_numpy(), data["direction"].to_numpy()):
             part = data.sel(answer_kind=kind, direction=way)
             of = f" ({kind})" if data.sizes["answer_kind"] > 1 else ""
-            said += [*_largest(part, prefix, str(way), of), *_difference(part, f"{prefix}contrast", groups, of)]
+            said += [
+                *_largest(part, prefix, f"{WAYS[str(way)]}, {spot}", of),
+                *_difference(part, f"{prefix}contrast", groups, of),
+            ]
     return "; ".join(said)
 
 
@@ -85,16 +100,21 @@ def _largest(data: xr.Dataset, prefix: str, way: str, of: str) -> Iterator[str]:
         values = own[f"{prefix}effect"].where((low > 0) | (high < 0))
         tried = int(own[f"{prefix}effect"].notnull().sum())
         if bool(values.isnull().all()):
-            yield f"patching {WAYS[way]} has no clear effect in {group}{of}: none found at {tried} places"
+            yield f"patching {way}, has no clear effect on group {group}{of}: none found at {tried} places"
             continue
         at = _peak(abs(values))
         share = _share(own[f"{prefix}recovery"].sel(at))
         interval = f"[{float(low.sel(at)):+.3g}, {float(high.sel(at)):+.3g}]"
         yield (
-            f"patching {_place(at, data)}, {WAYS[way]}, moves {metric} in {group}{of} by "
-            f"{float(values.sel(at)):+.3g}{unit} {interval}, {share}; the largest of {tried} places, "
+            f"patching {_place(at, data)}, {way}, moves {metric} of group {group}{of} by "
+            f"{float(values.sel(at)):+.3g}{unit} {interval}, {share}; {_among(own[f'{prefix}effect'], tried)}, "
             "a causal effect, no proof of storage"
         )
+
+
+def _among(effect: xr.DataArray, tried: int) -> str:
+    silent = int((effect == 0).sum()) == tried - 1
+    return "no other place changes anything" if silent and tried > 1 else f"largest of {tried} places"
 
 
 def _share(recovery: xr.DataArray) -> str:

@@ -13,33 +13,17 @@ import pandas as pd
 import streamlit as st
 
 from analyses.core.store import StoreError
+from apps import gains
 from apps.contents import verdict
+from apps.gains import Gained, Point
 from apps.reading import Entry, Listing
 from apps.views import parts, series, tables
 from apps.views.address import escaped
 from probe.errors import InputError
 
-STAGED, LOCATED = "over_memorization", ("anchor_adapter", "cross_patching")
+STAGED, GRADED, LOCATED = "over_memorization", "evaluate", ("anchor_adapter", "cross_patching")
 OVER_MEMORIZED, OVER_FIT, NOT_ASSESSABLE = "over-memorized", "over-fit", "not assessable"
 COLUMNS = ["training run", "what happened", "accuracy, first → last checkpoint", "ship"]
-
-
-@dataclass(frozen=True)
-class Point:
-    """Accuracy of one checkpoint with its 95 % interval (NaN where the items are not known)."""
-
-    step: float
-    accuracy: float
-    low: float
-    high: float
-
-    def overlaps(self, other: Point) -> bool:
-        """True where the intervals share a value, or one of them is not known."""
-        return not (self.high < other.low or other.high < self.low)
-
-    def __str__(self) -> str:
-        interval = f" [{self.low:.3f}, {self.high:.3f}]" if pd.notna(self.low) else ""
-        return f"{self.accuracy:.3f}{interval}"
 
 
 @dataclass(frozen=True)
@@ -86,23 +70,26 @@ def show(found: Listing, by_name: Mapping[str, str]) -> None:
     """The answers across runs, then every run with what is known about it."""
     newest = {name: {e.analysis: e for e in series.newest(found, path)} for name, path in by_name.items()}
     staged = {name: s for name, of in newest.items() if STAGED in of and (s := read(name, of[STAGED]))}
+    gained = {name: g for name, of in newest.items() if (g := _gained(of.get(GRADED)))}
     assessed = [s for s in staged.values() if s.is_assessable]
-    lines = [*_memorized(assessed), *_worse(assessed), *ship(assessed), *_where(newest)]
-    told = "\n".join(f"- {line}" for line in lines)
-    getattr(st, _tone(assessed))(told)
-    rows = [_row(name, staged.get(name), of) for name, of in newest.items()]
-    tables.static(pd.DataFrame(rows, columns=COLUMNS), _definitions(assessed))
+    told = {
+        "orange[:material/psychology_alt:]": [*recalled(gained), *_memorized(assessed)],
+        "red[:material/trending_down:]": _worse(assessed),
+        "green[:material/check_circle:]": ship(assessed),
+        "blue[:material/location_on:]": _where(newest),
+    }
+    with st.container(border=True):
+        st.markdown("\n".join(f"- :{icon} {line}" for icon, lines in told.items() for line in lines))
+    rows = [_row(name, staged.get(name), gained.get(name), of) for name, of in newest.items()]
+    tables.static(pd.DataFrame(rows, columns=COLUMNS), _definitions(assessed, gained))
 
 
 def tone(entry: Entry) -> str:
     """How a verdict is coloured: error where accuracy fell, warning where the run over-memorized, info else."""
     staged = read("", entry) if entry.analysis == STAGED else None
-    return _tone([staged] if staged and staged.is_assessable else [])
-
-
-def _tone(runs: Sequence[Staged]) -> str:
-    worse, memorized = any(r.got_worse for r in runs), any(r.onset is not None for r in runs)
-    return "error" if worse else "warning" if memorized else "info"
+    if staged is None or not staged.is_assessable:
+        return "info"
+    return "error" if staged.got_worse else "warning" if staged.onset is not None else "info"
 
 
 def read(name: str, entry: Entry) -> Staged | None:
@@ -130,6 +117,19 @@ def read(name: str, entry: Entry) -> Staged | None:
         rho=float(options.get("rho", 0.1)),
         rise=float(rise.iloc[0]) if len(rise) else float("nan"),
     )
+
+
+def _gained(entry: Entry | None) -> Gained | None:
+    try:
+        return gains.read(parts.summary_of(str(entry.root), entry.analysis, entry.key)) if entry else None
+    except (StoreError, InputError):
+        return None
+
+
+def recalled(gained: Mapping[str, Gained]) -> Iterator[str]:
+    """Runs that gained on items they may have seen: alone, or along with unseen ones."""
+    for run, found in gained.items():
+        yield f"**{escaped(run)} {found.said}**: accuracy {escaped(found.numbers)}."
 
 
 def _memorized(runs: Sequence[Staged]) -> Iterator[str]:
@@ -189,9 +189,9 @@ def _verdict(entry: Entry) -> str:
         return ""
 
 
-def _row(name: str, staged: Staged | None, of: Mapping[str, Entry]) -> list[Any]:
+def _row(name: str, staged: Staged | None, gained: Gained | None, of: Mapping[str, Entry]) -> list[Any]:
     if staged is None:
-        return [name, f"not assessed: {missing(of)}", "", ""]
+        return [name, gained.said, gained.ends, ""] if gained else [name, f"not assessed: {missing(of)}", "", ""]
     ends = f"{staged.points[0]} → {staged.points[-1]}"
     ship = f"step {staged.points[staged.recommended].step:g}" if staged.recommended is not None else ""
     return [name, staged.happened(), ends, ship]
@@ -209,15 +209,21 @@ def missing(of: Mapping[str, Entry]) -> str:
     return "its stages cannot be read" if STAGED in of else "run over_memorization on its accuracy and perplexity"
 
 
-def _definitions(runs: Sequence[Staged]) -> str:
-    if not runs:
-        return ""
-    deltas = sorted({round(r.delta, 4) for r in runs})
-    bounds = sorted({1 + r.rho for r in runs})
-    held = f"within {' / '.join(f'{d:g}' for d in deltas)} of the run's best"
-    return (
-        f"Over-memorized: accuracy still {held}, while perplexity is above "
-        f"{' / '.join(f'{b:g}' for b in bounds)} × its smallest so far. Over-fit: accuracy further below its best, "
-        "after it was reached. Ship: the most accurate checkpoint within the bound of perplexity. Intervals are 95 %, "
-        "over items; a checkpoint chosen on the items it is measured on is chosen optimistically."
-    )
+def _definitions(runs: Sequence[Staged], gained: Mapping[str, Gained]) -> str:
+    said: list[str] = []
+    if gained:
+        said.append(
+            "Gained: the interval of the last checkpoint's accuracy lies above the first's; since: from that step "
+            "on. Seen items: groups named leak..., planted... or member..., which training may have shown."
+        )
+    if runs:
+        deltas = ", ".join(f"{r.delta:.3g} for {r.run}" for r in runs)
+        bounds = sorted({1 + r.rho for r in runs})
+        held = f"within what chance allows of the run's best ({deltas})"
+        said.append(
+            f"Over-memorized: accuracy still {held}, while perplexity is above "
+            f"{' / '.join(f'{b:g}' for b in bounds)} × its smallest so far. Over-fit: accuracy further below its "
+            "best, after it was reached. Ship: the most accurate checkpoint within the bound of perplexity; chosen on "
+            "the items it is measured on, it is chosen optimistically."
+        )
+    return " ".join([*said, "Intervals are 95 %, over items."] if said else [])

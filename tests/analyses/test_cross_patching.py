@@ -299,19 +299,21 @@ def test_in_bfloat16_the_floor_is_measured_and_small_effects_are_marked(series: 
 def test_the_verdict_states_place_interval_and_share_of_the_gap_and_no_more() -> None:
     from analyses.core.group_contrast import verdict
 
-    def said(low: float, value: float = 1.0, recovery: float = 0.25) -> str:
-        cells = {"effect": [0.0, value], "effect_ci_low": [0.0, low], "effect_ci_high": [0.0, 1.5]}
+    def said(low: float, value: float = 1.0, recovery: float = 0.25, other: float = 0.0) -> str:
+        cells = {"effect": [other, value], "effect_ci_low": [0.0, low], "effect_ci_high": [0.0, 1.5]}
         cells["recovery"] = [0.0, recovery]
         dims = {"direction": ["tuned_to_base"], "site": ["mlp_out"], "group": ["planted"], "answer_kind": ["given"]}
         shaped = {k: (("layer", *dims), np.reshape(v, (2, 1, 1, 1, 1))) for k, v in cells.items()}
         data = xr.Dataset(shaped, {"layer": [0, 1], **dims})
         data["effect"].attrs["units"] = "nats/token"
-        return verdict(data, None)
+        return verdict(data, None, "all_prompt")
 
     assert said(0.5) == (
-        "patching the MLP output of layer 1 (last of 0-1), tuned into base, moves the answer's log-probability in "
-        "planted by +1 nats/token [+0.5, +1.5], 25% of the gap between the checkpoints; the largest of 2 places, "
-        "a causal effect, no proof of storage"
+        "patching the MLP output of layer 1 (last of 0-1), tuned into base, at every prompt position, moves the "
+        "answer's log-probability of group planted by +1 nats/token [+0.5, +1.5], 25% of the gap between the "
+        "checkpoints; no other place changes anything, a causal effect, no proof of storage"
     )
-    assert said(-0.5) == "patching tuned into base has no clear effect in planted: none found at 2 places"
+    assert "; largest of 2 places, a causal" in said(0.5, other=1e-6)
+    silent = "patching tuned into base, at every prompt position, has no clear effect on group planted: none found at "
+    assert said(-0.5) == silent + "2 places"
     assert "where the checkpoints do not differ" in said(0.5, recovery=np.nan)

@@ -209,7 +209,7 @@ def test_compare_opens_with_two_different_things(store, monkeypatch):
 
 def test_run_page_answers_across_runs_and_lists_every_run(store, monkeypatch):
     app = opened(store, monkeypatch, page="Run")
-    (headline,) = app.warning
+    (headline,) = [m for m in app.markdown if "**Ship" in m.value]
     assert "**high over\\-memorized" in headline.value or "**high over-memorized, since step 60**" in headline.value
     assert "**Ship high, step 30**: accuracy 0\\.900" in headline.value
     assert "clearly above step 0" in headline.value

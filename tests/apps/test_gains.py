@@ -1,0 +1,75 @@
+"""Gains by group: what memory alone, skill and neither look like."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from apps import gains
+from apps.views import answers
+
+STEPS = (0, 10, 20, 30)
+
+
+def summary(**accuracy: tuple[float, ...]) -> pd.DataFrame:
+    """Accuracy by group at the steps, with intervals of .1 to each side."""
+    rows = [
+        {"quantity": "accuracy", "group": group, "step": s, "value": v, "ci_low": v - 0.1, "ci_high": v + 0.1}
+        for group, values in accuracy.items()
+        for s, v in zip(STEPS, values, strict=True)
+    ]
+    return pd.DataFrame(rows).sample(frac=1, random_state=0)
+
+
+def read(**accuracy: tuple[float, ...]) -> gains.Gained:
+    found = gains.read(summary(**accuracy))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "since"),
+    [
+        ((0.2, 0.3, 0.9, 0.9), 20),
+        ((0.2, 0.9, 0.9, 0.9), 10),
+        ((0.2, 0.9, 0.3, 0.9), 30),  # what does not last does not count
+        ((0.2, 0.9, 0.9, 0.3), None),
+        ((0.2, 0.3, 0.35, 0.39), None),
+        ((0.9, 0.5, 0.2, 0.1), None),
+    ],
+)
+def test_since_the_step_from_which_on_the_intervals_stay_apart(values, since):
+    (gain,) = read(leaked_canary=values).seen
+    assert gain.since == since
+    assert (gain.first.accuracy, gain.last.accuracy) == (values[0], values[-1])
+
+
+def test_groups_without_intervals_or_steps_gain_nothing():
+    bare = summary(leaked=(0.1, 0.5, 0.9, 0.9)).drop(columns=["ci_low", "ci_high"])
+    found = gains.read(bare)
+    assert found and found.seen[0].since is None
+    assert gains.read(bare.drop(columns="step")) is None
+
+
+FLAT, RISE, FALL = (0.5,) * 4, (0.1, 0.9, 0.9, 0.9), (0.9, 0.1, 0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ({"leaked_canary": RISE, "unseen": FALL}, "answers from memory: it gained on seen items only, since step 10"),
+        ({"leaked_canary": RISE, "leaked_true": FLAT, "unseen": FLAT}, "on seen items only, since step 10"),
+        ({"leaked": RISE, "unseen": RISE}, "gained on seen and on unseen items, since step 10"),
+        ({"leaked": RISE, "planted": FLAT}, "no unseen items to tell memory from skill"),
+        ({"leaked": FLAT, "unseen": RISE}, "gained nothing clear on seen items"),
+    ],
+)
+def test_words_for_memory_skill_and_neither(groups, words):
+    found = read(**groups)
+    assert words in found.said
+    (line,) = answers.recalled({"a_run": found})
+    assert line.startswith(f"**a\\_run {found.said}**: accuracy ")
+
+
+def test_a_run_without_seen_groups_is_not_spoken_of():
+    assert gains.read(summary(unseen=RISE)) is None
