@@ -1,15 +1,17 @@
 """mkdocs hook: what "Ten minutes in the lab" prints and draws, from results of the short lab that lie beside the page.
 
-`python docs/tour.py` makes them again from `runs/lab-short/seed-0` (`make demo`). Of each the aggregates and the record
-are kept; rows only where a figure needs them.
+`python docs/tour.py` makes them again from `runs/lab-short` (`make demo`), and keeps what the demo printed. Of each
+result the aggregates and the record are kept; rows only where a figure needs them.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import textwrap
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from apps import demo
 PAGE = "start/tour.md"
 SCRIPT = "assets/plotly.min.js"  # of this site: no request to another host
 KEPT = Path(__file__).parent / "start" / "lab-short"
+PRINTED = KEPT / "printed.txt"
 LAB = Path("runs/lab-short/seed-0")
 MARK = re.compile(r"<!-- lab: ([\w-]+) -->")
 MASKS = ["answer", "answer:first", "answer:number", "prompt"]
@@ -44,7 +47,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """What `make demo` prints."""
     if page.file.src_uri != PAGE:
         return markdown
-    return markdown.replace("<!-- lab: printed -->", f"```\n{printed(kept())}\n```")
+    return markdown.replace("<!-- lab: printed -->", f"```\n{printed()}\n```")
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
@@ -59,17 +62,14 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
 
 def kept() -> dict[str, Result]:
     """The results beside the page, by name."""
-    stores = {folder.name: Store(folder) for folder in sorted(KEPT.iterdir())}
+    stores = {folder.name: Store(folder) for folder in sorted(KEPT.iterdir()) if folder.is_dir()}
     return {name: store.get(*next(store.addresses())) for name, store in stores.items()}
 
 
-def printed(found: dict[str, Result]) -> str:
-    """Table and verdicts as `make demo` prints them, long lines broken."""
-    swept = {name: found[name] for name in demo.RUNS}
-    verdicts = [f"{demo.RUNS[name]}: {found[f'{name}-stages'].verdict}" for name in demo.RUNS]
-    verdicts.append(f"planted memory: {found['place'].verdict}")
-    broken = (textwrap.fill(verdict, 110, subsequent_indent="  ") for verdict in verdicts)
-    return "\n\n".join([demo._table(swept).to_string(), demo._reading(swept), *broken])
+def printed() -> str:
+    """What `make demo` printed, long lines broken."""
+    lines = PRINTED.read_text(encoding="utf-8").strip().splitlines()
+    return "\n".join(textwrap.fill(line, 110, subsequent_indent="  ") if len(line) > 110 else line for line in lines)
 
 
 def _perplexity(found: dict[str, Result]) -> Any:
@@ -108,19 +108,23 @@ def made(lab: Path) -> dict[str, Result]:
         found[f"{name}-stages"] = run("over_memorization", **read, unparsed="wrong", store=store)
     planted = final.where(group="planted")
     ends: dict[str, Any] = {"base": lab / "planted" / "checkpoint-0", "tuned": lab / "planted" / "checkpoint-140"}
-    found["place"] = run("cross_patching", **ends, prompts=planted, store=store)
-    found["lens"] = sweep("logit_lens", checkpoints=lab / "planted", prompts=planted)
-    found["format"] = sweep("perplexity", checkpoints=lab / "grpo-format", prompts=final, batch_size=32)
+    found["place"] = run("cross_patching", **ends, positions="all", prompts=planted, store=store)
+    found["lens"] = sweep("logit_lens", checkpoints=lab / "planted", prompts=planted, store=store, batch_size=32)
+    found["format"] = sweep("perplexity", checkpoints=lab / "grpo-format", prompts=final, store=store, batch_size=32)
     return found
 
 
 def main() -> None:
-    """Write the page's results beside it."""
+    """Write the page's results, and what the demo prints, beside it."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        demo.run_demo(LAB.parent, None, 0)
     found = made(LAB)
     shutil.rmtree(KEPT, ignore_errors=True)
     for name, result in found.items():
         rows = result.table if name.endswith("-stages") else result.table.head(0)
         Store(KEPT / name).put(replace(result, rows=rows))
+    PRINTED.write_text(said.getvalue(), encoding="utf-8")
 
 
 if __name__ == "__main__":

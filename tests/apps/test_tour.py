@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,7 +36,9 @@ def test_every_mark_is_made_and_every_figure_shown(tour: ModuleType, kept: dict[
     for draw in tour.FIGURES.values():
         figure = draw(kept)
         assert figure.layout.title.text and any(trace.y is not None and len(trace.y) for trace in figure.data)
-    assert max(map(len, tour.printed(kept).splitlines())) <= 110
+    said = tour.printed()
+    assert max(map(len, said.splitlines())) <= 110
+    assert all(kept[name].verdict in " ".join(said.split()) for name in ("sft-high-stages", "sft-low-stages", "place"))
 
 
 def test_the_words_are_those_of_the_results(kept: dict[str, Any]) -> None:
@@ -51,6 +54,20 @@ def test_the_words_are_those_of_the_results(kept: dict[str, Any]) -> None:
     for group in ("leaked_true", "leaked_canary", "unseen"):
         signs = [float(change.sel(group=group, mask=m)) for m in ("answer", "answer:first", "answer:number", "prompt")]
         assert signs[0] < 0 and signs[1] < 0 < signs[2] and signs[3] > 0
+
+
+def test_the_readme_says_what_the_demo_printed(tour: ModuleType) -> None:
+    said, readme = (" ".join(text.split()) for text in (tour.printed(), (ROOT / "README.md").read_text()))
+    rewarded = said[said.index("reward for the format, accuracy") :]
+
+    def ends(group: str) -> str:
+        first, last = re.findall(rf"{group} (0\.\d+) \S+ \S+ \S+ (0\.\d+)", rewarded)[0]
+        return f"{float(first):.2f} -> {float(last):.2f}".replace("0.", ".")
+
+    assert f"canaries right {ends('leaked_canary')}, unseen problems {ends('unseen')}" in readme
+    assert "since step 12" in rewarded and "from step 12 on" in readme
+    assert "ship step 0 " in said and "(ship step 0)" in readme
+    assert "MLP output of layer 3" in said and "100% of the gap" in said
 
 
 @pytest.mark.lab
