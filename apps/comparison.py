@@ -34,7 +34,7 @@ def estimates(both: pd.DataFrame, chosen: Mapping[str, Sequence[Any]] | None = N
         both = both[both[dim].isin(list(values))]
     difference = subtracted(both)
     shown, change = _drawn(both, difference, str(both["quantity"].iloc[0]) if len(both) else "")
-    return {"both": (shown, both), "difference": (change, difference)}
+    return {"both-sides": (shown, both), "difference": (change, difference)}
 
 
 def subtracted(both: pd.DataFrame) -> pd.DataFrame:
@@ -121,8 +121,8 @@ def by_item(first: pd.DataFrame, second: pd.DataFrame, value: Value) -> Views:
         return {}
     by = [c for c in CATEGORIES if c in lines and lines[c].nunique(dropna=False) > 1]
     shown = lines.assign(n=lines["items"], quantity=value.name)
-    title = f"A − B paired by item: {value.name}"
-    return {"paired": (figures.forest(shown, label=by or "quantity", title=title, unit="A − B"), lines)}
+    figure = figures.forest(shown, label=by or "quantity", title="A − B paired by item", unit="A − B")
+    return {"paired-by-item": (figure, lines)}
 
 
 def paired(first: pd.DataFrame, second: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:

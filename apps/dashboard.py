@@ -21,12 +21,18 @@ PAGES: dict[str, Callable[[Listing], None]] = {
     "Steer": steer.show,
     "Results": results.show,
 }
+# In a narrow window a wide table is moved inside its own frame, not cut off, and the margins give way.
+NARROW = """<style>
+[data-testid=stMarkdownContainer]:has(table) {overflow-x: auto}
+@media (max-width: 1100px) {[data-testid=stMainBlockContainer] {padding-left: 2rem; padding-right: 2rem}}
+</style>"""
 BUSY_SECONDS, IDLE_SECONDS = 2, 5  # between looks at the folder, with and without a sweep under way
 
 
 def main() -> None:
     """One run of the page."""
     st.set_page_config(page_title="posttrain-probe", layout="wide")
+    st.html(NARROW)
     store = Store.at(_arguments().results)
     address.begin()
     found = listing(store)

@@ -59,14 +59,20 @@ def of_run(
     lines = [
         *_head(root, "from apps import curves", *(["from apps.contents import training_log"] if logs else [])),
         f"stored = {_literal(stored)}",
-        "found = [curves.over_steps(store.get(name, key).summary()).assign(run=run) for run, name, key in stored]",
+        "found = [",
+        "    curves.over_steps(store.get(name, key).summary()).assign(run=run)",
+        "    for run, name, key in stored",
+        "]",
     ]
     if logs:
         lines += [
             f"logs = {_literal(dict(logs))}",
-            "found += [curves.logged(training_log(folder)).assign(run=run) for run, folder in logs.items()]",
+            "found += [",
+            "    curves.logged(training_log(folder)).assign(run=run)",
+            "    for run, folder in logs.items()",
+            "]",
         ]
-    lines += [_chosen(panels, groups), "figure = curves.steps_figure(rows)"]
+    lines += [*_chosen(panels, groups), "figure = curves.steps_figure(rows)"]
     for run, entry in staged.items():
         table = f"store.get({entry.analysis!r}, {entry.key!r}).table"
         lines.append(f"curves.stages(figure, rows, {run!r}, {table})")
@@ -95,14 +101,18 @@ def of_circuit(
         stored = [(e.analysis, e.key, dict(at)) for e, at in results]
         lines += [
             f"stored = {_literal(stored)}",
-            "found = [curves.over_layers(store.get(name, key).where(**at).summary()) for name, key, at in stored]",
-            _chosen(panels, groups),
+            "found = [",
+            "    curves.over_layers(store.get(name, key).where(**at).summary())",
+            "    for name, key, at in stored",
+            "]",
+            *_chosen(panels, groups),
             'views["layers"] = (curves.layers_figure(rows), rows)',
         ]
     if shown:
         axes = f"{shown.x!r}, {shown.y!r}"
         lines += [
-            f"cells = maps.maps_of({_stored(shown.entry, shown.at)}.summary(), {axes})[{shown.name!r}]",
+            f"result = {_stored(shown.entry, shown.at)}",
+            f"cells = maps.maps_of(result.summary(), {axes})[{shown.name!r}]",
             f'views["map"] = (maps.map_figure(cells, {axes}, {shown.title!r}), cells)',
         ]
     return "\n".join([*lines, SAVED])
@@ -128,13 +138,14 @@ def of_token(
         *_head(entry.root, "from apps import strips", "from apps.reading import listing"),
         "found = listing(store)",
         f"where = {_literal(dict(where))}",
-        f"views = strips.strips(found.find({entry.key!r}), {column!r}, where, **{_literal(dict(look))})",
+        f"views = strips.strips(found.find({entry.key!r}), {column!r}, where{_named(look)})",
     ]
     if about:
         entries, place, steps = about
         lines += [
+            f"place = {_literal(dict(place))}",
             f"for key in {_literal([e.key for e in entries])}:",
-            f"    views |= strips.of_token(found.find(key), {_literal(dict(place))}, {_literal(list(steps))})[2]",
+            f"    views |= strips.of_token(found.find(key), place, {_literal(list(steps))})[2]",
         ]
     return "\n".join([*lines, SAVED])
 
@@ -162,7 +173,7 @@ def of_compare(
             f"views |= comparison.estimates(both, {_literal(dict(chosen))})",
         ]
     if value:
-        lines += [f"views |= comparison.by_item(a.table, b.table, comparison.{value!r})"]
+        lines += [f"value = comparison.{value!r}", "views |= comparison.by_item(a.table, b.table, value)"]
     return "\n".join([*lines, SAVED])
 
 
@@ -170,18 +181,27 @@ def _head(root: Path, *imports: str) -> list[str]:
     return ["from analyses import Store", *imports, "", f"store = Store.at({str(root.resolve())!r})"]
 
 
-def _chosen(panels: Sequence[str], groups: Sequence[str]) -> str:
-    return f"rows = curves.chosen(curves.joined(found), {_literal(list(panels))}, {_literal(list(groups))})"
+def _chosen(panels: Sequence[str], groups: Sequence[str]) -> list[str]:
+    return [
+        f"panels = {_literal(list(panels))}",
+        f"groups = {_literal(list(groups))}",
+        "rows = curves.chosen(curves.joined(found), panels, groups)",
+    ]
 
 
 def _stored(entry: Entry, at: Mapping[str, Any]) -> str:
-    part = ", ".join(f"{k}={_literal(v)}" for k, v in at.items())
-    return f"store.get({entry.analysis!r}, {entry.key!r})" + (f".where({part})" if part else "")
+    part = f".where({_named(at)[2:]})" if at else ""
+    return f"store.get({entry.analysis!r}, {entry.key!r}){part}"
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    """Further arguments of a call."""
+    return "".join(f", {k}={_literal(v)}" for k, v in values.items())
 
 
 def _literal(value: Any) -> str:
     """A value as Python reads it: numbers of numpy as plain ones, texts with quotes and breaks escaped."""
-    return pformat(_plain(value), width=100, sort_dicts=False)
+    return pformat(_plain(value), width=88, sort_dicts=False)
 
 
 def _plain(value: Any) -> Any:

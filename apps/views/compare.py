@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from analyses.core.store import Store
 from apps import comparison
 from apps.comparison import PAIRING, Value
 from apps.contents import rows, table_columns
@@ -19,6 +20,7 @@ NUMBERS = ("float", "double", "int", "bool")
 SECONDARY = {"pos", "layer", "target", "n_tokens", "sample", "step", "head"}
 MAX_PAIRS = 500_000
 SUMMED = ("perplexity",)  # analyses whose rows hold sums over an item's tokens
+Address = tuple[str, str, str, tuple[tuple[str, Any], ...]]  # folder, analysis, key, the step read of it
 Side = tuple[Entry, dict[str, Any]]  # a result, and the step read of it
 
 
@@ -78,8 +80,8 @@ def _estimates(sides: tuple[Side, Side]) -> tuple[str | None, dict[str, list[Any
     both = comparison.sides(a, b, quantity)
     chosen = parts.filters(both, prefix="compare_")
     views = comparison.estimates(both, chosen)
-    for name, alt in (("both", f"{quantity} of A and B"), ("difference", f"{quantity}: A minus B")):
-        parts.figure(views[name][0], f"{quantity}-{name}", key=name, alt=alt)
+    for name, alt in (("both-sides", f"{quantity} of A and B"), ("difference", f"{quantity}: A minus B")):
+        parts.figure(views[name][0], f"{quantity}-{name}", key=f"compare-{name}", alt=alt)
     box = address.folded("Numbers", key="numbers")
     if box.open:
         box.dataframe(views["difference"][1], hide_index=True, column_config=tables.ROUND, key="difference_rows")
@@ -102,20 +104,15 @@ def _paired(sides: tuple[Side, Side]) -> tuple[Value | None, exports.Views]:
         for per_token in ((True, False) if whole and c.endswith("_nats") else (False,))
     ]
     value = address.select("Value per item", choices, key="column", name=lambda c: c.name)
-    keys = [c for c in PAIRING if c in kinds[0] and c in kinds[1]]
-    found: list[pd.DataFrame] = []
-    for entry, at in sides:
-        lists = {k: [v] for k, v in at.items()}
-        part, count = rows(entry, where=lists, columns=[*keys, *value.columns], limit=MAX_PAIRS)
-        if count > MAX_PAIRS:
-            st.caption(f"{count:,} rows are too many to pair in a page; use result.table in a notebook.")
-            return None, {}
-        found.append(part)
-    views = comparison.by_item(found[0], found[1], value)
+    a, b = ((str(e.root), e.analysis, e.key, parts.frozen(at)) for e, at in sides)
+    count, views = _by_item(a, b, value)
+    if count > MAX_PAIRS:
+        st.caption(f"{count:,} rows are too many to pair in a page; use result.table in a notebook.")
+        return None, {}
     if not views:
         st.info("No item was measured on both sides.")
         return None, {}
-    figure, lines = views["paired"]
+    figure, lines = views["paired-by-item"]
     alt = f"{value.name}: mean over items of A − B with its interval"
     parts.figure(figure, "paired", key="paired_figure", alt=alt)
     st.dataframe(lines, hide_index=True, key="paired", column_config=tables.ROUND)
@@ -125,3 +122,21 @@ def _paired(sides: tuple[Side, Side]) -> tuple[Value | None, exports.Views]:
         "while a quantity above may weigh items by their tokens."
     )
     return value, views
+
+
+@st.cache_resource(max_entries=100, show_spinner=False)
+def _by_item(first: Address, second: Address, value: Value) -> tuple[int, exports.Views]:
+    """(rows of the larger side, A - B by item where they are not too many); not to be changed in place."""
+    entries = [
+        Entry(Store.at(root).root, {"analysis": analysis, "key": key}) for root, analysis, key, _ in (first, second)
+    ]
+    kinds = [table_columns(e.root, e.analysis, e.key) for e in entries]
+    columns = [*(c for c in PAIRING if all(c in k for k in kinds)), *value.columns]
+    found: list[pd.DataFrame] = []
+    counts: list[int] = []
+    for entry, (*_, at) in zip(entries, (first, second), strict=True):
+        where = {name: [step] for name, step in at}
+        part, count = rows(entry, where=where, columns=columns, limit=MAX_PAIRS)
+        found.append(part)
+        counts.append(count)
+    return max(counts), comparison.by_item(found[0], found[1], value) if max(counts) <= MAX_PAIRS else {}

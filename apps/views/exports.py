@@ -89,7 +89,7 @@ def code(made: Callable[[], str], of: Iterable[Entry]) -> None:
     if not box.open:
         return
     with box:
-        st.code(made(), language="python")
+        st.code(made(), language="python", wrap_lines=True)
         if computed := commands(of):
             st.caption("Computed by")
             st.code("\n".join(computed[:MAX_COMMANDS]), language="bash", wrap_lines=True)

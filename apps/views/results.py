@@ -120,11 +120,9 @@ def _step(entry: Entry, was_playing: bool) -> int | None:
         last = st.session_state.get("step", ALL)
         place = options.index(last) if last in options else 0
         st.session_state["step"] = options[place + 1 if place + 1 < len(options) else 1]
-    slider, play = st.columns([6, 1], vertical_alignment="bottom")
-    with slider:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         value = address.slide("Step", options, key="step", default=ALL)
-    with play:
-        if address.flag("Play", key="play") != was_playing:
+        if address.flag("Play", key="play", width="content") != was_playing:
             st.rerun(scope="app")
     return None if value == ALL else int(value)
 

@@ -21,6 +21,7 @@ from apps import curves, maps
 from apps.reading import listing
 from apps.views import exports
 from tests.apps.conftest import HOSTILE, estimate, key, lens, perplexity, staged
+from tests.apps.test_browser import ready
 from tests.apps.test_dashboard import opened
 from tests.conftest import ROOT
 
@@ -137,7 +138,7 @@ def test_code_runs_where_neither_streamlit_nor_torch_is_installed(store, monkeyp
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert {"curves.csv", "layers.csv", "map.html", "difference.csv", "paired.csv"} <= {
+    assert {"curves.csv", "layers.csv", "map.html", "difference.csv", "paired-by-item.csv"} <= {
         p.name for p in tmp_path.iterdir()
     }
 
@@ -226,3 +227,50 @@ def test_a_map_knows_which_category_it_is(store):
     found = maps.maps_of(store.get(of.analysis, of.key).summary(), "layer", "step")
     assert found["top1 · unseen"].attrs["fixed"] == {"group": "unseen"}
     assert set(found["top1 · unseen"]["quantity"]) == {"top1"}
+
+
+@pytest.fixture(scope="module")
+def address(store, serve) -> str:
+    return serve(store)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("page", ["Run", "Circuit&of=high", "Token&of=high", "Compare&analysis=perplexity"])
+def test_a_saved_figure_opens_from_its_file_and_asks_no_host(address, watched, tmp_path, page):
+    shown = watched(f"{address}/?page={page}").page
+    ready(shown)
+    shown.get_by_role("button", name="Export").click()
+    saved: dict[str, Path] = {}
+    for end in ("HTML", "CSV", "Parquet"):
+        with shown.expect_download(timeout=20_000) as download:
+            shown.get_by_role("button", name=re.compile(f", {end}$")).first.click()
+        saved[end] = tmp_path / download.value.suggested_filename
+        download.value.save_as(saved[end])
+    assert len(pd.read_csv(saved["CSV"])) == len(pd.read_parquet(saved["Parquet"])) > 0
+    offline = watched(saved["HTML"].as_uri()).page
+    offline.wait_for_selector(".js-plotly-plot .main-svg")
+    assert offline.evaluate("window.hacked") is None
+
+
+@pytest.mark.browser
+def test_a_click_on_a_point_shows_its_items(address, watched):
+    page = watched(f"{address}/?page=Circuit&of=high&group=leaked").page
+    ready(page)
+    page.wait_for_selector("text=Choose a point")
+    page.locator(".js-plotly-plot").first.locator(".points path").nth(1).click(force=True)
+    page.wait_for_selector("text=Items at", timeout=10_000)
+    assert "group leaked, layer 1" in page.locator("text=Items at").first.inner_text()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("page", ["Run", "Circuit", "Token", "Compare", "Results&analysis=perplexity"])
+def test_a_narrow_window_cuts_nothing_off(address, watched, page):
+    shown = watched(f"{address}/?page={page}&code=true").page
+    ready(shown)
+    for width in (900, 480):
+        shown.set_viewport_size({"width": width, "height": 900})
+        wide = "document.querySelector('[data-testid=stMain]')"
+        shown.wait_for_function(f"{wide}.scrollWidth <= {wide}.clientWidth", timeout=5_000)
+    shown.set_viewport_size({"width": 900, "height": 900})
+    for switch in shown.locator("[data-testid=stCheckbox] p").all():
+        assert switch.evaluate("e => e.scrollWidth <= e.clientWidth")
