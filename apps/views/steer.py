@@ -13,6 +13,7 @@ import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import streamlit as st
@@ -44,6 +45,13 @@ class Recipe:
     prompt: str
     max_new_tokens: int
     seed: int
+
+    def __str__(self) -> str:
+        units = f"units {', '.join(map(str, self.units))}" if self.units else "all units"
+        return (
+            f"{self.checkpoint}: {self.kind} of layer {self.layer}, {units}, times {self.alpha:g}; "
+            f"at most {self.max_new_tokens} tokens after “{shorten(self.prompt, 60)}”; seed {self.seed}"
+        )
 
     def placebo(self, size: int) -> tuple[int, ...]:
         """As many other units, drawn at random; () where all or no units are left to draw from."""
@@ -80,15 +88,22 @@ def show(found: Listing) -> None:
     if reason := unavailable(found):
         st.info(reason)
         return
-    recipe = _asked(found)
+    asked, recipe = _asked(found)
     if recipe is None:
         return
+    if asked != recipe:
+        st.warning(f"Settings were changed: press Write. The texts below were made with {address.escaped(recipe)}")
     try:
         with st.spinner("The model writes ..."):
             texts, placebo = completions(recipe)
     except ProbeError as error:
         st.error(address.escaped(error))
         return
+    _written(found, recipe, texts, placebo)
+
+
+def _written(found: Listing, recipe: Recipe, texts: dict[str, str], placebo: tuple[int, ...]) -> None:
+    """The completions side by side, and the script that makes them."""
     for column, (name, text) in zip(st.columns(len(texts)), texts.items(), strict=True):
         with column:
             st.markdown(f"**{name}**")
@@ -150,8 +165,8 @@ def _number(path: str) -> int:
     return int(tail) if tail.isdigit() else 0
 
 
-def _asked(found: Listing) -> Recipe | None:
-    """The recipe last written with; None before the first."""
+def _asked(found: Listing) -> tuple[Recipe | None, Recipe | None]:
+    """(the recipe set on the page, None where it is none; the one last written with, None before the first)."""
     places = _checkpoints(found)
     left, right = st.columns(2)
     with left:
@@ -164,17 +179,17 @@ def _asked(found: Listing) -> Recipe | None:
         tokens = address.slide("New tokens", range(1, MAX_TOKENS + 1), key="tokens", default=40)
     prompt = address.text("Prompt", key="prompt", default=_example(found), limit=MAX_PROMPT, area=True)
     seed = address.slide("Seed of the placebo", range(20), key="seed", default=0)
-    asked = st.button("Write", type="primary", disabled=not prompt)
+    pressed = st.button("Write", type="primary", disabled=not prompt)
+    last: Recipe | None = st.session_state.get("recipe")
     try:
         chosen = tuple(int(u) for u in units.replace(",", " ").split())
     except ValueError:
         st.error("Neurons or heads are whole numbers, for example: 3, 17")
-        return None
-    if asked:
-        path = str(Path(places[name]).resolve())
-        recipe = Recipe(path, kind, layer, chosen, alpha, prompt, tokens, seed)
-        st.session_state["recipe"] = recipe
-    return st.session_state.get("recipe")
+        return None, last
+    recipe = Recipe(str(Path(places[name]).resolve()), kind, layer, chosen, alpha, prompt, tokens, seed)
+    if pressed:
+        st.session_state["recipe"] = last = recipe
+    return recipe, last
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the model ...")

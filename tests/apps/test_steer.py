@@ -62,18 +62,42 @@ def test_saved_script_gives_the_same_texts(recipe, capsys):
     assert all(f"{name}: {text!r}" in told for name, text in texts.items())
 
 
-def test_page_writes_and_saves(run, tmp_path, monkeypatch):
-    store = Store(tmp_path)
-    store.put(perplexity(str(run), 0.5))
+@pytest.fixture
+def page(run, tmp_path, monkeypatch) -> AppTest:
+    """Page Steer after Write, with the settings of the address."""
+    Store(tmp_path).put(perplexity(str(run), 0.5))
     monkeypatch.setenv("PROBE_RESULTS", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["dashboard.py"])
     app = AppTest.from_file(str(SCRIPT), default_timeout=60)
     app.query_params.update({"page": "Steer", "units": "0, 1", "tokens": "3"})
     app.run()
     assert app.text_area[0].value == "what is 3 plus 7 ?"
-    next(b for b in app.button if b.label == "Write").click().run()
+    pressed(app, "Write")
+    return app
+
+
+def pressed(app: AppTest, label: str) -> None:
+    next(b for b in app.button if b.label == label).click().run()
     assert not app.exception
-    assert {"**as it is**", "**steered**", "**placebo**"} <= {m.value for m in app.markdown}
-    next(b for b in app.button if b.label == "Save as experiment").click().run()
+
+
+def test_page_writes_and_saves(page, tmp_path):
+    assert {"**as it is**", "**steered**", "**placebo**"} <= {m.value for m in page.markdown}
+    assert not page.warning
+    pressed(page, "Save as experiment")
     (saved,) = (tmp_path / "experiments").glob("steer-*.py")
     assert "units" in saved.read_text()
+
+
+def test_texts_name_the_settings_that_made_them_once_others_are_chosen(page, tmp_path):
+    page.select_slider(key="alpha").set_value(8.0).run()
+    (said,) = page.warning
+    assert "times 0" in said.value and "press Write" in said.value and "mlp\\_post of layer 0" in said.value
+    pressed(page, "Save as experiment")
+    (saved,) = (tmp_path / "experiments").glob("steer-*.py")
+    assert saved.read_text().strip() in {c.value for c in page.code} and "0.0" in saved.read_text()
+    page.text_input(key="units").set_value("no number").run()
+    assert page.warning and page.error
+    page.text_input(key="units").set_value("0, 1").run()
+    pressed(page, "Write")
+    assert not page.warning and any("8.0" in c.value for c in page.code)
