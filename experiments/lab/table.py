@@ -88,9 +88,16 @@ def levels_table(truth: dict[str, Any]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def rules_table(truth: dict[str, Any]) -> str:
+    """What the number of each line is, and what decides."""
+    rows = [["pilot's line", "the number, and the rule"], ["---", "---"]]
+    rows += [[claim, truth["rules"][name].replace("<grad H, step>", "`<grad H, step>`")] for claim, _, name in LINES]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def tables() -> str:
     truth = json.loads(TRUTH.read_text())
-    return f"{findings_table(truth)}\n\n{levels_table(truth)}"
+    return f"{findings_table(truth)}\n\n{levels_table(truth)}\n\n{rules_table(truth)}"
 
 
 def main() -> None:
