@@ -39,6 +39,7 @@ def main() -> None:
     with st.sidebar:
         st.markdown("### posttrain-probe")
         page = address.select("Page", list(PAGES), key="page", radio=True, label_visibility="collapsed")
+        address.turn(page)
         st.caption(address.escaped(f"{len(found.entries)} results in {store.root.resolve()}"))
         pause = BUSY_SECONDS if store.running() else IDLE_SECONDS
         st.fragment(_live, run_every=pause)(found)

@@ -17,16 +17,27 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 T = TypeVar("T")
 USED, LAST, WHOLE = "_used_parameters", "_last_values", "_whole_page_runs"
+SHOWN, BEFORE, SENT = "_shown_page", "_used_before", "_sent_along"
 
 
 def begin() -> None:
     """Start a run of the page: forget which parameters it used before, and after Back or Forward all it was set to."""
     context = get_script_run_ctx()
     if context is not None and context.is_history_navigation:
-        for key in st.session_state.pop(LAST, {}):
+        for key in {*st.session_state.pop(LAST, {}), *st.session_state.get(USED, {})}:
             st.session_state.pop(key, None)
+    st.session_state[BEFORE] = st.session_state.get(USED, {})
     st.session_state[USED] = {}
     st.session_state[WHOLE] = True
+
+
+def turn(page: str) -> None:
+    """On a turn to another page, forget what its widgets share with the last one's at defaults: it has its own."""
+    sent = st.session_state.pop(SENT, {})
+    if st.session_state.get(SHOWN, page) != page:
+        for key in {k for k, v in st.session_state[BEFORE].items() if v is None} - {"page", *sent}:
+            st.session_state.pop(key, None)
+    st.session_state[SHOWN] = page
 
 
 def write(*, part: bool = False) -> None:
@@ -140,6 +151,7 @@ def go(**values: Any) -> None:
     """Set the values of widgets of the next run: what a click on a link of this page means."""
     for key, value in values.items():
         st.session_state[key] = value
+    st.session_state[SENT] = values
 
 
 def address(value: Any) -> str:
@@ -169,4 +181,7 @@ def _start(key: str, by_address: dict[str, T], default: T) -> None:
 
 def _keep(key: str, values: list[str], is_default: bool) -> None:
     st.session_state.setdefault(USED, {})[key] = None if is_default else values
-    st.session_state.setdefault(LAST, {})[key] = values
+    if is_default:  # another page may have another default
+        st.session_state.setdefault(LAST, {}).pop(key, None)
+    else:
+        st.session_state.setdefault(LAST, {})[key] = values

@@ -267,6 +267,17 @@ def test_going_from_page_to_page_keeps_defaults_and_draws(store, monkeypatch):
     assert "Choose at least one curve" in words(app)
 
 
+def test_a_choice_goes_along_to_another_page_and_a_default_does_not(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Token")
+    assert app.select_slider(key="step").value == 90
+    app.radio(key="page").set_value("Results").run()
+    assert app.select_slider(key="step").value == "all steps"
+    app.radio(key="page").set_value("Token").run()
+    app.select_slider(key="step").set_value(30).run()
+    app.radio(key="page").set_value("Results").run()
+    assert app.select_slider(key="step").value == 30
+
+
 def test_a_table_shows_texts_of_models_literally(store, monkeypatch):
     def page() -> None:
         import pandas as pd

@@ -137,11 +137,41 @@ def test_scatter_draws_the_diagonal_over_the_whole_range():
     assert list(figure.data[-1].x) == [-1.0, 2.0]
 
 
+def test_a_forest_has_room_on_both_sides_of_its_line():
+    rows = pd.DataFrame({"quantity": ["a", "b"], "value": [1.0, 2.0], "ci_low": [0.5, 1.0], "ci_high": [1.5, np.nan]})
+    low, high = figures.forest(rows, label="quantity").layout.xaxis.range
+    assert low < 0
+    assert high > 2
+
+
+def contrast(one: np.ndarray, other: np.ndarray) -> float:
+    light = sorted(
+        float(np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722))
+        for c in (one, other)
+    )
+    return (light[1] + 0.05) / (light[0] + 0.05)
+
+
+@pytest.mark.parametrize("values", [np.linspace(-4, 0, 41), np.linspace(-1, 1, 41)])
+def test_a_token_is_readable_on_its_cell_whatever_the_colour(values):
+    from plotly.colors import hex_to_rgb, sample_colorscale
+
+    figure = figures.tokens(list(map(str, range(41))), values)
+    scale = figure.layout.coloraxis
+    places = list((values - scale.cmin) / (scale.cmax - scale.cmin))
+    cells = sample_colorscale([color for _, color in scale.colorscale], places, colortype="tuple")
+    inks = {int(t): np.array(hex_to_rgb(trace.textfont.color)) / 255 for trace in figure.data[1:] for t in trace.text}
+    assert sorted(inks) == list(range(41))
+    assert min(contrast(np.array(cells[i]), inks[i]) for i in inks) >= 4.5
+
+
 def test_tokens_wrap_and_an_unmeasured_token_is_shown_without_colour():
     figure = figures.tokens(["a", " b", "\n"], [1.0, np.nan, -2.0], unit="nats", columns=2)
     assert figure.data[0].text.tolist() == [["a", "·b"], ["↵", ""]]
     assert np.isnan(figure.data[0].z[0][1])
     assert "·b" in [a.text for a in figure.layout.annotations]
+    written = {t: trace.textfont.color for trace in figure.data[1:] for t in trace.text}
+    assert set(written) == {"a", "↵"}
     assert figure.layout.coloraxis.cmin == -2
 
 

@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from analyses.core.figures.layout import TOKENS_PER_ROW, coloraxis, empty, finished
 from analyses.core.figures.traces import number, visible
+
+EQUAL_CONTRAST = 0.179  # luminance at which black and white contrast alike: (L + .05)^2 = 1.05 x .05
 
 
 def tokens(
@@ -57,19 +60,18 @@ def tokens(
     figure: Any = go.Figure()
     filled = {"z": _grid(numbers, shape, np.nan)}
     filled |= {"text": _grid(shown, shape, ""), "customdata": _grid(told, shape, "")}
-    look = {
-        "texttemplate": "%{text}",
-        "textfont": {"size": 12},
-        "hovertemplate": "%{customdata}<extra></extra>",
-        "xgap": 2,
-        "ygap": 4,
-    }
+    look = {"hovertemplate": "%{customdata}<extra></extra>", "xgap": 2, "ygap": 4}
     figure.add_heatmap(**filled, **look, coloraxis="coloraxis", hoverongaps=False)
-    # Plotly writes a cell's text on measured cells only; the other tokens still have to be read.
-    gaps = np.flatnonzero(np.isnan(numbers))
-    for i in map(int, gaps):
-        figure.add_annotation(x=i % columns, y=i // columns, text=shown[i], showarrow=False, opacity=0.7)
     scale = coloraxis(numbers, signed, limit, unit)
+    gaps = np.flatnonzero(np.isnan(numbers))
+    for i in map(int, gaps):  # in the colour of the page's text
+        figure.add_annotation(x=i % columns, y=i // columns, text=shown[i], showarrow=False, opacity=0.7)
+    inks = _inks(numbers, scale)
+    for ink in dict.fromkeys(inks.values()):
+        of = [i for i, own in inks.items() if own == ink]
+        places = {"x": [i % columns for i in of], "y": [i // columns for i in of], "text": [shown[i] for i in of]}
+        font = {"color": ink, "size": 12}
+        figure.add_scatter(**places, mode="text", textfont=font, hoverinfo="skip", showlegend=False)
     # Below the text: beside a single row of tokens a colour bar has no room for its numbers.
     scale["colorbar"] |= {"orientation": "h", "len": 0.4, "x": 0, "xanchor": "left", "y": 0, "yanchor": "top"}
     scale["colorbar"]["title"]["side"] = "top"
@@ -77,6 +79,17 @@ def tokens(
     figure.update_xaxes(visible=False, range=[-0.5, columns - 0.5])
     figure.update_yaxes(visible=False, range=[shape[0] - 0.5, -0.5])
     return finished(figure, title, note="no colour: not measured" if len(gaps) else "")
+
+
+def _inks(numbers: np.ndarray, scale: dict[str, Any]) -> dict[int, str]:
+    """Black or white for each measured token, whichever its cell's colour contrasts with more (WCAG 2.1)."""
+    low, high = scale["cmin"], scale["cmax"]
+    measured = np.flatnonzero(~np.isnan(numbers))
+    places = np.clip((numbers[measured] - low) / (high - low), 0, 1)
+    cells = np.array(sample_colorscale(scale["colorscale"], list(places), colortype="tuple")).reshape(-1, 3)
+    linear = np.where(cells <= 0.03928, cells / 12.92, ((cells + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
+    return {int(i): "#000000" if v > EQUAL_CONTRAST else "#ffffff" for i, v in zip(measured, luminance, strict=True)}
 
 
 def _about_token(place: int, text: str, value: float, unit: str) -> str:
