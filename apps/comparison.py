@@ -12,8 +12,10 @@ from analyses.core import figures
 from analyses.core.result import COMPANIONS, DIMS
 from analyses.core.stats import holm, paired_difference, sign_flip
 
-PAIRING = ("item", "group", "answer_kind", "mask", "variant", "layer", "pos", "head", "sample", "site", "target")
 CATEGORIES = ("group", "dataset", "mask", "answer_kind", "variant", "arm", "site", "direction", "token_class")
+ORDERED = ("layer", "window", "state", "head", "kv_head", "alpha", "fraction", "k", "source_step", "neuron")
+PAIRING = ("item", *CATEGORIES, *ORDERED, "pos", "sample", "target")
+MAX_LINES = 64  # tests a reader can look through, and wait for
 Views = dict[str, tuple[Any, pd.DataFrame]]
 
 
@@ -30,11 +32,17 @@ def estimates(both: pd.DataFrame, chosen: Mapping[str, Sequence[Any]] | None = N
         both: what ``sides`` gives.
         chosen: dim -> values wanted; all by default.
     """
-    for dim, values in (chosen or {}).items():
-        both = both[both[dim].isin(list(values))]
+    both = only(both, chosen or {})
     difference = subtracted(both)
     shown, change = _drawn(both, difference, str(both["quantity"].iloc[0]) if len(both) else "")
     return {"both-sides": (shown, both), "difference": (change, difference)}
+
+
+def only(rows: pd.DataFrame, chosen: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Rows that have the values chosen, of the columns there are."""
+    for dim, values in chosen.items():
+        rows = rows[rows[dim].isin(list(values))] if dim in rows else rows
+    return rows
 
 
 def subtracted(both: pd.DataFrame) -> pd.DataFrame:
@@ -119,17 +127,33 @@ def by_item(first: pd.DataFrame, second: pd.DataFrame, value: Value) -> Views:
     lines = paired(means[0], means[1], keys, "value")
     if lines.empty:
         return {}
-    by = [c for c in CATEGORIES if c in lines and lines[c].nunique(dropna=False) > 1]
+    told = [c for c in keys if c in lines]
+    pooled = [c for c in keys if c not in (*told, "item", "target") and means[0][c].nunique() > 1]
+    return {"paired-by-item": (_paired_figure(lines, told, pooled, value), lines)}
+
+
+def _paired_figure(lines: pd.DataFrame, told: list[str], pooled: list[str], value: Value) -> Any:
+    """Dots of the lines; curves where they are along a layer or another ordered dim."""
+    by = [c for c in told if lines[c].nunique(dropna=False) > 1]
     shown = lines.assign(n=lines["items"], quantity=value.name)
-    figure = figures.forest(shown, label=by or "quantity", title="A − B paired by item", unit="A − B")
-    return {"paired-by-item": (figure, lines)}
+    title = "A − B paired by item" + (f", mean over {', '.join(map(figures.axis_name, pooled))}" if pooled else "")
+    along = next((c for c in by if c in ORDERED), None)
+    if along is None:
+        return figures.forest(shown, label=by or "quantity", title=title, unit="A − B")
+    rest = [c for c in by if c != along] or None
+    return figures.curve(shown, x=along, color=rest, title=title, y_title=f"A − B: {value.name}", reference=0.0)
 
 
 def paired(first: pd.DataFrame, second: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
-    """One row per category (group, mask ...): mean difference with interval, p, number of items."""
+    """One row per category (group, mask ...) and ordered dim: mean difference with interval, p, number of items.
+
+    An ordered dim with which there would be more than ``MAX_LINES`` rows is averaged over.
+    """
     both = first.merge(second, on=keys, suffixes=("_a", "_b"))
     both["change"] = both[f"{column}_a"].astype(float) - both[f"{column}_b"].astype(float)
     by = [c for c in CATEGORIES if c in keys]
+    for dim in (c for c in ORDERED if c in keys):
+        by = [*by, dim] if len(both[[*by, dim]].drop_duplicates()) <= MAX_LINES else by
     told: list[dict[str, Any]] = []
     for values, part in both.groupby(by, sort=False, dropna=False) if by else [((), both)]:
         change = part.groupby("item")["change"].mean().to_numpy()

@@ -166,14 +166,18 @@ def of_compare(
     """
     lines = _head(sides[0][0].root, "from apps import comparison")
     lines += [f"{letter} = {_stored(*side)}" for letter, side in zip("ab", sides, strict=True)]
-    lines.append("views = {}")
+    lines += [f"chosen = {_literal(dict(chosen))}", "views = {}"]
     if quantity:
         lines += [
             f"both = comparison.sides(a.summary(), b.summary(), {quantity!r})",
-            f"views |= comparison.estimates(both, {_literal(dict(chosen))})",
+            "views |= comparison.estimates(both, chosen)",
         ]
     if value:
-        lines += [f"value = comparison.{value!r}", "views |= comparison.by_item(a.table, b.table, value)"]
+        lines += [
+            "rows = [comparison.only(side.table, chosen) for side in (a, b)]",
+            f"value = comparison.{value!r}",
+            "views |= comparison.by_item(*rows, value)",
+        ]
     return "\n".join([*lines, SAVED])
 
 

@@ -20,7 +20,7 @@ NUMBERS = ("float", "double", "int", "bool")
 SECONDARY = {"pos", "layer", "target", "n_tokens", "sample", "step", "head"}
 MAX_PAIRS = 500_000
 SUMMED = ("perplexity",)  # analyses whose rows hold sums over an item's tokens
-Address = tuple[str, str, str, tuple[tuple[str, Any], ...]]  # folder, analysis, key, the step read of it
+Address = tuple[str, str, str, tuple[tuple[str, Any], ...]]  # folder, analysis, key, the part read of it
 Side = tuple[Entry, dict[str, Any]]  # a result, and the step read of it
 
 
@@ -44,7 +44,7 @@ def show(found: Listing) -> None:
         return
     sides = ((first, first_at), (second, second_at))
     quantity, chosen, views = _estimates(sides)
-    value, lines = _paired(sides)
+    value, lines = _paired(sides, chosen)
     made = partial(of_compare, sides, quantity, chosen, value)
     exports.show("compare", {**views, **lines}, made, dict.fromkeys((first, second)))
 
@@ -89,7 +89,7 @@ def _estimates(sides: tuple[Side, Side]) -> tuple[str | None, dict[str, list[Any
     return quantity, chosen, views
 
 
-def _paired(sides: tuple[Side, Side]) -> tuple[Value | None, exports.Views]:
+def _paired(sides: tuple[Side, Side], chosen: dict[str, list[Any]]) -> tuple[Value | None, exports.Views]:
     """(number, figure): A - B per item, mean with a bootstrap interval over items, and a sign-flip test."""
     kinds = [table_columns(e.root, e.analysis, e.key) for e, _ in sides]
     numbers = [c for c, k in kinds[0].items() if c in kinds[1] and k.startswith(NUMBERS) and c not in SECONDARY]
@@ -104,7 +104,8 @@ def _paired(sides: tuple[Side, Side]) -> tuple[Value | None, exports.Views]:
         for per_token in ((True, False) if whole and c.endswith("_nats") else (False,))
     ]
     value = address.select("Value per item", choices, key="column", name=lambda c: c.name)
-    a, b = ((str(e.root), e.analysis, e.key, parts.frozen(at)) for e, at in sides)
+    of = [{**chosen, **{name: [step] for name, step in at.items()}} for _, at in sides]
+    a, b = ((str(e.root), e.analysis, e.key, parts.frozen(w)) for (e, _), w in zip(sides, of, strict=True))
     count, views = _by_item(a, b, value)
     if count > MAX_PAIRS:
         st.caption(f"{count:,} rows are too many to pair in a page; use result.table in a notebook.")
@@ -119,12 +120,13 @@ def _paired(sides: tuple[Side, Side]) -> tuple[Value | None, exports.Views]:
     st.caption(
         "Mean over items of A − B, 95 % bootstrap interval over items; p: signs of "
         "the differences flipped; p_holm: corrected for the number of lines. Every item counts the same here, "
-        "while a quantity above may weigh items by their tokens."
+        "while a quantity above may weigh items by their tokens. Where telling layers, heads or the like apart would "
+        f"give more than {comparison.MAX_LINES} lines, the title says what is averaged over: choose fewer groups above."
     )
     return value, views
 
 
-@st.cache_resource(max_entries=100, show_spinner=False)
+@st.cache_resource(max_entries=100, show_spinner="Pairing items ...")
 def _by_item(first: Address, second: Address, value: Value) -> tuple[int, exports.Views]:
     """(rows of the larger side, A - B by item where they are not too many); not to be changed in place."""
     entries = [
@@ -134,9 +136,8 @@ def _by_item(first: Address, second: Address, value: Value) -> tuple[int, export
     columns = [*(c for c in PAIRING if all(c in k for k in kinds)), *value.columns]
     found: list[pd.DataFrame] = []
     counts: list[int] = []
-    for entry, (*_, at) in zip(entries, (first, second), strict=True):
-        where = {name: [step] for name, step in at}
-        part, count = rows(entry, where=where, columns=columns, limit=MAX_PAIRS)
+    for entry, (*_, where) in zip(entries, (first, second), strict=True):
+        part, count = rows(entry, where=dict(where), columns=columns, limit=MAX_PAIRS)
         found.append(part)
         counts.append(count)
     return max(counts), comparison.by_item(found[0], found[1], value) if max(counts) <= MAX_PAIRS else {}

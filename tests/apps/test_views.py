@@ -1,0 +1,53 @@
+"""What a newcomer met on the pages: lines, colours, links and names mean what they seem to mean."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from apps import comparison
+from tests.apps.conftest import key
+from tests.apps.test_dashboard import opened
+
+
+def drawn(app: AppTest, place: int = 0) -> dict[str, Any]:
+    return json.loads(app.get("plotly_chart")[place].proto.spec)
+
+
+def side(layers: int, groups: int, rise: float) -> pd.DataFrame:
+    """Items whose value rises in the first half of the layers and falls in the others."""
+    return pd.DataFrame(
+        {"item": f"{g}-{i}", "group": f"g{g}", "layer": n, "value": i + (rise if 2 * n < layers else -rise)}
+        for g in range(groups)
+        for i in range(8)
+        for n in range(layers)
+    )
+
+
+def test_layers_of_opposite_sign_are_lines_of_their_own():
+    a, b = side(4, 2, 1.0), side(4, 2, 0.0)
+    figure, lines = comparison.by_item(a, b, comparison.Value("value"))["paired-by-item"]
+    assert lines.groupby("layer")["value"].mean().tolist() == pytest.approx([1, 1, -1, -1])
+    assert len(lines) == 8 and (lines["p_holm"] == lines["p"] * 8).all()
+    assert figure.layout.xaxis.title.text == "layer"
+    assert {t.name for t in figure.data} == {"g0", "g1"}
+
+
+def test_what_is_averaged_over_is_said():
+    a, b = side(30, 3, 1.0), side(30, 3, 0.0)
+    figure, lines = comparison.by_item(a, b, comparison.Value("value"))["paired-by-item"]
+    assert len(lines) == 3 and lines["value"].tolist() == pytest.approx([0] * 3)
+    assert figure.layout.title.text == "A − B paired by item, mean over layer"
+    one = [comparison.only(x, {"group": ["g1"], "unknown": [1]}) for x in (a, b)]
+    assert len(comparison.by_item(*one, comparison.Value("value"))["paired-by-item"][1]) == 30
+
+
+def test_compare_tells_layers_apart_and_keeps_to_the_groups_chosen(store, monkeypatch):
+    high, low = key("logit_lens", "runs/high"), key("logit_lens", "runs/low")
+    view = {"page": "Compare", "analysis": "logit_lens", "a": high, "b": low, "compare_group": "unseen"}
+    lines = next(d.value for d in opened(store, monkeypatch, **view).dataframe if "p_holm" in d.value)
+    assert lines["layer"].tolist() == [0, 1, 2] and set(lines["group"]) == {"unseen"}
