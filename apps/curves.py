@@ -13,6 +13,7 @@ import pandas as pd
 
 from analyses.core import figures
 from analyses.core.figures import PALETTE, as_text, plain, quantity_name, value_name
+from analyses.core.figures.traces import faint
 from analyses.core.result import DIMS
 
 LAYERS = ("layer", "window", "state")
@@ -58,10 +59,26 @@ def chosen(rows: pd.DataFrame, panels: Sequence[str], groups: Sequence[str] = ()
     return kept.sort_values("panel", key=lambda names: names.map(list(panels).index), kind="stable", ignore_index=True)
 
 
-def steps_figure(rows: pd.DataFrame) -> Any:
-    """Curves over steps, one panel under the other; several runs are told apart by colour."""
-    lines: dict[str, Any] = {"color": "run", "dash": "group"} if rows["run"].nunique() > 1 else {"color": "group"}
-    return figures.curve(_titled(rows), **lines, facet="panel", columns=1)
+def colors(runs: Sequence[str]) -> dict[str, str]:
+    """A colour for every run; beyond the palette it is used again, darker."""
+    return {run: _darker(PALETTE[i % len(PALETTE)], i // len(PALETTE)) for i, run in enumerate(runs)}
+
+
+def steps_figure(rows: pd.DataFrame, of: Mapping[str, str] | None = None) -> Any:
+    """Curves over steps, one panel under the other; runs are told apart by colour, groups by dash.
+
+    Args:
+        rows: estimates with the columns run, panel and group.
+        of: run -> colour, so that it keeps it beside other runs; by default those of ``colors``.
+    """
+    figure: Any = figures.curve(_titled(rows), color="run", dash="group", facet="panel", columns=1)
+    of = of or colors(list(dict.fromkeys(rows["run"])))
+    named = {", ".join(map(as_text, pair)): of[pair[0]] for pair in set(zip(rows["run"], rows["group"], strict=True))}
+    for trace in figure.data:
+        if trace.name in named:
+            trace.update(line_color=named[trace.name], marker_color=named[trace.name])
+            trace.update({"fillcolor": faint(named[trace.name])} if trace.fill else {})
+    return figure
 
 
 def layers_figure(rows: pd.DataFrame) -> Any:
@@ -69,7 +86,7 @@ def layers_figure(rows: pd.DataFrame) -> Any:
     return figures.curve(_titled(rows), x="layer", color="group", facet="panel", columns=1)
 
 
-def stages(figure: Any, rows: pd.DataFrame, run: str, table: pd.DataFrame) -> None:
+def stages(figure: Any, rows: pd.DataFrame, run: str, table: pd.DataFrame, color: str) -> None:
     """Add a run's stages to its curves: shaded where it is alone; the recommended checkpoint starred.
 
     Args:
@@ -77,6 +94,7 @@ def stages(figure: Any, rows: pd.DataFrame, run: str, table: pd.DataFrame) -> No
         rows: the rows drawn.
         run: the run as ``rows`` name it; one that is not there adds nothing.
         table: rows of its over_memorization result.
+        color: of the run's curves.
     """
     order = list(dict.fromkeys(rows["run"]))
     if run not in order:
@@ -86,7 +104,6 @@ def stages(figure: Any, rows: pd.DataFrame, run: str, table: pd.DataFrame) -> No
     panels = list(dict.fromkeys(rows["panel"]))
     number = next((i for i, p in enumerate(panels) if str(p).startswith("accuracy")), 0)
     place = {"row": number + 1, "col": 1} if len(panels) > 1 else {}
-    color = PALETTE[order.index(run) % len(PALETTE)]
     for step in table.loc[table["recommended"].astype(bool), "step"]:
         at = rows[(rows["run"] == run) & (rows["step"] == step) & (rows["panel"] == panels[number])]
         if len(at):
@@ -118,6 +135,10 @@ def title(panel: str) -> str:
     """Name of a panel for people: its quantity and what else tells it apart, in plain words."""
     quantity, *rest = panel.split(SEPARATOR)
     return SEPARATOR.join([quantity_name(quantity), *map(value_name, rest)])
+
+
+def _darker(color: str, times: int) -> str:
+    return "#" + "".join(f"{round(int(color[i : i + 2], 16) * 0.6**times):02x}" for i in (1, 3, 5))
 
 
 def _titled(rows: pd.DataFrame) -> pd.DataFrame:

@@ -44,6 +44,7 @@ def of_run(
     staged: Mapping[str, Entry],
     panels: Sequence[str],
     groups: Sequence[str],
+    colors: Mapping[str, str],
 ) -> str:
     """Python that draws the curves of page Run.
 
@@ -54,6 +55,7 @@ def of_run(
         staged: name of the run -> its over_memorization result.
         panels: curves shown.
         groups: groups of items shown; all if empty.
+        colors: name of the run -> colour.
     """
     stored = [(run, e.analysis, e.key) for run, e in results]
     lines = [
@@ -72,10 +74,11 @@ def of_run(
             "    for run, folder in logs.items()",
             "]",
         ]
-    lines += [*_chosen(panels, groups), "figure = curves.steps_figure(rows)"]
+    lines += [*_chosen(panels, groups), f"colors = {_literal(dict(colors))}"]
+    lines.append("figure = curves.steps_figure(rows, colors)")
     for run, entry in staged.items():
         table = f"store.get({entry.analysis!r}, {entry.key!r}).table"
-        lines.append(f"curves.stages(figure, rows, {run!r}, {table})")
+        lines.append(f"curves.stages(figure, rows, {run!r}, {table}, colors[{run!r}])")
     return "\n".join([*lines, 'views = {"curves": (figure, rows)}', SAVED])
 
 

@@ -46,7 +46,7 @@ def _chosen(found: Listing, by_name: dict[str, str], swept: list[str]) -> None:
     if rows.empty:
         st.info("No curve over steps in what is chosen: choose another run, or go to Circuit for curves over layers.")
         return
-    _curves(rows, entries, runs, logs)
+    _curves(rows, entries, runs, logs, {name: c for name, c in curves.colors(swept).items() if name in runs})
 
 
 def _verdicts(found: Listing, by_name: dict[str, str]) -> None:
@@ -82,7 +82,10 @@ def _rows(entries: list[Entry], names: dict[str, str], logs: dict[str, str]) -> 
     return curves.joined([*found, *(curves.logged(training_log(folder)).assign(run=n) for n, folder in logs.items())])
 
 
-def _curves(rows: pd.DataFrame, entries: list[Entry], runs: dict[str, str], logs: dict[str, str]) -> None:
+def _curves(
+    rows: pd.DataFrame, entries: list[Entry], runs: dict[str, str], logs: dict[str, str], colors: dict[str, str]
+) -> None:
+    """Choose curves and groups; the figure, its numbers, and what a reader takes from both."""
     panels = list(dict.fromkeys(rows["panel"]))
     how: dict[str, Any] = {"name": curves.title, "buttons": False}
     shown = address.select_many("Curves", panels, key="curves", default=wanted(rows) or panels[:3], **how)
@@ -92,11 +95,12 @@ def _curves(rows: pd.DataFrame, entries: list[Entry], runs: dict[str, str], logs
     if rows.empty:
         st.info("Choose at least one curve.")
         return
-    figure = curves.steps_figure(rows)
+    figure = curves.steps_figure(rows, colors)
     names = {path: name for name, path in runs.items()}
     staged = {names[e.run]: e for e in entries if e.analysis == answers.STAGED and names[e.run] in set(rows["run"])}
     for name, entry in staged.items():
-        curves.stages(figure, rows, name, parts.result_of(str(entry.root), entry.analysis, entry.key).table)
+        table = parts.result_of(str(entry.root), entry.analysis, entry.key).table
+        curves.stages(figure, rows, name, table, colors[name])
     parts.figure(figure, "run", key="run_figure", alt="Curves of the chosen runs over optimizer steps")
     st.caption("Newest result of each analysis per run; the page Results has the others. Bands: 95 % over items.")
     box = address.folded("Numbers of these curves", key="numbers")
@@ -108,7 +112,7 @@ def _curves(rows: pd.DataFrame, entries: list[Entry], runs: dict[str, str], logs
     exports.show(
         "run",
         {"curves": (figure, rows)},
-        lambda: of_run(entries[0].root, drawn, logged, staged, shown, picked),
+        lambda: of_run(entries[0].root, drawn, logged, staged, shown, picked, colors),
         [*(e for _, e in drawn), *staged.values()],
     )
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from apps import comparison
+from apps import comparison, curves
 from tests.apps.conftest import key
 from tests.apps.test_dashboard import opened
 
@@ -51,3 +51,29 @@ def test_compare_tells_layers_apart_and_keeps_to_the_groups_chosen(store, monkey
     view = {"page": "Compare", "analysis": "logit_lens", "a": high, "b": low, "compare_group": "unseen"}
     lines = next(d.value for d in opened(store, monkeypatch, **view).dataframe if "p_holm" in d.value)
     assert lines["layer"].tolist() == [0, 1, 2] and set(lines["group"]) == {"unseen"}
+
+
+def hues(chart: dict[str, Any]) -> dict[str, set[str]]:
+    """Run -> colours of its lines and bands."""
+    found: dict[str, set[str]] = {}
+    for trace in chart["data"]:
+        if "," in trace.get("name", ""):
+            color = trace.get("fillcolor") or trace["line"]["color"]
+            found.setdefault(trace["name"].partition(",")[0], set()).add(color)
+    return found
+
+
+def test_a_run_keeps_its_colour_whatever_else_is_chosen(store, monkeypatch):
+    both = hues(drawn(opened(store, monkeypatch, page="Run")))
+    assert not both["high"] & both["low"]
+    for run in ("high", "low"):
+        chart = drawn(opened(store, monkeypatch, page="Run", run=run))
+        assert hues(chart) == {run: both[run]}
+        lines = [t for t in chart["data"] if "," in t.get("name", "") and "dash" in t["line"]]
+        assert len({t["line"]["dash"] for t in lines}) == len({t["name"] for t in lines}) > 1
+    (star,) = [t for t in drawn(opened(store, monkeypatch, page="Run", run="high"))["data"] if t["name"] == "ship high"]
+    assert star["marker"]["color"] in both["high"]
+
+
+def test_many_runs_have_a_colour_each():
+    assert len(set(curves.colors([f"run-{i}" for i in range(20)]).values())) == 20
