@@ -1,7 +1,8 @@
 """Whether a run gained on items it may have seen and not on unseen ones, read from accuracies by group and step.
 
 A group gained where the 95 % interval of its accuracy at the last step lies above that at the first: careful, since
-intervals of the same items may overlap and their paired difference still be clear.
+intervals of the same items may overlap and their paired difference still be clear. The intervals are Wilson's: those of
+a bootstrap have no width where all items are right, or none is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analyses.core.answer_grids import seen_of, unseen_of
+from analyses.core.stats import wilson
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,18 @@ def _gain(group: str, rows: pd.DataFrame) -> Gain:
     """Several kinds of answers of a group are read by the first of them."""
     if "answer_kind" in rows:
         rows = rows[rows["answer_kind"] == rows["answer_kind"].iloc[0]]
-    columns = ["step", "value", "ci_low", "ci_high"]
-    points = [Point(*map(float, row)) for row in rows.sort_values("step").reindex(columns=columns).to_numpy()]
+    rows = rows.sort_values("step").reindex(columns=["step", "value", "n"])
+    points = [_point(*map(float, row)) for row in rows.to_numpy()]
     since = None
     for point in reversed(points[1:]):
         if not point.low > points[0].high:
             break
         since = point.step
     return Gain(group, points[0], points[-1], since)
+
+
+def _point(step: float, accuracy: float, n: float) -> Point:
+    if not (n > 0 and 0 <= accuracy <= 1):
+        return Point(step, accuracy, float("nan"), float("nan"))
+    found = wilson(round(accuracy * n), round(n))
+    return Point(step, accuracy, float(found.ci_low), float(found.ci_high))

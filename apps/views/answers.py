@@ -213,7 +213,7 @@ def _definitions(runs: Sequence[Staged], gained: Mapping[str, Gained]) -> str:
     said: list[str] = []
     if gained:
         said.append(
-            "Gained: the interval of the last checkpoint's accuracy lies above the first's; since: from that step "
+            "Gained: Wilson's interval of the last checkpoint's accuracy lies above the first's; since: from that step "
             "on. Seen items: groups named leak..., planted... or member..., which training may have shown."
         )
     if runs:

@@ -12,9 +12,9 @@ STEPS = (0, 10, 20, 30)
 
 
 def summary(**accuracy: tuple[float, ...]) -> pd.DataFrame:
-    """Accuracy by group at the steps, with intervals of .1 to each side."""
+    """Accuracy by group of 40 items at the steps."""
     rows = [
-        {"quantity": "accuracy", "group": group, "step": s, "value": v, "ci_low": v - 0.1, "ci_high": v + 0.1}
+        {"quantity": "accuracy", "group": group, "step": s, "value": v, "n": 40}
         for group, values in accuracy.items()
         for s, v in zip(STEPS, values, strict=True)
     ]
@@ -44,8 +44,14 @@ def test_since_the_step_from_which_on_the_intervals_stay_apart(values, since):
     assert (gain.first.accuracy, gain.last.accuracy) == (values[0], values[-1])
 
 
-def test_groups_without_intervals_or_steps_gain_nothing():
-    bare = summary(leaked=(0.1, 0.5, 0.9, 0.9)).drop(columns=["ci_low", "ci_high"])
+def test_a_few_hits_after_none_are_no_gain():
+    (gain,) = read(planted=(0.0, 0.0, 0.05, 0.075)).seen
+    assert gain.since is None
+    assert gain.first.high == pytest.approx(0.088, abs=1e-3)  # 0 of 40
+
+
+def test_groups_without_numbers_of_items_or_steps_gain_nothing():
+    bare = summary(leaked=(0.1, 0.5, 0.9, 0.9)).drop(columns="n")
     found = gains.read(bare)
     assert found and found.seen[0].since is None
     assert gains.read(bare.drop(columns="step")) is None
