@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
+from analyses import sweep
+from analyses.core.store import Store
 from apps import gains
+from apps.demo import GRADED
 from apps.views import answers
+from probe import Prompts
+from tests.conftest import ROOT
 
 STEPS = (0, 10, 20, 30)
 
@@ -79,3 +86,22 @@ def test_words_for_memory_skill_and_neither(groups, words):
 
 def test_a_run_without_seen_groups_is_not_spoken_of():
     assert gains.read(summary(unseen=RISE)) is None
+
+
+# True rewards on fresh problems open no memory; those for the format, or on leaked items alone, do (truth.json).
+OPENED = {"grpo-format": True, "grpo-true-leaked": True, "planted": True, "grpo-true-fresh": False}
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_runs_of_the_lab_that_answer_from_memory_are_found_and_no_others(seed: int, tmp_path: Path):
+    folder = ROOT / "runs" / "lab" / f"seed-{seed}"
+    if not (folder / "planted" / "checkpoint-140").is_dir():
+        pytest.skip("no complete lab run under runs/lab: make one with `python -m experiments.lab`")
+    answers = Prompts.read(folder / "prompts.jsonl").where(answer_kind="gold_final")
+    for run, is_opened in OPENED.items():
+        first, *_, last = sorted((folder / run).glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1]))
+        ends = [str(first), str(last)]
+        graded = sweep("evaluate", checkpoints=ends, prompts=answers, store=Store(tmp_path), **GRADED)
+        found = gains.read(graded.summary())
+        assert found and found.is_memory == is_opened, (run, found and found.numbers)
