@@ -125,6 +125,11 @@ def row_at(rows: pd.DataFrame, figure: Any, point: Mapping[str, Any]) -> dict[st
     return {str(k): v for k, v in found[0].items()} if found else None
 
 
+def place_name(row: Mapping[Any, Any]) -> str:
+    """A row of ``layers_figure`` as a link names it."""
+    return f"{row['panel']}, {row['group']}, layer {plain(row['layer'])}"
+
+
 def place_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Where a row was measured: the dims that tell it apart from others of its quantity."""
     derived = {"run", *(["layer"] if {"window", "state"} & set(row) else [])}

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from analyses.core.figures import as_text
+from analyses.core.figures import as_text, plain
 from apps import curves, maps
 from apps.contents import rows, table_columns
 from apps.reading import Entry, Listing
@@ -70,15 +70,27 @@ def _layers(read: Read) -> tuple[exports.Views, list[str]]:
         st.info("Choose at least one curve.")
         return {}, []
     figure = curves.layers_figure(layers)
-    event = parts.figure(figure, "layers", key="layers", on_select="rerun", alt="Curves over layers")
-    points = event.selection.points if event else []
-    row = curves.row_at(layers, figure, points[0]) if points else None
-    if row is None:
-        st.caption("Choose a point to see its items.")
-    else:
-        entry, at = next((e, at or {}) for e, at in read if e.key == row["key"])
-        _items(entry, {**at, **curves.place_of(row)}, "point")
+
+    def named(point: Any) -> str:
+        row = curves.row_at(layers, figure, point)
+        return curves.place_name(row) if row else ""
+
+    keep = parts.kept("point", "layers", named)
+    parts.figure(figure, "layers", key="layers", on_select=keep, alt="Curves over layers")
+    _behind_point(read, layers)
     return {"layers": (figure, layers)}, picked
+
+
+def _behind_point(read: Read, layers: pd.DataFrame) -> None:
+    """Items behind the point chosen on the curves."""
+    by_name = {curves.place_name(row): row for row in layers.to_dict("records")}
+    name = address.held("point", ["", *by_name], "")
+    if not name:
+        st.caption("Choose a point to see its items.")
+        return
+    row = {str(k): v for k, v in by_name[name].items() if pd.notna(v)}
+    entry, at = next((e, at or {}) for e, at in read if e.key == row["key"])
+    _items(entry, {**at, **curves.place_of(row)}, "point")
 
 
 def _over_layers(entry: Entry, at: dict[str, Any]) -> pd.DataFrame:
@@ -108,10 +120,16 @@ def _map(read: Read) -> tuple[Map | None, exports.Views]:
     st.markdown("##### Map")
     shown, cells = found[address.select("Map", list(found), key="map", label_visibility="collapsed")]
     figure = maps.map_figure(cells, shown.x, shown.y, shown.title)
-    event = parts.figure(parts.clickable(figure), "map", key="map_figure", on_select="rerun", alt=shown.title)
-    points = event.selection.points if event else []
-    if points:
-        cell = {shown.x: _value(cells[shown.x], points[0]["x"]), shown.y: _value(cells[shown.y], points[0]["y"])}
+    axes = [shown.x, shown.y]
+    by_name: dict[str, Any] = {_cell_name(c): c for c in cells[axes].to_dict("records")}
+    name = address.held("cell", ["", *by_name], "")
+    cell = by_name.get(name)
+    keep = parts.kept(
+        "cell", "map_figure", lambda p: _cell_name({a: _value(cells[a], p[s]) for a, s in zip(axes, "xy", strict=True)})
+    )
+    marked = parts.clickable(figure, (as_text(cell[shown.x]), as_text(cell[shown.y])) if cell else None)
+    parts.figure(marked, "map", key="map_figure", on_select=keep, alt=shown.title)
+    if cell:
         _items(shown.entry, {**shown.at, **cells.attrs["fixed"], **cell}, "cell")
     else:
         st.caption("Choose a cell to see its items.")
@@ -122,6 +140,11 @@ def _cells(entry: Entry, x: str, y: str, at: dict[str, Any] | None) -> dict[str,
     if at is None or not (series.has_dims(entry, x) and series.has_dims(entry, y)):
         return {}
     return maps.maps_of(parts.summary_of(str(entry.root), entry.analysis, entry.key, parts.frozen(at)), x, y)
+
+
+def _cell_name(cell: dict[Any, Any]) -> str:
+    """A cell as a link names it."""
+    return ", ".join(f"{axis} {plain(value)}" for axis, value in cell.items())
 
 
 def _value(column: pd.Series, shown: Any) -> Any:

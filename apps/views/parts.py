@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -97,20 +97,36 @@ def figure(shown: Any, name: str, *, key: str, alt: str = "", on_select: Any = "
     return st.plotly_chart(shown, key=key, config=config, on_select=on_select, selection_mode="points", alt=alt or name)
 
 
-def clickable(shown: Any) -> Any:
-    """A heatmap whose cells can be chosen: invisible marks on the cells, since only marks take a selection."""
+def kept(key: str, chart: str, named: Callable[[Any], str]) -> Callable[[], None]:
+    """What keeps the point chosen on a chart, as a link names it, under ``key``: it outlives the chart."""
+
+    def keep() -> None:
+        points = st.session_state[chart].selection.points
+        st.session_state[key] = named(points[0]) if points else ""
+
+    return keep
+
+
+def clickable(shown: Any, chosen: tuple[str, str] | None = None) -> Any:
+    """A heatmap whose cells can be chosen: invisible marks on the cells, since only marks take a selection.
+
+    ``chosen`` is the cell that is: its place as the axes name it.
+    """
     cells = shown.data[0]
     height, width = len(cells.z), len(cells.z[0])
     xs = list(cells.x) if cells.x is not None else list(range(width))
     ys = list(cells.y) if cells.y is not None else list(range(height))
     copy = type(shown)(shown)
+    places = [(x, y) for y in ys for x in xs]
+    named = [tuple(v if isinstance(v, str) else figures.as_text(v) for v in place) for place in places]
     copy.add_scatter(
-        x=[x for _ in ys for x in xs],
-        y=[y for y in ys for _ in xs],
+        x=[x for x, _ in places],
+        y=[y for _, y in places],
         mode="markers",
         marker={"size": 26, "symbol": "square", "opacity": 0, "color": "#888888"},
         selected={"marker": {"opacity": 0.35}},
         unselected={"marker": {"opacity": 0}},
+        selectedpoints=[i for i, place in enumerate(named) if place == chosen] or None,
         customdata=[c for row in cells.customdata for c in row],
         hovertemplate="%{customdata}<extra></extra>",
         showlegend=False,

@@ -58,10 +58,13 @@ def _drawn(entries: list[Entry], entry: Entry, column: str, where: dict[str, Any
         return
     if why := strips.undecoded(entry):
         st.caption(address.escaped(f"Tokens are shown as ids: {why}."))
-    picked = [place for name, view in views.items() if (place := _chosen(name, *view)) is not None]
+    places = [str(p) for _, part in views.values() for p in part["pos"]]
+    picked = address.held("pos", ["", *places], "")
+    for name, view in views.items():
+        _shown(name, *view, picked)
     about = None
     if picked:
-        place = {"pos": picked[-1], **{k: v for k, v in where.items() if k != "layer"}}
+        place = {"pos": int(picked), **{k: v for k, v in where.items() if k != "layer"}}
         about = (entries, place, [look[name] for name in ("step", "base") if name in look])
         views = {**views, **_about(*about)}
     made = partial(of_token, entry, column, where, look, about)
@@ -146,15 +149,20 @@ def _look(entry: Entry) -> dict[str, Any]:
     return {**look, **({"difference": True} if mode == DIFFERENCE else {})}
 
 
-def _chosen(name: str, figure: Any, part: pd.DataFrame) -> int | None:
-    """Show a strip; the position of the token chosen on it."""
+def _shown(name: str, figure: Any, part: pd.DataFrame, picked: str) -> None:
+    """A strip; a token chosen on it is kept as its position."""
+    wide = figures.TOKENS_PER_ROW
+    places = list(map(str, part["pos"]))
+    at = places.index(picked) if picked in places else None
+    cell = (str(at % wide), str(at // wide)) if at is not None else None
     title = figure.layout.title.text
-    event = parts.figure(parts.clickable(figure), name, key=f"strip-{title}", on_select="rerun", alt=title)
-    points = event.selection.points if event else []
-    if not points:
-        return None
-    place = round(points[0]["y"]) * figures.TOKENS_PER_ROW + round(points[0]["x"])
-    return int(part["pos"].iloc[place]) if place < len(part) else None
+
+    def named(point: Any) -> str:
+        place = round(point["y"]) * wide + round(point["x"])
+        return places[place] if place < len(places) else ""
+
+    keep = parts.kept("pos", f"strip-{title}", named)
+    parts.figure(parts.clickable(figure, cell), name, key=f"strip-{title}", on_select=keep, alt=title)
 
 
 def _about(entries: list[Entry], place: dict[str, Any], steps: list[int]) -> exports.Views:

@@ -10,8 +10,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from apps import comparison, curves
-from tests.apps.conftest import key
-from tests.apps.test_dashboard import opened
+from tests.apps.conftest import HOSTILE, key
+from tests.apps.test_dashboard import opened, words
 
 
 def drawn(app: AppTest, place: int = 0) -> dict[str, Any]:
@@ -77,3 +77,27 @@ def test_a_run_keeps_its_colour_whatever_else_is_chosen(store, monkeypatch):
 
 def test_many_runs_have_a_colour_each():
     assert len(set(curves.colors([f"run-{i}" for i in range(20)]).values())) == 20
+
+
+def test_a_link_brings_back_the_token_chosen(store, monkeypatch):
+    view = {"page": "Token", "of": "high", "item": "leaked-0"}
+    app = opened(store, monkeypatch, **view, pos="1", code="true")
+    assert "position 1" in words(app) and "'pos': 1" in words(app)
+    assert app.query_params["pos"] == "1"
+    assert drawn(app)["data"][-1]["selectedpoints"] == [1]
+    for bad in ("3", "-1", "x", HOSTILE):
+        app = opened(store, monkeypatch, **view, pos=bad)
+        assert "position" not in words(app) and "pos" not in app.query_params
+
+
+def test_a_link_brings_back_the_cell_and_the_point_chosen(store, monkeypatch):
+    titles = {"map": "logit_lens: top1 · unseen (layer × step)", "cell": "layer 1, step 30"}
+    app = opened(store, monkeypatch, page="Circuit", of="high", point="logprob_nats, leaked, layer 2", **titles)
+    (at_point, at_cell) = [d.value for d in app.dataframe]
+    assert set(zip(at_point["layer"], at_point["group"], at_point["step"], strict=True)) == {(2, "leaked", 90)}
+    assert set(zip(at_cell["layer"], at_cell["group"], at_cell["step"], strict=True)) == {(1, "unseen", 30)}
+    assert app.query_params["cell"] == "layer 1, step 30"
+    assert drawn(app, 1)["data"][-1]["selectedpoints"] == [4]
+    for bad in ("layer 9, step 30", HOSTILE):
+        app = opened(store, monkeypatch, page="Circuit", of="high", point=bad, cell=bad)
+        assert not app.dataframe and not {"cell", "point"} & set(app.query_params)
