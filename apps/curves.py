@@ -20,6 +20,7 @@ LAYERS = ("layer", "window", "state")
 NOT_STEPS = {"layer", "window", "pos", "key_pos", "head", "kv_head", "neuron", "source_step", "alpha", "k", "state"}
 NOT_LAYERS = {"pos", "key_pos", "head", "kv_head", "neuron", "alpha", "k", "step", "source_step"}
 ALL, LOG = "all items", "log: "
+LOG_UNITS = {"entropy": "nats"}
 UNSAID = ("micro", "given")  # what a reader assumes where nothing else is said
 SEPARATOR = " · "
 SHOWN = ("quantity", "unit", "group", "value", "ci_low", "ci_high", "n")
@@ -38,7 +39,8 @@ def over_layers(summary: pd.DataFrame) -> pd.DataFrame:
 def logged(log: pd.DataFrame) -> pd.DataFrame:
     """Scalars of a training log (`apps.contents.training_log`) as rows over steps."""
     named = LOG + log["quantity"]
-    return log.assign(panel=named, quantity=named, group=ALL)
+    unit = log["quantity"].map(LOG_UNITS).astype(object)
+    return log.assign(panel=named, quantity=named, unit=unit, group=ALL)
 
 
 def is_logged(rows: pd.DataFrame) -> pd.Series:
@@ -138,6 +140,8 @@ def place_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def title(panel: str) -> str:
     """Name of a panel for people: its quantity and what else tells it apart, in plain words."""
+    if panel.startswith(LOG):
+        return f"{quantity_name(panel.removeprefix(LOG))}, from the training log"
     quantity, *rest = panel.split(SEPARATOR)
     return SEPARATOR.join([quantity_name(quantity), *map(value_name, rest)])
 
@@ -147,7 +151,7 @@ def _darker(color: str, times: int) -> str:
 
 
 def _titled(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(panel=[title(p) for p in rows["panel"]])
+    return rows.assign(panel=[title(p) for p in rows["panel"]], quantity=rows["quantity"].str.removeprefix(LOG))
 
 
 def _over(summary: pd.DataFrame, axis: str, never: set[str]) -> pd.DataFrame:
