@@ -36,6 +36,7 @@ def main() -> None:
     store = Store.at(_arguments().results)
     address.begin()
     found = listing(store)
+    asked = st.query_params.get("page")
     with st.sidebar:
         st.markdown("### posttrain-probe")
         page = address.select("Page", list(PAGES), key="page", radio=True, label_visibility="collapsed")
@@ -43,6 +44,8 @@ def main() -> None:
         st.caption(address.escaped(f"{len(found.entries)} results in {store.root.resolve()}"))
         pause = BUSY_SECONDS if store.running() else IDLE_SECONDS
         st.fragment(_live, run_every=pause)(found)
+    if asked and asked not in PAGES:
+        st.caption(address.escaped(f"No page {asked}: showing {page}."))
     parts.problems(found.problems)
     if found.entries:
         PAGES[page](found)

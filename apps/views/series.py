@@ -26,7 +26,10 @@ def choose_run(found: Listing, has: Callable[[Entry], bool], missing: str) -> tu
     if not by_name:
         st.info(missing)
         return None
+    asked = st.query_params.get("of")
     name = address.select("Training run", list(by_name), key="of", radio=True, horizontal=True)
+    if asked and asked not in by_name:
+        st.caption(address.escaped(f"Nothing of {asked} to show here: showing {name}."))
     return by_name[name], [e for e in newest(found, by_name[name]) if has(e)]
 
 
