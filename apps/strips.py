@@ -7,7 +7,7 @@ tokenizer (its JSON file; no model, no torch).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,13 @@ def signals(entry: Entry) -> list[str]:
     """Columns with one number per token."""
     kinds = table_columns(entry.root, entry.analysis, entry.key)
     return [c for c, kind in kinds.items() if c not in KEYS and kind.startswith(NUMBERS)]
+
+
+def named(column: str) -> str:
+    """A signal for people, with its unit."""
+    if column == "rank":
+        return "rank (0 = top)"
+    return figures.quantity_name(column) + (" (nats)" if column.endswith("_nats") else "")
 
 
 def strips(
@@ -53,14 +60,16 @@ def strips(
     found = {s: part for s in steps if len(part := _tokens(entry, column, where, s))}
     if step not in found:
         return {}
+    unit = "nats" if column.endswith("_nats") else named(column)
     if difference:
         part = _subtracted(found[step], found.get(base), column)
-        title = f"{column}: step {step} minus step {base}"
-        return {"difference": (_strip(part, "change", title, signed=True), part)}
+        title = f"{figures.quantity_name(column)}: step {step} minus step {base}"
+        return {"difference": (_strip(part, "change", title, unit, signed=True), part)}
+    title = figures.quantity_name(column)
     limit = max(float(part[column].abs().max()) for part in found.values())
     return {
         "tokens" if s is None else f"tokens-step-{s}": (
-            _strip(part, column, column if s is None else f"{column} at step {s}", limit=limit),
+            _strip(part, column, title if s is None else f"{title} at step {s}", unit, limit=limit),
             part,
         )
         for s, part in found.items()
@@ -76,7 +85,8 @@ def of_token(entry: Entry, where: Mapping[str, Any], steps: Sequence[int]) -> tu
     part = found[found["step"].isin(steps)] if steps and "step" in found else found
     color = "step" if "step" in part else None
     part = part.drop_duplicates(["layer", *([color] if color else [])])
-    figure = figures.curve(part, x="layer", y=column, color=color, title=f"{column} over layers")
+    title = f"{figures.quantity_name(column)} over layers"
+    figure = figures.curve(part, x="layer", y=column, color=color, title=title, y_title=named(column))
     return found, count, {f"token-{entry.analysis}": (figure, part)}
 
 
@@ -89,8 +99,7 @@ def undecoded(entry: Entry) -> str:
     return not_found(lost) if lost else "no checkpoint of this result has a tokenizer.json"
 
 
-def _strip(part: pd.DataFrame, column: str, title: str, **look: Any) -> Any:
-    unit = "nats" if "nats" in title else ""
+def _strip(part: pd.DataFrame, column: str, title: str, unit: str, **look: Any) -> Any:
     hover = [f"position {p}" for p in part["pos"]]
     values = list(part[column].to_numpy(dtype=float))
     return figures.tokens(list(part["shown"]), values, title=title, unit=unit, hover=hover, **look)
@@ -123,6 +132,24 @@ def _texts(entry: Entry, part: pd.DataFrame) -> list[str]:
     if decoder is None:
         return [f"#{t}" for t in part["target"]]
     return [decoder.decode([int(t)], skip_special_tokens=False) or f"#{t}" for t in part["target"]]
+
+
+def decoded(entry: Entry, found: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the texts of tokens in place of their ids, where a tokenizer of the result is at hand."""
+    decoder = _decoder(entry) if {"target", "top_ids"} & set(found) else None
+    if decoder is None:
+        return found
+
+    @cache
+    def text(token: int) -> str:
+        return figures.visible(decoder.decode([token], skip_special_tokens=False) or f"#{token}")
+
+    texts: dict[str, list[Any]] = {}
+    if "target" in found:
+        texts["target"] = [text(int(t)) for t in found["target"]]
+    if "top_ids" in found:
+        texts["top_ids"] = [[text(int(t)) for t in ids] for ids in found["top_ids"]]
+    return found.assign(**texts).rename(columns={"top_ids": "top_tokens"})
 
 
 def _decoder(entry: Entry) -> Any:

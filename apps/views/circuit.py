@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from analyses.core.figures import as_text, plain
-from apps import curves, maps
+from apps import curves, maps, strips
 from apps.contents import rows, table_columns
 from apps.reading import Entry, Listing
 from apps.reproduction import Map, of_circuit
@@ -154,14 +154,20 @@ def _value(column: pd.Series, shown: Any) -> Any:
 
 def _items(entry: Entry, where: dict[str, Any], chosen: str) -> None:
     """Rows behind a point or a cell; choosing one leads to its item."""
-    st.markdown("Items at " + address.escaped(", ".join(f"{k} {v}" for k, v in where.items())))
-    found, count = rows(entry, where={k: [v] for k, v in where.items()}, limit=tables.MAX_ROWS)
+    lists = {k: [v] for k, v in where.items()}
+    found, count = rows(entry, where=lists, limit=tables.MAX_ROWS)
+    has_pos = {"item", "pos"} <= set(table_columns(entry.root, entry.analysis, entry.key))
+    told = "Items"
+    if has_pos and count:
+        items = len(rows(entry, where=lists, columns=["item"], distinct=True, limit=count)[0])
+        told = f"Tokens of {items:,} {'item' if items == 1 else 'items'}"
+    st.markdown(f"{told} at " + address.escaped(", ".join(f"{k} {v}" for k, v in where.items())))
     if not count:
         st.caption(f"This result keeps no rows per item for this {chosen}.")
         return
-    picked = st.dataframe(found, hide_index=True, key=f"{chosen}_items", on_select="rerun", selection_mode="single-row")
+    how: dict[str, Any] = {"on_select": "rerun", "selection_mode": "single-row"}
+    picked = st.dataframe(strips.decoded(entry, found), hide_index=True, key=f"{chosen}_items", **how)
     st.caption(f"{len(found):,} of {count:,} rows")
-    has_pos = {"item", "pos"} <= set(table_columns(entry.root, entry.analysis, entry.key))
     if picked.selection.rows and "item" in found:
         item = str(found["item"].iloc[picked.selection.rows[0]])
         label = f"Open item {address.escaped(item)} on page Token"

@@ -18,6 +18,8 @@ from apps.reading import Entry, Listing, located, not_found
 from apps.reproduction import of_token
 from apps.views import address, exports, parts, series, tables
 
+Written = list[tuple[str, str, str]]  # prompt, answer, whose answer it is
+PREVIEW = 80  # characters of a prompt in the list of items
 ONE, SIDE, DIFFERENCE = "one checkpoint", "two checkpoints", "difference"
 MISSING = (
     "No result here keeps values per token yet. logit_lens and divergence do: "
@@ -35,17 +37,20 @@ def show(found: Listing) -> None:
     signals = {f"{e.analysis}: {c}": (e, c) for e in entries for c in strips.signals(e)}
     left, right = st.columns(2)
     with left:
-        name = address.select("Signal", list(signals), key="signal", default=_first(list(signals)))
+        named = {n: f"{e.analysis}: {strips.named(c)}" for n, (e, c) in signals.items()}
+        first = _first(list(signals))
+        name = address.select("Signal", list(signals), key="signal", default=first, name=lambda n: named[n])
     entry, column = signals[name]
     items = _items(entry)
+    prompts = _prompts(entry)
     with right:
-        item = address.select("Item (type to search)", items, key="item")
+        item = address.select("Item (type to search)", items, key="item", name=lambda i: _item_name(i, prompts))
     left, right = st.columns(2)
     with left:
         where = {"item": item, **_kind(entry, item)}
     with right:
         where |= _layer(entry)
-    _text_of(entry, item, where)
+    _text_of(entry, prompts.get(item, []), item, where)
     _drawn(entries, entry, column, where)
 
 
@@ -66,7 +71,7 @@ def _drawn(entries: list[Entry], entry: Entry, column: str, where: dict[str, Any
     if picked:
         place = {"pos": int(picked), **{k: v for k, v in where.items() if k != "layer"}}
         about = (entries, place, [look[name] for name in ("step", "base") if name in look])
-        views = {**views, **_about(*about)}
+        views = {**views, **_about(*about, _token_text(views, int(picked)))}
     made = partial(of_token, entry, column, where, look, about)
     exports.show("token", views, made, dict.fromkeys([entry, *(entries if about else [])]))
 
@@ -110,29 +115,48 @@ def _layer(entry: Entry) -> dict[str, Any]:
     return {"layer": address.slide("Layer", layers, key="layer", default=layers[-1])}
 
 
-def _text_of(entry: Entry, item: str, where: dict[str, Any]) -> None:
+def _text_of(entry: Entry, written: Written, item: str, where: dict[str, Any]) -> None:
     """Prompt and answer as written in the prompt file, where that still lies where it was read."""
-    source = entry.record.get("inputs", {}).get("prompts", {}).get("source")
-    path = located(source, entry.root) if source else None
-    found = _prompt(str(path), item, where.get("answer_kind")) if path else None
+    source = _source(entry)
+    found = next((w for w in written if where.get("answer_kind", w[2]) == w[2]), None)
     if found:
-        st.code(f"{found.get('prompt', '')}\n{found.get('answer', '')}", language=None, wrap_lines=True)
+        st.code("\n".join(found[:2]), language=None, wrap_lines=True)
     elif source:
-        why = f"{source} has no item {item} in a form this page reads" if path else not_found(source)
+        is_there = located(source, entry.root)
+        why = f"{source} has no item {item} in a form this page reads" if is_there else not_found(source)
         st.caption(address.escaped(f"The text is not shown: {why}."))
 
 
-@lru_cache(maxsize=256)
-def _prompt(source: str, item: str, kind: str | None) -> dict[str, Any] | None:
-    path = Path(source)
-    if path.suffix != ".jsonl" or not path.is_file():
-        return None
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line) if line.strip() else {}
-            if row.get("id") == item and kind in (None, row.get("answer_kind", "given")):
-                return row
-    return None
+def _source(entry: Entry) -> str:
+    return str(entry.record.get("inputs", {}).get("prompts", {}).get("source") or "")
+
+
+def _item_name(item: str, prompts: dict[str, Written]) -> str:
+    """An item with the beginning of its prompt, so that typing words of either finds it."""
+    if item not in prompts:
+        return item
+    start = " ".join(prompts[item][0][0][:PREVIEW].split())
+    return f"{item} · {start}{'…' if len(prompts[item][0][0]) > PREVIEW else ''}"
+
+
+def _prompts(entry: Entry) -> dict[str, Written]:
+    """Texts of the items of an entry; {} where its prompt file is out of reach or in another form."""
+    path = located(_source(entry), entry.root) if _source(entry) else None
+    is_read = path is not None and path.suffix == ".jsonl" and path.is_file()
+    return _read(str(path), path.stat().st_mtime_ns) if path and is_read else {}
+
+
+@lru_cache(maxsize=8)
+def _read(source: str, modified: int) -> dict[str, Written]:  # noqa: ARG001 (a file written again is read again)
+    found: dict[str, Written] = {}
+    try:
+        with Path(source).open(encoding="utf-8") as lines:
+            for row in (json.loads(line) for line in lines if line.strip()):
+                text = (str(row.get("prompt", "")), str(row.get("answer", "")), str(row.get("answer_kind", "given")))
+                found.setdefault(str(row.get("id")), []).append(text)
+    except ValueError:
+        return {}
+    return found
 
 
 def _look(entry: Entry) -> dict[str, Any]:
@@ -165,9 +189,16 @@ def _shown(name: str, figure: Any, part: pd.DataFrame, picked: str) -> None:
     parts.figure(parts.clickable(figure, cell), name, key=f"strip-{title}", on_select=keep, alt=title)
 
 
-def _about(entries: list[Entry], place: dict[str, Any], steps: list[int]) -> exports.Views:
+def _token_text(views: exports.Views, pos: int) -> str:
+    """The text of the token at a position, as the strips show it."""
+    texts = (part.loc[part["pos"] == pos, "shown"] for _, part in views.values())
+    return next(figures.visible(str(t.iloc[0])) for t in texts if len(t))
+
+
+def _about(entries: list[Entry], place: dict[str, Any], steps: list[int], text: str) -> exports.Views:
     """Every signal of one token: over layers where it has layers; the figures drawn."""
-    st.markdown(f"##### Token read at position {place['pos']}")
+    named = address.escaped(f"“{text}” of {place['item']}")
+    st.markdown(f"##### Token {named}, read at position {place['pos']}")
     drawn: dict[str, tuple[Any, pd.DataFrame]] = {}
     for entry in entries:
         found, count, views = strips.of_token(entry, place, steps)
@@ -179,5 +210,6 @@ def _about(entries: list[Entry], place: dict[str, Any], steps: list[int]) -> exp
         drawn.update(views)
         box = address.folded(f"{count:,} rows", key=f"rows-{entry.analysis}")
         if box.open:
-            box.dataframe(found.head(tables.MAX_ROWS), hide_index=True, key=f"about-rows-{entry.key}")
+            told = strips.decoded(entry, found.head(tables.MAX_ROWS))
+            box.dataframe(told, hide_index=True, key=f"about-rows-{entry.key}")
     return drawn

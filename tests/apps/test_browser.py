@@ -194,12 +194,12 @@ def test_a_cell_leads_to_its_items_and_an_item_to_its_tokens(address, watched):
     chart.scroll_into_view_if_needed()
     box = chart.locator(".nsewdrag").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 6, box["y"] + box["height"] / 8)
-    page.wait_for_selector("text=Items at", timeout=10_000)
-    assert "layer 0" in page.locator("text=Items at").inner_text()
+    page.wait_for_selector("text=Tokens of", timeout=10_000)
+    assert "layer 0" in page.locator("text=Tokens of").inner_text()
     page.wait_for_function("location.search.includes('cell=layer+0')")
     again = watched(page.url).page
-    again.wait_for_selector("text=Items at", timeout=20_000)
-    assert again.locator("text=Items at").inner_text() == page.locator("text=Items at").inner_text()
+    again.wait_for_selector("text=Tokens of", timeout=20_000)
+    assert again.locator("text=Tokens of").inner_text() == page.locator("text=Tokens of").inner_text()
 
 
 def test_a_token_shows_its_layers(address, watched):
@@ -209,9 +209,9 @@ def test_a_token_shows_its_layers(address, watched):
     chart.scroll_into_view_if_needed()
     box = chart.locator(".nsewdrag").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 24, box["y"] + box["height"] / 2)
-    page.wait_for_selector("text=Token read at position 0", timeout=10_000)
+    page.wait_for_selector("text=read at position 0", timeout=10_000)
     page.wait_for_function("location.search.includes('pos=0')")
-    watched(page.url).page.wait_for_selector("text=Token read at position 0", timeout=20_000)
+    watched(page.url).page.wait_for_selector("text=read at position 0", timeout=20_000)
 
 
 def test_exports_are_files_with_what_they_say(address, watched):

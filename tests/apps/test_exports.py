@@ -258,8 +258,8 @@ def test_a_click_on_a_point_shows_its_items(address, watched):
     ready(page)
     page.wait_for_selector("text=Choose a point")
     page.locator(".js-plotly-plot").first.locator(".points path").nth(1).click(force=True)
-    page.wait_for_selector("text=Items at", timeout=10_000)
-    assert "group leaked, layer 1" in page.locator("text=Items at").first.inner_text()
+    page.wait_for_selector("text=Tokens of", timeout=10_000)
+    assert "group leaked, layer 1" in page.locator("text=Tokens of").first.inner_text()
 
 
 @pytest.mark.browser

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from analyses.core.store import Store
 from apps import comparison, curves
-from tests.apps.conftest import HOSTILE, key
+from tests.apps.conftest import HOSTILE, key, lens
 from tests.apps.test_dashboard import opened, words
 
 
@@ -101,3 +105,73 @@ def test_a_link_brings_back_the_cell_and_the_point_chosen(store, monkeypatch):
     for bad in ("layer 9, step 30", HOSTILE):
         app = opened(store, monkeypatch, page="Circuit", of="high", point=bad, cell=bad)
         assert not app.dataframe and not {"cell", "point"} & set(app.query_params)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Store:
+    """A lens over a run whose prompts, tokenizer and training log are at hand."""
+    run = tmp_path / "run"
+    (run / "checkpoint-90").mkdir(parents=True)
+    words = {"fish": 0, "swim": 1, "deep": 2}
+    Tokenizer(WordLevel(words, unk_token="fish")).save(str(run / "checkpoint-90" / "tokenizer.json"))
+    log = [{"step": s, "entropy": 0.1 * s, "reward": 1.0} for s in (0, 30, 60)]
+    (run / "checkpoint-90" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    items = [
+        {"id": i, "prompt": f"how do {i} fish\nswim {HOSTILE}", "answer": "well"} for i in ("leaked-0", "unseen-0")
+    ]
+    (run / "prompts.jsonl").write_text("\n".join(map(json.dumps, items)) + "\n\n")
+    store = Store(tmp_path / "results")
+    store.put(lens(str(run), 0.1))
+    return store
+
+
+def test_an_item_is_found_by_the_words_of_its_prompt(written, store, monkeypatch):
+    app = opened(written, monkeypatch, page="Token", item="leaked-0")
+    assert app.selectbox(key="item").options[1] == f"leaked-0 · how do leaked-0 fish swim {HOSTILE}"
+    assert app.selectbox(key="item").value == "leaked-0"
+    assert any(c.value.endswith("\nwell") for c in app.code)
+    gone = opened(store, monkeypatch, page="Token").selectbox(key="item").options
+    assert gone == sorted(["leaked-0", "unseen-0", HOSTILE])
+    (written.root.parent / "run" / "prompts.jsonl").write_text("{broken")
+    assert "The text is not shown" in words(opened(written, monkeypatch, page="Token", item="leaked-0"))
+
+
+def test_a_token_is_named_and_so_are_axes(written, monkeypatch):
+    app = opened(written, monkeypatch, page="Token", item="leaked-0", pos="2")
+    assert "##### Token “·7” of leaked\\-0, read at position 2" in words(app).replace("\\·", "·")
+    strip, over = drawn(app), drawn(app, 1)
+    assert strip["layout"]["title"]["text"] == "log-probability at step 90"
+    assert strip["layout"]["coloraxis"]["colorbar"]["title"]["text"] == "nats"
+    assert over["layout"]["yaxis"]["title"]["text"] == "log-probability (nats)"
+    assert over["layout"]["title"]["text"] == "log-probability over layers"
+    assert "logit_lens: log-probability (nats)" in app.selectbox(key="signal").options
+    ranked = drawn(opened(written, monkeypatch, page="Token", item="leaked-0", signal="logit_lens: rank"))
+    assert ranked["layout"]["coloraxis"]["colorbar"]["title"]["text"] == "rank (0 = top)"
+
+
+def test_curves_of_the_training_log_say_so(written, monkeypatch):
+    app = opened(written, monkeypatch, page="Run", curves="log: entropy")
+    assert app.multiselect(key="curves").format_func("log: entropy") == "entropy, from the training log"
+    layout = drawn(app)["layout"]
+    assert layout["title"]["text"] == "entropy, from the training log"
+    assert layout["yaxis"]["title"]["text"] == "entropy (nats)"
+    assert drawn(opened(written, monkeypatch, page="Run", curves="log: reward"))["layout"]["yaxis"]["title"][
+        "text"
+    ] == ("reward")
+
+
+def test_rows_behind_a_cell_are_tokens_with_their_texts(written, monkeypatch):
+    app = opened(written, monkeypatch, page="Circuit", cell="layer 1, step 30")
+    assert "Tokens of 1 item at " in words(app)
+    (rows,) = [d.value for d in app.dataframe]
+    assert set(rows["target"]) == {"fish", "swim", "deep"}
+
+
+@pytest.mark.parametrize("bad", ["planted", HOSTILE])
+def test_what_a_link_asks_for_and_is_not_there_is_said(store, monkeypatch, bad):
+    said = words(opened(store, monkeypatch, page="Token", of=bad)).replace("\\", "")
+    assert f"Nothing of {bad} to show here: showing high" in said
+    said = words(opened(store, monkeypatch, page=bad)).replace("\\", "")
+    assert f"No page {bad}: showing Run" in said
+    for page in ("Run", "Token"):
+        assert ": showing" not in words(opened(store, monkeypatch, page=page))
