@@ -35,12 +35,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Gain:
-    """One group of items over a run; `since`: from this step on it lies above the first, None where it does not."""
+    """One group of items over a run: above the first step from `since` on, not yet at `before`; None if never."""
 
     group: str
     first: Point
     last: Point
     since: float | None
+    before: float | None = None
 
     @property
     def size(self) -> float:
@@ -66,7 +67,8 @@ class Gained:
         up = [g for g in self.seen if g.since is not None]
         if not up:
             return "gained nothing clear on seen items"
-        since = f", since step {max(up, key=lambda g: g.size).since:g}"
+        clearest = max(up, key=lambda g: g.size)
+        since = f", since step {clearest.since:g} (not yet at step {clearest.before:g})"
         if not self.unseen:
             return f"gained on seen items{since} (no unseen items to tell memory from skill)"
         if self.is_memory:
@@ -102,12 +104,11 @@ def _gain(group: str, rows: pd.DataFrame) -> Gain:
         rows = rows[rows["answer_kind"] == rows["answer_kind"].iloc[0]]
     rows = rows.sort_values("step").reindex(columns=["step", "value", "n"])
     points = [_point(*map(float, row)) for row in rows.to_numpy()]
-    since = None
-    for point in reversed(points[1:]):
-        if not point.low > points[0].high:
-            break
-        since = point.step
-    return Gain(group, points[0], points[-1], since)
+    above = [point.low > points[0].high for point in points]
+    start = len(above) - next((i for i, is_above in enumerate(reversed(above)) if not is_above), len(above))
+    if start == len(points):
+        return Gain(group, points[0], points[-1], None)
+    return Gain(group, points[0], points[-1], points[start].step, points[start - 1].step)
 
 
 def _point(step: float, accuracy: float, n: float) -> Point:

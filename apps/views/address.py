@@ -17,7 +17,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 T = TypeVar("T")
 USED, LAST, WHOLE = "_used_parameters", "_last_values", "_whole_page_runs"
-SHOWN, BEFORE, SENT = "_shown_page", "_used_before", "_sent_along"
+SHOWN, BEFORE, SENT, DEFAULTS = "_shown_page", "_used_before", "_sent_along", "_last_defaults"
 
 
 def begin() -> None:
@@ -81,15 +81,19 @@ def select_many(
     default: Sequence[T] = (),
     buttons: bool = True,
 ) -> list[T]:
-    """Any of ``options``; the default where all that was chosen before is not on offer here."""
+    """Any of ``options``; the default where nothing was chosen by hand, or nothing of it is on offer here."""
     by_address = {address(o): o for o in options}
-    if key in st.session_state:
+    defaults = st.session_state.setdefault(DEFAULTS, {})
+    if key in st.session_state and list(st.session_state[key]) == defaults.get(key):
+        before = chosen = list(default)
+    elif key in st.session_state:
         before = list(st.session_state[key])
         chosen = [o for o in before if o in options]
     else:
         before = st.query_params.get_all(key) or st.session_state.get(LAST, {}).get(key, list(map(address, default)))
         chosen = [by_address[a] for a in before if a in by_address]
     st.session_state[key] = list(default) if before not in ([], [""]) and not chosen else chosen
+    defaults[key] = list(default)
     if buttons:
         value = st.pills(label, options, key=key, selection_mode="multi", format_func=lambda o: escaped(name(o)))
     else:

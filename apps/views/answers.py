@@ -138,7 +138,8 @@ def _memorized(runs: Sequence[Staged]) -> Iterator[str]:
         return
     found = [r for r in runs if r.onset is not None]
     if not found:
-        yield f"**No run over-memorized** (of {len(runs)} assessed)."
+        assessed = escaped(", ".join(r.run for r in runs))
+        yield f"**No run over-memorized** (accuracy held while perplexity rose); assessed: {assessed}."
     for run in found:
         yield f"**{escaped(run.run)} over-memorized, since step {run.onset:g}**: accuracy held, perplexity rose."
 
@@ -164,7 +165,8 @@ def ship(runs: Sequence[Staged]) -> Iterator[str]:
     elif pd.isna(best.low):
         yield f"{said}, {escaped(first)} at step {first.step:g}; without items there is no interval to tell them apart."
     elif best.overlaps(first):
-        yield f"{said}; not told apart from step {first.step:g} ({escaped(first)}): their intervals overlap."
+        told = f"{said}; not told apart from step {first.step:g} ({escaped(first)})"
+        yield f"{told}, no reason to prefer it: their intervals overlap."
     else:
         yield f"{said}, clearly above step {first.step:g} ({escaped(first)}): their intervals do not overlap."
 

@@ -278,6 +278,26 @@ def test_a_choice_goes_along_to_another_page_and_a_default_does_not(store, monke
     assert app.select_slider(key="step").value == 30
 
 
+def test_what_was_not_chosen_by_hand_follows_what_is_on_offer():
+    def page() -> None:
+        import streamlit as st
+
+        from apps.views import address
+
+        address.begin()
+        wide = st.toggle("wide", key="wide")
+        default = ["b", "c"] if wide else ["a", "b"]
+        address.select_many("Curves", ["a", "b", "c"], key="curves", default=default, buttons=False)
+
+    app = AppTest.from_function(page).run()
+    assert app.multiselect(key="curves").value == ["a", "b"]
+    app.toggle(key="wide").set_value(True).run()
+    assert app.multiselect(key="curves").value == ["b", "c"]
+    app.multiselect(key="curves").set_value(["a"]).run()
+    app.toggle(key="wide").set_value(False).run()
+    assert app.multiselect(key="curves").value == ["a"]
+
+
 def test_a_table_shows_texts_of_models_literally(store, monkeypatch):
     def page() -> None:
         import pandas as pd

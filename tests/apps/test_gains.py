@@ -35,19 +35,19 @@ def read(**accuracy: tuple[float, ...]) -> gains.Gained:
 
 
 @pytest.mark.parametrize(
-    ("values", "since"),
+    ("values", "since", "before"),
     [
-        ((0.2, 0.3, 0.9, 0.9), 20),
-        ((0.2, 0.9, 0.9, 0.9), 10),
-        ((0.2, 0.9, 0.3, 0.9), 30),  # what does not last does not count
-        ((0.2, 0.9, 0.9, 0.3), None),
-        ((0.2, 0.3, 0.35, 0.39), None),
-        ((0.9, 0.5, 0.2, 0.1), None),
+        ((0.2, 0.3, 0.9, 0.9), 20, 10),
+        ((0.2, 0.9, 0.9, 0.9), 10, 0),
+        ((0.2, 0.9, 0.3, 0.9), 30, 20),  # what does not last does not count
+        ((0.2, 0.9, 0.9, 0.3), None, None),
+        ((0.2, 0.3, 0.35, 0.39), None, None),
+        ((0.9, 0.5, 0.2, 0.1), None, None),
     ],
 )
-def test_since_the_step_from_which_on_the_intervals_stay_apart(values, since):
+def test_since_the_step_from_which_on_the_intervals_stay_apart(values, since, before):
     (gain,) = read(leaked_canary=values).seen
-    assert gain.since == since
+    assert (gain.since, gain.before) == (since, before)
     assert (gain.first.accuracy, gain.last.accuracy) == (values[0], values[-1])
 
 
