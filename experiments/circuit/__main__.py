@@ -29,7 +29,7 @@ def of_pair(folder: Path, name: str, store: Store) -> dict[str, Any]:
         result = run("cross_patching", base=str(folder / base), tuned=str(folder / tuned), prompts=prompts,
                      positions=positions, direction="both", contrast=groups, batch_size=32, store=store)  # fmt: skip
         found[positions] = {"verdict": result.verdict, "effects": effects(result, groups[0]),
-                            "first_difference": first_difference(result),
+                            "first_difference": first_difference(result), "differences": differences(result.data),
                             "smallest_p": float(result.data["contrast_p"].min())}  # fmt: skip
     unpatched = result.table.groupby("group")[["metric_base", "metric_tuned"]].mean()
     return found | {"unpatched": json.loads(unpatched.to_json(orient="index"))}
@@ -45,6 +45,20 @@ def first_difference(result: Any) -> str:
     """The first site, in the order of the forward pass, whose patch changes anything at all."""
     changed = result.table[result.table["effect"] != 0].sort_values(["layer", "site"])
     return "none" if changed.empty else f"{changed.iloc[0]['site']}.{changed.iloc[0]['layer']}"
+
+
+def differences(data: Any) -> dict[str, dict[str, Any]]:
+    """Direction -> place, size and p of the clearest difference between the groups."""
+    found: dict[str, dict[str, Any]] = {}
+    for way in data["direction"].to_numpy():
+        cells = (
+            data[["contrast", "contrast_t", "contrast_p"]].sel(direction=way, answer_kind="gold_final").to_dataframe()
+        )
+        (site, layer), row = max(
+            cells.groupby(["site", "layer"]).first().iterrows(), key=lambda c: abs(c[1]["contrast_t"])
+        )
+        found[str(way)] = {"at": f"{site}.{layer}", "value": float(row["contrast"]), "p": float(row["contrast_p"])}
+    return found
 
 
 def main(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
+WAYS, ALPHA = ("tuned_to_base", "base_to_tuned"), 0.05
 START, END = "<!-- results -->", "<!-- end of results -->"
 
 
@@ -18,11 +18,11 @@ def table(found: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for seed, runs in sorted(found.items()):
-        for name, pair in runs.items():
+        for name, pair in sorted(runs.items()):
             for positions in ("all", "all_prompt"):
                 cell = pair[positions]
                 site, layer, value = largest(cell["effects"])
-                into_tuned, into_base = (difference(part) for part in cell["verdict"].split("; "))
+                into_base, into_tuned = (difference(cell["differences"][way]) for way in WAYS)
                 lines.append(
                     f"| {seed} | {name} | {positions} | {cell['first_difference']} | {site}.{layer} ({value:+.3f}) | "
                     f"{into_base} | {into_tuned} |"
@@ -30,13 +30,11 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def difference(verdict: str) -> str:
-    """Place, size and p of the clearest group difference in a verdict of one direction, or "none found"."""
-    found = re.search(r"clearest at (\S+) \((\S+) \S+, p = (\S+)\)", verdict)
-    if found:
-        return f"{found[1]} ({found[2]}, p {found[3]})"
-    none = re.search(r"smallest p = (\S+)\)", verdict)
-    return f"none found (p {none[1]})" if none else "not tested"
+def difference(found: dict[str, Any]) -> str:
+    """Place, size and p of the clearest group difference, or "none found"."""
+    if found["p"] > ALPHA:
+        return f"none found (p {found['p']:.3g})"
+    return f"{found['at']} ({found['value']:+.3g}, p {found['p']:.3g})"
 
 
 def largest(effects: dict[str, list[float]]) -> tuple[str, int, float]:
