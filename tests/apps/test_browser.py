@@ -41,6 +41,13 @@ WITHOUT_FOLDERS = """() => {
 }"""
 
 
+# A figure is away for a moment while it is drawn anew.
+REDRAWN = """before => {
+    const now = document.querySelector('.js-plotly-plot .main-svg')?.innerHTML;
+    return now && now !== before;
+}"""
+
+
 @pytest.fixture(scope="module")
 def address(store, serve) -> str:
     return serve(store)
@@ -176,7 +183,7 @@ def test_slider_redraws_the_figure_and_a_link_brings_the_view_back(address, watc
     slider.focus()
     slider.press("End")
     page.wait_for_function("location.search.includes('step=90')")
-    page.wait_for_function("b => document.querySelector('.js-plotly-plot .main-svg').innerHTML !== b", arg=before)
+    page.wait_for_function(REDRAWN, arg=before)
     again = watched(page.url).page
     ready(again)
     assert again.get_by_role("slider").first.get_attribute("aria-valuetext") in ("90", None)
