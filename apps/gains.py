@@ -91,9 +91,11 @@ class Gained:
 
 
 def read(summary: pd.DataFrame) -> Gained | None:
-    """Each group's accuracy over the steps of a sweep's summary; None where no group may have been seen."""
+    """Each group's accuracy over the steps of a sweep's summary; None with one step, or where no group may be seen."""
     rows = summary[summary["quantity"] == "accuracy"] if {"group", "step"} <= set(summary) else summary.head(0)
-    by_group = {str(g): _gain(str(g), part) for g, part in rows.groupby("group")} if len(rows) else {}
+    if rows.empty or rows["step"].nunique() < 2:
+        return None
+    by_group = {str(g): _gain(str(g), part) for g, part in rows.groupby("group")}
     seen, unseen = (tuple(by_group[g] for g in of(sorted(by_group))) for of in (seen_of, unseen_of))
     return Gained(seen, unseen) if seen else None
 

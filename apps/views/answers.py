@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from analyses.core.stages import NOT_ASSESSABLE, STAGES
 from analyses.core.store import StoreError
 from apps import gains
 from apps.contents import verdict
@@ -22,7 +23,7 @@ from apps.views.address import escaped
 from probe.errors import InputError
 
 STAGED, GRADED, LOCATED = "over_memorization", "evaluate", ("anchor_adapter", "cross_patching")
-OVER_MEMORIZED, OVER_FIT, NOT_ASSESSABLE = "over-memorized", "over-fit", "not assessable"
+OVER_MEMORIZED, OVER_FIT = STAGES[2:]
 COLUMNS = ["training run", "what happened", "accuracy, first → last checkpoint", "ship"]
 
 
@@ -45,7 +46,7 @@ class Staged:
 
     @property
     def got_worse(self) -> bool:
-        """True where the last checkpoint's accuracy is below the first's and their intervals do not overlap."""
+        """True where the last accuracy is over `delta` below the first, and intervals, where known, do not overlap."""
         first, last = self.points[0], self.points[-1]
         return last.accuracy < first.accuracy - self.delta and (pd.isna(first.low) or not first.overlaps(last))
 
@@ -134,7 +135,7 @@ def recalled(gained: Mapping[str, Gained]) -> Iterator[str]:
 
 def _memorized(runs: Sequence[Staged]) -> Iterator[str]:
     if not runs:
-        yield "**Which run memorized?** Not assessed: no result of over\\_memorization is here."
+        yield "**Over-memorization** was not assessed: no result of over\\_memorization is here."
         return
     found = [r for r in runs if r.onset is not None]
     if not found:

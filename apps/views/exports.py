@@ -30,9 +30,7 @@ class File:
     data: Callable[[], bytes | str]
 
 
-def show(
-    page: str, views: Mapping[str, tuple[Any, pd.DataFrame]], made: Callable[[], str], of: Iterable[Entry]
-) -> None:
+def show(page: str, views: Views, made: Callable[[], str], of: Iterable[Entry]) -> None:
     """Export and code of a page.
 
     Args:
@@ -93,3 +91,5 @@ def code(made: Callable[[], str], of: Iterable[Entry]) -> None:
         if computed := commands(of):
             st.caption("Computed by")
             st.code("\n".join(computed[:MAX_COMMANDS]), language="bash", wrap_lines=True)
+            if len(computed) > MAX_COMMANDS:
+                st.caption(f"{MAX_COMMANDS} of {len(computed)} commands")

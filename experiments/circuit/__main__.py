@@ -48,16 +48,16 @@ def first_difference(result: Any) -> str:
 
 
 def differences(data: Any) -> dict[str, dict[str, Any]]:
-    """Direction -> place, size and p of the clearest difference between the groups."""
+    """Direction -> place, size and p of the clearest difference between the groups; {} where none was tested."""
     found: dict[str, dict[str, Any]] = {}
     for way in data["direction"].to_numpy():
-        cells = (
-            data[["contrast", "contrast_t", "contrast_p"]].sel(direction=way, answer_kind="gold_final").to_dataframe()
-        )
-        (site, layer), row = max(
-            cells.groupby(["site", "layer"]).first().iterrows(), key=lambda c: abs(c[1]["contrast_t"])
-        )
-        found[str(way)] = {"at": f"{site}.{layer}", "value": float(row["contrast"]), "p": float(row["contrast_p"])}
+        tested = data[["contrast", "contrast_t", "contrast_p"]].sel(direction=way, answer_kind="gold_final")
+        cells = tested.to_dataframe().dropna().groupby(["site", "layer"]).first()
+        found[str(way)] = {}
+        if len(cells):
+            site, layer = cells["contrast_t"].abs().idxmax()
+            value, p = cells.loc[(site, layer), ["contrast", "contrast_p"]]
+            found[str(way)] = {"at": f"{site}.{layer}", "value": float(value), "p": float(p)}
     return found
 
 

@@ -31,7 +31,9 @@ def table(found: dict[str, Any]) -> str:
 
 
 def difference(found: dict[str, Any]) -> str:
-    """Place, size and p of the clearest group difference, or "none found"."""
+    """Place, size and p of the clearest group difference, "none found", or "not tested"."""
+    if not found:
+        return "not tested"
     if found["p"] > ALPHA:
         return f"none found (p {found['p']:.3g})"
     return f"{found['at']} ({found['value']:+.3g}, p {found['p']:.3g})"

@@ -84,6 +84,11 @@ def test_words_for_memory_skill_and_neither(groups, words):
     assert line.startswith(f"**a\\_run {found.said}**: accuracy ")
 
 
+def test_one_checkpoint_says_nothing_of_gains():
+    one = summary(leaked=RISE, unseen=FALL)
+    assert gains.read(one[one["step"] == 0]) is None
+
+
 def test_a_run_without_seen_groups_is_not_spoken_of():
     assert gains.read(summary(unseen=RISE)) is None
 

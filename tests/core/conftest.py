@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 import analyses.core.analysis as registry
+import analyses.core.run as runner
+from analyses.core.result import Result
 from tests.core.toy import CALLS, TOYS
 
 
@@ -16,3 +18,24 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("analyses.core.run.get", TOYS.__getitem__)
     CALLS.clear()
     return CALLS
+
+
+class Computed(list[str]):
+    """Keys of what was computed, in order; whatever comes after the first ``stop_at`` is interrupted."""
+
+    stop_at: int | None = None
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Computed:
+    """What the runner computes from here on."""
+    found, execute = Computed(), runner.execute
+
+    def counted(call: runner.Call, pool: runner.ModelPool) -> Result:
+        if len(found) == found.stop_at:
+            raise KeyboardInterrupt
+        found.append(call.key)
+        return execute(call, pool)
+
+    monkeypatch.setattr(runner, "execute", counted)
+    return found

@@ -15,6 +15,7 @@ from analyses.core import shards as module
 from analyses.core.analysis import Analysis, get
 from probe.errors import ProbeError
 from tests import tiny
+from tests.core.conftest import Computed
 
 OPTIONS = {
     "perplexity": {},
@@ -75,20 +76,13 @@ def test_every_analysis_that_is_cut_is_tested_here() -> None:
     assert {n for n in names() if get(n).by_item} == set(OPTIONS)
 
 
-def test_a_stopped_run_goes_on_at_its_next_shard(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, execute, computed = Store(tmp_path), runner.execute, []
-
-    def failing(call, pool):
-        if len(computed) == 2:
-            raise KeyboardInterrupt
-        computed.append(call.key)
-        return execute(call, pool)
-
-    monkeypatch.setattr(runner, "execute", failing)
+def test_a_stopped_run_goes_on_at_its_next_shard(folder: Path, tmp_path: Path, computed: Computed) -> None:
+    store = Store(tmp_path)
+    computed.stop_at = 2
     with pytest.raises(KeyboardInterrupt):
         run("perplexity", store=store, **given(folder, "perplexity"))
     assert len(kept(store)) == 2
-    monkeypatch.setattr(runner, "execute", lambda call, pool: (computed.append(call.key), execute(call, pool))[1])
+    computed.stop_at = None
     same(
         run("perplexity", store=store, **given(folder, "perplexity")), run("perplexity", **given(folder, "perplexity"))
     )

@@ -16,12 +16,12 @@ import pytest
 import xarray as xr
 
 import analyses.core.run as runner
-from analyses.core.result import Result
 from analyses.core.store import Store
 from analyses.core.sweep import sweep
 from probe import Prompts
 from probe.errors import InputError
 from tests import tiny
+from tests.core.conftest import Computed
 
 SCRIPT = """
 import sys, time
@@ -86,23 +86,14 @@ def test_a_stopped_sweep_resumes_and_equals_an_uninterrupted_one(
 
 
 def test_finished_members_are_not_computed_again(
-    series: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    series: Path, prompts: Path, tmp_path: Path, computed: Computed
 ) -> None:
-    computed: list[str] = []
-    execute = runner.execute
-
-    def failing(call: runner.Call, pool: runner.ModelPool) -> Result:
-        if len(computed) == 2:
-            raise KeyboardInterrupt
-        computed.append(call.key)
-        return execute(call, pool)
-
-    monkeypatch.setattr(runner, "execute", failing)
+    computed.stop_at = 2
     with pytest.raises(KeyboardInterrupt):
         sweep("perplexity", checkpoints=series, prompts=prompts, store=Store(tmp_path))
     assert len(shards(tmp_path)) == 2
     assert Store(tmp_path).running() == []
-    monkeypatch.setattr(runner, "execute", lambda call, pool: (computed.append(call.key), execute(call, pool))[1])
+    computed.stop_at = None
     sweep("perplexity", checkpoints=series, prompts=prompts, store=Store(tmp_path))
     assert len(computed) == len(set(computed)) == 3
 

@@ -33,3 +33,4 @@ def test_the_clearest_difference_is_where_t_is_largest():
     assert found == {"at": "mlp_out.0", "value": -0.5, "p": 0.01}
     assert report.difference(found) == "mlp_out.0 (-0.5, p 0.01)"
     assert report.difference(found | {"p": 0.2}) == "none found (p 0.2)"
+    assert report.difference(differences(data * np.nan)["tuned_to_base"]) == "not tested"
