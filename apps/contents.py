@@ -13,15 +13,29 @@ from typing import Any
 
 import pandas as pd
 
+from analyses.core import claim
+from analyses.core.claim import Claim
 from analyses.core.store import Store, StoreError
 from apps.reading import AGAIN, Entry
+from probe.errors import InputError
+
+
+@lru_cache(maxsize=20_000)
+def claims(root: Path, name: str, key: str) -> tuple[Claim, ...]:
+    """What a result claims, as data; read from its record, not from its arrays."""
+    try:
+        return tuple(claim.from_json(c) for c in Store(root).record(name, key).get("claims", []))
+    except InputError as error:
+        raise StoreError(str(error)) from error
 
 
 @lru_cache(maxsize=20_000)
 def verdict(root: Path, name: str, key: str) -> str:
-    """The claim of a result in words, "" where it makes none; reads one attribute, not the arrays."""
+    """The claims of a result in words, "" where it makes none; an older result's lie in one attribute."""
     import h5py
 
+    if said := claim.text(claims(root, name, key)):
+        return said
     try:
         with h5py.File(Store(root).folder(name, key) / "arrays.nc") as file:
             found = file.attrs.get("verdict", "")

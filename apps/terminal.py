@@ -9,6 +9,7 @@ from typing import Any
 import click
 import pandas as pd
 
+from analyses.core import claim
 from analyses.core.analysis import Analysis
 from analyses.core.result import Result
 from analyses.core.store import Store
@@ -64,14 +65,16 @@ def show_result(store: Store, result: Result, as_json: bool) -> None:
             "key": result.key,
             "folder": str(folder),
             "verdict": result.verdict,
+            "claims": [claim.row(c) for c in result.claims],
             "summary": json.loads(str(summary.to_json(orient="records"))),
             "warnings": result.warnings,
         }
         click.echo(json.dumps(line))
         return
     click.echo(f"{result.analysis} {result.key}  ({len(result.rows)} rows)")
-    if result.verdict:
-        click.echo(f"verdict: {result.verdict}")
+    for said in [claim.sentence(c) for c in result.claims] or [result.verdict]:
+        if said:
+            click.echo(f"verdict: {said}")
     if len(summary):
         click.echo(_printed(summary))
     for warning in result.warnings:

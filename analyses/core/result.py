@@ -15,6 +15,9 @@ from typing import Any, Protocol
 import pandas as pd
 import xarray as xr
 
+from analyses.core import claim as claimed
+from analyses.core.claim import Claim
+
 DIMS: dict[str, str] = {
     "item": "prompt, by id",
     "pos": "position in the item's own sequence, padding not counted; a read at pos predicts the token at pos+1",
@@ -78,9 +81,9 @@ class Result:
     """A finished analysis.
 
     Attributes:
-        data: aggregates with named dims (see ``DIMS``); ``attrs["verdict"]`` holds a sentence where there is one.
+        data: aggregates with named dims (see ``DIMS``); ``attrs["verdict"]``: a sentence where there are no claims.
         rows: facts, one per row, long form, or how to read them; `table` is the frame itself.
-        record: provenance, JSON-serialisable: key, analysis, inputs, options, versions, warnings, times.
+        record: provenance, JSON-serialisable: key, analysis, inputs, options, versions, warnings, claims, times.
     """
 
     data: xr.Dataset
@@ -99,9 +102,17 @@ class Result:
         data: xr.Dataset | None = None,
         *,
         verdict: str | None = None,
+        claims: Sequence[Claim] = (),
         warnings: Sequence[str] = (),
     ) -> Result:
         """A result as an analysis returns it; the runner adds provenance.
+
+        Args:
+            table: facts, one per row.
+            data: aggregates.
+            verdict: a sentence of an analysis that makes no claims as data yet.
+            claims: what the analysis says (see `analyses.core.claim`); kept in the record.
+            warnings: what a reader must know before believing the numbers.
 
         Raises:
             ValueError: a dim outside the vocabulary, or an interval without its estimate.
@@ -110,7 +121,8 @@ class Result:
         _check(data)
         if verdict is not None:
             data = data.assign_attrs(verdict=verdict)
-        return cls(data, table.reset_index(drop=True), {"warnings": list(warnings)})
+        said = {"claims": [claimed.as_json(c) for c in claims]} if claims else {}
+        return cls(data, table.reset_index(drop=True), {"warnings": list(warnings), **said})
 
     @property
     def key(self) -> str:
@@ -123,9 +135,14 @@ class Result:
         return str(self.record.get("analysis", ""))
 
     @property
+    def claims(self) -> list[Claim]:
+        """What the analysis says, as data; [] where it reports numbers only."""
+        return [claimed.from_json(c) for c in self.record.get("claims", [])]
+
+    @property
     def verdict(self) -> str | None:
-        """The claim in words, or None where the analysis makes none."""
-        return self.data.attrs.get("verdict")
+        """The claims in words, or None where the analysis makes none."""
+        return claimed.text(self.claims) or self.data.attrs.get("verdict")
 
     @property
     def warnings(self) -> list[str]:

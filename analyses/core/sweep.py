@@ -216,6 +216,7 @@ def _swept(
             **at,
             "key": r.key,
             "verdict": r.verdict,
+            "claims": r.record.get("claims", []),
             **{n: d for n, d in r.record["inputs"].items() if n in slots},
         }
         for at, r in placed
