@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from probe.errors import InputError, ProbeError
     from probe.interventions import Edit, add, mean, patch, project_out, scale, zero
     from probe.model import Model, Trace
-    from probe.prompts import Item, Prompts, TokenBatch
+    from probe.prompts import Chat, Item, Prompts, TokenBatch
     from probe.rollouts import Rollouts, RunLog
     from probe.sites import Site
 
@@ -31,6 +31,7 @@ _HOME = {
     "zero": "interventions",
     "Model": "model",
     "Trace": "model",
+    "Chat": "prompts",
     "Item": "prompts",
     "Prompts": "prompts",
     "TokenBatch": "prompts",
@@ -40,6 +41,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Chat",
     "Checkpoint",
     "Edit",
     "InputError",

@@ -18,7 +18,7 @@ from probe.tokens import SPANS, Encoded, TokenBatch, plan, tokenize
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SCHEMAS", "SPANS", "Encoded", "Item", "Prompts", "TokenBatch", "plan", "tokenize"]
+__all__ = ["SCHEMAS", "SPANS", "Chat", "Encoded", "Item", "Prompts", "TokenBatch", "plan", "tokenize"]
 
 SCHEMAS: dict[str, dict[str, str]] = {
     "default": {"id": "id", "prompt": "prompt", "answer": "answer", "group": "group"},
@@ -35,9 +35,42 @@ braces of the last box).
 """
 
 
+_ALWAYS = ("id", "prompt", "answer", "group", "answer_kind")
+_SHOWN = (*_ALWAYS, "golds", "choices", "correct", "variant", "cluster", "seen")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """The conversation that an item's prompt ends: the turns before it, what else its own turn says, the tools.
+
+    Attributes:
+        before: earlier turns (`role`, `content` and what else a template reads), a system prompt included.
+        last: fields of the last turn but its content, which is the item's `prompt`.
+        tools: functions offered to the model, as chat templates take them.
+    """
+
+    before: tuple[Mapping[str, Any], ...] = ()
+    last: Mapping[str, Any] = field(default_factory=lambda: {"role": "user"})
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
 @dataclass(frozen=True)
 class Item:
-    """One prompt with one answer. `answer_kind` says whose answer it is and is never pooled over."""
+    """One prompt with what is known of it. `answer_kind` says whose answer it is and is never pooled over.
+
+    Attributes:
+        id: names the item; another wording of a problem is an item of its own (`ID/VARIANT`).
+        prompt: the question as text; of a conversation, the last turn's.
+        answer: the text that is scored, the first of `golds`; "" where only an abstention is right.
+        group: whatever is compared. No meaning is read from its name.
+        meta: every other column (difficulty, source, confidence ...): covariates.
+        golds: all accepted answers, `answer` first; () where only an abstention is right.
+        choices: the options of a multiple-choice item, in order; `correct` is the right one's index.
+        variant: name of this wording of the problem.
+        cluster: what is resampled as one (template, document); by default the problem.
+        seen: training may have shown the item; None where nobody said.
+        chat: the conversation before the prompt, where there is one.
+    """
 
     id: str
     prompt: str
@@ -45,11 +78,47 @@ class Item:
     group: str = "all"
     answer_kind: str = "given"
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    golds: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    correct: int | None = None
+    variant: str = ""
+    cluster: str | None = None
+    seen: bool | None = None
+    chat: Chat | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        if not self.golds and not self.abstain:
+            object.__setattr__(self, "golds", (self.answer,))
+        if self.golds and self.golds[0] != self.answer:
+            raise InputError(f"item {self.id}: its answer is not the first of its golds {self.golds[:3]}; give both")
+        if self.correct is not None and not 0 <= self.correct < len(self.choices):
+            raise InputError(f"item {self.id}: correct={self.correct}, but it has {len(self.choices)} choices")
 
     @property
     def key(self) -> tuple[str, str]:
         """What names the item: its id and the kind of its answer."""
         return (self.id, self.answer_kind)
+
+    @property
+    def abstain(self) -> bool:
+        """True for an unanswerable item: its answer is empty and only an abstention is right."""
+        return not self.answer.strip()
+
+    @property
+    def problem(self) -> str:
+        """Id of the problem: the same for all its wordings."""
+        return self.id.removesuffix(f"/{self.variant}") if self.variant else self.id
+
+    @property
+    def unit(self) -> str:
+        """What is resampled as one: its cluster, else its problem."""
+        return self.cluster or self.problem
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The prompt as the turns of a conversation, as chat templates take them."""
+        chat = self.chat or Chat()
+        return [*(dict(turn) for turn in chat.before), {**chat.last, "content": self.prompt}]
 
 
 @dataclass(frozen=True)
@@ -63,7 +132,6 @@ class Prompts:
         if not self.items:
             raise InputError(f"no items in {self.source}; expected at least one prompt")
         _refuse("an empty prompt", (i.id for i in self.items if not i.prompt.strip()), self.source)
-        _refuse("an empty answer", (i.id for i in self.items if not i.answer.strip()), self.source)
         seen: set[tuple[str, str]] = set()
         twice = [i.id for i in self.items if i.key in seen or seen.add(i.key)]
         _refuse("an (id, answer_kind) that is already taken", twice, self.source)
@@ -125,10 +193,10 @@ class Prompts:
     def fingerprint(self) -> str:
         """Hex hash of everything in the items, in order; where they were read from is not part of it."""
         rows = [
-            [i.id, i.prompt, i.answer, i.group, i.answer_kind, sorted((k, repr(v)) for k, v in i.meta.items())]
+            [*(getattr(i, name) for name in _SHOWN), repr(i.chat), sorted((k, repr(v)) for k, v in i.meta.items())]
             for i in self.items
         ]
-        return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
     def limit(self, n: int) -> Prompts:
         """The first `n` items."""
@@ -164,21 +232,12 @@ class Prompts:
         return replace(self, items=tuple(i for i in self.items if i.id in chosen))
 
     def frame(self) -> pd.DataFrame:
-        """One row per item: id, prompt, answer, group, answer_kind and the columns of `meta`."""
+        """One row per item: its fields (golds and choices as lists) and the columns of `meta`."""
         import pandas as pd
 
-        rows = [
-            {
-                "id": i.id,
-                "prompt": i.prompt,
-                "answer": i.answer,
-                "group": i.group,
-                "answer_kind": i.answer_kind,
-                **{k: v for k, v in i.meta.items() if k not in SCHEMAS["default"]},
-            }
-            for i in self.items
-        ]
-        return pd.DataFrame(rows)
+        rows = [{**dict(i.meta), **{name: getattr(i, name) for name in _SHOWN}} for i in self.items]
+        own = [n for n in _SHOWN if n in _ALWAYS or any(r[n] not in (None, "", (), (r["answer"],)) for r in rows)]
+        return pd.DataFrame(rows)[[*own, *dict.fromkeys(k for r in rows for k in r if k not in _SHOWN)]]
 
 
 def _refuse(what: str, ids: Iterable[str], source: str) -> None:

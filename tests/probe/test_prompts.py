@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from probe.errors import InputError
-from probe.prompts import Item, Prompts
+from probe.prompts import Chat, Item, Prompts
 
 
 def write(folder: Path, *rows: object, name: str = "p.jsonl") -> Path:
@@ -26,6 +27,20 @@ def test_default_file(tmp_path: Path) -> None:
     assert read.items[0] == Item("a", "2+2=", "4", "g", "given", {})
     assert read.items[1].meta == {"k": 3}
     assert read.groups == ("g",)
+
+
+def test_an_item_knows_its_golds_its_problem_and_what_is_resampled() -> None:
+    item = Item("m1/story", "p", "4", golds=("4", "four"), variant="story", choices=("3", "4"), correct=1, seen=True)
+    assert (item.problem, item.unit, item.abstain) == ("m1", "m1", False)
+    assert Item("a", "p", "4").golds == ("4",)
+    assert Item("a", "p", "").abstain
+    assert Item("a", "p", "").golds == ()
+    chat = Chat(before=({"role": "system", "content": "s"},))
+    assert Item("a", "p", "4", chat=chat).messages[1] == {"role": "user", "content": "p"}
+    with pytest.raises(InputError, match="first of its golds"):
+        replace(item, answer="5")
+    with pytest.raises(InputError, match="correct=2"):
+        replace(item, correct=2)
 
 
 def test_answers_by_kind(tmp_path: Path) -> None:
@@ -46,7 +61,6 @@ def test_answer_kind_of_a_plain_answer(tmp_path: Path) -> None:
         ([ROW, "{not json"], "line 2"),
         ([ROW, ""], "line 2: empty"),
         ([ROW, "[1]"], "line 2: expected a JSON object"),
-        ([{**ROW, "answer": " "}], "empty answer.* a"),
         ([{**ROW, "prompt": ""}], "empty prompt.* a"),
         ([ROW, ROW], "already taken"),
         ([{"id": "a", "answer": "4"}], "no 'prompt'"),
