@@ -63,7 +63,7 @@ def entropy_reward_law(
     a, b = float(data["a"]), float(data["b"])
     table["predicted_reward"] = b - a * np.exp(table["entropy_nats"])
     table["part"] = np.where(fitted, "fitted", "predicted")
-    return Result.of(table, data, verdict=why or _verdict(data), warnings=[why] if why else [])
+    return Result.of(table, data, verdict=why or _verdict(data), warnings=[*log.notes, *([why] if why else [])])
 
 
 def refusal(entropies: np.ndarray, least_range: float) -> str | None:

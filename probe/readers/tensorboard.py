@@ -7,14 +7,29 @@ rank-0 tensor (8) as newer writers put it. https://www.tensorflow.org/tutorials/
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from probe.errors import InputError
+from probe.readers.protobuf import fields, signed
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+def started(file: Path) -> tuple[float, list[int | str]]:
+    """When a writer opened its file (its name says: `events.out.tfevents.<seconds>.<host>.<pid>.<count>`), as a key.
+
+    Names are compared number by number: 999 comes before 1700. A name without a time takes the first record's.
+    """
+    parts: list[int | str] = [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", file.name)]
+    named = re.search(r"tfevents\.(\d+)", file.name)
+    return (float(named[1]) if named else _first_time(file)), parts
+
+
+def _first_time(file: Path) -> float:
+    head = file.read_bytes()[12:40]
+    return struct.unpack_from("<d", head, 1)[0] if len(head) >= 9 and head[0] == 9 else 0.0
 
 
 def scalars(file: Path) -> Iterator[tuple[int, str, float]]:
@@ -35,13 +50,13 @@ def scalars(file: Path) -> Iterator[tuple[int, str, float]]:
 
 def _event(data: bytes) -> Iterator[tuple[int, str, float]]:
     step, summaries = 0, []
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 2:
-            step = int(value)
+            step = signed(int(value))
         elif number == 5:
             summaries.append(value)
     for summary in summaries:
-        for number, value in _fields(summary):
+        for number, value in fields(summary):
             if number == 1:
                 tag, scalar = _value(value)
                 if scalar is not None:
@@ -50,7 +65,7 @@ def _event(data: bytes) -> Iterator[tuple[int, str, float]]:
 
 def _value(data: bytes) -> tuple[str, float | None]:
     tag, scalar = "", None
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
             tag = bytes(value).decode()
         elif number == 2 and not isinstance(value, int):
@@ -62,40 +77,11 @@ def _value(data: bytes) -> tuple[str, float | None]:
 
 def _tensor(data: Any) -> float | None:
     """A float32 or float64 tensor of one element: packed content (4) or float_val (5) / double_val (6)."""
-    fields = dict(_fields(data))
-    code = {1: "<f", 2: "<d"}.get(fields.get(1, 0))
+    found = dict(fields(data))
+    code = {1: "<f", 2: "<d"}.get(found.get(1, 0))
     if code is None:
         return None
-    raw: Any = fields.get(4) or fields.get(5) or fields.get(6)
+    raw: Any = found.get(4) or found.get(5) or found.get(6)
     if not isinstance(raw, bytes) or len(raw) != struct.calcsize(code):
         return None
     return struct.unpack(code, raw)[0]
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of a message: an int for varints, bytes for the rest."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == _VARINT:
-            value, at = _varint(data, at)
-        elif kind == _BYTES:
-            length, at = _varint(data, at)
-            value, at = data[at : at + length], at + length
-        elif kind in (_FIXED64, _FIXED32):
-            size = 8 if kind == _FIXED64 else 4
-            value, at = data[at : at + size], at + size
-        else:
-            raise InputError(f"not a TensorBoard event (wire type {kind})")
-        yield key >> 3, value
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if not byte & 0x80:
-            return value, at
