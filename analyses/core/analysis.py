@@ -13,7 +13,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ import pandas as pd
 
 from analyses.core.cost import Case, Work
 from analyses.core.result import Result
+from analyses.core.stopping import heard
 from probe.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent.parent
@@ -248,9 +249,11 @@ def checked_options(of: Analysis, given: Mapping[str, Any]) -> dict[str, Any]:
     return {o.name: given.get(o.name, o.default) for o in of.options}
 
 
-def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
-    """Iterate with a bar and ETA on standard error once it takes more than two seconds."""
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a bar and ETA on standard error once it takes more than two seconds; Ctrl-C is heard before each."""
     from tqdm import tqdm
 
     quiet = True if os.environ.get("PROBE_PROGRESS") == "0" else None  # None: only on a terminal
-    return tqdm(items, desc=what, total=total, delay=2, leave=False, disable=quiet)
+    for item in tqdm(items, desc=what, total=total, delay=2, leave=False, disable=quiet):
+        heard()
+        yield item

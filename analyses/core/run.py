@@ -17,6 +17,7 @@ from analyses.core.analysis import Analysis, Input, checked_options, get
 from analyses.core.inputs import Given, Loading, ModelPool, digest, resolve, source_hash
 from analyses.core.result import Result
 from analyses.core.shards import computed, within_memory
+from analyses.core.stopping import interruptible
 from analyses.core.store import SCHEMA, Store, StoreError
 from probe.errors import InputError
 
@@ -50,6 +51,7 @@ class Call:
         return digest([self.analysis.name, code, prints, self.upstream, self.options])
 
 
+@interruptible()
 def run(
     name: str,
     *,
@@ -71,6 +73,7 @@ def run(
 
     Raises:
         InputError: an unknown name, a missing input, a value of the wrong kind.
+        KeyboardInterrupt: Ctrl-C was pressed; it is heard between batches, a second press stops at once.
     """
     pool = pool or ModelPool(loading or Loading())
     call = prepare(get(name), given, store, pool, limit)

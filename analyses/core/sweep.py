@@ -18,6 +18,7 @@ from analyses.core.inputs import Loading, ModelPool, digest
 from analyses.core.result import Result
 from analyses.core.run import Call, prepare, stored
 from analyses.core.shards import computed, shards
+from analyses.core.stopping import interruptible
 from analyses.core.store import Store
 from probe.errors import InputError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Pairs = Literal["first", "adjacent", "all"]
 
 
+@interruptible()
 def sweep(
     name: str,
     *,
@@ -52,6 +54,7 @@ def sweep(
 
     Raises:
         InputError: two checkpoints of one step, or an analysis that takes no checkpoint.
+        KeyboardInterrupt: Ctrl-C was pressed; it is heard between batches, a second press stops at once.
     """
     of, pool = get(name), ModelPool(loading or Loading())
     members = _members(of, _series(checkpoints), pairs)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +21,19 @@ from probe import Prompts
 from probe.errors import InputError
 from tests import tiny
 from tests.core.conftest import Computed
+from tests.processes import started, until
 
 SCRIPT = """
 import sys, time
 import analyses.core.run as runner
 import analyses.core.sweep as sweeper
+from analyses.core.analysis import progress
 from analyses.core.store import Store
 execute = runner.execute
 def pausing(call, pool):
     if list(Store.at(sys.argv[3]).shards.addresses()):
-        time.sleep(60)  # one member is stored: here the test stops us
+        for _ in progress(range(6000), "batches"):  # one member is stored: here the test stops us
+            time.sleep(0.1)
     return execute(call, pool)
 runner.execute = pausing
 sweeper.sweep("perplexity", checkpoints=sys.argv[1], prompts=sys.argv[2], store=Store.at(sys.argv[3]))
@@ -61,20 +63,12 @@ def test_a_stopped_sweep_resumes_and_equals_an_uninterrupted_one(
 ) -> None:
     command = [sys.executable, "-c", SCRIPT, str(series), str(prompts), str(tmp_path / "a")]
     # A shell's background job ignores SIGINT and hands that on: the child must not inherit it.
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.DEVNULL,
-        cwd=Path.cwd(),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.time() + 60
-    while not shards(tmp_path / "a"):
-        assert process.poll() is None
-        assert time.time() < deadline
-        time.sleep(0.05)
-    assert [r["done"] for r in Store(tmp_path / "a").running()] in ([0], [1])
-    process.send_signal(stop)
-    process.wait(30)
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with started(command, stderr=subprocess.DEVNULL, cwd=Path.cwd(), **heeding) as process:
+        until(lambda: shards(tmp_path / "a"), process)
+        assert [r["done"] for r in Store(tmp_path / "a").running()] in ([0], [1])
+        process.send_signal(stop)
+        process.wait()
     assert len(shards(tmp_path / "a")) == 1
     assert Store(tmp_path / "a").running() == [], "a dead sweep is not shown as running"
     assert list(Store(tmp_path / "a").addresses()) == []
