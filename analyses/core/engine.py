@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -24,6 +25,7 @@ from analyses.core.analysis import get
 from analyses.core.inputs import Loading, ModelPool
 from analyses.core.run import prepare, source_hash, stored
 from analyses.core.shards import computed
+from analyses.core.stopping import heard
 from analyses.core.store import Store
 from probe.errors import InputError, ProbeError
 
@@ -33,7 +35,13 @@ if TYPE_CHECKING:
 LOSSES = 20  # workers that may die in one sweep before it is given up
 LATE = 3.0  # times the usual seconds of a task (at least `PATIENCE`), after which an idle worker gets it too
 PATIENCE = 10.0
-PLACING = 300.0  # seconds in which a cluster must start a worker
+PLACING = 300.0  # seconds in which a node must come up, and a cluster must start a worker
+PATIENT = {  # the same for what Ray itself waits for: its tables, its agents, its workers
+    "RAY_gcs_server_port_wait_time_s": "300",
+    "RAY_gcs_server_request_timeout_seconds": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
+}
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 
 
@@ -136,6 +144,7 @@ class _Crew:
         self.waiting, self.left = list(tasks), set(tasks)
         begun = time.monotonic()
         while self.left:
+            heard()
             for hand in list(self.idle):
                 self._assign(hand)
             for ref in self.ray.wait(list(self.busy), timeout=1.0)[0]:
@@ -232,7 +241,7 @@ def compute(
 @contextmanager
 def _cluster(engine: Engine) -> Iterator[Any]:
     # Ray reads its settings when it is imported.
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", **PATIENT}
     if engine.address and (Path.home() / ".ray" / "auth_token").is_file():
         quiet["RAY_AUTH_MODE"] = "token"  # `ray start` asks for the token it finds; `ray.init` would come without
     os.environ.update({k: v for k, v in quiet.items() if k not in os.environ})
@@ -244,7 +253,8 @@ def _cluster(engine: Engine) -> Iterator[Any]:
     if engine.address is None:
         own: dict[str, Any] = {"num_cpus": engine.workers, "include_dashboard": False}
         own["object_store_memory"] = 100 * 2**20  # members leave through the store, not through Ray
-        ray.init(**shared, **own)
+        with _until_ready():
+            ray.init(**shared, **own)
     else:
         _reachable(engine.address)
         try:
@@ -256,6 +266,34 @@ def _cluster(engine: Engine) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _until_ready() -> Iterator[None]:
+    """Ray gives up a node that it has started after 30 s, a number written into its code; on a busy machine it only
+    needs longer. In here its question whether the node is there comes back when it is.
+
+    Raises:
+        ProbeError: not there after `PLACING` seconds.
+    """
+    services: Any = import_module("ray._private.services")
+    asked, begun = services.get_node, time.monotonic()
+
+    def get_node(*where: Any) -> Any:
+        while True:
+            try:
+                return asked(*where)
+            except RuntimeError as error:  # what Ray takes for "not yet"
+                if time.monotonic() - begun > PLACING:
+                    raise ProbeError(f"Ray's node did not come up in {PLACING:.0f} s ({error})") from error
+            heard()
+            time.sleep(0.1)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = asked
 
 
 def _reachable(address: str) -> None:

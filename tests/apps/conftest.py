@@ -6,9 +6,9 @@ import hashlib
 import shutil
 import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import xarray as xr
 
 from analyses.core.result import Result
 from analyses.core.store import SCHEMA, Store
+from tests.processes import started, until
 
 HOSTILE = "<script>window.hacked=1</script>"
 STEPS = (0, 30, 60, 90)
@@ -126,35 +127,26 @@ def serve() -> Iterator[Callable[..., str]]:
     """Start a dashboard over a store; its address. All are stopped at the end."""
     from apps.serve import command, environment
 
-    running: list[subprocess.Popen[bytes]] = []
-
     def start(store: Store, **variables: str) -> str:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         variables = {**environment("127.0.0.1"), **variables}
-        running.append(subprocess.Popen(command(store, "127.0.0.1", port), env=variables, **quiet))
-        _wait(f"http://127.0.0.1:{port}/_stcore/health")
+        server = ended.enter_context(started(command(store, "127.0.0.1", port), env=variables, **quiet))
+        until(lambda: _answers(f"http://127.0.0.1:{port}/_stcore/health"), server)
         return f"http://127.0.0.1:{port}"
 
-    yield start
-    for server in running:
-        server.terminate()
-        server.wait(timeout=10)
+    with ExitStack() as ended:
+        yield start
 
 
-def _wait(url: str, seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import psutil
@@ -28,6 +28,7 @@ from analyses.core.store import StoreError
 from probe.errors import InputError, ProbeError
 from tests import tiny
 from tests.conftest import ROOT
+from tests.processes import started, until
 
 STEPS = (0, 10, 20, 30)
 DRIVER = """
@@ -120,15 +121,12 @@ def test_killed_workers_lose_nothing_and_repeat_nothing_finished(
 
 def test_a_killed_driver_resumes(folder: Path, alone) -> None:
     quiet = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(folder)], env=quiet, stderr=subprocess.DEVNULL)
     store = Store(folder / "killed")
-    limit = time.monotonic() + 90
-    while not shards(store) and driver.poll() is None and time.monotonic() < limit:
-        time.sleep(0.05)
-    driver.kill()
-    driver.wait()
+    command = [sys.executable, "-c", DRIVER, str(folder)]
+    with started(command, env=quiet, stderr=subprocess.DEVNULL) as driver:
+        until(lambda: shards(store), driver)
+        driver.kill()
     before = shards(store)
-    assert before
     same(swept(folder, store, engine=Engine("ray", 2)), alone)
     assert {p: t for p, t in shards(store).items() if p in before} == before
 
@@ -143,29 +141,33 @@ def test_what_cannot_run_says_why(folder: Path, tmp_path: Path, monkeypatch: pyt
 @pytest.fixture(scope="module")
 def other_code(tmp_path_factory: pytest.TempPathFactory):
     """Addresses of clusters whose Python finds another version of the package, or one without this engine."""
-    started: list[str] = []
+    with ExitStack() as ended:
 
-    def cluster(change) -> str:
-        home = tmp_path_factory.mktemp("other")
-        for name in ("probe", "analyses", "apps"):
-            shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
-        change(home / "analyses" / "core" / "engine.py")
-        port = free_port()
-        quiet = {**os.environ, "PYTHONPATH": str(home), "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(home)}
-        words = [f"--port={port}", "--num-cpus=1", "--include-dashboard=false", f"--temp-dir=/tmp/ray-{port}"]
-        ray = Path(sys.executable).with_name("ray")
-        done = subprocess.run([ray, "start", "--head", *words], env=quiet, cwd=home, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        started.append(f"/tmp/ray-{port}")
-        return f"127.0.0.1:{port}"
+        def cluster(change) -> str:
+            home = tmp_path_factory.mktemp("other")
+            for name in ("probe", "analyses", "apps"):
+                shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
+            change(home / "analyses" / "core" / "engine.py")
+            ours = {"PYTHONPATH": str(home), "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(home)}
+            while (address := head(home, {**os.environ, **module.PATIENT, **ours}, ended)) is None:
+                pass
+            return address
 
-    yield cluster
-    for folder in started:
-        for process in psutil.process_iter(["cmdline"]):
-            if any(folder in word for word in process.info["cmdline"] or ()):
-                with suppress(psutil.Error):
-                    process.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+        yield cluster
+
+
+def head(home: Path, environment: dict[str, str], ended: ExitStack) -> str | None:
+    """Address of a cluster that is there; None where Ray gave its node up after its 30 s, as on a busy machine."""
+    port, log = free_port(), home / "ray.log"
+    # Names of sockets are short, and pytest's folders lie deep.
+    folder = ended.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+    words = [f"--port={port}", "--num-cpus=1", "--include-dashboard=false", f"--temp-dir={folder}"]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", *words]
+    with log.open("w") as out:
+        ray = ended.enter_context(started(command, env=environment, cwd=home, stdout=out, stderr=subprocess.STDOUT))
+    until(lambda: "Ray runtime started" in log.read_text() or ray.poll() is not None)
+    assert ray.poll() is None or "timed out during startup" in log.read_text(), log.read_text()
+    return f"127.0.0.1:{port}" if ray.poll() is None else None
 
 
 def free_port() -> int:
@@ -220,20 +222,21 @@ def test_a_worker_that_stands_still_holds_nobody_up(
 ) -> None:
     """One of two workers is stopped (not killed) in the middle; the other one takes its task too."""
     monkeypatch.setattr(module, "PATIENCE", 1.0)
-    stopped: list[int] = []
+    stopped, ended = list[int](), threading.Event()
 
     def stop_one() -> None:
-        limit = time.monotonic() + 60
-        while not shards(Store(tmp_path)) and time.monotonic() < limit:
-            time.sleep(0.01)
+        until(lambda: shards(Store(tmp_path)) or ended.is_set())
         stopped.extend(workers()[:1])
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
 
     hunter = threading.Thread(target=stop_one)
     hunter.start()
-    found = swept(folder, Store(tmp_path), engine=Engine("ray", 2))
-    hunter.join()
+    try:
+        found = swept(folder, Store(tmp_path), engine=Engine("ray", 2))
+    finally:
+        ended.set()
+        hunter.join()
     assert stopped
     same(found, alone)
 
