@@ -246,7 +246,7 @@ def recompute(
     if writer is not None:
         writer.close()
         scratch.replace(target)
-    return replace(Rollouts.read(target), notes=rollouts.notes)
+    return replace(Rollouts.read(target), said=rollouts.notes)
 
 
 def _filled(kept: pa.Table, table: pa.Table, frame: pd.DataFrame, at_temperature: bool) -> pa.Table:

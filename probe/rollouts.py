@@ -23,6 +23,8 @@ import pyarrow.dataset as pads
 
 from probe.errors import InputError
 from probe.readers.arrow import index_rows, is_list, token_frame
+from probe.readers.repeats import repeated
+from probe.readers.responses import FILE, open_log
 from probe.readers.runlog import RunLog
 from probe.readers.schema import AT_TEMPERATURE, FLOATS, IDS, REQUIRED, lacking, ruled_out
 
@@ -39,12 +41,12 @@ class Rollouts:
     Attributes:
         data: the rows, lazily.
         source: where they were read from.
-        notes: what a reader of the numbers must know (for example re-tokenized text).
+        said: what a reader of the numbers must know of how they were read (`notes` has these and more).
     """
 
     data: pads.Dataset
     source: str = "memory"
-    notes: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: str | Path | Sequence[str | Path]) -> Rollouts:
@@ -56,8 +58,6 @@ class Rollouts:
             InputError: no such file, a truncated or foreign file (named, with the whole ones), shards whose
                 columns differ in type, no `step`, or nothing that could be a response.
         """
-        from probe.readers.responses import open_log
-
         return cls(*open_log(path))._checked()
 
     @classmethod
@@ -88,7 +88,7 @@ class Rollouts:
     @property
     def columns(self) -> list[str]:
         """Names of the columns the log has."""
-        return list(self.data.schema.names)
+        return [n for n in self.data.schema.names if n != FILE]
 
     @property
     def steps(self) -> list[int]:
@@ -105,17 +105,30 @@ class Rollouts:
         """True if the log names design groups of items (column `group`), not only sampling groups."""
         return "group" in self.columns
 
-    @cached_property
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers must know: text that was re-tokenized, rows that stood in the log twice."""
+        return (*self.said, *self._indexed[1])
+
+    @property
     def index(self) -> pd.DataFrame:
-        """One row per response in canonical order.
+        """One row per response in canonical order; what was logged twice stands here once.
 
         Columns: row (place in the data), step, item, group, group_uid, sample (number within step, item and
         sampling group), n_prompt, n_response, n_tokens (masked in), digest (of the whole row's content).
         """
+        return self._indexed[0]
+
+    @cached_property
+    def _indexed(self) -> tuple[pd.DataFrame, list[str]]:
         frames: list[pd.DataFrame] = []
         tokenizers: set[str] = set()
+        files: list[Any] = []
         start = 0
         for table in self._batches():
+            if FILE in table.column_names:
+                files += table[FILE].to_pylist()
+                table = table.drop_columns([FILE])
             frames.append(index_rows(table, start, self.source))
             start += table.num_rows
             if "tokenizer" in table.column_names:
@@ -127,16 +140,20 @@ class Rollouts:
                 f"{self.source}: responses of several tokenizers ({sorted(tokenizers)[:4]}): split the log"
             )
         found = pd.concat(frames, ignore_index=True)
-        found = found.sort_values(["step", "item", "group_uid", "digest"], kind="stable", ignore_index=True)
+        drop, notes = repeated(found.assign(file=pd.factorize(np.asarray(files or [0] * len(found), object))[0]))
+        found = found[~drop].sort_values(["step", "item", "group_uid", "digest"], kind="stable", ignore_index=True)
         found["sample"] = found.groupby(["step", "item", "group_uid"], sort=False).cumcount()
-        return found
+        return found, notes
 
     def _batches(self) -> Iterator[pa.Table]:
-        """All rows, a window at a time; a page that cannot be read is the file's fault."""
+        """All rows, a window at a time, with the file each is from; a page that cannot be read is the file's fault."""
+        names = list(self.data.schema.names)
+        on_disk = isinstance(self.data, pads.FileSystemDataset)
         try:
-            for batch in self.data.to_batches(batch_size=WINDOW):
+            for batch in self.data.to_batches(columns=[*names, *["__filename"] * on_disk], batch_size=WINDOW):
                 if batch.num_rows:
-                    yield pa.Table.from_batches([batch])
+                    table = pa.Table.from_batches([batch])
+                    yield table.rename_columns([*names, FILE]) if on_disk else table
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{self.source}: damaged: {str(error).splitlines()[0]}; copy the file again") from error
 
@@ -255,12 +272,12 @@ class Rollouts:
         Raises:
             InputError: responses whose text does not come back from its ids (named), or no text.
         """
-        from probe.readers.responses import with_ids
+        from probe.readers.contexts import with_ids
 
         if self.has_ids:
             return self
         table, note = with_ids(self.data.to_table(), tokenizer, self.source)
-        return replace(self, data=pads.dataset(table), notes=(*self.notes, note))
+        return replace(self, data=pads.dataset(table), said=(*self.said, note))
 
 
 def _element(kind: Any) -> Any:

@@ -107,21 +107,15 @@ def centred(frame: pd.DataFrame) -> pd.Series:
 
 def segments(rollouts: Rollouts) -> pd.Series | None:
     """Segment number of every masked-in token, in the order of `read`; None where the log has no boundaries."""
-    from probe.readers.arrow import flat, lengths, per_token
+    from probe.readers.arrow import lengths, per_token
+    from probe.readers.segments import segment_numbers
 
     if "segment_starts" not in rollouts.columns:
         return None
     parts: list[np.ndarray] = []
     for _, table in rollouts.windows(["segment_starts", "response_token_ids", "response_mask"]):
-        counts, marks = lengths(table, "response_token_ids"), lengths(table, "segment_starts")
-        if (marks < 0).any():
-            raise InputError(f"{rollouts.source}: segment_starts is null in some rows; give [0] for one segment")
-        begins = np.cumsum(counts) - counts
-        starts = np.repeat(begins, marks) + flat(table, "segment_starts")
-        number = np.zeros(int(counts.sum()) + 1, np.int64)
-        np.add.at(number, starts, 1)
-        before = np.repeat(np.cumsum(number)[np.maximum(begins - 1, 0)] * (begins > 0), counts)
-        own = np.cumsum(number)[:-1] - before - 1
+        counts = lengths(table, "response_token_ids")
+        own = segment_numbers(table, counts)
         masked = "response_mask" in table.column_names
         parts.append(own[per_token(table, "response_mask", counts).astype(bool)] if masked else own)
     return pd.Series(np.concatenate(parts))

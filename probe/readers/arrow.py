@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from probe.errors import InputError
-from probe.readers.schema import COLUMNS
+from probe.readers.schema import COLUMNS, FLOATS
 
 Array = np.ndarray[Any, Any]
 pc: Any = pyarrow.compute  # its functions are made at import: no stub knows them
@@ -89,6 +89,10 @@ def index_rows(table: pa.Table, start: int, source: str) -> pd.DataFrame:
         if "response_mask" in names:
             inside = per_token(table, "response_mask", counts).astype(float)
             rows["n_tokens"] = np.bincount(np.repeat(np.arange(n), counts), inside, n).astype(np.int64)
+        from probe.readers.segments import check_segments  # it reads Arrow columns with the functions of this module
+
+        check_segments(table, counts, where)
+        _check_finite(table, where)
     rows["digest"] = row_digests(table)
     return rows
 
@@ -143,6 +147,21 @@ def _check_lengths(table: pa.Table, counts: Array, where: Sequence[str]) -> None
             raise InputError(
                 f"{where[first]}: {name} has {max(0, int(own[first]))} entries for {counts[first]} response tokens "
                 f"({len(off)} such row(s) near it); lists must share the response's length"
+            )
+
+
+def _check_finite(table: pa.Table, where: Sequence[str]) -> None:
+    """Raise where a number per token is infinite: no sampled token has a log-prob of -inf (NaN is "not measured")."""
+    for name in FLOATS:
+        if name not in table.column_names or not is_list(table[name].type):
+            continue
+        endless = np.isinf(flat(table, name).astype(float))
+        if endless.any():
+            row = np.repeat(np.arange(table.num_rows), np.maximum(lengths(table, name), 0))[endless]
+            raise InputError(
+                f"{where[int(row[0])]}: {name} is infinite at {int(endless.sum())} token(s) of "
+                f"{len(set(row.tolist()))} row(s); what was sampled has a finite log-prob: give NaN where it was not "
+                "measured"
             )
 
 

@@ -40,6 +40,8 @@ COLUMNS: dict[str, Shape] = {
     "tail_mass": "token",
     "segment_starts": "segment",
     "segment_type": "segment",
+    "segment_id": "segment",
+    "segment_outcome": "segment",
     "micro_batch_id": "scalar",
     "clip_low": "scalar",
     "clip_high": "scalar",
@@ -52,6 +54,10 @@ COLUMNS: dict[str, Shape] = {
     "update_steps": "scalar",
     "prompt_text": "scalar",
     "response_text": "scalar",
+    "prompt_messages": "scalar",
+    "response_messages": "scalar",
+    "log_writer": "scalar",  # which trainer's own form the log had
+    "n_prompt_tokens": "scalar",
 }
 """What one value is: a number or text, or a list over tokens of the response, its segments, or the prompt."""
 
