@@ -217,14 +217,14 @@ def _aggregate(table: pd.DataFrame, seed: int, draws: int = 200) -> xr.Dataset:
         )
         for q in ("exact_nats", "token_step")
     ]
-    drawn = _resampled_agreement(table, seed, draws)
-    low, high = np.nanquantile(np.nan_to_num(drawn[1:]), [0.025, 0.975], axis=0)
+    informative, drawn = _resampled_agreement(table, seed, draws)
+    low, high = _interval(drawn[1:], informative)
     unknown = np.isnan(drawn[0])
     data = xr.merge(parts).assign_coords(signal=list(SIGNALS), variant=list(AGREEMENTS))
     columns = {"": drawn[0], "_ci_low": low, "_ci_high": high}
     for suffix, values in columns.items():
         data["agreement" + suffix] = (("signal", "variant"), np.where(unknown, np.nan, values))
-    data["agreement_n"] = (("signal", "variant"), np.where(unknown, 0, table["item"].nunique()))
+    data["agreement_n"] = (("signal", "variant"), np.where(unknown, 0, informative))
     data["agreement"].attrs.update(units="1", long_name="agreement with the exact change over tokens")
     exact = table["exact_nats"].abs().mean()
     sizes = [float(table[s].abs().mean() / exact) if exact > 0 else np.nan for s in SIGNALS]
@@ -234,20 +234,36 @@ def _aggregate(table: pd.DataFrame, seed: int, draws: int = 200) -> xr.Dataset:
     return data
 
 
-def _resampled_agreement(table: pd.DataFrame, seed: int, draws: int) -> np.ndarray:
-    """[draw, signal, agreement]; row 0 is the data themselves."""
+def _interval(drawn: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """95 % over the draws in which the agreement is defined; NaN where it never is, or where one item says it all."""
+    if n_items < 2:
+        return np.full(drawn.shape[1:], np.nan), np.full(drawn.shape[1:], np.nan)
+    seen = ~np.isnan(drawn).all(0)
+    low, high = np.full(drawn.shape[1:], np.nan), np.full(drawn.shape[1:], np.nan)
+    low[seen], high[seen] = np.nanquantile(drawn[:, seen], [0.025, 0.975], axis=0)
+    return low, high
+
+
+def _resampled_agreement(table: pd.DataFrame, seed: int, draws: int) -> tuple[int, np.ndarray]:
+    """Items that say anything (a signal that is not 0), and [draw, signal, agreement]; row 0 is the data themselves.
+
+    A group without spread has advantage 0 and predicts nothing: items that speak and silent ones are drawn apart, so
+    that no draw is of silent ones alone.
+    """
     rng = np.random.default_rng(seed)
     codes, items = pd.factorize(table["item"], sort=True)
     order = np.argsort(codes, kind="stable")
     ends = np.searchsorted(codes[order], np.arange(len(items) + 1))
     values = table[[*SIGNALS, "exact_nats"]].to_numpy()
+    spoken = np.unique(codes[(values[:, :-1] != 0).any(1)])
     out = np.full((draws + 1, len(SIGNALS), len(AGREEMENTS)), np.nan)
+    kinds = [k for k in (spoken, np.setdiff1d(np.arange(len(items)), spoken)) if len(k)]
     for draw in range(draws + 1):
-        picked = np.arange(len(items)) if draw == 0 else rng.integers(0, len(items), len(items))
+        picked = np.arange(len(items)) if draw == 0 else np.concatenate([rng.choice(k, len(k)) for k in kinds])
         rows = values[np.concatenate([order[ends[i] : ends[i + 1]] for i in picked])]
         for place in range(len(SIGNALS)):
             out[draw, place] = list(agreement(rows[:, place], rows[:, -1]).values())
-    return out
+    return len(spoken), out
 
 
 def figures(result: Result) -> dict[str, Any]:

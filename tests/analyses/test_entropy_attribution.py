@@ -109,3 +109,25 @@ def test_uncentred_advantages_are_named(tmp_path: Path) -> None:
     table = run("entropy_attribution", **given, centre="group").table
     responses = table.drop_duplicates(["group_uid", "sample"])
     assert responses.groupby("group_uid")["advantage"].mean().abs().max() < 1e-6
+
+
+def test_groups_without_spread_do_not_pull_an_interval() -> None:
+    import pandas as pd
+
+    from analyses.entropy_attribution import SIGNALS, _interval, _resampled_agreement
+
+    rng = np.random.default_rng(0)
+    spoken = rng.normal(size=(30, len(SIGNALS) + 1))
+    silent = np.hstack([np.zeros((90, len(SIGNALS))), rng.normal(size=(90, 1))])
+    table = pd.DataFrame(np.vstack([spoken, silent]), columns=[*SIGNALS, "exact_nats"])
+    one = table.assign(item=["q0"] * 30 + [f"q{1 + i // 10}" for i in range(90)])
+    n, drawn = _resampled_agreement(one, 0, 50)
+    assert n == 1
+    assert np.isnan(_interval(drawn[1:], n)).all()  # one item alone says something: no interval
+    two = table.assign(item=["q0"] * 15 + ["q9"] * 15 + [f"q{1 + i // 15}" for i in range(90)])
+    n, drawn = _resampled_agreement(two, 0, 50)
+    low, high = _interval(drawn[1:], n)
+    assert n == 2
+    same = 2  # the place of same_sign: draws of silent items alone never count as 0
+    alone = [float((np.sign(part[:, 0]) == np.sign(part[:, -1])).mean()) for part in (spoken[:15], spoken[15:])]
+    assert min(alone) - 1e-9 <= low[0, same] <= high[0, same] <= max(alone) + 1e-9
