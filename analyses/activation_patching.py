@@ -44,7 +44,7 @@ def activation_patching(
     variant: Literal["denoise", "noise", "both"] = "denoise",
     corrupt: Literal["column", "rotate"] = "column",
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -61,7 +61,7 @@ def activation_patching(
         variant: clean values into the corrupt run (denoise), corrupt ones into the clean run (noise), or both.
         corrupt: where corrupt prompts come from: the items' column of that name, or another item (rotate).
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per unpatched forward pass.
         seed: of the bootstrap over items.
     """

@@ -45,7 +45,7 @@ def attention_entropy(
     collapsed_below: float = 0.05,
     overloaded_above: float = 0.9,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -59,7 +59,7 @@ def attention_entropy(
         collapsed_below: normalised entropy under which a head counts as collapsed.
         overloaded_above: normalised entropy over which it counts as overloaded.
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
         seed: of the bootstrap over items.
     """

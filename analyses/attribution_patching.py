@@ -45,7 +45,7 @@ def attribution_patching(
     verify: int = 20,
     corrupt: Literal["column", "rotate"] = "column",
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -63,7 +63,7 @@ def attribution_patching(
         verify: how many of the largest estimates, and how many random others, are patched exactly; 0 for none.
         corrupt: where corrupt prompts come from: the items' column of that name, or another item (rotate).
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
         seed: of the random choice and of the bootstrap over items.
     """

@@ -19,6 +19,7 @@ Control: the base checkpoint at equal accuracy.
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -112,7 +113,8 @@ def _scored(
     from probe.tokens import SPANS, Encoded, plan, tokenize_prompts
 
     items = Prompts(tuple(Item(name, text, "-") for name, text in asked if drawn[name].ids))
-    starts = tokenize_prompts(model.tokenizer, items, template=template, max_length=model.shape.n_ctx)
+    how: dict[str, Any] = {"template": template, "max_length": model.shape.n_ctx, **asdict(model.framing)}
+    starts = tokenize_prompts(model.tokenizer, items, **how)
     answer = SPANS.index("answer")
     whole = [
         Encoded(e.item, (*e.ids, *drawn[e.item.id].ids), (*e.span, *[answer] * len(drawn[e.item.id].ids)))

@@ -64,7 +64,7 @@ def counterfactual_mlp(
     positions: Literal["last_prompt", "all"] = "last_prompt",
     draws: int = 10,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -79,7 +79,7 @@ def counterfactual_mlp(
         positions: tokens read: the last of the prompt, or all.
         draws: seeded draws of each random ablation.
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
         seed: of the random ablations and of the bootstrap over items.
     """

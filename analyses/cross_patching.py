@@ -87,7 +87,7 @@ def cross_patching(
     contrast: tuple[str, ...] = (),
     draws: int = 2000,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -110,7 +110,7 @@ def cross_patching(
         contrast: two groups, the first minus the second; default leak and stable, or the only two there are.
         draws: bootstrap draws and label permutations.
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per unpatched forward pass.
         seed: of the bootstrap and the permutations.
     """

@@ -75,7 +75,7 @@ def divergence(
     positions: Literal["all", "prompt", "answer"] = "all",
     distance: bool = False,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -92,7 +92,7 @@ def divergence(
         positions: tokens that are read.
         distance: add js_distance, the square root of the JSD.
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
         seed: of the bootstrap over items.
     """

@@ -56,7 +56,7 @@ def entropy_steering(
     positions: Literal["all", "last_prompt"] = "all",
     draws: int = 20,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -77,7 +77,7 @@ def entropy_steering(
         positions: add at all positions, or at the last prompt token only.
         draws: of the random direction.
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
         seed: of the split, the random directions and the bootstrap.
     """

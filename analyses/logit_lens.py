@@ -55,7 +55,7 @@ def logit_lens(
     site: Literal["resid_post", "resid_pre", "resid_mid"] = "resid_post",
     top_k: int = 5,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -69,7 +69,7 @@ def logit_lens(
         site: which residual stream is read.
         top_k: how many of the most likely tokens to keep per row (0: none).
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
         seed: of the bootstrap over items.
     """

@@ -64,7 +64,7 @@ def mlp_key_steering(
     grade: str = "exact",
     pattern: str | None = None,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -92,7 +92,7 @@ def mlp_key_steering(
         grade: how responses are graded: exact, number, math or module:function.
         pattern: regular expression whose last match's group is the answer in a response, for example `ans (\S+)`.
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
         seed: of the split, the placebos and the bootstrap.
     """

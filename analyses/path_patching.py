@@ -50,7 +50,7 @@ def path_patching(
     kv: Literal["group", "query_head"] = "group",
     corrupt: Literal["column", "rotate"] = "column",
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -67,7 +67,7 @@ def path_patching(
         kv: whether a key or value receiver is that of a whole group of query heads or of one query head.
         corrupt: without tuned, where new comes from: the items' column corrupt, or another item's prompt (rotate).
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per unedited forward pass.
         seed: of the bootstrap over items.
     """

@@ -53,7 +53,7 @@ def perplexity(
     prompts: Prompts,
     *,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     include_eos: bool = False,
     score: Literal["all", "answer"] = "all",
     batch_size: int = 8,
@@ -65,7 +65,7 @@ def perplexity(
 
     Args:
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets; straddling tokens count in full only).
+        boundary: tokens of the joint text, of both apart (concat), or joint, straddling ones in `full` only (offsets).
         include_eos: score the end-of-sequence token as part of the answer.
         score: every token, or the answer's alone: less work, no perplexity of the prompt and none of the full text.
         batch_size: items per forward pass.

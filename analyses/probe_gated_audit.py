@@ -55,7 +55,7 @@ def probe_gated_audit(
     threshold: float | None = None,
     draws: int = 20,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -72,7 +72,7 @@ def probe_gated_audit(
         threshold: tau itself instead of a quantile (inf: never fires; -inf: always).
         draws: of random gates and of random neurons.
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
         seed: of the split, the random arms and the bootstrap.
     """

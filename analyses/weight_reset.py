@@ -73,7 +73,7 @@ def weight_reset(
     grade: str = "exact",
     pattern: str | None = None,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["concat", "offsets"] = "concat",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -94,7 +94,7 @@ def weight_reset(
         grade: how responses are graded: exact, number, math or module:function.
         pattern: regular expression whose last match's group is the answer in a response, for example `ans (\S+)`.
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
         seed: of the noise and of the bootstrap over items.
     """

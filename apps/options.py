@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -23,7 +25,8 @@ COLUMNS_HELP = (
     "How the prompt file's columns are called: ttrl, gsm8k, minerva_math, svamp, or a JSON object such as "
     '{"id": "#", "prompt": "{context} {question}", "answer": "label"}.'
 )
-SETTINGS = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code", "hold")
+LOADING = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code", "hold")
+SETTINGS = (*LOADING, "bos", "template_options")
 BACKENDS = click.Choice(["transformer_lens", "nnsight"])
 DTYPES = click.Choice(["float32", "bfloat16", "float16", "float64"])
 PAIRS = click.Choice(["first", "adjacent", "all"])
@@ -34,6 +37,20 @@ HOLD_HELP = (
 
 def _shown(default: str, help_text: str, kind: Any = str) -> dict[str, Any]:
     return {"default": default, "show_default": True, "help": help_text, "type": kind}
+
+
+def _template_options(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` texts as variables of a chat template; values are JSON, anything else is text."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r}: expected NAME=VALUE", ctx, param)
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = {"True": True, "False": False, "None": None}.get(value, value)
+    return found
 
 
 ENGINE_SETTINGS: dict[str, dict[str, Any]] = {
@@ -61,6 +78,13 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {
     "--revision": {"help": "Revision of a hub repository."},
     "--allow-pickle": {"is_flag": True, "help": "Read pickle weights (weights_only); refused by default."},
     "--trust-remote-code": {"is_flag": True, "help": "Run code shipped with the checkpoint; off by default."},
+    "--bos/--no-bos": {"default": None, "help": "Put BOS before every text, or not [default: as the tokenizer does]."},
+    "--template-option": {
+        "multiple": True,
+        "metavar": "NAME=VALUE",
+        "callback": _template_options,
+        "help": "A variable of the chat template, e.g. enable_thinking=false; repeatable.",
+    },
 }
 
 
@@ -133,6 +157,10 @@ def _option(option: Option) -> click.Option:
     )
 
 
+def _flags(flag: str) -> list[str]:
+    return [flag, "template_options"] if flag == "--template-option" else [flag]
+
+
 def _members(annotation: Any) -> tuple[Any, ...]:
     is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
     return typing.get_args(annotation) if is_union else (annotation,)
@@ -140,7 +168,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
     needs = _kinds(of)
-    found = [click.Option([f], **k) for f, k in MODEL_SETTINGS.items()] if "Model" in needs else []
+    found = [click.Option(_flags(f), **k) for f, k in MODEL_SETTINGS.items()] if "Model" in needs else []
     if "Prompts" in needs:
         found.append(click.Option(["--limit"], type=click.IntRange(min=1), help="Use only the first items."))
         found.append(click.Option(["--columns"], metavar="NAME|JSON", help=COLUMNS_HELP))

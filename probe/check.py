@@ -253,7 +253,7 @@ def fingerprint(model: Model, hasher: Callable[[], Any] = hashlib.sha256) -> str
     else:
         own = [weights_hash(model.weights()), repr(sorted(model.tokenizer.get_vocab().items()))]
     digest = hasher()
-    digest.update("|".join([*own, str(model.dtype), model.backend_name]).encode())
+    digest.update("|".join([*own, str(model.dtype), model.backend_name, *model.framing.identity()]).encode())
     return str(digest.hexdigest())[:32]
 
 

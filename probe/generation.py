@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -91,7 +91,7 @@ def prompt_batches(
         return [_without_answers(prompts, room, model.pad_id)]
     if not isinstance(prompts, Prompts):
         prompts = Prompts(_as_items(prompts))
-    encoded = tokenize_prompts(model.tokenizer, prompts, template=template, max_length=room)
+    encoded = tokenize_prompts(model.tokenizer, prompts, template=template, max_length=room, **asdict(model.framing))
     return plan(encoded, batch_size, "left", model.pad_id)
 
 

@@ -20,7 +20,7 @@ from probe.generation import Completion, Sampling, generate
 from probe.interventions import Edit
 from probe.shape import ModelShape
 from probe.sites import KINDS, Site, is_module_spelling
-from probe.tokens import plan, tokenize
+from probe.tokens import Framing, plan, tokenize
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -58,6 +58,7 @@ class Model:
         self.reading = huggingface.Reading(dtype=str(self.dtype).removeprefix("torch."), device=str(self.device))
         self.eos_ids: frozenset[int] = frozenset({tokenizer.eos_token_id} - {None})
         self._sites = backend.sites()
+        self.framing = Framing()
         self._open: tuple[Edit, ...] = ()
         self._lock = threading.RLock()
 
@@ -76,6 +77,8 @@ class Model:
         attn_implementation: str = "eager",
         device_map: str | Mapping[str, str | int] | None = None,
         remote: bool = False,
+        bos: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
     ) -> Model:
         """The model of a checkpoint, with raw weights (nothing folded or centred).
 
@@ -93,6 +96,8 @@ class Model:
                 devices, `cpu` or `disk`); embedding, final norm and head stay where they can be read.
             remote: run on a server that holds the model (`nnsight` only); no weights are fetched and no
                 proofs run, and what a server cannot do is refused before anything is sent.
+            bos: put BOS before every text, or not; by default the tokenizer decides. Never put twice.
+            template_options: variables of the chat template, e.g. `{"enable_thinking": False}`.
 
         Raises:
             InputError: the checkpoint is not whole, not safe, or its tokenizer is not the one saved.
@@ -101,16 +106,17 @@ class Model:
         source = Checkpoint.of(checkpoint)
         if revision is not None:
             source = replace(source, revision=revision)
+        framing = Framing(bos, dict(template_options or {}))
         if remote:
-            return cls._remote(source, backend, dtype)
+            return cls._remote(source, backend, dtype, framing)
         reading = huggingface.Reading(dtype, device, attn_implementation, device_map, allow_pickle, trust_remote_code)
         tokenizer = huggingface.read_tokenizer(source, trust_remote_code=trust_remote_code)
         model = cls._build(huggingface.read_model(source, reading), tokenizer, backend, source, prove=check)
-        model.reading = reading
+        model.reading, model.framing = reading, framing
         return model
 
     @classmethod
-    def _remote(cls, source: Checkpoint, backend: str, dtype: str) -> Model:
+    def _remote(cls, source: Checkpoint, backend: str, dtype: str, framing: Framing) -> Model:
         from probe.backends.ndif import NdifBackend
         from probe.hub import snapshot
 
@@ -118,7 +124,9 @@ class Model:
             raise InputError(f"remote=True needs backend='nnsight' and no adapter; got {backend!r}, {source.adapter!r}")
         folder = snapshot(source.path, source.revision, weights=False)
         tokenizer = huggingface.read_tokenizer(Checkpoint(str(folder)))
-        return cls(NdifBackend.open(source.path, source.revision, tokenizer, dtype, True), tokenizer, source)
+        model = cls(NdifBackend.open(source.path, source.revision, tokenizer, dtype, True), tokenizer, source)
+        model.framing = framing
+        return model
 
     @classmethod
     def wrap(cls, hf_model: Any, tokenizer: Any, *, backend: str = "transformer_lens", check: bool = True) -> Model:
@@ -199,7 +207,7 @@ class Model:
         *,
         batch_size: int = 8,
         template: Template = "none",
-        boundary: Boundary = "concat",
+        boundary: Boundary = "joint",
         bos: bool | None = None,
         include_eos: bool = False,
         padding: Padding = "left",
@@ -210,7 +218,8 @@ class Model:
             prompts,
             template=template,
             boundary=boundary,
-            bos=bos,
+            bos=self.framing.bos if bos is None else bos,
+            template_options=self.framing.template_options,
             include_eos=include_eos,
             max_length=self.shape.n_ctx,
         )

@@ -1,78 +1,55 @@
-"""Tokens: the only place that decides special tokens, templates, spans, padding and the batch plan."""
+"""Tokens: the only place that decides special tokens, templates, spans and where prompt and answer meet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from probe import chat
+from probe.batches import ANSWER, PROMPT, SPANS, STRADDLE, TEMPLATE, Encoded, Padding, TokenBatch, plan
+from probe.ends import own_ends, special
 from probe.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-    from jaxtyping import Bool, Int
-    from torch import Tensor
-
     from probe.prompts import Item, Prompts
 
-SPANS = ("pad", "template", "prompt", "rationale", "answer", "straddle")
-"""What a token belongs to. `template`: BOS and chat-template tokens. `straddle`: under
-`boundary="offsets"`, a token that holds characters of the prompt and of the answer."""
+__all__ = [
+    "SPANS", "Boundary", "Encoded", "Framing", "Padding", "Template", "TokenBatch", "plan", "tokenised", "tokenize",
+    "tokenize_prompts",
+]  # fmt: skip
 
-_PAD, _TEMPLATE, _PROMPT, _RATIONALE, _ANSWER, _STRADDLE = range(6)
 _LEADING_SPACE = ("Ġ", "▁", " ")
-_MARK = "\ue000"  # private use: stands for the user's text while a template is taken apart
 
 Template = Literal["none", "chat"]
-Boundary = Literal["concat", "offsets"]
-Padding = Literal["left", "right"]
+Boundary = Literal["joint", "concat", "offsets"]
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One item's token ids and, for each, the index of its span in `SPANS`."""
+class Framing:
+    """What is put around every text: a property of how a model is used, so it travels with the model.
 
-    item: Item
-    ids: tuple[int, ...]
-    span: tuple[int, ...]
+    Attributes:
+        bos: True or False forces BOS on or off; None follows the tokenizer. A chat template decides for itself.
+        template_options: variables of the chat template (`enable_thinking`, a date ...).
+    """
 
+    bos: bool | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
-@dataclass(frozen=True)
-class TokenBatch:
-    """Padded items: ids, mask (True = real token) and spans (index in `SPANS`), each [item pos]."""
+    def identity(self) -> list[str]:
+        """What of it can change a number; [] where tokenizer and template decide."""
+        return [] if self == Framing() else [repr((self.bos, sorted(self.template_options.items(), key=str)))]
 
-    ids: Int[Tensor, "item pos"]
-    mask: Bool[Tensor, "item pos"]
-    span: Int[Tensor, "item pos"]
-    items: tuple[Item, ...]
-    padding: Padding = "left"
-
-    @property
-    def offsets(self) -> Int[Tensor, " item"]:
-        """Index of each item's first real token."""
-        return self.mask.int().argmax(-1)
-
-    @property
-    def position_ids(self) -> Int[Tensor, "item pos"]:
-        """Position of each token within its item, from 0 (0 on padding).
-
-        Families with learned or rotary positions read left-padded text wrongly without these.
-        """
-        return (self.mask.long().cumsum(-1) - 1).clamp(min=0)
-
-    @property
-    def last_prompt(self) -> Int[Tensor, " item"]:
-        """Index of each item's last token of the prompt or its template, before any answer token."""
-        in_prompt = (self.span == _PROMPT) | (self.span == _TEMPLATE)
-        return in_prompt.shape[1] - 1 - in_prompt.flip(-1).int().argmax(-1)
-
-    def to(self, device: str | torch.device) -> TokenBatch:
-        """The same batch on a device."""
-        tensors = {n: getattr(self, n).to(device) for n in ("ids", "mask", "span")}
-        return replace(self, **tensors)
-
-    def __len__(self) -> int:
-        return len(self.items)
+    def ends(self, tokenizer: Any, template: Template) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids before every text and after every answered one."""
+        if template != "none":
+            return (), ()
+        lead, tail = own_ends(tokenizer)
+        return (lead if self.bos is None else special(tokenizer, "bos") if self.bos else ()), tail
 
 
 def tokenize(
@@ -80,8 +57,9 @@ def tokenize(
     prompts: Prompts,
     *,
     template: Template = "none",
-    boundary: Boundary = "concat",
+    boundary: Boundary = "joint",
     bos: bool | None = None,
+    template_options: Mapping[str, Any] | None = None,
     include_eos: bool = False,
     max_length: int,
 ) -> list[Encoded]:
@@ -90,93 +68,187 @@ def tokenize(
     Args:
         tokenizer: a Hugging Face tokenizer.
         prompts: the items.
-        template: `chat` puts the prompt through the tokenizer's chat template as a user's turn.
-        boundary: `concat` tokenises prompt and answer apart and joins the ids; `offsets` tokenises the
-            joined text and marks a token with characters of both as `straddle`.
-        bos: True or False forces BOS on or off; None follows the tokenizer. A chat template decides
-            for itself.
-        include_eos: append EOS to the answer (span `answer`).
+        template: `chat` puts the prompt (a conversation, or one user's turn) through the tokenizer's chat template,
+            the answer as the assistant's turn.
+        boundary: `joint` tokenises prompt and answer as one text, as training and generation meet it; the answer's
+            tokens are those from the first one on where the ids of the prompt alone and of the whole part, one that
+            straddles the boundary included. `concat` tokenises the two apart and joins the ids. `offsets` is joint
+            and leaves tokens with characters of both out of prompt and answer (span `straddle`).
+        bos: True or False forces BOS on or off; None follows the tokenizer. A text that begins with BOS gets no
+            second one, and a chat template decides for itself.
+        template_options: variables of the chat template (`enable_thinking`, a date ...).
+        include_eos: end the answer with EOS, or with the template's end of turn (span `answer`).
         max_length: the model's context. A longer item is an error, never cut.
 
     Raises:
-        InputError: over-length items (their ids), no chat template, no BOS/EOS where one is asked for,
-            `offsets` without a fast tokenizer, an answer that has no token of its own.
+        InputError: over-length items (their ids), no chat template, no BOS/EOS where one is asked for, a
+            conversation without a template, `offsets` or `chat` without a fast tokenizer, an empty answer, an answer
+            that has no token of its own.
     """
-    eos = _special(tokenizer, "eos") if include_eos else ()
-    lead = _lead(tokenizer, bos) if template == "none" else ()
-    encoded = [_encode(tokenizer, item, template, boundary, lead, eos) for item in prompts.items]
+    _check_boundary(boundary)
+    empty = [i.id for i in prompts.items if i.abstain]
+    if empty:
+        raise InputError(
+            f"no answer to score in item(s) {', '.join(empty[:5])} (unanswerable, or empty); leave them out"
+        )
+    how = Framing(bos, template_options or {})
+    encode = partial(
+        _encode, tokenizer, template=template, how=how, ends=how.ends(tokenizer, template), eos=include_eos
+    )
+    encoded = [encode(item, boundary=boundary) for item in prompts.items]
+    _tell(tokenizer, encoded, boundary, partial(encode, boundary="joint"))
     _refuse_long(encoded, max_length)
-    bare = [e.item.id for e in encoded if _ANSWER not in e.span]
+    bare = [e.item.id for e in encoded if ANSWER not in e.span]
     if bare:
         raise InputError(f"answer without a token of its own in item(s) {', '.join(bare[:5])} (boundary={boundary})")
     return encoded
 
 
 def tokenize_prompts(
-    tokenizer: Any, prompts: Prompts, *, template: Template = "none", bos: bool | None = None, max_length: int
+    tokenizer: Any,
+    prompts: Prompts,
+    *,
+    template: Template = "none",
+    bos: bool | None = None,
+    template_options: Mapping[str, Any] | None = None,
+    max_length: int,
 ) -> list[Encoded]:
-    """Each item's prompt alone (no answer), as `tokenize` gives it; for generation.
+    """Each item's prompt alone (no answer), as generation meets it.
 
     Raises:
-        InputError: prompts longer than `max_length` (their ids).
+        InputError: prompts longer than `max_length` (their ids), a conversation without a template.
     """
-    lead = _lead(tokenizer, bos) if template == "none" else ()
-    encoded = [_encode_prompt(tokenizer, item, template, lead) for item in prompts.items]
+    how = Framing(bos, template_options or {})
+    lead, _ = how.ends(tokenizer, template)
+    encoded: list[Encoded] = []
+    for item in prompts.items:
+        parts = _asked(tokenizer, item, template, how)
+        ids, span = _spanned(tokenizer, parts)
+        encoded.append(_led(Encoded(item, tuple(ids), tuple(span)), lead))
     _refuse_long(encoded, max_length)
     return encoded
 
 
-def plan(encoded: Sequence[Encoded], batch_size: int, padding: Padding = "left", pad_id: int = 0) -> list[TokenBatch]:
-    """The batches: sorted by length (stable), every item exactly once; fixed by the inputs alone."""
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}; expected at least 1")
-    if padding not in ("left", "right"):
-        raise InputError(f"padding={padding!r}; expected 'left' or 'right'")
-    ordered = sorted(encoded, key=lambda e: len(e.ids))
-    chunks = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-    return [_pad(chunk, padding, pad_id) for chunk in chunks]
+_TOLD: ContextVar[dict[tuple[str, str], frozenset[str]] | None] = ContextVar("tokenised", default=None)
 
 
-def _pad(chunk: Sequence[Encoded], padding: Padding, pad_id: int) -> TokenBatch:
-    import torch
+@contextmanager
+def tokenised() -> Generator[dict[tuple[str, str], frozenset[str]]]:
+    """How prompt and answer met in every item tokenised within the block, by the item's key.
 
-    width = max(len(e.ids) for e in chunk)
+    `straddle`: the answer's first token begins with characters of the prompt. `other_ids`: tokenised apart, they are
+    not the joint text's. `other_text`: tokenised apart, they spell another text.
+    """
+    told: dict[tuple[str, str], frozenset[str]] = {}
+    before = _TOLD.set(told)
+    try:
+        yield told
+    finally:
+        _TOLD.reset(before)
 
-    def rows(values: Sequence[Sequence[int]], fill: int, dtype: torch.dtype) -> Tensor:
-        gaps = [[fill] * (width - len(v)) for v in values]
-        joined = [[*g, *v] if padding == "left" else [*v, *g] for g, v in zip(gaps, values, strict=True)]
-        return torch.tensor(joined, dtype=dtype)
 
-    span = rows([e.span for e in chunk], _PAD, torch.int8)
-    ids = rows([e.ids for e in chunk], pad_id, torch.int64)
-    return TokenBatch(ids, span != _PAD, span, tuple(e.item for e in chunk), padding)
+def _tell(tokenizer: Any, encoded: Sequence[Encoded], boundary: Boundary, joint: Callable[[Item], Encoded]) -> None:
+    told = _TOLD.get()
+    if told is None:
+        return
+    for one in encoded:
+        kinds = {"straddle"} if one.straddle else set[str]()
+        if boundary == "concat" and (other := joint(one.item)).ids != one.ids:
+            kinds.add("other_ids")
+            if tokenizer.decode(list(other.ids)) != tokenizer.decode(list(one.ids)):
+                kinds.add("other_text")
+        told[one.item.key] = frozenset(kinds)
+
+
+Parts = list[tuple[str, int]]  # pieces of a text in order, each with the index of its span
 
 
 def _encode(
-    tokenizer: Any, item: Item, template: Template, boundary: Boundary, lead: tuple[int, ...], eos: tuple[int, ...]
+    tokenizer: Any,
+    item: Item,
+    *,
+    template: Template,
+    boundary: Boundary,
+    how: Framing,
+    ends: tuple[tuple[int, ...], tuple[int, ...]],
+    eos: bool,
 ) -> Encoded:
+    lead, tail = ends
+    before, answer, end = _answered(tokenizer, item, template, how)
+    straddle = 0
     if boundary == "concat":
-        start = _encode_prompt(tokenizer, item, template, lead)
-        answer = _ids(tokenizer, item.answer)
-        ids, span = (*start.ids, *answer), (*start.span, *[_ANSWER] * len(answer))
+        ids, span = _spanned(tokenizer, before)
+        apart = _ids(tokenizer, answer)
+        ids, span = [*ids, *apart], [*span, *[ANSWER] * len(apart)]
+    elif boundary == "offsets":
+        ids, span = _offsets(tokenizer, [*before, (answer, ANSWER)])
     else:
-        joint, spans = _joint(tokenizer, [*_prompt_parts(tokenizer, item, template), (item.answer, _ANSWER)])
-        ids, span = (*lead, *joint), (*[_TEMPLATE] * len(lead), *spans)
-    return Encoded(item, (*ids, *eos), (*span, *[_ANSWER] * len(eos)))
+        ids, span, straddle = _joint(tokenizer, before, answer)
+    if eos:
+        tail = (_ids(tokenizer, end) if end else ())[:1] or special(tokenizer, "eos")
+    closing = () if not tail or tuple(ids[-len(tail) :]) == tuple(tail) else tail
+    whole = Encoded(item, (*ids, *closing), (*span, *[ANSWER] * len(closing)), straddle)
+    return _led(whole, lead)
 
 
-def _encode_prompt(tokenizer: Any, item: Item, template: Template, lead: tuple[int, ...]) -> Encoded:
+def _asked(tokenizer: Any, item: Item, template: Template, how: Framing) -> Parts:
+    """The prompt, cut into the template's and the turns' own text."""
     if template == "none":
-        ids = _ids(tokenizer, item.prompt)
-        span = [_PROMPT] * len(ids)
-    else:
-        ids, span = _joint(tokenizer, _prompt_parts(tokenizer, item, template))
-    return Encoded(item, (*lead, *ids), (*[_TEMPLATE] * len(lead), *span))
+        _refuse_conversation(item)
+        return [(item.prompt, PROMPT)]
+    written = chat.asked(tokenizer, item, how.template_options)
+    return _cut(written.text, written.own)
 
 
-def _prompt_parts(tokenizer: Any, item: Item, template: Template) -> list[tuple[str, int]]:
-    before, after = _template(tokenizer, item) if template == "chat" else ("", "")
-    return [(before, _TEMPLATE), (item.prompt, _PROMPT), (after, _TEMPLATE)]
+def _answered(tokenizer: Any, item: Item, template: Template, how: Framing) -> tuple[Parts, str, str]:
+    """The prompt's parts up to the answer, the answer, and what the template writes after it."""
+    if template == "none":
+        return _asked(tokenizer, item, template, how), item.answer, ""
+    written = chat.answered(tokenizer, item, how.template_options)
+    return _cut(written.text[: written.start], written.own), written.text[written.start :], written.end
+
+
+def _cut(text: str, own: Sequence[tuple[int, int]]) -> Parts:
+    parts: Parts = []
+    at = 0
+    for start, stop in own:
+        parts += [(text[at:start], TEMPLATE), (text[start:stop], PROMPT)]
+        at = stop
+    return [*parts, (text[at:], TEMPLATE)]
+
+
+def _joint(tokenizer: Any, before: Parts, answer: str) -> tuple[list[int], list[int], int]:
+    """Ids of the whole text, their spans, and how many tokens of the answer begin in the prompt."""
+    alone, span = _spanned(tokenizer, before)
+    length = sum(len(text) for text, _ in before)
+    ids, starts = _with_starts(tokenizer, "".join(text for text, _ in before) + answer)
+    pairs = enumerate(zip(alone, ids, strict=False))
+    first = next((n for n, (a, b) in pairs if a != b), min(len(alone), len(ids)))
+    straddle = 0
+    if first < len(alone) and first < len(ids):  # the prompt's own end is not in the whole: a token holds both
+        inside = [s < length for s in starts[first:]] if starts else [True]
+        straddle = max(1, sum(inside))
+    return ids, [*span[:first], *[ANSWER] * (len(ids) - first)], straddle
+
+
+def _led(of: Encoded, lead: tuple[int, ...]) -> Encoded:
+    """With the ids that begin every text, unless the text begins with them already."""
+    if not lead:
+        return of
+    n = len(lead)
+    if of.ids[:n] == lead:
+        return replace(of, span=(*[TEMPLATE] * n, *of.span[n:]))
+    return replace(of, ids=(*lead, *of.ids), span=(*[TEMPLATE] * n, *of.span))
+
+
+def _refuse_conversation(item: Item) -> None:
+    if item.chat and (item.chat.before or item.chat.tools or item.chat.last.get("role") != "user"):
+        raise InputError(f"item {item.id} is a conversation of {len(item.messages)} turns: give --template chat")
+
+
+def _check_boundary(boundary: str) -> None:
+    if boundary not in get_args(Boundary):
+        raise InputError(f"boundary={boundary!r}; expected one of {', '.join(get_args(Boundary))}")
 
 
 def _refuse_long(encoded: Sequence[Encoded], max_length: int) -> None:
@@ -192,23 +264,40 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _joint(tokenizer: Any, parts: Sequence[tuple[str, int]]) -> tuple[list[int], list[int]]:
+def _spanned(tokenizer: Any, parts: Parts) -> tuple[list[int], list[int]]:
+    """Ids of the joined text and their spans; one part alone needs no offsets."""
+    if len(parts) == 1:
+        ids = _ids(tokenizer, parts[0][0])
+        return ids, [parts[0][1]] * len(ids)
+    return _offsets(tokenizer, parts)
+
+
+def _with_starts(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+    """Ids and, of a fast tokenizer, the index of each token's first character ([] of a slow one)."""
+    if not tokenizer.is_fast:
+        return _ids(tokenizer, text), []
+    enc = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = list(enc["input_ids"])
+    starts: list[int] = []
+    previous_end = 0
+    for token, (start, end) in zip(tokenizer.convert_ids_to_tokens(ids), enc["offset_mapping"], strict=True):
+        # Some tokenizers trim the space a token holds from its offsets; it is part of the token.
+        starts.append(min(start, previous_end) if str(token).startswith(_LEADING_SPACE) else start)
+        previous_end = end
+    return ids, starts
+
+
+def _offsets(tokenizer: Any, parts: Parts) -> tuple[list[int], list[int]]:
     """Ids of the joined text and the span of each by its characters."""
     if not tokenizer.is_fast:
         raise InputError(
             f"{type(tokenizer).__name__} gives no character offsets (a slow tokenizer), which chat templates "
-            "and boundary='offsets' need; use boundary='concat' without a template, or save a tokenizer.json"
+            "and boundary='offsets' need; use boundary='joint' without a template, or save a tokenizer.json"
         )
-    enc = tokenizer("".join(t for t, _ in parts), add_special_tokens=False, return_offsets_mapping=True)
-    tokens = tokenizer.convert_ids_to_tokens(enc["input_ids"])
-    spans: list[int] = []
-    previous_end = 0
-    for token, (start, end) in zip(tokens, enc["offset_mapping"], strict=True):
-        # Some tokenizers trim the space a token holds from its offsets; it is part of the token.
-        first = min(start, previous_end) if str(token).startswith(_LEADING_SPACE) else start
-        spans.append(_span(first, end, parts))
-        previous_end = end
-    return list(enc["input_ids"]), spans
+    text = "".join(t for t, _ in parts)
+    ids, starts = _with_starts(tokenizer, text)
+    stops = [end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
+    return ids, [_span(*ends, parts) for ends in zip(starts, stops, strict=True)]
 
 
 def _span(start: int, end: int, parts: Sequence[tuple[str, int]]) -> int:
@@ -218,43 +307,7 @@ def _span(start: int, end: int, parts: Sequence[tuple[str, int]]) -> int:
         if start < edge + len(text) and end > edge:
             touched.append(kind)
         edge += len(text)
-    if _ANSWER in touched and len(touched) > 1:
-        return _STRADDLE
+    if ANSWER in touched and len(touched) > 1:
+        return STRADDLE
     # A token of template and prompt is no token of the prompt's own.
-    return touched[0] if len(touched) == 1 else _TEMPLATE
-
-
-def _template(tokenizer: Any, item: Item) -> tuple[str, str]:
-    """What the chat template puts before and after the user's text."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise InputError("template='chat', but this tokenizer has no chat template; use template='none'")
-
-    def rendered(text: str) -> str:
-        turns = [{"role": "user", "content": text}]
-        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-
-    before, found, after = rendered(_MARK).partition(_MARK)
-    if not found or rendered(item.prompt) != before + item.prompt + after:
-        raise InputError(
-            f"item {item.id}: the chat template changes the prompt's text (e.g. strips it), so its tokens "
-            "cannot be told from the template's; strip the prompt, or use template='none'"
-        )
-    return before, after
-
-
-def _lead(tokenizer: Any, bos: bool | None) -> tuple[int, ...]:
-    """Ids put before every text."""
-    if bos is not None:
-        return _special(tokenizer, "bos") if bos else ()
-    plain, full = _ids(tokenizer, "a"), list(tokenizer("a")["input_ids"])
-    if not plain:
-        return ()
-    starts = [i for i in range(len(full)) if full[i : i + len(plain)] == plain]
-    return tuple(full[: starts[0]]) if starts else ()
-
-
-def _special(tokenizer: Any, name: str) -> tuple[int, ...]:
-    value = getattr(tokenizer, f"{name}_token_id")
-    if value is None:
-        raise InputError(f"this tokenizer has no {name.upper()} token; leave {name} off")
-    return (int(value),)
+    return touched[0] if len(touched) == 1 else TEMPLATE

@@ -50,11 +50,15 @@ class Loading:
     allow_pickle: bool = False
     trust_remote_code: bool = False
     hold: Literal["both", "one"] = "both"
+    bos: bool | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def identity(self) -> dict[str, str]:
         """What can change a number."""
         placed = self.placement.get("device_map", self.device.partition(":")[0])
-        return {"backend": self.backend, "dtype": self.dtype, "device": str(placed)}
+        framing = {"bos": self.bos, "template_options": dict(self.template_options) or None}
+        said = {name: json.dumps(value, sort_keys=True) for name, value in framing.items() if value is not None}
+        return {"backend": self.backend, "dtype": self.dtype, "device": str(placed), **said}
 
     @property
     def placement(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from analyses.core import seams
 from analyses.core.analysis import Analysis, Input, checked_options, get
 from analyses.core.inputs import Given, Loading, ModelPool, digest, resolve, source_hash
 from analyses.core.result import Result
@@ -125,12 +126,18 @@ def prepare(of: Analysis, given: Mapping[str, Any], store: Store | None, pool: M
 
 def execute(call: Call, pool: ModelPool) -> Result:
     """Compute ``call`` in one piece and attach its provenance."""
+    from probe.tokens import tokenised
+
     started, clock = datetime.now(UTC), time.perf_counter()
     arguments = {name: g.load() if g else None for name, g in call.inputs.items()}
-    result, halved = within_memory(call, arguments)
+    with tokenised() as seen:
+        result, halved = within_memory(call, arguments)
+    prompts = arguments.get("prompts")
+    met = seams.facts(seen, [item.key for item in prompts.items]) if prompts is not None else {}
     return result.with_record(
         **provenance(call, pool),
-        warnings=[*call.notes, *halved, *result.warnings],
+        **({"seam": met} if met else {}),
+        warnings=[*call.notes, *seams.said(met), *halved, *result.warnings],
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.perf_counter() - clock, 3),
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analyses.core import seams
 from analyses.core.analysis import progress
 from analyses.core.inputs import ModelPool, resolve
 from analyses.core.result import Result
@@ -77,10 +78,15 @@ def joined(call: Call, parts: Sequence[Result], pool: ModelPool) -> Result:
     whole = call.analysis.by_item(pd.concat([p.table for p in parts], ignore_index=True), call.options)
     # What one shard alone says is about its items; the whole says it of all of them.
     told = dict.fromkeys(w for r in parts for w in r.warnings)
-    shared = [w for w in told if w.startswith(NOTE) or all(w in r.warnings for r in parts)]
+    partly = {w for r in parts for w in seams.said(r.record.get("seam", {}))}
+    shared = [w for w in told if w.startswith(NOTE) or (w not in partly and all(w in r.warnings for r in parts))]
+    met = seams.together(
+        (r.record.get("seam", {}) for r in parts), sum(p.record["inputs"]["prompts"]["n"] for p in parts)
+    )
     return whole.with_record(
         **provenance(call, pool),
-        warnings=list(dict.fromkeys([*shared, *whole.warnings])),
+        **({"seam": met} if met else {}),
+        warnings=list(dict.fromkeys([*seams.said(met), *shared, *whole.warnings])),
         started=min(p.record["started"] for p in parts),
         seconds=round(sum(p.record["seconds"] for p in parts), 3),
         shards=[p.key for p in parts],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.checkpoints import Checkpoint
+from probe.ends import declare
 from probe.errors import InputError
 from probe.files import pickle_files, weight_files
 
@@ -182,6 +183,7 @@ def read_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
             ) from error
         raise InputError(f"{folder}: no tokenizer that transformers can load: {error}") from error
     check_tokenizer(tokenizer, folder)
+    declare(tokenizer, folder)
     return tokenizer
 
 

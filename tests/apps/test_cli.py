@@ -92,7 +92,7 @@ def test_show_list_and_query(capsys: pytest.CaptureFixture[str], series: Path, p
     [
         ({"--model": "/nowhere"}, "/nowhere"),
         ({"--prompts": "/nowhere.jsonl"}, "/nowhere.jsonl"),
-        ({"--boundary": "both"}, "'concat', 'offsets'"),
+        ({"--boundary": "both"}, "'joint', 'concat', 'offsets'"),
         ({"--batch-size": "0"}, "batch_size"),
         ({"--batch-size": "many"}, "many"),
         ({"--frobnicate": "1"}, "frobnicate"),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from probe.ends import declare, own_ends
 from probe.errors import InputError
-from probe.prompts import Item, Prompts
-from probe.tokens import SPANS, Encoded, plan, tokenize
+from probe.prompts import Chat, Item, Prompts
+from probe.tokens import SPANS, Encoded, plan, tokenised, tokenize, tokenize_prompts
 from tests import tiny
 
 TOKENIZER = tiny.tokenizer()
@@ -17,6 +22,9 @@ CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+
+
+PAIRS = (("the quick", " brown fox"), ("the quick ", "brown fox"))
 
 
 def one(prompt: str = "what is 3 plus", answer: str = " ans 10") -> Prompts:
@@ -27,8 +35,47 @@ def names(encoded: Encoded) -> list[str]:
     return [SPANS[s] for s in encoded.span]
 
 
+def test_the_default_scores_the_ids_of_the_joint_text() -> None:
+    joint = tuple(TOKENIZER("the quick brown fox", add_special_tokens=False)["input_ids"])
+    clean, swallowed = (tokenize(TOKENIZER, one(*p), max_length=64)[0] for p in PAIRS)
+    assert clean.ids == swallowed.ids == joint
+    answer = len(TOKENIZER(" brown fox", add_special_tokens=False)["input_ids"])
+    assert (names(clean).count("answer"), clean.straddle) == (answer, 0)
+    # The space belongs to the answer's first token: it counts as answer and is marked.
+    assert (names(swallowed).count("answer"), swallowed.straddle) == (answer, 1)
+
+
+def test_a_token_before_the_straddling_one_is_answer_where_the_ids_part() -> None:
+    """The rule of TRL: what the prompt alone shares with the whole is prompt, all after it is answer."""
+    alone, joint = (TOKENIZER(t, add_special_tokens=False)["input_ids"] for t in ("how m", "how many"))
+    part = next((n for n, (a, b) in enumerate(zip(alone, joint, strict=False)) if a != b), len(alone))
+    got = tokenize(TOKENIZER, one("how m", "any"), max_length=64)[0]
+    assert names(got) == ["prompt"] * part + ["answer"] * (len(joint) - part)
+
+
+def test_an_answer_that_leaves_no_token_is_refused_by_id() -> None:
+    from tokenizers import normalizers
+
+    own = tiny.tokenizer()
+    own.backend_tokenizer.normalizer = normalizers.Replace("q", "")
+    with pytest.raises(InputError, match=r"without a token.* i "):
+        tokenize(own, one("what", "q"), max_length=64)
+    with pytest.raises(InputError, match=r"no answer to score.* i "):
+        tokenize(own, one("what", ""), max_length=64)
+
+
+def test_what_was_met_is_told_by_item() -> None:
+    items = Prompts(tuple(Item(str(n), *pair) for n, pair in enumerate(PAIRS)))
+    with tokenised() as joint:
+        tokenize(TOKENIZER, items, max_length=64)
+    with tokenised() as apart:
+        tokenize(TOKENIZER, items, boundary="concat", max_length=64)
+    assert joint == {("0", "given"): frozenset(), ("1", "given"): {"straddle"}}
+    assert apart == {("0", "given"): frozenset(), ("1", "given"): {"other_ids"}}
+
+
 def test_concat_tokenises_apart() -> None:
-    got = tokenize(TOKENIZER, one(), max_length=64)[0]
+    got = tokenize(TOKENIZER, one(), boundary="concat", max_length=64)[0]
     parts = [TOKENIZER(t, add_special_tokens=False)["input_ids"] for t in ("what is 3 plus", " ans 10")]
     assert list(got.ids) == parts[0] + parts[1]
     assert names(got) == ["prompt"] * len(parts[0]) + ["answer"] * len(parts[1])
@@ -82,7 +129,32 @@ def test_bos_follows_the_tokenizer() -> None:
     assert tokenize(own, one(), max_length=64, bos=False)[0].ids[0] != own.bos_token_id
 
 
-@pytest.mark.parametrize("boundary", ["concat", "offsets"])
+def test_a_text_that_begins_with_bos_gets_no_second_one() -> None:
+    bos = TOKENIZER.bos_token_id
+    for text in ("what is", "<s>what is"):
+        whole = tokenize(TOKENIZER, one(text), max_length=64, bos=True)[0]
+        alone = tokenize_prompts(TOKENIZER, one(text), max_length=64, bos=True)[0]
+        assert whole.ids.count(bos) == alone.ids.count(bos) == 1
+        assert names(whole)[0] == names(alone)[0] == "template"
+        assert names(whole)[1] == "prompt"
+
+
+def test_declared_ends_are_added_once(tmp_path: Path) -> None:
+    own = tiny.tokenizer()
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({"add_bos_token": True, "add_eos_token": True}))
+    for _ in range(2):
+        declare(own, tmp_path)
+        assert own_ends(own) == ((own.bos_token_id,), (own.eos_token_id,))
+    whole = tokenize(own, one(), max_length=64)[0]
+    assert (whole.ids[0], whole.ids[-1]) == (own.bos_token_id, own.eos_token_id)
+    assert names(whole)[-1] == "answer"
+    assert tokenize(own, one("what", " ans</s>"), max_length=64)[0].ids.count(own.eos_token_id) == 1
+    assert tokenize(own, one(), include_eos=True, max_length=64)[0].ids.count(own.eos_token_id) == 1
+    assert own.eos_token_id not in tokenize_prompts(own, one(), max_length=64)[0].ids
+
+
+@pytest.mark.parametrize("boundary", ["joint", "concat", "offsets"])
 def test_chat_template(boundary: str) -> None:
     own = tiny.tokenizer()
     own.chat_template = CHAT
@@ -98,9 +170,18 @@ def test_chat_template_problems() -> None:
     with pytest.raises(InputError, match="no chat template"):
         tokenize(TOKENIZER, one(), template="chat", max_length=64)
     own = tiny.tokenizer()
-    own.chat_template = "{{ messages[0].content | trim }}"
-    with pytest.raises(InputError, match="changes the prompt"):
+    own.chat_template = "{{ messages[0].content | upper }}: {{ messages[-1].content }}"
+    with pytest.raises(InputError, match=r"item i.*rewrites the prompt"):
         tokenize(own, one("what "), template="chat", max_length=64)
+    own.chat_template = "{{ raise_exception('no') }}"
+    with pytest.raises(InputError, match=r"item i.*refuses turns of user"):
+        tokenize(own, one("what "), template="chat", max_length=64)
+    own.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(InputError, match=r"item i.*leaves nothing of its answer"):
+        tokenize(own, one("what", "ans"), template="chat", max_length=64)
+    talk = replace(one().items[0], chat=Chat(({"role": "system", "content": "s"},)))
+    with pytest.raises(InputError, match=r"item i is a conversation of 2 turns"):
+        tokenize(own, Prompts((talk,)), max_length=64)
 
 
 def test_long_items_are_refused_by_id() -> None:
