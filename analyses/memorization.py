@@ -188,7 +188,7 @@ def _exposures(
         others = sorted({i.answer for i in prompts.items if i.answer_kind == kind} - {item.answer})
         chosen = rng.permutation(len(others))[:candidates]
         for number, answer in enumerate([item.answer, *(others[j] for j in chosen)]):
-            asked.append(replace(item, id=f"{row}/{number}", answer=answer, golds=()))
+            asked.append(replace(item, id=f"{row}/{number}", answer=answer))
             owner.append(row)
     tokens = _tokens(model, Prompts(tuple(asked), "candidates"), "answer", batch_size)
     nll = -tokens[tokens["in_span"]].groupby("item")["l"].sum().reindex([a.id for a in asked]).to_numpy()

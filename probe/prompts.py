@@ -61,10 +61,10 @@ class Item:
     Attributes:
         id: names the item; another wording of a problem is an item of its own (`ID/VARIANT`).
         prompt: the question as text; of a conversation, the last turn's.
-        answer: the text that is scored, the first of `golds`; "" where only an abstention is right.
+        answer: the text that is scored, an accepted one; "" where only an abstention is right.
         group: whatever is compared. No meaning is read from its name.
         meta: every other column (difficulty, source, confidence ...): covariates.
-        golds: all accepted answers, `answer` first; () where only an abstention is right.
+        also: other accepted answers; `golds` are all of them.
         choices: the options of a multiple-choice item, in order; `correct` is the right one's index.
         variant: name of this wording of the problem.
         cluster: what is resampled as one (template, document); by default the problem.
@@ -78,7 +78,7 @@ class Item:
     group: str = "all"
     answer_kind: str = "given"
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
-    golds: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     correct: int | None = None
     variant: str = ""
@@ -87,10 +87,6 @@ class Item:
     chat: Chat | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        if not self.golds and not self.abstain:
-            object.__setattr__(self, "golds", (self.answer,))
-        if self.golds and self.golds[0] != self.answer:
-            raise InputError(f"item {self.id}: its answer is not the first of its golds {self.golds[:3]}; give both")
         if self.correct is not None and not 0 <= self.correct < len(self.choices):
             raise InputError(f"item {self.id}: correct={self.correct}, but it has {len(self.choices)} choices")
 
@@ -98,6 +94,11 @@ class Item:
     def key(self) -> tuple[str, str]:
         """What names the item: its id and the kind of its answer."""
         return (self.id, self.answer_kind)
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """All accepted answers, the scored one first; () where only an abstention is right."""
+        return () if self.abstain else tuple(dict.fromkeys((self.answer, *self.also)))
 
     @property
     def abstain(self) -> bool:

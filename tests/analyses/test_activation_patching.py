@@ -27,7 +27,7 @@ def example(folder: Path) -> dict[str, Any]:
 def two_prompts() -> Prompts:
     """Items whose corrupt prompt differs in its fourth word only, and in the number of its words from others'."""
     items = [
-        Item(f"q{n}", f"what is {n} plus 7 ?" + " how many" * (n % 3), f"ans {9 - n}", group="ab"[n % 2],
+        Item(f"q{n}", f"what is {n} plus 7 ?" + " how many" * (n % 3), f" ans {9 - n}", group="ab"[n % 2],
              meta={"corrupt": f"what is {n} take 7 ?" + " how many" * (n % 3)})
         for n in range(6)
     ]  # fmt: skip
@@ -42,7 +42,7 @@ def model() -> Model:
 
 def test_the_last_state_is_all_there_is(model: Model) -> None:
     options = {"sites": ("resid_post",), "layers": (2,), "positions": "last_prompt", "variant": "both"}
-    one_token = Prompts(tuple(replace(i, answer="ans") for i in two_prompts().items))
+    one_token = Prompts(tuple(replace(i, answer=" ans") for i in two_prompts().items))
     table = run("activation_patching", model=model, prompts=one_token, **options).table
     source = np.where(table["variant"] == "denoise", table["metric_clean"], table["metric_corrupt"])
     np.testing.assert_allclose(table["metric_patched"], source, atol=1e-6)

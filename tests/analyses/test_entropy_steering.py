@@ -112,7 +112,7 @@ def confident_along(tmp_path: Path) -> tuple[Model, Prompts]:
         hf.lm_head.weight[5, 0] = 2.0
     hf.save_pretrained(folder)
     words = [w for w in tiny.word_tokenizer().get_vocab() if not w.startswith("<")]
-    items = tuple(Item(f"q{n:02d}", f"what is {w}", "ans", "ab"[n % 2]) for n, w in enumerate(sorted(words)))
+    items = tuple(Item(f"q{n:02d}", f"what is {w}", " ans", "ab"[n % 2]) for n, w in enumerate(sorted(words)))
     return Model.load(folder, check=False), Prompts(items)
 
 

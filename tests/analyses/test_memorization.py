@@ -47,7 +47,7 @@ def test_extractability_is_what_greedy_generation_does(tmp_path, prompts: Prompt
     other = "fox" if last != "fox" else "dog"
     n = len(item.prompt.split())
     for text, expected in ((drawn.text, 1.0), (" ".join([*words, other]), 0.0)):
-        asked = Prompts((Item("q", item.prompt, text, "member"),))
+        asked = Prompts((Item("q", item.prompt, f" {text}", "member"),))
         data = analysed(model, asked, prefixes=(n,), length=6).data
         assert float(data["extractable"].sel(group="member", answer_kind="given", k=n)) == expected
 

@@ -30,15 +30,14 @@ def test_default_file(tmp_path: Path) -> None:
 
 
 def test_an_item_knows_its_golds_its_problem_and_what_is_resampled() -> None:
-    item = Item("m1/story", "p", "4", golds=("4", "four"), variant="story", choices=("3", "4"), correct=1, seen=True)
+    item = Item("m1/story", "p", "4", also=("four",), variant="story", choices=("3", "4"), correct=1, seen=True)
     assert (item.problem, item.unit, item.abstain) == ("m1", "m1", False)
     assert Item("a", "p", "4").golds == ("4",)
     assert Item("a", "p", "").abstain
     assert Item("a", "p", "").golds == ()
     chat = Chat(before=({"role": "system", "content": "s"},))
     assert Item("a", "p", "4", chat=chat).messages[1] == {"role": "user", "content": "p"}
-    with pytest.raises(InputError, match="first of its golds"):
-        replace(item, answer="5")
+    assert (item.golds, replace(item, answer="5").golds) == (("4", "four"), ("5", "four"))
     with pytest.raises(InputError, match="correct=2"):
         replace(item, correct=2)
 
