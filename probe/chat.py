@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from probe.errors import InputError
 
 if TYPE_CHECKING:
-    from probe.prompts import Item
+    from probe.items import Item
 
 Turn = Mapping[str, Any]
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private use: around the number of the turn whose text a mark stands for
@@ -81,6 +81,7 @@ class _Template:
         self.tokenizer, self.item, self.options = tokenizer, item, dict(options)
         self.turns: Sequence[Turn] = item.messages
         self.tools = [dict(tool) for tool in item.chat.tools] if item.chat and item.chat.tools else None
+        self.more = dict(item.chat.answer) if item.chat else {}
         self.continues = self.turns[-1].get("role") == "assistant"
 
     def open(self, turns: Sequence[Turn]) -> str:
@@ -90,7 +91,9 @@ class _Template:
 
     def closed(self, answer: str) -> str:
         """The conversation with an answer."""
-        return self._render([*self.turns, {"role": "assistant", "content": answer}], add_generation_prompt=False)
+        return self._render(
+            [*self.turns, {"role": "assistant", "content": answer, **self.more}], add_generation_prompt=False
+        )
 
     def own(self, opened: str, text: str) -> tuple[tuple[int, int], ...]:
         """Ranges of the turns' texts in `text`, which begins as the opened prompt does.

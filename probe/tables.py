@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,27 +14,90 @@ from probe.errors import InputError
 Row = Mapping[str, Any]
 
 
+class Line(dict[str, Any]):
+    """A row that knows its line in the file, for what is said of it later."""
+
+    def __init__(self, row: Mapping[str, Any], number: int) -> None:
+        super().__init__(row)
+        self.number = number
+
+
 def file_rows(file: Path) -> list[Row]:
     """Rows of a JSONL, JSON, CSV, TSV or Parquet file.
 
+    Blank lines and a byte order mark are passed over; only a line feed ends a line of JSONL, so a text may hold every
+    other separator that Unicode knows.
+
     Raises:
-        InputError: an empty or malformed line (its number), a row that is no object.
+        InputError: a malformed line (its number), a row that is no object, a row with more or fewer fields than the
+            header, half a character (a lone surrogate).
     """
-    if file.suffix in (".csv", ".tsv", ".parquet"):
-        return _table_rows(file)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text ({error}); expected JSONL or JSON") from error
+    if file.suffix in (".csv", ".tsv"):
+        return csv_rows(file, "\t" if file.suffix == ".tsv" else ",")
+    if file.suffix == ".parquet":
+        return _parquet_rows(file)
+    text = _text(file)
     if file.suffix != ".jsonl" and text.lstrip().startswith("["):
         return _json_list(file, text)
     rows: list[Row] = []
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        row = _json(line, f"{file}, line {number}")
-        if not isinstance(row, dict):
-            raise InputError(f"{file}, line {number}: expected a JSON object with a prompt; got {line[:60]!r}")
-        rows.append(cast("dict[str, Any]", row))
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            row = _json(line, f"{file}, line {number}")
+            if not isinstance(row, dict):
+                raise InputError(f"{file}, line {number}: expected a JSON object with a prompt; got {line[:60]!r}")
+            rows.append(Line(cast("dict[str, Any]", row), number))
+    if not rows:
+        raise InputError(f"{file}, line 1: empty; expected one JSON object per line")
     return rows
+
+
+def csv_rows(file: Path, separator: str = ",") -> list[Row]:
+    """Rows of a CSV file, every cell as its text: 007 stays 007, 1e3 stays 1e3, an empty cell is "".
+
+    Raises:
+        InputError: no header, a column named twice, a row with more or fewer fields than the header (its line).
+    """
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(_text(file), newline=""), delimiter=separator, strict=True)
+    try:
+        header = next(reader, [])
+        if not any(header):
+            raise InputError(f"{file}: not a readable table (no header); expected the columns' names in its first line")
+        twice = [name for name in header if header.count(name) > 1]
+        if twice:
+            raise InputError(f"{file}: two columns are named {twice[0]!r}; name each once")
+        listed = [(_as_wide(row, header, f"{file}, line {reader.line_num}"), reader.line_num) for row in reader if row]
+    except csv.Error as error:
+        place = f"{file}, line {reader.line_num}"
+        raise InputError(f"{place}: not a readable table ({error}; a quote left open?)") from error
+    return [Line(dict(zip(header, row, strict=True)), number) for row, number in listed]
+
+
+def _as_wide(row: list[str], header: list[str], where: str) -> list[str]:
+    if len(row) != len(header):
+        raise InputError(
+            f"{where}: {len(row)} fields, but the header names {len(header)}; put quotes around a text that holds a "
+            "separator, and name every column"
+        )
+    return row
+
+
+def _text(file: Path) -> str:
+    """The file's text without a byte order mark, its line ends as they are."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def _parquet_rows(file: Path) -> list[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return memory_rows(pq.read_table(file), str(file))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file}: not a readable table ({error})") from error
 
 
 def _json_list(file: Path, text: str) -> list[Row]:
@@ -44,26 +109,20 @@ def _json_list(file: Path, text: str) -> list[Row]:
 
 
 def _json(text: str, where: str) -> Any:
-    if not text.strip():
-        raise InputError(f"{where}: empty; expected one JSON object per line")
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: malformed JSON ({error.msg}: column {error.colno}; cut off?)") from error
-
-
-def _table_rows(file: Path) -> list[Row]:
-    import pandas as pd
-    import pyarrow as pa
-
-    try:
-        if file.suffix == ".parquet":
-            return memory_rows(pd.read_parquet(file), str(file))
-        # Text stays text: "007" is not 7, and an empty cell is an empty answer, not NaN.
-        sep = "\t" if file.suffix == ".tsv" else ","
-        return memory_rows(pd.read_csv(file, dtype=str, keep_default_na=False, sep=sep), str(file))
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a readable table ({error})") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: JSON nested too deeply to be read") from error
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{where}: half of a character (a lone surrogate: a text cut inside an emoji); correct or remove it"
+            ) from error
+    return found
 
 
 def memory_rows(rows: Any, source: str) -> list[Row]:
@@ -80,7 +139,7 @@ def memory_rows(rows: Any, source: str) -> list[Row]:
     bad = next((n for n, row in enumerate(listed) if not isinstance(row, Mapping)), None)
     if bad is not None:
         raise InputError(f"{source}, row {bad + 1}: expected a mapping of columns; got {type(listed[bad]).__name__}")
-    return [{str(k): v for k, v in row.items()} for row in listed]
+    return [row if isinstance(row, Line) else {str(k): v for k, v in row.items()} for row in listed]
 
 
 def dataset_rows(text: str) -> list[Row]:

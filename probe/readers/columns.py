@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 Source = str | Sequence[str] | Callable[[Row], Any]
 """A column, a path (`reward_model.ground_truth`, `prompt[0].content`), `#` (row number from 0), `=text` (a constant),
 a format string over columns (`{Body} {Question}`, `{choices:A. }` for lettered lines), `column ~ regex` (group 1 of
-the last match; `\\boxed{}` reads the last box), several of these with `|` between them (the first whose column is
+the last match; `\\boxed{}` reads the last box), several of these with ` || ` between them (the first whose column is
 there), or a list of sources (the options of a choice in columns of their own)."""
 
 MISSING = object()
@@ -70,7 +70,10 @@ def value_of(source: Source, row: Row, n: int, where: str) -> Any:
         InputError: a pattern that matches nothing, a format string that cannot be filled.
     """
     if callable(source):
-        return source(row)
+        try:
+            return source(row)
+        except KeyError:
+            return MISSING
     if not isinstance(source, str):
         return [value_of(s, row, n, where) for s in source]
     if source in row:
@@ -79,15 +82,15 @@ def value_of(source: Source, row: Row, n: int, where: str) -> Any:
         return str(n)
     if source.startswith("="):
         return source[1:]
+    if " || " in source:
+        values = (value_of(part, row, n, where) for part in source.split(" || "))
+        return next((v for v in values if v is not MISSING and not is_missing(v)), MISSING)
     if " ~ " in source:
         name, _, pattern = source.partition(" ~ ")
         found = value_of(name, row, n, where)
         return found if found is MISSING else extract(pattern, text(found), where)
     if "{" in source:
         return _filled(source, row, where)
-    if "|" in source:
-        values = (value_of(part, row, n, where) for part in source.split("|"))
-        return next((v for v in values if v is not MISSING and not is_missing(v)), MISSING)
     return _walked(source, row)
 
 

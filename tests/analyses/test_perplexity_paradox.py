@@ -207,7 +207,9 @@ def test_editing_answer_rows_alone_leaves_the_prompts_exactly_where_they_were(tm
     before = bigram(tmp_path / "before", {})
     after = bigram(tmp_path / "after", {"?": 0.5, "ans": 0.5})  # never a context inside a prompt
     items = [
-        Item(f"{g}{i}", f"what is {i} plus {i} ?", f" ans {2 * i}", g) for g in ("leaked", "unseen") for i in range(1, 5)
+        Item(f"{g}{i}", f"what is {i} plus {i} ?", f" ans {2 * i}", g)
+        for g in ("leaked", "unseen")
+        for i in range(1, 5)
     ]
     # check=False: such a model rightly fails the proof that editing its attention changes its logits.
     each = [registry.get("perplexity")(Model.load(m, check=False), Prompts(tuple(items))) for m in (before, after)]

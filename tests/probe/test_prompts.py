@@ -58,7 +58,6 @@ def test_answer_kind_of_a_plain_answer(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([ROW, "{not json"], "line 2"),
-        ([ROW, ""], "line 2: empty"),
         ([ROW, "[1]"], "line 2: expected a JSON object"),
         ([{**ROW, "prompt": ""}], "empty prompt.* a"),
         ([ROW, ROW], "already taken"),
