@@ -37,7 +37,7 @@ from probe.errors import InputError
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from probe import Model, Prompts
+    from probe import Item, Model, Prompts
 
 BY = ["group", "answer_kind"]
 
@@ -68,11 +68,11 @@ def calibration(
         batch_size: items per forward pass.
         seed: of the bootstrap.
     """
-    from analyses.core.generation import Decoding, responses
+    from analyses.core.generation import Decoding, question, responses
 
     if bins < 1:
         raise InputError(f"bins={bins}; expected at least 1")
-    asked = list({i.id: i.prompt for i in prompts.items}.items())
+    asked = list({i.id: question(i) for i in prompts.items}.items())
     how = Decoding(max_new_tokens, template=template)
     drawn = {k: r[0] for k, r in responses(model, asked, how, batch_size=batch_size, what="calibration").items()}
     scored = _scored(model, asked, drawn, template, batch_size)
@@ -104,15 +104,16 @@ def calibration(
 
 
 def _scored(
-    model: Model, asked: list[tuple[str, str]], drawn: dict[str, Any], template: Any, batch_size: int
+    model: Model, asked: list[tuple[str, str | Item]], drawn: dict[str, Any], template: Any, batch_size: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Log-probability and entropy at every response token, under the very ids that were drawn."""
+    from analyses.core.generation import asked_as
     from analyses.core.measures import streamed
     from analyses.core.teacher_forced import scored
-    from probe import Item, Prompts
+    from probe import Prompts
     from probe.tokens import SPANS, Encoded, plan, tokenize_prompts
 
-    items = Prompts(tuple(Item(name, text, "-") for name, text in asked if drawn[name].ids))
+    items = Prompts(tuple(asked_as(name, said) for name, said in asked if drawn[name].ids))
     how: dict[str, Any] = {"template": template, "max_length": model.shape.n_ctx, **asdict(model.framing)}
     starts = tokenize_prompts(model.tokenizer, items, **how)
     answer = SPANS.index("answer")

@@ -108,9 +108,9 @@ def _generated(
     batch_size: int,
 ) -> pd.DataFrame:
     """One row per response and kind of gold answer; a prompt with several kinds is answered once."""
-    from analyses.core.generation import Decoding, responses
+    from analyses.core.generation import Decoding, question, responses
 
-    asked = {item.id: item.prompt for item in prompts.items}
+    asked = {item.id: question(item) for item in prompts.items}
     ways = {"greedy": Decoding(**how)}
     if samples:
         ways["sampled"] = Decoding(**how, temperature=temperature, top_p=top_p, n_samples=samples)

@@ -136,10 +136,10 @@ def _responses(
     model: Model, prompts: Prompts, graded_by: Grader, how: tuple[Any, ...]
 ) -> dict[tuple[str, str], dict[str, float]]:
     """Correctness of the greedy response and effective number of answers of the samples, per item."""
-    from analyses.core.generation import Decoding, responses
+    from analyses.core.generation import Decoding, question, responses
 
     max_new_tokens, template, samples, temperature, seed, batch_size = how
-    asked = list({i.id: i.prompt for i in prompts.items}.items())
+    asked = list({i.id: question(i) for i in prompts.items}.items())
     greedy = responses(model, asked, Decoding(max_new_tokens, template=template), batch_size=batch_size, what="merge")
     drawn = {}
     if samples:

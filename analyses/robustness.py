@@ -86,10 +86,10 @@ def robustness(
 def _answered(
     model: Model, asked: dict[Any, Any], graded_by: Grader, max_new_tokens: int, template: Any, batch_size: int
 ) -> pd.DataFrame:
-    from analyses.core.generation import Decoding, responses
+    from analyses.core.generation import Decoding, question, responses
 
     # One response per text, whatever kinds of gold answers it has.
-    texts = {(item.id, variant): item.prompt for ((_, variant), item) in asked.items()}
+    texts = {(item.id, variant): question(item) for ((_, variant), item) in asked.items()}
     names = {at: f"{at[0]}@{at[1]}" for at in texts}
     how = Decoding(max_new_tokens, template=template)
     drawn = responses(model, [(names[at], t) for at, t in texts.items()], how, batch_size=batch_size, what="robustness")

@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from analyses.core.analysis import Analysis, Input, Option
+from probe.readers.schemas import SCHEMAS
 
 INPUT_HELP = {
     "Model": "Checkpoint folder (or hub repository).",
-    "Prompts": 'JSONL of {"id", "prompt", "answer", "group"}.',
+    "Prompts": "Prompts: JSONL, JSON, CSV or Parquet (also of chat messages), or hf:NAME:SPLIT.",
     "Rollouts": "Rollout log: Parquet file or folder.",
     "RunLog": "Training log: trainer_state.json, CSV, or a folder that holds one.",
     "Table": "CSV or Parquet file.",
@@ -22,9 +23,10 @@ INPUT_HELP = {
     "Result": "Key of a stored result.",
 }
 COLUMNS_HELP = (
-    "How the prompt file's columns are called: ttrl, gsm8k, minerva_math, svamp, or a JSON object such as "
+    f"How the prompt file's columns are called: {', '.join(SCHEMAS)}, or a JSON object such as "
     '{"id": "#", "prompt": "{context} {question}", "answer": "label"}.'
 )
+SEEN_HELP = "Groups whose items training may have shown; all others count as not shown (or give a column `seen`)."
 LOADING = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code", "hold")
 SETTINGS = (*LOADING, "bos", "template_options")
 BACKENDS = click.Choice(["transformer_lens", "nnsight"])
@@ -89,7 +91,11 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class Values(click.ParamType[Any]):
-    """Comma-separated values: `0,0.5,1` -> (0.0, 0.5, 1.0)."""
+    r"""A list: `0,0.5,1`, the option given several times, or a JSON list.
+
+    A text without a comma is taken as it is, white space included (a stop text may be a line feed); `\,` is a comma
+    that separates nothing.
+    """
 
     def __init__(self, element: type) -> None:
         self.element = element
@@ -99,9 +105,26 @@ class Values(click.ParamType[Any]):
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(self.element(part.strip()) for part in str(value).split(",") if part.strip())
+            return tuple(self.element(part) for part in self._parts(str(value)))
         except ValueError:
             self.fail(f"{value!r} is not a comma-separated list of {self.element.__name__}", param, ctx)
+
+    def _parts(self, text: str) -> list[Any]:
+        if text.lstrip().startswith("["):
+            try:
+                return json.loads(text)
+            except json.JSONDecodeError:
+                pass  # a text that happens to begin with a bracket
+        first, *rest = [part.replace("\0", ",") for part in text.replace("\\,", "\0").split(",")]
+        parts = [first, *(part.removeprefix(" ") for part in rest)]
+        if self.element is not str:
+            return [part for part in parts if part.strip()]
+        return [part for part in parts if part] or ([text] if text else [])
+
+
+def joined(_ctx: click.Context, _param: click.Parameter, given: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The lists of an option that was given several times, as one."""
+    return tuple(value for values in given for value in values)
 
 
 def analysis_command(of: Analysis, *, sweep: bool) -> click.Command:
@@ -149,7 +172,11 @@ def _option(option: Option) -> click.Option:
     elif bare[0] is bool:
         return click.Option([f"--{flag}/--no-{flag}", option.name], default=option.default, help=option.help)
     elif typing.get_origin(bare[0]) is tuple:
-        kind = Values(typing.get_args(bare[0])[0])
+        shown = ",".join(str(v) for v in option.default) or False
+        return click.Option(
+            [f"--{flag}", option.name], type=Values(typing.get_args(bare[0])[0]), default=[option.default],
+            show_default=shown, multiple=True, callback=joined, help=option.help,
+        )  # fmt: skip
     else:
         kind = bare[0]
     return click.Option(
@@ -172,6 +199,7 @@ def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
     if "Prompts" in needs:
         found.append(click.Option(["--limit"], type=click.IntRange(min=1), help="Use only the first items."))
         found.append(click.Option(["--columns"], metavar="NAME|JSON", help=COLUMNS_HELP))
+        found.append(click.Option(["--seen"], type=Values(str), multiple=True, callback=joined, help=SEEN_HELP))
     if sweep and of.arity == "pair":
         text = "Which checkpoints are compared."
         found.append(click.Option(["--pairs"], type=PAIRS, default="first", show_default=True, help=text))

@@ -11,6 +11,7 @@ import click
 
 from analyses.core.analysis import get
 from analyses.core.plan import Plan
+from apps.options import Values
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def option_values(name: str, given: Sequence[str]) -> dict[str, Any]:
 def _typed(annotation: Any, default: Any, value: str) -> Any:
     if isinstance(default, tuple):
         element = typing.get_args(annotation)[0]
-        return tuple(element(part.strip()) for part in value.split(",") if part.strip())
+        return Values(element).convert(value, None, None)
     if isinstance(default, bool):
         return value.lower() in ("1", "true", "yes")
     return type(default)(value) if isinstance(default, int | float) else value

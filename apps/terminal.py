@@ -24,7 +24,12 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
     """Callback of the command of ``of``."""
 
     def command(
-        results: str | None, as_json: bool, limit: int | None = None, columns: str | None = None, **given: Any
+        results: str | None,
+        as_json: bool,
+        limit: int | None = None,
+        columns: str | None = None,
+        seen: tuple[str, ...] = (),
+        **given: Any,
     ) -> None:
         from analyses.core.engine import Engine
         from analyses.core.inputs import Loading
@@ -36,8 +41,8 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
             given["engine"] = Engine(given.pop("engine"), given.pop("workers"), given.pop("address"))
         settings = {k: given.pop(k) for k in SETTINGS if k in given}
         inputs = {k: v for k, v in given.items() if v is not None}
-        if columns is not None and "prompts" in inputs:
-            inputs["prompts"] = _mapped(inputs["prompts"], columns)
+        if (columns is not None or seen) and "prompts" in inputs:
+            inputs["prompts"] = _read(inputs["prompts"], columns, seen)
         if settings.get("hold") == "auto":
             settings["hold"] = hold(of, inputs, settings, limit)
         loading = Loading(**settings)
@@ -47,13 +52,15 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
     return command
 
 
-def _mapped(path: str, columns: str) -> Any:
+def _read(path: str, columns: str | None, seen: tuple[str, ...]) -> Any:
     from probe import Prompts
 
     try:
-        return Prompts.read(path, json.loads(columns) if columns.lstrip().startswith("{") else columns)
+        mapping = json.loads(columns) if columns and columns.lstrip().startswith("{") else columns
     except json.JSONDecodeError as error:
         raise InputError(f"--columns is neither a name nor a JSON object: {error}") from error
+    prompts = Prompts.read(path, mapping)
+    return prompts.seen(*seen) if seen else prompts
 
 
 def show_result(store: Store, result: Result, as_json: bool) -> None:

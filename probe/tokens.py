@@ -89,7 +89,7 @@ def tokenize(
     empty = [i.id for i in prompts.items if i.abstain]
     if empty:
         raise InputError(
-            f"no answer to score in item(s) {', '.join(empty[:5])} (unanswerable, or empty); leave them out"
+            f"an empty answer in item(s) {', '.join(empty[:5])}: nothing to score; leave unanswerable items out"
         )
     how = Framing(bos, template_options or {})
     encode = partial(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from analyses.core.analysis import progress
 from analyses.core.inputs import digest, source_hash
 from probe.errors import InputError
+from probe.items import Item
 
 if TYPE_CHECKING:
     from probe import Model
@@ -48,9 +49,14 @@ class Response:
 
 
 def responses(
-    model: Model, items: Sequence[tuple[str, str]], how: Decoding, *, batch_size: int = 8, what: str = "generating"
+    model: Model,
+    items: Sequence[tuple[str, str | Item]],
+    how: Decoding,
+    *,
+    batch_size: int = 8,
+    what: str = "generating",
 ) -> dict[str, list[Response]]:
-    """``how.n_samples`` responses to each (id, prompt), by id.
+    """``how.n_samples`` responses to each (name, text or item), by name; an item is asked with its conversation.
 
     Finished ones are kept under the cache folder, keyed by weights, decoding and the code that generates, and
     not generated again.
@@ -62,13 +68,26 @@ def responses(
         room = f"the model's context is {model.shape.n_ctx} tokens, prompt included"
         raise InputError(f"max_new_tokens={how.max_new_tokens}, but {room}: lower it")
     kept = _Kept(model, how)
-    wanted = [(name, text) for name, text in items if not kept.has(name, text)]
-    order = sorted(wanted, key=lambda pair: len(pair[1]))  # of like length together: less padding
+    questions = [asked_as(name, asked) for name, asked in items]
+    wanted = [item for item in questions if not kept.has(item)]
+    order = sorted(wanted, key=lambda item: len(item.prompt))  # of like length together: less padding
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     for batch in progress(batches, what, total=len(batches)):
         drawn = _generated(model, batch, how)
         kept.add(batch, drawn)
-    return {name: kept.get(name, text) for name, text in items}
+    return {item.id: kept.get(item) for item in questions}
+
+
+def question(item: Item) -> str | Item:
+    """What of an item is asked: its text, or with its conversation the item."""
+    return item if item.chat else item.prompt
+
+
+def asked_as(name: str, what: str | Item) -> Item:
+    """The question alone, under a name; answers are left out of what is generated and of what is remembered."""
+    if isinstance(what, str):
+        return Item(name, what, "-")
+    return Item(name, what.prompt, "-", chat=what.chat)
 
 
 class _Kept:
@@ -92,33 +111,32 @@ class _Kept:
         self.known[row["key"]] = [Response(r["text"], tuple(r["ids"]), r["truncated"]) for r in row["responses"]]
 
     @staticmethod
-    def _key(name: str, text: str) -> str:
-        return digest([name, text])
+    def _key(item: Item) -> str:
+        return digest([item.id, item.prompt, *([repr(item.chat)] if item.chat else [])])
 
-    def has(self, name: str, text: str) -> bool:
-        return self._key(name, text) in self.known
+    def has(self, item: Item) -> bool:
+        return self._key(item) in self.known
 
-    def get(self, name: str, text: str) -> list[Response]:
-        return self.known[self._key(name, text)]
+    def get(self, item: Item) -> list[Response]:
+        return self.known[self._key(item)]
 
-    def add(self, batch: Sequence[tuple[str, str]], drawn: Sequence[list[Response]]) -> None:
+    def add(self, batch: Sequence[Item], drawn: Sequence[list[Response]]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a", encoding="utf-8") as handle:
-            for (name, text), found in zip(batch, drawn, strict=True):
-                key = self._key(name, text)
+            for item, found in zip(batch, drawn, strict=True):
+                key = self._key(item)
                 self.known[key] = found
                 handle.write(json.dumps({"key": key, "responses": [asdict(r) for r in found]}) + "\n")
 
 
-def _generated(model: Model, batch: Sequence[tuple[str, str]], how: Decoding) -> list[list[Response]]:
-    """Responses to the (id, prompt) pairs of one batch, in order."""
-    from probe import Item, Prompts
+def _generated(model: Model, batch: Sequence[Item], how: Decoding) -> list[list[Response]]:
+    """Responses to the items of one batch, in order."""
+    from probe import Prompts
 
-    # The answer is not looked at: generation leaves answers out.
-    asked = Prompts(tuple(Item(name, text, "-") for name, text in batch), "generation")
+    asked = Prompts(tuple(batch), "generation")
     options = {k: v for k, v in asdict(how).items() if k != "stop"}
     drawn = model.generate(asked, stop=how.stop, batch_size=len(batch), **options)
-    found: dict[str, list[Response]] = {name: [] for name, _ in batch}
+    found: dict[str, list[Response]] = {item.id: [] for item in batch}
     for one in drawn:
         found[one.item.id].append(Response(one.text, one.ids, one.finish == "length"))
-    return [found[name] for name, _ in batch]
+    return [found[item.id] for item in batch]

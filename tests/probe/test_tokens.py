@@ -60,7 +60,7 @@ def test_an_answer_that_leaves_no_token_is_refused_by_id() -> None:
     own.backend_tokenizer.normalizer = normalizers.Replace("q", "")
     with pytest.raises(InputError, match=r"without a token.* i "):
         tokenize(own, one("what", "q"), max_length=64)
-    with pytest.raises(InputError, match=r"no answer to score.* i "):
+    with pytest.raises(InputError, match=r"an empty answer in item.* i:"):
         tokenize(own, one("what", ""), max_length=64)
 
 
