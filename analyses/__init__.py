@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analyses.core.analysis import get, names
-    from analyses.core.inputs import Loading
     from analyses.core.result import Result
-    from analyses.core.run import run
-    from analyses.core.store import Store
-    from analyses.core.sweep import sweep
+    from analyses.core.running.inputs import Loading
+    from analyses.core.running.run import run
+    from analyses.core.running.sweep import sweep
+    from analyses.core.store.store import Store
 
 __all__ = ["Loading", "Result", "Store", "get", "names", "run", "sweep"]
 _HOMES = {
     "get": "analysis",
     "names": "analysis",
-    "Loading": "inputs",
+    "Loading": "running.inputs",
     "Result": "result",
-    "run": "run",
-    "sweep": "sweep",
-    "Store": "store",
+    "run": "running.run",
+    "sweep": "running.sweep",
+    "Store": "store.store",
 }
 
 
@@ -34,3 +34,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'analyses' has no attribute {name!r}")
     return getattr(import_module(f"analyses.core.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -16,10 +16,10 @@ from typing import Any
 import pandas as pd
 
 from analyses.core.result import COMPANIONS, Result
-from analyses.core.store import Store, StoreError
-from apps.contents import verdict
-from apps.reading import Entry, Listing, listing
-from apps.reproduction import command
+from analyses.core.store.store import Store, StoreError
+from apps.catalog import Entry, Listing, listing
+from apps.drawn.contents import verdict
+from apps.drawn.reproduction import command
 from probe.errors import InputError
 
 FIGURE_BYTES = 2_800_000  # beside plotly.js (4.8 MB) this keeps the file under 8 MB

@@ -25,9 +25,9 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.result import Result
-from analyses.core.store import SCHEMA, Store
-from apps.serve import command, environment
-from apps.views.tables import ALL, FIRST_ROWS
+from analyses.core.store.store import SCHEMA, Store
+from apps.dashboard.serve import command, environment
+from apps.dashboard.widgets.tables import ALL, FIRST_ROWS
 
 RESULTS, ROWS, BIG = 500, 1_000_000, 100_000
 STEPS = list(range(0, 200, 20))

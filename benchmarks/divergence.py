@@ -23,7 +23,7 @@ PEAK = """
 import re, sys, torch
 torch.set_num_threads(1)
 from benchmarks import divergence as b
-import numpy, scipy.spatial.distance, scipy.special, analyses.divergence, analyses.core.states
+import numpy, scipy.spatial.distance, scipy.special, analyses.states.divergence, analyses.core.reading.pooled_states
 run = b.PEAKS[sys.argv[1]]()
 read = lambda name: int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 start = read("VmRSS")
@@ -47,7 +47,7 @@ def inputs() -> list[tuple[Any, Any]]:
 
 def streamed(pairs: list[tuple[Any, Any]]) -> np.ndarray:
     """Ours: [measure, layer, token]."""
-    from analyses.divergence import _streamed
+    from analyses.states.divergence import _streamed
 
     return _streamed(pairs)
 
@@ -70,8 +70,8 @@ def materialised(pairs: list[tuple[Any, Any]], *, everything: bool = True, doubl
 
 def products(pairs: list[tuple[Any, Any]]) -> None:
     """The matrix products alone, in the same chunks."""
-    from analyses.core.measures import row_chunks
-    from analyses.divergence import ROWS_AT_ONCE
+    from analyses.core.reading.readouts import row_chunks
+    from analyses.states.divergence import ROWS_AT_ONCE
 
     for sides in pairs:
         for chunk in row_chunks(N_TOKENS, ROWS_AT_ONCE):
@@ -83,7 +83,7 @@ def states_of_a_thousand_items() -> Callable[[], None]:
     """Pooled states of 1,000 items x 29 states x 3,584 dims from a stand-in model, then one layer's update."""
     from types import SimpleNamespace
 
-    from analyses.core import states
+    from analyses.core.reading import pooled_states as states
     from probe import Item, Prompts, TokenBatch
 
     items = tuple(Item(f"i{k}", "p", "a") for k in range(N_ITEMS))

@@ -20,7 +20,7 @@ PEAK = """
 import re, sys, torch
 from pathlib import Path
 from benchmarks.lens import materialised, inputs
-from analyses.core.measures import streamed
+from analyses.core.reading.readouts import streamed
 def kib(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def peak(which: str) -> int:
 
 def measure() -> list[dict[str, Any]]:
     """Rows of the benchmark."""
-    from analyses.core.measures import row_chunks, streamed
+    from analyses.core.reading.readouts import row_chunks, streamed
 
     rows, unembed, targets = inputs()
     times: dict[str, list[float]] = {"lens": [], "products": []}

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from analyses.core import significance, stats
+from analyses.core.stats import estimates as stats
+from analyses.core.stats import significance
 from tests.planted import ar1
 
 RUNS, DRAWS, FEW = 1000, 400, 200

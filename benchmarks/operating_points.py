@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from analyses.core.localisation import ItemCurve, families, find_adapter, find_anchor, window_contrasts
-from analyses.core.significance import permutation_max_t
+from analyses.core.stats.significance import permutation_max_t
+from analyses.states._window_rule import ItemCurve, families, find_adapter, find_anchor, window_contrasts
 from tests.planted import ar1
 
 N_LAYERS, WIDTH, FIRST = 28, 3, 18

@@ -104,7 +104,7 @@ def residual(handle: Any, n_items: int, bound: float, every: int, n_peer: int, r
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     from probe import patch
-    from probe.backends.huggingface import sharing_copy
+    from probe.checkpoints.loading import sharing_copy
     from probe.replay import Clean, logit_difference, replay
 
     clean, corrupt = batch(n_items, 0), batch(n_items, 1)
@@ -159,7 +159,7 @@ def frozen_forward(orig: Any, new: Any, layer: int, head: int) -> torch.Tensor:
 
 def direct(handle: Any) -> list[dict[str, Any]]:
     """All heads' direct paths to two logits and to all, against one frozen forward pass a head."""
-    from analyses.core.paths import direct_logits
+    from analyses.patching._paths import direct_logits
     from probe.replay import Clean
 
     orig, new = Clean(handle, batch(8, 0)), Clean(handle, batch(8, 1))
@@ -194,9 +194,9 @@ def pairs(handle: Any) -> list[dict[str, Any]]:
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-    from analyses.core.paths import Paths, Receiver
+    from analyses.patching._paths import Paths, Receiver
     from probe import Site
-    from probe.backends.huggingface import sharing_copy
+    from probe.checkpoints.loading import sharing_copy
     from probe.replay import Clean, logit_difference, replay
 
     tokens = batch(1, 0)
@@ -245,7 +245,7 @@ def pairs(handle: Any) -> list[dict[str, Any]]:
 
 def attribution(handle: Any) -> list[dict[str, Any]]:
     """Gradient estimates of every site in forward passes (bound: 4)."""
-    from analyses.core.attribution import PromptPair
+    from analyses.patching._gradients import PromptPair
 
     pair = PromptPair(handle, answered(batch(4, 0)), answered(batch(4, 1)))
     sites = [s for kind in ("attn_out", "mlp_out") for s in handle.sites(kind)]

@@ -25,7 +25,7 @@ OWN = ("_score", "_note_update", "_start", "_flush")
 @contextmanager
 def clocked() -> Generator[dict[str, float]]:
     """CPU seconds spent in training as a whole (`train`) and inside the recorder's own steps (`own`)."""
-    from probe.recording import RolloutRecorder
+    from probe.training.recording import RolloutRecorder
 
     spent = {"own": 0.0, "train": 0.0}
     originals = {name: getattr(RolloutRecorder, name) for name in (*OWN, "train")}

@@ -163,7 +163,7 @@ def memory(folder: Path) -> list[dict[str, Any]]:
 
 def workers(folder: Path) -> list[dict[str, Any]]:
     """Two Ray workers against this process, both on one thread each; the cluster's start counted, and left out."""
-    from analyses.core.engine import Engine
+    from analyses.core.running.workers import Engine
 
     n, two = max(GROWTH), Engine("ray", 2)
     ways: dict[str, Callable[[], object]] = {

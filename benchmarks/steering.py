@@ -75,8 +75,8 @@ def row(name: str, ratios: list[float], bound: float, note: str) -> dict[str, An
 
 def teacher_forced(handle: Any, asked: Any) -> dict[str, Any]:
     """The answer's log-probability under every arm: all replayed together, or one full pass each."""
-    from analyses.core.interventions import answer_logprob as one_pass
-    from analyses.core.steering import scale_keys
+    from analyses.core.reading.outcomes import answer_logprob as one_pass
+    from analyses.steering._arms import scale_keys
     from probe.replay import Clean, answer_logprob, replay
 
     batches = handle.batches(asked, batch_size=32)
@@ -101,8 +101,8 @@ def teacher_forced(handle: Any, asked: Any) -> dict[str, Any]:
 
 def generated(handle: Any, asked: Any, steer_at: str, bound: float) -> dict[str, Any]:
     """Greedy responses of every arm: all in one stream, or one generation each."""
-    from analyses.core.steered_generation import steered_completions
-    from analyses.core.steering import scale_keys
+    from analyses.steering._arms import scale_keys
+    from analyses.steering._steered_generation import steered_completions
 
     masks = sets_of_neurons()
     arms = [(mask, alpha) for mask in masks for alpha in ALPHAS]

@@ -12,11 +12,11 @@ import click
 from mkdocs.structure.files import File, Files
 
 from analyses.core import analysis as registry
-from analyses.core import fleet, published
-from analyses.core.cost import flops, work_of
+from analyses.core import published
+from analyses.core.cost.estimates import fleet, flops, work_of
 from analyses.core.result import DIMS
-from apps.cli import app
-from apps.options import analysis_command
+from apps.command.cli import app
+from apps.command.options import analysis_command
 from probe.sites import KINDS, TRANSFORMER_LENS
 
 GIVEN = {

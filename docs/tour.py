@@ -23,10 +23,10 @@ from plotly.offline import get_plotlyjs
 
 from analyses.core.figures import curve
 from analyses.core.result import Result
-from analyses.core.run import run
-from analyses.core.store import Store
-from analyses.core.sweep import sweep
-from apps import demo
+from analyses.core.running.run import run
+from analyses.core.running.sweep import sweep
+from analyses.core.store.store import Store
+from apps.command import demo
 
 PAGE = "start/tour.md"
 SCRIPT = "assets/plotly.min.js"  # of this site: no request to another host

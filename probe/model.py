@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from probe import backends, check
-from probe.backends import huggingface
 from probe.backends.visits import Visitor, check_passed, visitors
-from probe.checkpoints import Checkpoint
+from probe.checkpoints import loading as huggingface
+from probe.checkpoints.series import Checkpoint
 from probe.errors import InputError
 from probe.generation import Completion, Sampling, generate
 from probe.interventions import Edit
@@ -118,7 +118,7 @@ class Model:
     @classmethod
     def _remote(cls, source: Checkpoint, backend: str, dtype: str, framing: Framing) -> Model:
         from probe.backends.ndif import NdifBackend
-        from probe.hub import snapshot
+        from probe.checkpoints.hub import snapshot
 
         if backend != "nnsight" or source.adapter:
             raise InputError(f"remote=True needs backend='nnsight' and no adapter; got {backend!r}, {source.adapter!r}")

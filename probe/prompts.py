@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe import tables
 from probe.errors import InputError
 from probe.items import Chat, Item
-from probe.readers import item_rows
+from probe.readers import item_rows, tables
 from probe.readers.columns import Source
 from probe.readers.schemas import SCHEMAS
 from probe.tokens import SPANS, Encoded, TokenBatch, plan, tokenize

@@ -1,7 +1,7 @@
 """Rollouts: the token-level log of an RL run, one row per response, read in windows and never whole.
 
 A log is a Parquet file or a folder of them (columns: `probe.readers.schema`), or what a trainer wrote itself
-(`probe.readers.responses`). Rows are taken in one canonical order (step, prompt, content), so neither the order
+(`probe.readers.rollout_files`). Rows are taken in one canonical order (step, prompt, content), so neither the order
 of rows in a file nor the way they are cut into shards changes a number.
 """
 
@@ -24,7 +24,7 @@ import pyarrow.dataset as pads
 from probe.errors import InputError
 from probe.readers.arrow import index_rows, is_list, token_frame
 from probe.readers.repeats import repeated
-from probe.readers.responses import FILE, open_log
+from probe.readers.rollout_files import FILE, open_log
 from probe.readers.runlog import RunLog
 from probe.readers.schema import AT_TEMPERATURE, FLOATS, IDS, REQUIRED, lacking, ruled_out
 
@@ -58,6 +58,7 @@ class Rollouts:
             InputError: no such file, a truncated or foreign file (named, with the whole ones), shards whose
                 columns differ in type, no `step`, or nothing that could be a response.
         """
+
         return cls(*open_log(path))._checked()
 
     @classmethod
@@ -181,7 +182,7 @@ class Rollouts:
             raise InputError(
                 f"{by} needs {', '.join(g.replace('|', ' or ') for g in gone)}, which {self.source} lacks (it has "
                 f"{', '.join(sorted(self.columns))}). {f'This also rules out {chr(44).join(also)}. ' if also else ''}"
-                "Record the run with probe.recording, or fill log-probs and entropies with probe.recompute."
+                "Record the run with probe.training.recording, or fill log-probs and entropies with probe.recompute."
             )
         used = [n for need in needs for n in need.split("|") if n in self.columns and n in AT_TEMPERATURE]
         if used and not self._knows("logp_temperature"):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from probe.backends import huggingface
+from probe.checkpoints import loading as huggingface
 from probe.errors import InputError
 from probe.model import Model
 from probe.shape import ModelShape
@@ -25,7 +25,7 @@ from probe.shape import ModelShape
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from probe.checkpoints import Checkpoint
+    from probe.checkpoints.series import Checkpoint
 
 _VERBS = ("run", "batches", "sites", "site", "unembed", "final_norm", "kept_head", "generate")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from probe import Item, Prompts
+
 FAMILIES = ("llama", "qwen2", "gpt2", "mistral", "qwen3", "gemma2", "gemma3_text", "olmo2", "gpt_neox")
 N_LAYERS, D_MODEL, N_CTX = 3, 32, 64
 
@@ -117,3 +119,17 @@ def series(folder: Path, steps: tuple[int, ...] = (0, 10, 20), family: str = "ll
         start.save_pretrained(folder / f"checkpoint-{step}")
         toks.save_pretrained(folder / f"checkpoint-{step}")
     return folder
+
+
+def twelve_items() -> Prompts:
+    """Items of two groups and several lengths, so that batches need padding."""
+    items = [
+        Item(
+            f"q{i:02d}",
+            f"what is {i} plus {3 * i} ?" if i % 3 else f"Ann has {i} figs . buys 5 . how many ?",
+            f"ans {4 * i}" if i % 2 else f"think {i} ; ans {4 * i}",
+            group="leaked" if i % 2 else "unseen",
+        )
+        for i in range(12)
+    ]
+    return Prompts(tuple(items), "twelve items")

@@ -9,26 +9,22 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, overload
+from typing import Annotated, Any, Literal, overload
 
 import pandas as pd
 
-from analyses.core.cost import Case, Work
+from analyses.core.homes import homes
 from analyses.core.result import Result
-from analyses.core.stopping import heard
+from analyses.core.work import Case, Work
 from probe.errors import InputError
 
-FOLDER = Path(__file__).resolve().parent.parent
 DOC_SECTIONS = ("Definition", "Units", "Source", "Does not show", "Control")
-T = TypeVar("T")
 ByItem = Callable[[pd.DataFrame, Mapping[str, Any]], Result]
 
 
@@ -86,8 +82,8 @@ class Option:
 class Analysis:
     """A registered analysis; calling it runs the function as it is, without store or provenance.
 
-    `work` says what one item takes (see `analyses.core.cost`); without it the signature does. `takes_turns`: the
-    checkpoints of a pair may be in memory one after the other (`probe.turns`). `by_item`: each row belongs to one
+    `work` says what one item takes (see `analyses.core.work`); without it the signature does. `takes_turns`:
+    the checkpoints of a pair may be in memory one after the other (`probe.turns`). `by_item`: each row belongs to one
     item whatever the others are; from the rows of all items and the options, it makes the result of all of them.
     """
 
@@ -187,8 +183,8 @@ def _input(owner: str, name: str, hint: Any) -> Input:
 
 
 def names() -> list[str]:
-    """Names of all analyses: the files of the folder."""
-    return sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_"))
+    """Names of all analyses: the files of the groups."""
+    return list(homes())
 
 
 @cache
@@ -198,11 +194,11 @@ def get(name: str) -> Analysis:
     Raises:
         InputError: no such analysis (the nearest names are given).
     """
-    if name not in names():
+    if name not in homes():
         raise InputError(unknown("analysis", name, names()))
-    found = getattr(importlib.import_module(f"analyses.{name}"), name, None)
+    found = getattr(importlib.import_module(homes()[name]), name, None)
     if not isinstance(found, Analysis):
-        raise TypeError(f"analyses/{name}.py must define a function {name!r} decorated with @analysis")
+        raise TypeError(f"{homes()[name]} must define a function {name!r} decorated with @analysis")
     return found
 
 
@@ -247,13 +243,3 @@ def checked_options(of: Analysis, given: Mapping[str, Any]) -> dict[str, Any]:
         if option.choices and value not in option.choices:
             raise InputError(f"{of.name}: {name}={value!r} is not one of {list(option.choices)}")
     return {o.name: given.get(o.name, o.default) for o in of.options}
-
-
-def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a bar and ETA on standard error once it takes more than two seconds; Ctrl-C is heard before each."""
-    from tqdm import tqdm
-
-    quiet = True if os.environ.get("PROBE_PROGRESS") == "0" else None  # None: only on a terminal
-    for item in tqdm(items, desc=what, total=total, delay=2, leave=False, disable=quiet):
-        heard()
-        yield item

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Protocol
 
 import pandas as pd
@@ -17,6 +18,7 @@ import xarray as xr
 
 from analyses.core import claim as claimed
 from analyses.core.claim import Claim
+from analyses.core.homes import homes
 
 DIMS: dict[str, str] = {
     "item": "prompt, by id",
@@ -65,6 +67,8 @@ DIMS: dict[str, str] = {
     "split": "seeded split of the items into training and held-out ones",
     "segment": "part of a response between boundaries",
 }
+STAGES = ("under-trained", "good fit", "over-memorized", "over-fit")  # of a run: the rule of over_memorization
+NOT_ASSESSABLE = "not assessable"
 COMPANIONS = ("ci_low", "ci_high", "n")
 
 
@@ -177,10 +181,9 @@ class Result:
         return replace(self, data=data, rows=table.reset_index(drop=True), record={**self.record, "part": part})
 
     def figures(self) -> dict[str, Any]:
-        """Plotly figures of this result by name, drawn by its analysis."""
-        from analyses.core.analysis import get
-
-        return get(self.analysis).figures(self)
+        """Plotly figures of this result by name, drawn by its analysis; {} for one that draws none."""
+        draw = getattr(import_module(homes()[self.analysis]), "figures", None)
+        return draw(self) if draw else {}
 
     def figure(self) -> Any:
         """The first figure."""

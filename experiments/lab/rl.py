@@ -87,7 +87,7 @@ def reinforce(
     import trl
     from datasets import Dataset
 
-    from probe import recording
+    from probe.training import recording
 
     plan = recipe.grpo(run)
     per_rollout = plan.updates_per_rollout

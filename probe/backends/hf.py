@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from probe.backends import Rows, Tokens, Visit
-from probe.backends.huggingface import offloaded
 from probe.backends.places import adapter_of, places, residual_kinds
+from probe.checkpoints.loading import offloaded
 from probe.errors import InputError
 from probe.sites import Site
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from probe.backends import Tokens, Visit
 from probe.backends.hf import HuggingFaceBackend
-from probe.backends.huggingface import sharing_copy
 from probe.backends.places import INSIDE_ATTENTION, Place, adapter_of
+from probe.checkpoints.loading import sharing_copy
 from probe.errors import ProbeError
 from probe.sites import Site
 

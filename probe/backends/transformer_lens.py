@@ -17,8 +17,8 @@ from torch import nn
 
 from probe.backends import Tokens, Visit
 from probe.backends.hf import HuggingFaceBackend
-from probe.backends.huggingface import sharing_copy
 from probe.backends.places import INSIDE_ATTENTION, Place, residual_kinds
+from probe.checkpoints.loading import sharing_copy
 from probe.errors import ProbeError
 from probe.sites import Site
 

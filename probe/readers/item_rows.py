@@ -14,7 +14,7 @@ from probe.items import Chat, Item
 from probe.readers import conversations, forms
 from probe.readers.columns import MISSING, Row, Source, is_missing, letter, parsed_list, plain, text, value_of
 from probe.readers.schemas import SCHEMAS, hint
-from probe.tables import Line
+from probe.readers.tables import Line
 
 FIELDS = (
     "id", "prompt", "answer", "answers", "group", "answer_kind", "choices", "correct", "variant", "cluster", "seen",

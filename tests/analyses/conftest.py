@@ -7,27 +7,13 @@ from typing import Any
 
 import pytest
 
-from probe import Item, Model, Prompts
+from probe import Model, Prompts
 from tests import tiny
-
-
-def twelve_items() -> Prompts:
-    """Items of two groups and several lengths, so that batches need padding."""
-    items = [
-        Item(
-            f"q{i:02d}",
-            f"what is {i} plus {3 * i} ?" if i % 3 else f"Ann has {i} figs . buys 5 . how many ?",
-            f"ans {4 * i}" if i % 2 else f"think {i} ; ans {4 * i}",
-            group="leaked" if i % 2 else "unseen",
-        )
-        for i in range(12)
-    ]
-    return Prompts(tuple(items), "twelve items")
 
 
 @pytest.fixture(scope="session")
 def prompts() -> Prompts:
-    return twelve_items()
+    return tiny.twelve_items()
 
 
 @pytest.fixture(scope="session")

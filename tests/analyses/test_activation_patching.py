@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analyses.core.run import run
+from analyses.core.running.run import run
 from probe import InputError, Item, Model, Prompts, patch
 from probe.replay import answer_logprob
 from tests import tiny

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from analyses import run
-from analyses.advantage_modulation import (
+from analyses.core.reading.softmax_terms import entropy, first_order, log_probs
+from analyses.credit.advantage_modulation import (
     empg_weights,
     heat_derivative,
     outside_band,
@@ -19,7 +20,6 @@ from analyses.advantage_modulation import (
     temperature_for,
     tool_reward,
 )
-from analyses.core.entropy_terms import entropy, first_order, log_probs
 from probe import InputError, Rollouts
 from tests import logs, tiny
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analyses import anchor_adapter as module
-from analyses.anchor_adapter import anchor_adapter
-from analyses.core import localisation
 from analyses.core.result import Result
+from analyses.states import _window_rule as localisation
+from analyses.states import anchor_adapter as module
+from analyses.states.anchor_adapter import anchor_adapter
 from probe.errors import InputError
 from tests.planted import ar1, bifurcation, evidence
 
@@ -144,7 +144,7 @@ def test_strata_absorb_a_difference_between_data_sets():
 
 
 def test_force_from_trajectories_supports_an_anchor():
-    from analyses.trajectories import curves
+    from analyses.states.trajectories import curves
 
     states = bifurcation(np.random.default_rng(0), n=60, n_layers=10, at=4)
     data = curves(states, states.groups == "leak", None, 300, 300, 0)[1].assign_attrs(groups=["leak", "stable"])
@@ -272,7 +272,7 @@ def test_figures_name_the_verdict():
 
 def localised(lab: Path, stage: str, first: str, last_step: int) -> Result:
     """The rule on one run of the lab: its first checkpoint is base; unseen items are the second group."""
-    from analyses.core.run import run
+    from analyses.core.running.run import run
     from probe import Prompts
 
     prompts = Prompts.read(lab / "prompts.jsonl").where(group=[first, "unseen"], answer_kind="gold_final")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from analyses import attention_entropy as module
-from analyses.attention_entropy import attention_entropy, head_entropy
+from analyses.states import attention_entropy as module
+from analyses.states.attention_entropy import attention_entropy, head_entropy
 from probe import Model
 from probe.errors import InputError
 from tests import tiny

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.core.attribution import PromptPair
-from analyses.core.prompt_pairs import paired_batches
-from analyses.core.run import run
+from analyses.core.running.run import run
+from analyses.patching._clean_and_corrupt import paired_batches
+from analyses.patching._gradients import PromptPair
 from probe import InputError, Model, Site
 from tests import tiny
 from tests.analyses.test_activation_patching import two_prompts

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from analyses.calibration import answer_tokens, calibration_error
+from analyses.answers.calibration import answer_tokens, calibration_error
 from analyses.core import analysis as registry
-from analyses.core.generation import Response
+from analyses.core.reading.kept_responses import Response
 from probe import Model, Prompts
 from probe.errors import InputError
 from tests import tiny
-from tests.analyses.conftest import twelve_items
+from tests.tiny import twelve_items
 
 
 def example(folder) -> dict:

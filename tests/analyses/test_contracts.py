@@ -21,8 +21,8 @@ import xarray as xr
 from analyses import Result, Store, get, names
 from analyses.core.analysis import DOC_SECTIONS, Analysis
 from analyses.core.result import DIMS
-from analyses.core.run import run
-from analyses.core.sweep import join
+from analyses.core.running.run import run
+from analyses.core.running.sweep import join
 from probe import Model, Prompts
 
 Inputs = Callable[[str], dict[str, Any]]

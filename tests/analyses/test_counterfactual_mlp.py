@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from analyses import counterfactual_mlp as module
-from analyses.counterfactual_mlp import counterfactual_mlp
+from analyses.weights import counterfactual_mlp as module
+from analyses.weights.counterfactual_mlp import counterfactual_mlp
 from probe import Model, Prompts
 from probe.errors import InputError
 from tests import tiny
@@ -20,7 +20,7 @@ QUICK = ("seq_mean_act", "norm_matched_random", "resample")
 
 def example(folder: Path) -> dict:
     """For the contract tests: one random draw."""
-    from tests.analyses.conftest import twelve_items
+    from tests.tiny import twelve_items
 
     return {
         "model": str(tiny.save(folder / "m")),

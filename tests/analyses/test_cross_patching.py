@@ -15,7 +15,7 @@ import pytest
 import torch
 import xarray as xr
 
-from analyses.core.run import run
+from analyses.core.running.run import run
 from probe import InputError, Item, Model, Prompts
 from probe.errors import ProbeError
 from tests import tiny
@@ -34,7 +34,7 @@ MATRICES = {
 
 def example(folder: Path) -> dict[str, Any]:
     """Two checkpoints far apart, so that no item's gap is so small that recovery magnifies rounding."""
-    from tests.analyses.conftest import twelve_items
+    from tests.tiny import twelve_items
 
     pair = {"base": tiny.save(folder / "a", seed=0), "tuned": tiny.save(folder / "b", seed=3)}
     return {**pair, "prompts": twelve_items(), "draws": 400, "max_new_tokens": 8}
@@ -264,7 +264,7 @@ def test_the_gate_refuses_an_engine_that_is_off(
     base: Model, tuned: Model, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The positive control of the gate: full runs that disagree by .01 nats stop the analysis."""
-    from analyses.core import patching
+    from analyses.core.reading import patch_gates as patching
 
     honest = patching.full_run
     monkeypatch.setattr(patching, "full_run", lambda *a: honest(*a) + 0.01)
@@ -273,7 +273,7 @@ def test_the_gate_refuses_an_engine_that_is_off(
 
 
 def test_a_series_is_a_matrix_of_source_and_target(series: Path, prompts: Prompts) -> None:
-    from analyses.core.sweep import sweep
+    from analyses.core.running.sweep import sweep
 
     result = sweep("cross_patching", checkpoints=str(series), prompts=prompts.limit(4), pairs="all", draws=200)
     recovery = result.data["recovery"]
@@ -284,7 +284,7 @@ def test_a_series_is_a_matrix_of_source_and_target(series: Path, prompts: Prompt
 
 
 def test_in_bfloat16_the_floor_is_measured_and_small_effects_are_marked(series: Path, prompts: Prompts) -> None:
-    from analyses.core.inputs import Loading
+    from analyses.core.running.inputs import Loading
 
     pair = {"base": str(series / "checkpoint-0"), "tuned": str(series / "checkpoint-10"), "prompts": prompts.limit(6)}
     result = run("cross_patching", **pair, loading=Loading(dtype="bfloat16"))
@@ -297,7 +297,7 @@ def test_in_bfloat16_the_floor_is_measured_and_small_effects_are_marked(series: 
 
 
 def test_the_verdict_states_place_interval_and_share_of_the_gap_and_no_more() -> None:
-    from analyses.core.group_contrast import verdict
+    from analyses.patching._group_contrast import verdict
 
     def said(low: float, value: float = 1.0, recovery: float = 0.25, other: float = 0.0) -> str:
         cells = {"effect": [other, value], "effect_ci_low": [0.0, low], "effect_ci_high": [0.0, 1.5]}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analyses import run
-from analyses.differential_entropy import did_entropy, selected, trimmed
+from analyses.entropy.differential_entropy import did_entropy, selected, trimmed
 from probe import Model, Rollouts
 from tests import logs, tiny
 
@@ -74,7 +74,7 @@ def test_identical_checkpoints(tmp_path: Path) -> None:
 
 def test_two_way_gap_has_its_closed_form() -> None:
     """Two tokens with logit gaps g and g': delta_entropy = h(sigma(g)) - h(sigma(g'))."""
-    from analyses.core.entropy_terms import entropy, log_probs
+    from analyses.core.reading.softmax_terms import entropy, log_probs
 
     def h(gap: float) -> float:
         p = 1 / (1 + np.exp(-gap))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from analyses import divergence as module
-from analyses.divergence import divergence
+from analyses.states import divergence as module
+from analyses.states.divergence import divergence
 from probe import Model, Prompts
 from probe.errors import InputError
 from tests import tiny

@@ -75,7 +75,7 @@ def test_token_level_rows_average_to_the_response(tmp_path: Path) -> None:
 
 
 def test_segments_split_a_response_at_its_boundaries(tmp_path: Path) -> None:
-    from analyses.core.rollout_reading import segments
+    from analyses.core.reading.rollout_tokens import segments
 
     rows = [{**r, "segment_starts": [0, 2] if len(r["response_mask"]) > 2 else [0]} for r in logs.rows(vocab=200)]
     log = Rollouts.of(rows)

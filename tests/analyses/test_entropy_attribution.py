@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from analyses import run
-from analyses.core import entropy_terms as terms
-from analyses.entropy_attribution import agreement, clip_b, clip_v, signals, steer_exp, steer_linear
+from analyses.core.reading import softmax_terms as terms
+from analyses.entropy.entropy_attribution import agreement, clip_b, clip_v, signals, steer_exp, steer_linear
 from probe import InputError, Rollouts
 from tests import logs, tiny
 
@@ -114,7 +114,7 @@ def test_uncentred_advantages_are_named(tmp_path: Path) -> None:
 def test_groups_without_spread_do_not_pull_an_interval() -> None:
     import pandas as pd
 
-    from analyses.entropy_attribution import SIGNALS, _interval, _resampled_agreement
+    from analyses.entropy.entropy_attribution import SIGNALS, _interval, _resampled_agreement
 
     rng = np.random.default_rng(0)
     spoken = rng.normal(size=(30, len(SIGNALS) + 1))

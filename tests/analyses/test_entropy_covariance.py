@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from analyses import run
-from analyses.entropy_covariance import (
+from analyses.entropy.entropy_covariance import (
     clip_cov,
     clip_cov_eligible,
     counterexample,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.core.uncertainty import States, difference, east, plugin_entropy, states_of_log
-from analyses.entropy_steering import entropy_steering
+from analyses.steering._uncertain_states import States, difference, east, plugin_entropy, states_of_log
+from analyses.steering.entropy_steering import entropy_steering
 from probe import InputError, Item, Model, Prompts, Rollouts, Site
 from tests import logs, tiny
-from tests.analyses.conftest import twelve_items
+from tests.tiny import twelve_items
 
 QUICK = {"betas": (-0.5, 0.5), "draws": 2, "layer": 1}
 
@@ -131,7 +131,7 @@ def test_a_planted_direction_of_confidence_is_found_and_moves_entropy_monotonica
 
 
 def test_beta_zero_changes_nothing_and_pushes_have_one_size(tuned: Model, prompts: Prompts) -> None:
-    from analyses.entropy_steering import _arms
+    from analyses.steering.entropy_steering import _arms
 
     result = entropy_steering(tuned, prompts, **QUICK)
     zero = result.table[result.table["beta"] == 0].groupby("item")[["metric", "entropy_nats"]]

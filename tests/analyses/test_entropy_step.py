@@ -25,8 +25,8 @@ def save_adam(folder: Path) -> None:
     """Optimizer state of the right shapes, as the Trainer saves it: decayed parameters first."""
     import torch
 
+    from analyses.core.reading.tangent import _order
     from probe import Model
-    from probe.tangent import _order
 
     model = Model.load(folder, check=False)
     shapes = [model.weights()[n].shape for n in _order(model)]

@@ -17,7 +17,7 @@ from probe import Model
 from probe.errors import InputError
 from probe.prompts import Item, Prompts
 from tests import tiny
-from tests.analyses.conftest import twelve_items
+from tests.tiny import twelve_items
 
 
 def example(folder: Path) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_contradictory_gold_answers_are_refused():
 
 
 def test_a_jsonl_log_through_the_command_line(tmp_path, capsys):
-    from apps.cli import main
+    from apps.command.cli import main
 
     path = tmp_path / "log.jsonl"
     path.write_text('{"id": 1, "response": "it is 4", "answer": "4"}\n{"id": 2, "response": "5", "answer": "4"}')
@@ -109,7 +109,7 @@ def test_a_jsonl_log_through_the_command_line(tmp_path, capsys):
 
 
 def test_figures_build():
-    from analyses.evaluate import figures
+    from analyses.answers.evaluate import figures
 
     result = evaluated(None, None, log([["1", "0"], ["1", "1"]], ["1", "1"]), grade="number")
     assert set(figures(result)) == {"accuracy", "code", "pass_at_k"}

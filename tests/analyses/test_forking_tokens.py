@@ -10,8 +10,14 @@ import pytest
 import torch
 
 from analyses import run
-from analyses.core.entropy_terms import entropy, log_probs
-from analyses.forking_tokens import siren_penalty, top_k_entropy, top_p_entropy, top_share, window_means
+from analyses.core.reading.softmax_terms import entropy, log_probs
+from analyses.entropy.forking_tokens import (
+    siren_penalty,
+    top_k_entropy,
+    top_p_entropy,
+    top_share,
+    window_means,
+)
 from probe import Rollouts
 from tests import logs, tiny
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analyses.answers.labels import agreement, relabelled
 from analyses.core import analysis as registry
 from analyses.core.result import Result
-from analyses.labels import agreement, relabelled
 from probe.errors import InputError
 from probe.prompts import Item, Prompts
 
@@ -111,7 +111,7 @@ def test_covariates_tell_answers_of_one_character(benchmarks):
 
 
 def test_numbers_of_the_published_label_set():
-    from analyses.core import stats
+    from analyses.core.stats import estimates as stats
 
     assert round(19 / 0.1484) == 128
     n = 128

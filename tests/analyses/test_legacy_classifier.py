@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from analyses import legacy_classifier as module
-from analyses.legacy_classifier import legacy_classifier
+from analyses.states import legacy_classifier as module
+from analyses.states.legacy_classifier import legacy_classifier
 from probe.errors import InputError
 from tests import tiny
 from tests.planted import bifurcation, states_of
@@ -17,7 +17,7 @@ from tests.planted import bifurcation, states_of
 
 def example(folder: Path) -> dict:
     """For the contract tests: two epochs."""
-    from tests.analyses.conftest import twelve_items
+    from tests.tiny import twelve_items
 
     return {"model": str(tiny.save(folder / "m")), "prompts": twelve_items(), "epochs": 2, "width": 8}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from analyses import linear_probe as module
-from analyses.linear_probe import linear_probe
+from analyses.states import linear_probe as module
+from analyses.states.linear_probe import linear_probe
 from probe import Item, Prompts
 from probe.errors import InputError
 from tests import tiny
@@ -18,7 +18,7 @@ from tests.planted import states_of
 
 def example(folder: Path) -> dict:
     """For the contract tests: a tiny model and few permutations."""
-    from tests.analyses.conftest import twelve_items
+    from tests.tiny import twelve_items
 
     return {"model": str(tiny.save(folder / "m")), "prompts": twelve_items(), "permutations": 2, "folds": 2}
 
@@ -57,7 +57,7 @@ def test_permuted_labels_are_at_chance():
 @pytest.mark.verify
 def test_the_refitted_null_holds_its_level_where_permuted_scores_do_not():
     """No signal, states correlated over depth: why the localisation rule reads the AUC and not scores per item."""
-    from analyses.core.localisation import DrawnCurve, ItemCurve, families
+    from analyses.states._window_rule import DrawnCurve, ItemCurve, families
 
     hits = {"scores": 0, "refit": 0}
     is_first = np.arange(30) < 15

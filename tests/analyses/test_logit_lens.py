@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.core.run import run
+from analyses.core.running.run import run
 from probe import Item, Model, Prompts
 from tests import tiny
 

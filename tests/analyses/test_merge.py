@@ -9,7 +9,7 @@ from analyses.core import analysis as registry
 from analyses.core.result import Result
 from probe import Model, Prompts
 from tests import tiny
-from tests.analyses.conftest import twelve_items
+from tests.tiny import twelve_items
 
 
 def example(folder) -> dict:

@@ -11,16 +11,16 @@ import pytest
 import torch
 import xarray as xr
 
-from analyses.core.neurons import FrozenNorm, direct_effects, overlap, scores, top_tokens
+from analyses.core.reading.teacher_forced import scored
 from analyses.core.result import Result
-from analyses.core.run import run
-from analyses.core.steering import halves, matched_neurons, random_neurons, scale_keys, stream
-from analyses.core.teacher_forced import scored
-from analyses.mlp_key_steering import mlp_key_steering, neurons_of
+from analyses.core.running.run import run
+from analyses.steering._arms import halves, matched_neurons, random_neurons, scale_keys, stream
+from analyses.steering._neurons import FrozenNorm, direct_effects, overlap, scores, top_tokens
+from analyses.steering.mlp_key_steering import mlp_key_steering, neurons_of
 from probe import InputError, Item, Model, Prompts, Site
 from probe.weights import down_rows, replaced
 from tests import tiny
-from tests.analyses.conftest import twelve_items
+from tests.tiny import twelve_items
 
 QUICK = {"layers": ("1",), "alphas": (0.0, 0.5, 2.0), "top_n": 4, "draws": 2}
 
@@ -148,7 +148,7 @@ def test_direct_effects_and_the_rest_of_the_stream_sum_to_the_logit(
 def test_gradient_times_activation_is_the_slope_at_one(tuned: Model, prompts: Prompts) -> None:
     (batch,) = tuned.batches(prompts.limit(2), batch_size=2)
     found = scores(tuned, batch, [1], score="gradient")[1]
-    from analyses.core.interventions import answer_logprob
+    from analyses.core.reading.outcomes import answer_logprob
 
     step = 1e-2
     for neuron in (0, 3):
@@ -182,7 +182,7 @@ def test_placebos_are_other_neurons_and_as_many() -> None:
 
 
 def test_random_directions_have_the_norm_of_the_treatment_everywhere(tuned: Model, prompts: Prompts) -> None:
-    from analyses.core.steering import Placebos, key_arms
+    from analyses.steering._arms import Placebos, key_arms
     from probe.replay import Clean
 
     (batch,) = tuned.batches(prompts, batch_size=12)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analyses import neural_ode as module
-from analyses.neural_ode import neural_ode
+from analyses.states import neural_ode as module
+from analyses.states.neural_ode import neural_ode
 from probe.errors import InputError
 from tests import tiny
 from tests.planted import states_of
@@ -18,7 +18,7 @@ FAST = {"components": 4, "hidden": 8, "steps": 10, "seeds": 2, "permutations": 6
 
 def example(folder: Path) -> dict:
     """For the contract tests: a tiny model and a small network."""
-    from tests.analyses.conftest import twelve_items
+    from tests.tiny import twelve_items
 
     return {"model": str(tiny.save(folder / "m")), "prompts": twelve_items(), **FAST}
 
@@ -66,7 +66,7 @@ def test_the_field_at_group_means_finds_it_too_and_the_null_is_not_found():
 
 
 def test_a_linear_field_at_means_is_its_mean_over_items():
-    from analyses.core.separation import layer_statistics
+    from analyses.states._separation import layer_statistics
 
     rng = np.random.default_rng(0)
     z, matrix = rng.normal(size=(12, 4, 3)), rng.normal(size=(3, 3))

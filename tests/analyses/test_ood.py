@@ -70,7 +70,7 @@ def test_bad_input():
 
 
 def test_published_gains_stand_beside_runs_on_the_same_benchmark_only():
-    from analyses.ood import figures
+    from analyses.answers.ood import figures
 
     named = figures(analysed(sweep({"math": (0.5, 0.7), "svamp": (0.6, 0.6)}, n=20), inside=("math",)))
     assert any("published" in str(t.name) for t in named["gain"].data)

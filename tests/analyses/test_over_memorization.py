@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from analyses.core import analysis as registry
-from analyses.core.curves import from_items
 from analyses.core.result import Result
-from analyses.core.stages import matched, stage_rule
-from analyses.core.style import pool_measures, style_reading
+from analyses.memory._curves import from_items
+from analyses.memory._stage_rule import matched, stage_rule
+from analyses.memory._style import pool_measures, style_reading
 from probe.errors import InputError
 
 ACCURACY = [0.40, 0.55, 0.70, 0.74, 0.745, 0.742, 0.744, 0.70]
@@ -239,7 +239,7 @@ def test_results_of_one_checkpoint_are_refused():
 def test_curves_through_the_command_line(tmp_path, capsys, monkeypatch):
     import json
 
-    from apps.cli import main
+    from apps.command.cli import main
 
     path = tmp_path / "curves.csv"
     curves().to_csv(path, index=False)
@@ -262,7 +262,7 @@ def test_the_rule_is_vectorised_over_draws():
 
 
 def test_figures_show_stages_and_the_checkpoint_to_ship():
-    from analyses.over_memorization import figures
+    from analyses.memory.over_memorization import figures
 
     drawn = figures(analysed(curves()))
     assert set(drawn) == {"accuracy", "log_ppl", "om_index"}

@@ -11,11 +11,11 @@ import pytest
 from analyses.core import analysis as registry
 from analyses.core.published import beside, partial_prompts
 from analyses.core.result import Result
-from analyses.partial_prompt import exact_match, rouge_l, split
+from analyses.memory.partial_prompt import exact_match, rouge_l, split
 from probe import Item, Model, Prompts
 from probe.errors import InputError
 from tests import tiny
-from tests.analyses.conftest import twelve_items
+from tests.tiny import twelve_items
 
 
 def example(folder) -> dict:
@@ -109,7 +109,7 @@ def test_published_values_are_marked_and_only_beside_their_benchmark():
 
 
 def test_figures_draw_the_published_values_beside_the_run(tmp_path):
-    from analyses.partial_prompt import figures
+    from analyses.memory.partial_prompt import figures
 
     model = Model.load(tiny.save(tmp_path, words=True))
     items = [Item(i.id, i.prompt, i.answer, "math") for i in twelve_items().items]

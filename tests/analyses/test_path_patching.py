@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.core.paths import Paths, Receiver, direct_logits
-from analyses.core.run import run
+from analyses.core.running.run import run
+from analyses.patching._paths import Paths, Receiver, direct_logits
 from probe import Edit, InputError, Item, Model, Prompts, Site, patch
 from probe.replay import Clean, answer_logprob, clean_metric, logit_difference, replay
 from tests import tiny

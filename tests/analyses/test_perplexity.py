@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses.core.run import run
-from analyses.perplexity import _aggregate
+from analyses.core.running.run import run
+from analyses.memory.perplexity import _aggregate
 from probe import Item, Model, Prompts
 from tests import tiny
 

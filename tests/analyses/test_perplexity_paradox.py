@@ -172,7 +172,7 @@ def test_an_item_in_two_groups_is_a_contradiction():
 
 
 def test_figures_build():
-    from analyses.perplexity_paradox import figures
+    from analyses.memory.perplexity_paradox import figures
 
     result = analysed(sweep({"leaked_true": {"answer": -0.4}, "unseen": {}}))
     assert {"change_gold_final", "index_gold_final", "contribution_gold_final"} == set(figures(result))
@@ -200,7 +200,7 @@ def bigram(folder, rows: dict[str, float]):
 
 
 def test_editing_answer_rows_alone_leaves_the_prompts_exactly_where_they_were(tmp_path):
-    from analyses.core.sweep import join
+    from analyses.core.running.sweep import join
     from probe import Model
     from probe.prompts import Item, Prompts
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses.core.gating import tau_of
-from analyses.core.stats import mcnemar_exact, wilson
-from analyses.core.steering import scale_keys
-from analyses.probe_gated_audit import probe_gated_audit
+from analyses.core.stats.estimates import mcnemar_exact, wilson
+from analyses.steering._arms import scale_keys
+from analyses.steering._key_gate import tau_of
+from analyses.steering.probe_gated_audit import probe_gated_audit
 from probe import InputError, Item, Model, Prompts
 from tests import tiny
-from tests.analyses.conftest import twelve_items
+from tests.tiny import twelve_items
 
 QUICK = {"targets": ("leaked",), "layer": 1, "top_n": 8, "draws": 2}
 
@@ -52,7 +52,7 @@ def test_a_threshold_of_minus_infinity_is_steering_everywhere(tuned: Model) -> N
     np.testing.assert_array_equal(arm(always.table, "gated")["metric"], arm(always.table, "ungated")["metric"])
     np.testing.assert_array_equal(arm(always.table, "random_gate")["metric"], arm(always.table, "ungated")["metric"])
     neurons = torch.from_numpy(always.data["is_chosen"].to_numpy())[None]
-    from analyses.core.interventions import answer_logprob
+    from analyses.core.reading.outcomes import answer_logprob
 
     want: dict[str, float] = {}
     for batch in tuned.batches(two_kinds()):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from analyses.core import analysis as registry
-from analyses.core.generation import Response
+from analyses.core.reading.kept_responses import Response
 from analyses.core.result import Result
 from probe import Item, Model, Prompts
 from tests import tiny
-from tests.analyses.conftest import twelve_items
+from tests.tiny import twelve_items
 
 
 def example(folder) -> dict:
@@ -38,7 +38,7 @@ def responder(monkeypatch, answer) -> None:
     def responses(model, items, how, **_):
         return {name: [Response(answer(text), (0,), False)] for name, text in items}
 
-    monkeypatch.setattr("analyses.core.generation.responses", responses)
+    monkeypatch.setattr("analyses.core.reading.kept_responses.responses", responses)
 
 
 def computed(text: str) -> str:

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from analyses import run
-from analyses.semantic_entropy import clusters, entropy_of, final_answer, gram_entropy, grams, log_mean, masses
+from analyses.entropy.semantic_entropy import (
+    clusters,
+    entropy_of,
+    final_answer,
+    gram_entropy,
+    grams,
+    log_mean,
+    masses,
+)
 from probe import InputError, Rollouts
 from tests import tiny
 

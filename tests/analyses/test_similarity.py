@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.linalg import orthogonal_procrustes
 
-from analyses import similarity as module
-from analyses.similarity import similarity
+from analyses.states import similarity as module
+from analyses.states.similarity import similarity
 from probe.errors import InputError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analyses import trajectories as module
-from analyses.trajectories import trajectories
+from analyses.states import trajectories as module
+from analyses.states.trajectories import trajectories
 from probe.errors import InputError
 from tests.planted import bifurcation, states_of
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from analyses import weight_drift as module
-from analyses.weight_drift import weight_drift
+from analyses.weights import weight_drift as module
+from analyses.weights.weight_drift import weight_drift
 from probe import Model
 from probe.errors import InputError
 from tests import tiny

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses.core.interventions import answer_logprob
-from analyses.core.run import run
-from analyses.weight_reset import weight_reset
+from analyses.core.reading.outcomes import answer_logprob
+from analyses.core.running.run import run
+from analyses.weights.weight_reset import weight_reset
 from probe import InputError, Model, Prompts
 from probe.check import weights_hash
 from probe.weights import replaced
 from tests import tiny
-from tests.analyses.conftest import twelve_items
+from tests.tiny import twelve_items
 
 
 def example(folder: Path) -> dict[str, object]:
@@ -90,7 +90,7 @@ def test_both_models_keep_their_weights_even_if_interrupted(
             raise KeyboardInterrupt
         return answer_logprob(*_args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("analyses.core.interventions.answer_logprob", stopped)
+    monkeypatch.setattr("analyses.core.reading.outcomes.answer_logprob", stopped)
     with pytest.raises(KeyboardInterrupt):
         weight_reset(base, tuned, prompts)
     assert [weights_hash(m.weights()) for m in (base, tuned)] == before

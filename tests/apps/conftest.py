@@ -125,7 +125,7 @@ def _no_components(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[..., str]]:
     """Start a dashboard over a store; its address. All are stopped at the end."""
-    from apps.serve import command, environment
+    from apps.dashboard.serve import command, environment
 
     def start(store: Store, **variables: str) -> str:
         with socket.socket() as free:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from analyses.core.store import Store
+from analyses.core.store.store import Store
 from apps.report import write_report
 from tests.apps.conftest import IMAGES, key
 

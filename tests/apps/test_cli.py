@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from apps.cli import main
+from apps.command.cli import main
 from tests import tiny
 
 ITEMS = [
@@ -175,7 +175,8 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def test_help_and_list_need_no_torch(tmp_path: Path) -> None:
-    block = "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None; from apps.cli import main; "
+    block = "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None; "
+    block += "from apps.command.cli import main; "
     for arguments in (["--help"], ["list"], ["run", "perplexity", "--help"], ["sweep", "logit_lens", "--help"]):
         done = subprocess.run(
             [sys.executable, "-c", block + f"main({arguments!r})"], capture_output=True, text=True, check=False

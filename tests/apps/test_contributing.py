@@ -19,7 +19,7 @@ NEW_FAMILIES = ("smollm3", "starcoder2")  # transformers and TransformerLens kno
 PAGE = """
 import sys
 from streamlit.testing.v1 import AppTest
-app = AppTest.from_file("apps/dashboard.py", default_timeout=60)
+app = AppTest.from_file("apps/dashboard/app.py", default_timeout=60)
 app.query_params.update({"page": "Results", "analysis": "resid_norm"})
 app.run()
 assert not app.exception, app.exception
@@ -43,7 +43,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "CONTRIBUTING.md", "README.md", "mkdocs.yml"):
         shutil.copy(ROOT / name, folder / name)
     page, test = blocks("Add an analysis")
-    (folder / "analyses" / "resid_norm.py").write_text(page)
+    (folder / "analyses" / "states" / "resid_norm.py").write_text(page)
     (folder / "tests" / "analyses" / "test_resid_norm.py").write_text(test)
     tiny.save(folder / "model")
     lines = [f'{{"id": "q{n}", "prompt": "What is {n} + 1?", "answer": " {n + 1}"}}' for n in range(4)]
@@ -67,9 +67,9 @@ def done(checkout: Path, *words: str) -> str:
 
 
 def test_the_pages_analysis_is_everywhere_it_says(checkout: Path) -> None:
-    assert "resid_norm" in done(checkout, "-m", "apps.cli", "list")
-    assert "batch_size" in done(checkout, "-m", "apps.cli", "run", "resid_norm", "--help").replace("-", "_")
-    told = done(checkout, "-m", "apps.cli", "run", "resid_norm", "--model", "model", "--prompts", "items.jsonl")
+    assert "resid_norm" in done(checkout, "-m", "apps.command.cli", "list")
+    assert "batch_size" in done(checkout, "-m", "apps.command.cli", "run", "resid_norm", "--help").replace("-", "_")
+    told = done(checkout, "-m", "apps.command.cli", "run", "resid_norm", "--model", "model", "--prompts", "items.jsonl")
     assert "norm" in told
     title, drawn = done(checkout, "-c", PAGE).strip().rsplit(" ", 1)
     assert "residual stream" in title and int(drawn) == 1

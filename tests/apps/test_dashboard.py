@@ -12,10 +12,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analyses.core.analysis import names
-from analyses.core.store import Store
-from apps import contents, reading, reproduction
-from apps.serve import SCRIPT
-from apps.views import address, answers
+from analyses.core.store.store import Store
+from apps import catalog as reading
+from apps.dashboard.serve import SCRIPT
+from apps.dashboard.widgets import address, answers
+from apps.drawn import contents, reproduction
 from tests.apps.conftest import HOSTILE, key
 
 MODEL_PACKAGES = ("torch", "transformers", "transformer_lens", "nnsight")
@@ -282,7 +283,7 @@ def test_what_was_not_chosen_by_hand_follows_what_is_on_offer():
     def page() -> None:
         import streamlit as st
 
-        from apps.views import address
+        from apps.dashboard.widgets import address
 
         address.begin()
         wide = st.toggle("wide", key="wide")
@@ -302,7 +303,7 @@ def test_a_table_shows_texts_of_models_literally(store, monkeypatch):
     def page() -> None:
         import pandas as pd
 
-        from apps.views import tables
+        from apps.dashboard.widgets import tables
 
         tables.static(pd.DataFrame({"a | b": ["<script>x</script>", "two\n\nlines | [x](y)"], "n": [1, 2]}), "of *2*")
 

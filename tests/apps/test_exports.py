@@ -16,10 +16,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analyses.core.result import Result
-from analyses.core.store import Store
-from apps import curves, maps
-from apps.reading import listing
-from apps.views import exports
+from analyses.core.store.store import Store
+from apps.catalog import listing
+from apps.dashboard.widgets import exports
+from apps.drawn import curves, maps
 from tests.apps.conftest import HOSTILE, estimate, key, lens, perplexity, staged
 from tests.apps.test_browser import ready
 from tests.apps.test_dashboard import opened
@@ -162,7 +162,7 @@ def test_closed_boxes_make_nothing(store, monkeypatch, page):
         raise AssertionError("made although its box is closed")
 
     monkeypatch.setattr(exports, "files", made)
-    monkeypatch.setattr("apps.reproduction._head", made)
+    monkeypatch.setattr("apps.drawn.reproduction._head", made)
     app = opened(store, monkeypatch, page=page)
     assert not app.code or all("Store.at" not in c.value for c in app.code)
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from analyses import sweep
-from analyses.core.store import Store
+from analyses.core.store.store import Store
 from apps import gains
-from apps.demo import GRADED
-from apps.views import answers
+from apps.command.demo import GRADED
+from apps.dashboard.widgets import answers
 from probe import Prompts
 from tests.conftest import ROOT
 

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from apps.options import MODEL_SETTINGS, Values, joined
+from apps.command.options import MODEL_SETTINGS, Values, joined
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_blocks_run(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
         assert all(json.loads(line) for line in text.splitlines())
     found = commands(page)
     assert all(line.startswith("probe ") for line in found)
-    script = "\n".join(f"{sys.executable} -m apps.cli {shlex.join(shlex.split(line)[1:])}" for line in found)
+    script = "\n".join(f"{sys.executable} -m apps.command.cli {shlex.join(shlex.split(line)[1:])}" for line in found)
     done = subprocess.run(
         ["bash", "-euc", script],
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},

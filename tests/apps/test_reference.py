@@ -10,10 +10,11 @@ from types import ModuleType
 import markdown
 import pytest
 
-from analyses import labels, perplexity_paradox
+from analyses.answers import labels
 from analyses.core import analysis as registry
-from analyses.core import stages
-from apps.options import analysis_command
+from analyses.memory import _stage_rule as stages
+from analyses.memory import perplexity_paradox
+from apps.command.options import analysis_command
 from tests.conftest import ROOT
 
 
@@ -33,7 +34,7 @@ def reference() -> ModuleType:
 
 
 def test_every_cited_paper_has_an_entry_and_every_entry_is_cited(reference: ModuleType) -> None:
-    cited = {n for file in (ROOT / "analyses").glob("*.py") for n in reference.ARXIV.findall(file.read_text())}
+    cited = {n for file in (ROOT / "analyses").rglob("*.py") for n in reference.ARXIV.findall(file.read_text())}
     entries = reference.bibliography()
     assert cited == set(entries) and len(cited) > 40
     text = (ROOT / "docs" / "references.bib").read_text()

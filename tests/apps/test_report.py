@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from analyses.core.store import Store, StoreError
+from analyses.core.store.store import Store, StoreError
 from apps.report import FIGURE_BYTES, render, write_report
 from tests.apps.conftest import HOSTILE, key
 

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from analyses.core.store import Store
-from apps import serve
+from analyses.core.store.store import Store
+from apps.dashboard import serve
 from probe.errors import InputError
 
 
@@ -32,8 +32,8 @@ class Ended:
 
 @pytest.fixture
 def _ends(monkeypatch):
-    monkeypatch.setattr("apps.serve.subprocess.Popen", Ended)
-    monkeypatch.setattr("apps.serve.signal.signal", lambda *_: None)
+    monkeypatch.setattr("apps.dashboard.serve.subprocess.Popen", Ended)
+    monkeypatch.setattr("apps.dashboard.serve.signal.signal", lambda *_: None)
 
 
 @pytest.mark.usefixtures("_ends")

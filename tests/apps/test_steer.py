@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from analyses.core.store import Store
-from apps.serve import SCRIPT
-from apps.views import steer
+from analyses.core.store.store import Store
+from apps.dashboard.pages import steer
+from apps.dashboard.serve import SCRIPT
 from probe.errors import InputError
 from tests import tiny
 from tests.apps.conftest import perplexity

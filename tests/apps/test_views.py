@@ -12,8 +12,8 @@ from streamlit.testing.v1 import AppTest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from analyses.core.store import Store
-from apps import comparison, curves
+from analyses.core.store.store import Store
+from apps.drawn import comparison, curves
 from tests.apps.conftest import HOSTILE, key, lens
 from tests.apps.test_dashboard import opened, words
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import analyses.core.analysis as registry
-import analyses.core.run as runner
+import analyses.core.running.run as runner
 from analyses.core.result import Result
 from tests.core.toy import CALLS, TOYS
 
@@ -15,7 +15,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Registry with the toys alone; returns the log of calls."""
     monkeypatch.setattr(registry, "names", lambda: sorted(TOYS))
     monkeypatch.setattr(registry, "get", TOYS.__getitem__)
-    monkeypatch.setattr("analyses.core.run.get", TOYS.__getitem__)
+    monkeypatch.setattr("analyses.core.running.run.get", TOYS.__getitem__)
     CALLS.clear()
     return CALLS
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from analyses.core.checkpoint_merging import merge_checkpoints
+from analyses.answers._checkpoint_average import merge_checkpoints
 from probe import Model
 from probe.errors import InputError
 from tests import tiny

@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from torch.utils.flop_counter import FlopCounterMode
 
 from analyses.core.analysis import checked_options, get, names
-from analyses.core.cost import Case, Size, Work, cost, flops, work_of
-from analyses.core.fleet import Fleet, large, rows, schedule
-from analyses.core.plan import SLACK, Plan, Rates, plan, sizes
-from apps.cli import app
+from analyses.core.cost.estimates import cost, flops, work_of
+from analyses.core.cost.fleet import Fleet, large, rows, schedule
+from analyses.core.cost.plan import SLACK, Plan, Rates, plan, sizes
+from analyses.core.work import Case, Size, Work
+from apps.command.cli import app
 from probe import Checkpoint, InputError, Item, Model, Prompts
 from probe.shape import ModelShape
 from tests import tiny
@@ -196,7 +197,7 @@ def test_a_run_holds_one_checkpoint_where_both_do_not_fit(tmp_path: Path, monkey
     both = plan("divergence", checkpoints=series, prompts=tmp_path / "items.jsonl", rates=Rates(1.0, 1.0, 1.0))
     told = {}
     for name, memory in {"ample": 1e12, "short": (both.peak("both") + both.peak("one")) / 2}.items():
-        monkeypatch.setattr("analyses.core.plan._free", lambda _, memory=memory: memory)
+        monkeypatch.setattr("analyses.core.cost.plan._free", lambda _, memory=memory: memory)
         done = CliRunner().invoke(app, [*words, str(tmp_path / name)])
         assert done.exit_code == 0, done.output
         told[name] = (done.stderr, json.loads(done.stdout))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from analyses.core.dose_response import claims, dose_response, matched_pairs
+from analyses.steering._dose_response import claims, dose_response, matched_pairs
 
 ALPHAS = (0.0, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0)
 

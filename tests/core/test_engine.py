@@ -21,10 +21,10 @@ import pytest
 import xarray as xr
 
 from analyses import Store, sweep
-from analyses.core import engine as module
-from analyses.core.engine import Engine
-from analyses.core.shards import SHARD_ITEMS
-from analyses.core.store import StoreError
+from analyses.core.running import workers as module
+from analyses.core.running.shards import SHARD_ITEMS
+from analyses.core.running.workers import Engine
+from analyses.core.store.store import StoreError
 from probe.errors import InputError, ProbeError
 from tests import tiny
 from tests.conftest import ROOT
@@ -35,7 +35,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from analyses import Store, sweep
-from analyses.core.engine import Engine
+from analyses.core.running.workers import Engine
 folder = Path(sys.argv[1])
 sweep("perplexity", checkpoints=folder / "series", prompts=folder / "items.jsonl", store=Store(folder / "killed"),
       engine=Engine("ray", 2))
@@ -147,7 +147,7 @@ def other_code(tmp_path_factory: pytest.TempPathFactory):
             home = tmp_path_factory.mktemp("other")
             for name in ("probe", "analyses", "apps"):
                 shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
-            change(home / "analyses" / "core" / "engine.py")
+            change(home / "analyses" / "core" / "running" / "workers.py")
             ours = {"PYTHONPATH": str(home), "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(home)}
             while (address := head(home, {**os.environ, **module.PATIENT, **ours}, ended)) is None:
                 pass
@@ -180,7 +180,7 @@ REFUSED = """
 import sys
 from pathlib import Path
 from analyses import Store, sweep
-from analyses.core.engine import Engine
+from analyses.core.running.workers import Engine
 folder, address = Path(sys.argv[1]), sys.argv[2]
 try:
     sweep("perplexity", checkpoints=folder / "series", prompts=folder / "items.jsonl", store=Store(folder / "refused"),
@@ -212,7 +212,7 @@ def test_workers_with_other_code_are_refused_with_both_versions(folder: Path, ot
 
 def test_no_room_for_a_worker_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PLACING", 2.0)
-    monkeypatch.setattr("analyses.core.sweep._weights", lambda *_: 1e12)
+    monkeypatch.setattr("analyses.core.running.sweep._weights", lambda *_: 1e12)
     with pytest.raises(ProbeError, match=r"no worker started in 2 s: each needs .*'memory': 1000000000000\b"):
         swept(folder, Store(tmp_path), engine=Engine("ray", 1))
 

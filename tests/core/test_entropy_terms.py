@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyses.core import entropy_terms as terms
+from analyses.core.reading import softmax_terms as terms
 
 
 def policy(vocab: int = 50, scale: float = 1.5, seed: int = 0, rows: int = 1) -> Tensor:

@@ -9,7 +9,16 @@ from fractions import Fraction
 
 import pytest
 
-from analyses.core.grading import Grade, grader, has_code, is_boxed, is_prose, last_number, majority, pass_at_k
+from analyses.core.reading.grading import (
+    Grade,
+    grader,
+    has_code,
+    is_boxed,
+    is_prose,
+    last_number,
+    majority,
+    pass_at_k,
+)
 from probe.errors import InputError
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analyses.core import localisation
+from analyses.states import _window_rule as localisation
 from probe.errors import InputError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from analyses.core.losses import NAMES, shifted_loss, token_loss, trainer_with
 from probe.errors import InputError
+from probe.training.losses import NAMES, shifted_loss, token_loss, trainer_with
 
 TABLE = {  # p: gradient of ce, mar_detached, mar_attached, dft on the true-token logit
     0.1: (-0.9, -0.81, -1.01723, -0.09),

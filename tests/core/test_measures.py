@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr
 
-from analyses.core import measures
+from analyses.core.reading import readouts as measures
 from probe.errors import InputError
 
 LN2 = 0.6931471805599453

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from analyses.core import membership
+from analyses.memory import _membership as membership
 from probe.errors import InputError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from analyses.core.pairs import IDENTICAL, identical, pair_warnings
+from analyses.core.reading.comparable import IDENTICAL, identical, pair_warnings
 from probe import Model
 from probe.errors import InputError
 from tests import tiny

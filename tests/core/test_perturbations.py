@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from analyses.core.perturbations import PERTURBATIONS, Texts, evaluated, perturbed
+from analyses.answers._perturbations import PERTURBATIONS, Texts, evaluated, perturbed
 from probe import Prompts
 from probe.errors import InputError
 from probe.prompts import Item

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from analyses.core.random_calculation import expression, random_calculation, reward
+from analyses.memory._random_calculation import expression, random_calculation, reward
 
 
 def evaluated(text: str) -> Fraction:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from analyses.core.response_logs import read_responses
 from probe.errors import InputError
+from probe.readers.response_logs import read_responses
 
 
 def written(path: Path, rows: list) -> Path:

@@ -10,9 +10,9 @@ import pytest
 import xarray as xr
 
 from analyses.core.result import Result
-from analyses.core.run import run
-from analyses.core.store import Store
-from analyses.core.sweep import join
+from analyses.core.running.run import run
+from analyses.core.running.sweep import join
+from analyses.core.store.store import Store
 from probe import Item, Prompts
 from probe.errors import InputError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from analyses.core import separation
+from analyses.states import _separation as separation
 
 
 @pytest.fixture

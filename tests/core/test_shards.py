@@ -9,10 +9,10 @@ import pytest
 import torch
 import xarray as xr
 
-import analyses.core.run as runner
+import analyses.core.running.run as runner
 from analyses import Store, run
-from analyses.core import shards as module
 from analyses.core.analysis import Analysis, get
+from analyses.core.running import shards as module
 from probe.errors import ProbeError
 from tests import tiny
 from tests.core.conftest import Computed
@@ -168,7 +168,7 @@ def test_a_batch_that_really_does_not_fit_is_halved(folder: Path) -> None:
 
     code = (
         "import resource, torch\n"
-        "from analyses.core.shards import _out_of_memory\n"
+        "from analyses.core.running.shards import _out_of_memory\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))\n"
         "try:\n    torch.ones(2**32)\nexcept (RuntimeError, MemoryError) as error:\n    print(_out_of_memory(error))\n"

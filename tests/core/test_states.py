@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.core.states import pooled_states, strata_of, two_groups
+from analyses.core.reading.pooled_states import pooled_states, strata_of, two_groups
 from probe import Item, Model, Prompts
 from probe.errors import InputError
 from tests import tiny
-from tests.analyses.conftest import twelve_items
 from tests.planted import states_of
+from tests.tiny import twelve_items
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from analyses.core.steered_generation import steered_completions
-from analyses.core.steering import scale_keys
+from analyses.steering._arms import scale_keys
+from analyses.steering._steered_generation import steered_completions
 from probe import Item, Model, Prompts
 from tests import tiny
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from analyses.core.analysis import progress
+from analyses.core.progress import progress
 from analyses.core.stopping import heard, interruptible
 from tests.processes import started
 

@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from analyses.core.result import Result
-from analyses.core.store import Store, StoreError
+from analyses.core.store.store import Store, StoreError
 from probe.errors import InputError
 
 KEY = "0123456789abcdef"

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-import analyses.core.run as runner
-from analyses.core.store import Store
-from analyses.core.sweep import sweep
+import analyses.core.running.run as runner
+from analyses.core.running.sweep import sweep
+from analyses.core.store.store import Store
 from probe import Prompts
 from probe.errors import InputError
 from tests import tiny

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import expm
 
-from analyses.core.vector_field import fit_field, integrate
+from analyses.states._vector_field import fit_field, integrate
 from probe.errors import InputError
 
 
@@ -34,7 +34,7 @@ def test_integration_matches_expm_with_fourth_order_error():
 
 
 def test_the_curve_of_means_is_read_between_layers():
-    from analyses.core.vector_field import _at
+    from analyses.states._vector_field import _at
 
     curve = torch.tensor([[0.0], [2.0], [6.0]])
     read = [_at(curve, torch.tensor(t)).item() for t in (0.0, 0.5, 1.0, 1.75, 2.0, 9.0)]

@@ -43,7 +43,7 @@ def test_questions_and_stubs(benchmarks: Path):
 
 
 def test_every_gold_answer_can_be_graded_or_is_counted_apart(benchmarks: Path):
-    from analyses.core.grading import grader
+    from analyses.core.reading.grading import grader
 
     grade = grader("math")
     some = published.questions(benchmarks).items[::12]

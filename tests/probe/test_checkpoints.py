@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from probe import Model
-from probe.checkpoints import Checkpoint, discover, prefetch, weight_files
+from probe.checkpoints.series import Checkpoint, discover, prefetch, weight_files
 from probe.errors import InputError
 from tests import tiny
 

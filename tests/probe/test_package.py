@@ -10,7 +10,8 @@ import pytest
 import probe
 
 LIGHT = (
-    "probe, probe.checkpoints, probe.errors, probe.files, probe.interventions, probe.prompts, probe.sites, probe.tokens"
+    "probe, probe.checkpoints.series, probe.errors, probe.checkpoints.files, probe.interventions, probe.prompts, "
+    "probe.sites, probe.tokens"
 )
 
 

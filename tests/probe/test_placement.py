@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import analyses
-from analyses.core.inputs import Loading
+from analyses.core.running.inputs import Loading
 from probe import InputError, Item, Model, Prompts
 from tests import tiny
 
@@ -49,7 +49,7 @@ def test_a_map_changes_nothing(folder: Path, plain: Model, backend: str, placed:
 
 def test_replay_through_offloaded_blocks(series: Path, plain: Model) -> None:
     """Patching recomputes blocks whose weights come from disk for each of their passes."""
-    from analyses.core.patching import gate
+    from analyses.core.reading.patch_gates import gate
     from probe import patch
     from probe.replay import Clean, answer_logprob, clean_metric, replay
 

@@ -142,7 +142,7 @@ def test_dropping_the_recorder_changes_no_weight(tiny_recipe, tiny_lab: Path, ru
 
 
 def test_token_statistics_of_known_distributions():
-    from probe.recording import token_statistics
+    from probe.training.recording import token_statistics
 
     uniform, certain = torch.zeros(1, 5), torch.tensor([[50.0, 0, 0, 0, 0]])
     hidden = torch.cat([uniform, certain]).repeat(700, 1)
@@ -155,7 +155,7 @@ def test_token_statistics_of_known_distributions():
 
 def test_a_head_the_recorder_does_not_know_is_refused():
     from probe.errors import ProbeError
-    from probe.recording import RolloutRecorder
+    from probe.training.recording import RolloutRecorder
 
     recorder = RolloutRecorder()
     recorder._check(torch.zeros(3), torch.full((3,), 1e-4), "torch.float32")
@@ -166,7 +166,7 @@ def test_a_head_the_recorder_does_not_know_is_refused():
 
 
 def test_importing_the_module_loads_neither_torch_nor_trl():
-    code = "import sys, probe.recording; assert 'torch' not in sys.modules and 'trl' not in sys.modules"
+    code = "import sys, probe.training.recording; assert 'torch' not in sys.modules and 'trl' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -205,7 +205,7 @@ def stand_in_for_verl(monkeypatch: pytest.MonkeyPatch):
 def test_the_verl_recipe_writes_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from types import SimpleNamespace
 
-    from probe.recording import parquet_schema
+    from probe.training.recording import parquet_schema
 
     module = stand_in_for_verl(monkeypatch)
     text = (Path(__file__).parents[2] / "docs" / "record-with-verl.md").read_text()
@@ -253,7 +253,7 @@ def test_the_aligned_case_is_recorded_from_the_loss_pass(tiny_lab: Path, tmp_pat
     from datasets import Dataset
 
     from experiments.lab import tokenizer, training
-    from probe.recording import GRPOTrainer
+    from probe.training.recording import GRPOTrainer
 
     base = tiny_lab / "base" / "checkpoint-30"
     options = dict(training.CPU, report_to="none", logging_steps=1)

@@ -335,7 +335,7 @@ def test_what_is_said_of_segments_has_their_number_and_known_names() -> None:
 
 
 def test_segment_numbers_of_every_token() -> None:
-    from analyses.core.rollout_reading import segments
+    from analyses.core.reading.rollout_tokens import segments
 
     rows = logs.rows(steps=(1,), seed=3)
     for number, row in enumerate(rows):

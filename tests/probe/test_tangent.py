@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from analyses.core.reading.tangent import along, difference, optimizer_step
 from probe import InputError, Model, Prompts
-from probe.tangent import along, difference, optimizer_step
 from tests import tiny
 
 

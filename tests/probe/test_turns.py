@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import analyses
-from analyses.core.inputs import Loading
+from analyses.core.running.inputs import Loading
 from probe import InputError, Item, Prompts
-from probe.backends import huggingface
+from probe.checkpoints import loading as huggingface
 from probe.turns import Seat, Turn, spilled
 from tests import tiny
 

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analyses.core.figures.layout import NEUTRAL, keyed, shade, star
-from analyses.core.stages import NOT_ASSESSABLE, STAGES
+from analyses.core.result import NOT_ASSESSABLE, STAGES
 
 COLORS = ("#7F7F7F", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F")
 SHADES: dict[str, str] = dict(zip((*STAGES, NOT_ASSESSABLE), COLORS, strict=True))

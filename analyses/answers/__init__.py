@@ -1,0 +1,1 @@
+"""What the model answers: graded, labelled, calibrated, varied, perturbed, merged."""

@@ -1,0 +1,209 @@
+"""Does the checkpoint know when it is wrong? Confidence of its own greedy answers against their correctness.
+
+Definition: each prompt is answered greedily; confidence `answer` is the probability of the answer's tokens given
+everything before them, `response` the geometric mean probability of all response tokens. ece = sum over bins of
+equal mass of (n_b / N) |accuracy_b - confidence_b|; brier = mean (confidence - correct)^2; confidence_wrong = mean
+confidence of wrong answers; entropy_nats = mean entropy of the next-token distribution along the response.
+
+Units: probabilities and their squares; nats for entropy.
+
+Source: equal-mass ECE: arXiv 1909.10155; over-memorization and calibration: 2508.04117.
+
+Does not show: calibration of samples: confidence is of greedy answers. ece is biased upwards by few items per bin, the
+more so in each bootstrap draw, so that its interval need not hold its value; compare it only at equal n and bins.
+Responses without a readable answer are left out.
+
+Control: the base checkpoint at equal accuracy.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Float
+
+from analyses.core.analysis import analysis
+from analyses.core.reading.grading import BOX, NUMBER, grader
+from analyses.core.result import Result
+from analyses.core.stats import estimates as stats
+from analyses.core.stats.resampling import resample_counts
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from probe import Item, Model, Prompts
+
+BY = ["group", "answer_kind"]
+
+
+@analysis
+def calibration(
+    model: Model,
+    prompts: Prompts,
+    *,
+    confidence: Literal["answer", "response"] = "answer",
+    bins: int = 10,
+    grade: str = "math",
+    pattern: str | None = None,
+    max_new_tokens: int = 512,
+    template: Literal["none", "chat"] = "none",
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Result:
+    """Confidence, correctness and token entropy per item; calibration error with intervals over items.
+
+    Args:
+        confidence: of the answer's own tokens, or of the whole response.
+        bins: bins of equal mass in the calibration error.
+        grade: how answers are graded, as in evaluate.
+        pattern: where the answer stands, as in evaluate; else the last box, else the last number.
+        max_new_tokens: limit of every response.
+        template: put prompts through the tokenizer's chat template, or not.
+        batch_size: items per forward pass.
+        seed: of the bootstrap.
+    """
+    from analyses.core.reading.kept_responses import Decoding, question, responses
+
+    if bins < 1:
+        raise InputError(f"bins={bins}; expected at least 1")
+    asked = list({i.id: question(i) for i in prompts.items}.items())
+    how = Decoding(max_new_tokens, template=template)
+    drawn = {k: r[0] for k, r in responses(model, asked, how, batch_size=batch_size, what="calibration").items()}
+    scored = _scored(model, asked, drawn, template, batch_size)
+    graded_by = grader(grade, pattern)
+    rows = []
+    for item in prompts.items:
+        response = drawn[item.id]
+        result = graded_by(response.text, item.answer)
+        logprob, entropy = scored.get(item.id, (np.empty(0), np.empty(0)))
+        chosen = slice(None) if confidence == "response" else answer_tokens(model.tokenizer, response, pattern)
+        own = logprob[chosen] if chosen is not None else np.empty(0)
+        value = np.nan if not len(own) else float(np.exp(own.mean() if confidence == "response" else own.sum()))
+        rows.append(
+            {
+                "item": item.id,
+                "group": item.group,
+                "answer_kind": item.answer_kind,
+                "status": result.status,
+                "correct": result.correct,
+                "confidence": value,
+                "entropy_nats": float(entropy.mean()) if len(entropy) else np.nan,
+                "truncated": response.truncated,
+            }
+        )
+    table = pd.DataFrame(rows)
+    without = int((table["confidence"].isna() | table["correct"].isna()).sum())
+    warnings = [f"{without} of {len(table)} responses have no readable answer and are left out"] if without else []
+    return Result.of(table, _aggregates(table, bins, seed), warnings=warnings)
+
+
+def _scored(
+    model: Model, asked: list[tuple[str, str | Item]], drawn: dict[str, Any], template: Any, batch_size: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Log-probability and entropy at every response token, under the very ids that were drawn."""
+    from analyses.core.reading.kept_responses import asked_as
+    from analyses.core.reading.readouts import streamed
+    from analyses.core.reading.teacher_forced import scored
+    from probe import Prompts
+    from probe.tokens import SPANS, Encoded, plan, tokenize_prompts
+
+    items = Prompts(tuple(asked_as(name, said) for name, said in asked if drawn[name].ids))
+    how: dict[str, Any] = {"template": template, "max_length": model.shape.n_ctx, **asdict(model.framing)}
+    starts = tokenize_prompts(model.tokenizer, items, **how)
+    answer = SPANS.index("answer")
+    whole = [
+        Encoded(e.item, (*e.ids, *drawn[e.item.id].ids), (*e.span, *[answer] * len(drawn[e.item.id].ids)))
+        for e in starts
+    ]
+    last = f"resid_post.{model.shape.n_layers - 1}"
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for batch in plan(whole, batch_size, pad_id=model.pad_id):
+        tokens = scored(batch)
+        tokens = tokens.where(tokens.in_span("answer"))
+        batch = batch.to(model.device)
+        rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
+        read = streamed(rows, model.unembed, tokens.target.to(rows.device), k=0)
+        owner = tokens.item.cpu().numpy()
+        for i, item in enumerate(batch.items):
+            mine = owner == i
+            numbers = (read.logprob_nats, read.entropy_nats)
+            found[item.id] = tuple(n.cpu().double().numpy()[mine] for n in numbers)  # type: ignore[assignment]
+    return found
+
+
+def answer_tokens(tokenizer: Any, response: Any, pattern: str | None) -> slice | None:
+    """The response tokens that write the answer; None where it has none."""
+    compiled = re.compile(pattern, re.MULTILINE) if pattern else None
+    found = list((compiled or BOX).finditer(response.text))
+    span = found[-1].span(1) if found else None
+    if span is None and compiled is None:
+        numbers = list(NUMBER.finditer(response.text))
+        span = numbers[-1].span() if numbers else None
+    if span is None:
+        return None
+    ends = [len(tokenizer.decode(response.ids[: n + 1], skip_special_tokens=True)) for n in range(len(response.ids))]
+    starts = [0, *ends[:-1]]
+    inside = [n for n, (a, b) in enumerate(zip(starts, ends, strict=True)) if a < span[1] and b > span[0]]
+    return slice(inside[0], inside[-1] + 1) if inside else None
+
+
+def calibration_error(confidence: Float[np.ndarray, " item"], correct: Float[np.ndarray, " item"], bins: int) -> float:
+    """Equal-mass ECE in [0, 1]: mean over items of |bin accuracy - bin confidence|; NaN for no items."""
+    if not len(confidence):
+        return float("nan")
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    return float(sum(len(p) * abs(correct[p].mean() - confidence[p].mean()) for p in parts) / len(order))
+
+
+def _aggregates(table: pd.DataFrame, bins: int, seed: int) -> xr.Dataset:
+    kept = table.dropna(subset=["confidence", "correct"]).assign(brier=lambda t: (t["confidence"] - t["correct"]) ** 2)
+    kept["confidence_wrong"] = kept["confidence"].where(kept["correct"] == 0.0)
+    labels = {
+        "correct": ("accuracy", "1", "accuracy"),
+        "brier": ("brier", "1", "Brier score"),
+        "confidence": ("confidence", "1", "mean confidence"),
+        "confidence_wrong": ("confidence_wrong", "1", "confidence of wrong answers"),
+    }
+    if kept.empty:
+        return stats.estimate(table, "entropy_nats", BY, seed=seed, units="nats")
+    parts = [stats.estimate(kept, c, BY, seed=seed, name=n, units=u, long_name=v) for c, (n, u, v) in labels.items()]
+    parts.append(stats.estimate(table, "entropy_nats", BY, seed=seed, units="nats", long_name="token entropy"))
+    parts.append(_errors(kept, bins, seed))
+    return xr.merge(parts, join="outer")
+
+
+def _errors(kept: pd.DataFrame, bins: int, seed: int, draws: int = 1000) -> xr.Dataset:
+    rows: dict[Any, dict[str, float]] = {}
+    for at, of in kept.groupby(BY, sort=True):
+        confidence, correct = of["confidence"].to_numpy(), of["correct"].to_numpy()
+        n = len(of)
+        drawn = np.array([0.0])
+        if n >= 2:
+            chosen = (np.repeat(np.arange(n), c.astype(int)) for c in resample_counts(n, draws, seed))
+            drawn = np.array([calibration_error(confidence[i], correct[i], bins) for i in chosen])
+        low, high = np.quantile(drawn, [0.025, 0.975]) if n >= 2 else (np.nan, np.nan)
+        value = calibration_error(confidence, correct, bins)
+        rows[at] = {"ece": value, "ece_ci_low": low, "ece_ci_high": high, "ece_n": n}
+    data = pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(list(rows), names=BY)).to_xarray()
+    data["ece"].attrs.update(units="1", long_name="expected calibration error")
+    return data
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Calibration error, Brier score and confidence of wrong answers, over steps where there are any."""
+    from analyses.core.figures import curve, forest
+
+    rows = result.summary()
+    rows = rows[rows["quantity"].isin(["ece", "brier", "confidence_wrong", "confidence"])]
+    rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
+    title = "Calibration of greedy answers"
+    if "step" in rows:
+        return {"calibration": curve(rows, x="step", color="series", facet="quantity", title=title, unit="1")}
+    return {"calibration": forest(rows, label="quantity", color="series", title=title, reference=None)}

@@ -1,0 +1,177 @@
+"""What lies between two checkpoints: likelihood, accuracy and diversity along their weighted average.
+
+Definition: theta(w) = (1 - w) theta_base + w theta_tuned; per w the NLL of the given answers (micro), the accuracy of
+greedy responses, and over `samples` seeded ones the effective number of answers. `alpha` is w.
+
+Units: nats per token, fractions.
+
+Source: arXiv 2508.04117, equation 1 (average of two checkpoints, weight one half). Which two is not known.
+
+Does not show: that averaging keeps both checkpoints' modes: averaging their probabilities would, weights need not.
+Between unrelated checkpoints (no common training) the path runs through models that compute nothing.
+
+Control: the ends w = 0 and w = 1 are the checkpoints themselves; identical checkpoints give a flat line.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.answers import _variety as variety
+from analyses.core.analysis import analysis
+from analyses.core.reading.grading import Grader, grader
+from analyses.core.result import Result
+from analyses.core.stats import estimates as stats
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from probe import Model, Prompts
+
+BY = ["group", "answer_kind", "alpha"]
+
+
+@analysis
+def merge(
+    base: Model,
+    tuned: Model,
+    prompts: Prompts,
+    *,
+    weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    generate: bool = True,
+    grade: str = "math",
+    pattern: str | None = None,
+    samples: int = 0,
+    temperature: float = 1.0,
+    max_new_tokens: int = 256,
+    template: Literal["none", "chat"] = "none",
+    out: str | None = None,
+    keep: float = 0.5,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Result:
+    """NLL, accuracy and effective answers of the weighted averages of two checkpoints, per item.
+
+    Args:
+        weights: shares of the tuned checkpoint.
+        generate: also answer the prompts greedily (and `samples` times).
+        grade: how answers are graded, as in evaluate.
+        pattern: where the answer stands, as in evaluate.
+        samples: sampled responses per item, for diversity.
+        temperature: of the samples.
+        max_new_tokens: limit of every response.
+        template: put prompts through the tokenizer's chat template, or not.
+        out: folder to which one average is written as an ordinary checkpoint; nothing is kept without it.
+        keep: share of the tuned checkpoint in the one that is kept.
+        batch_size: items per forward pass.
+        seed: of the samples and of the bootstrap.
+    """
+    from analyses.answers._checkpoint_average import merge_checkpoints
+    from analyses.core.reading.comparable import pair_warnings
+
+    graded_by = grader(grade, pattern)
+    warnings = pair_warnings(base, tuned)
+    how = (max_new_tokens, template, samples, temperature, seed, batch_size)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for weight in weights:
+            model = _at(base, tuned, weight, Path(scratch))
+            scored = _nll(model, prompts, template, batch_size)
+            drawn = _responses(model, prompts, graded_by, how) if generate else {}
+            rows += [{**row, "alpha": weight, **drawn.get((row["item"], row["answer_kind"]), {})} for row in scored]
+    if out is not None:
+        merge_checkpoints(*_folders(base, tuned), out, keep)
+    table = pd.DataFrame(rows)
+    for name in ("correct", "modes"):
+        if name not in table:
+            table[name] = np.nan
+    return Result.of(table, _aggregates(table, seed), warnings=warnings)
+
+
+def _at(base: Model, tuned: Model, weight: float, scratch: Path) -> Model:
+    """A handle on the average; the ends are the handles given."""
+    from analyses.answers._checkpoint_average import merge_checkpoints
+    from probe import Model
+
+    if weight in (0.0, 1.0):
+        return base if weight == 0.0 else tuned
+    out = merge_checkpoints(*_folders(base, tuned), scratch / f"{weight:g}", weight)
+    dtype = str(base.dtype).removeprefix("torch.")
+    return Model.load(out, backend=base.backend_name, dtype=dtype, device=str(base.device))
+
+
+def _folders(base: Model, tuned: Model) -> tuple[str, str]:
+    folders = [m.checkpoint.path if m.checkpoint else "a model in memory" for m in (base, tuned)]
+    if not all(Path(f).is_dir() for f in folders):
+        raise InputError(f"merge needs two checkpoint folders on disk; got {folders}")
+    return folders[0], folders[1]
+
+
+def _nll(model: Model, prompts: Prompts, template: Any, batch_size: int) -> list[dict[str, Any]]:
+    """Summed NLL of each item's answer and its number of tokens."""
+    from analyses.core.reading.readouts import streamed
+    from analyses.core.reading.teacher_forced import batches, columns, scored
+
+    last = f"resid_post.{model.shape.n_layers - 1}"
+    frames: list[pd.DataFrame] = []
+    for batch in batches(model, prompts, "merge", batch_size=batch_size, template=template):
+        tokens = scored(batch)
+        tokens = tokens.where(tokens.in_span("rationale", "answer"))
+        rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
+        nll = -streamed(rows, model.unembed, tokens.target, k=0).logprob_nats
+        frames.append(pd.DataFrame({**columns(batch.items, tokens.item), "nll_nats": nll.cpu().double().numpy()}))
+    keys = ["item", "group", "answer_kind"]
+    summed = pd.concat(frames).groupby(keys, sort=True)["nll_nats"].agg(["sum", "count"]).reset_index()
+    named = summed.rename(columns={"sum": "nll_nats", "count": "n_tokens"})
+    return [{str(k): v for k, v in row.items()} for row in named.to_dict("records")]
+
+
+def _responses(
+    model: Model, prompts: Prompts, graded_by: Grader, how: tuple[Any, ...]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Correctness of the greedy response and effective number of answers of the samples, per item."""
+    from analyses.core.reading.kept_responses import Decoding, question, responses
+
+    max_new_tokens, template, samples, temperature, seed, batch_size = how
+    asked = list({i.id: question(i) for i in prompts.items}.items())
+    greedy = responses(model, asked, Decoding(max_new_tokens, template=template), batch_size=batch_size, what="merge")
+    drawn = {}
+    if samples:
+        sampling = Decoding(max_new_tokens, temperature, n_samples=samples, seed=seed, template=template)
+        drawn = responses(model, asked, sampling, batch_size=batch_size, what="merge (samples)")
+    out: dict[tuple[str, str], dict[str, float]] = {}
+    for item in prompts.items:
+        answers = [graded_by(r.text, item.answer).answer for r in drawn.get(item.id, [])]
+        f = variety.frequencies([a for a in answers if a is not None])
+        right = graded_by(greedy[item.id][0].text, item.answer).correct
+        out[item.id, item.answer_kind] = {"correct": right, "modes": variety.modes(f)}
+    return out
+
+
+def _aggregates(table: pd.DataFrame, seed: int) -> xr.Dataset:
+    label = "negative log-likelihood of the answer"
+    nll = stats.estimate(table, "nll_nats", BY, per="n_tokens", seed=seed, units="nats/token", long_name=label)
+    accuracy = stats.estimate(table, "correct", BY, seed=seed, name="accuracy", units="1")
+    modes = stats.estimate(table, "modes", BY, seed=seed, units="1", long_name="effective number of answers")
+    return xr.merge([nll, accuracy, modes], join="outer")
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Each quantity against the weight of the tuned checkpoint; with steps, one line a step."""
+    from analyses.core.figures import curve
+
+    rows = result.summary()
+    color, facet = (["group", "answer_kind"], None) if "step" not in rows else ("step", ["group", "answer_kind"])
+    titles = {"nll_nats": "NLL of the answers", "accuracy": "Accuracy", "modes": "Effective number of answers"}
+    return {
+        q: curve(part, x="alpha", color=color, facet=facet, title=f"{t} against the share of the tuned checkpoint")
+        for q, t in titles.items()
+        if len(part := rows[rows["quantity"] == q])
+    }

@@ -1,0 +1,273 @@
+"""What a run or a sweep will take on this machine, before any weights are loaded.
+
+Sizes come from `config.json` and the headers of the weight files, token counts from the tokenizer, rates from a
+second of measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
+
+from analyses.core.analysis import checked_options, get
+from analyses.core.cost.estimates import Cost, cost
+from analyses.core.work import Case, Size
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from analyses.core.analysis import Analysis
+    from probe import Checkpoint, Prompts
+    from probe.prompts import Item
+
+SAMPLE_BYTES = 1 << 28
+SLACK = 1.25  # measured peaks were up to 1.23 of the formula: what loading maps, what the allocator keeps
+EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "lm_head", "embed_out")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this machine does: matrix operations, bytes copied in memory and bytes read from a file, per second."""
+
+    flops: float
+    memory: float
+    read: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run over a series takes.
+
+    Attributes:
+        analysis: its name.
+        cost: of one member (a checkpoint, or a pair).
+        members: checkpoints or pairs.
+        n_items: items, of `tokens` tokens on average.
+        rates: measured here.
+        memory: bytes that may be used.
+    """
+
+    analysis: str
+    cost: Cost
+    members: int
+    n_items: int
+    tokens: float
+    rates: Rates
+    memory: float
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Reading, matrix products, and weights read again for every generated token; of all members."""
+        one = self.cost
+        read = self.members + one.models - 1  # the base stays, unless checkpoints take turns
+        if one.models > 1 and self.choice == "one":
+            read = one.models * self.members
+        return {
+            "read": read * one.read_bytes / max(1, one.models) / self.rates.read,
+            "compute": self.members * one.flops / self.rates.flops,
+            "generate": self.members * one.streamed_bytes / self.rates.memory,
+        }
+
+    def peak(self, hold: Literal["both", "one"]) -> float:
+        """Memory at the worst moment; a swap in a sweep holds the next checkpoint beside those in use."""
+        held = 1 if hold == "one" else self.cost.models + (self.members > 1)
+        return SLACK * self.cost.peak_bytes(held)
+
+    @property
+    def choice(self) -> Literal["both", "one", "neither"]:
+        """How many checkpoints to hold: both if that fits, else one at a time where the analysis can."""
+        if self.peak("both") <= self.memory:
+            return "both"
+        can = self.cost.spill_bytes is not None
+        return "one" if can and self.peak("one") <= self.memory else "neither"
+
+
+def plan(
+    name: str,
+    *,
+    checkpoints: Any,
+    prompts: Prompts | str | Path | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    memory: float | None = None,
+    limit: int | None = None,
+    rates: Rates | None = None,
+    **options: Any,
+) -> Plan:
+    """The plan of an analysis over a series of checkpoints.
+
+    Args:
+        name: analysis, as in `probe list`.
+        checkpoints: a folder (see `probe.discover`) or a list.
+        prompts: the items; needed where the analysis takes prompts.
+        dtype: of the weights in memory.
+        device: where rates and free memory are taken.
+        memory: bytes that may be used; default what is free.
+        limit: use only the first items.
+        rates: instead of measuring.
+        options: of the analysis.
+
+    Raises:
+        InputError: an analysis without a model, one that reads a rollout log, a checkpoint that is not whole.
+    """
+    from probe import discover
+
+    of, series = get(name), discover(checkpoints)
+    models = sum(i.kind == "Model" for i in of.inputs)
+    if not models or any(i.kind in ("Rollouts", "Checkpoints") for i in of.inputs):
+        taken = ", ".join(i.kind for i in of.inputs)
+        raise InputError(f"{name} takes {taken}: a plan is made for analyses of checkpoints and prompts")
+    size, stored = sizes(series[0])
+    chosen = checked_options(of, options)
+    case = _case(size, models, series[0], _items(of, prompts, limit), chosen)
+    one = cost(of, case, dtype, stored)
+    found = rates or measured(dtype, device, series[0])
+    members = 1 if models == 2 and len(series) == 2 else len(series)  # a sweep of pairs holds the first with itself
+    free = memory if memory is not None else _free(device)
+    return Plan(name, one, members, case.n_items, case.tokens, found, free)
+
+
+def weights_fit(series: Sequence[Checkpoint], device: str) -> bool:
+    """True where memory is so ample that no plan is needed: eight times the largest checkpoint's weight files."""
+    from probe.checkpoints.files import weight_files
+
+    largest = max(sum(f.stat().st_size for f in weight_files(c.folder)) for c in series)
+    return 8 * largest < _free(device)
+
+
+def sizes(checkpoint: Checkpoint) -> tuple[Size, float]:
+    """Sizes of a model and bytes of its weight files, from config.json and the headers alone."""
+    from probe.checkpoints.files import weight_files
+    from probe.shape import ModelShape
+
+    folder = checkpoint.folder
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    shape = ModelShape.of(SimpleNamespace(**_named(config)))
+    tensors: dict[str, int] = {}
+    stored = 0
+    for file in weight_files(folder):
+        if file.suffix != ".safetensors":
+            raise InputError(f"{folder}: only pickle weights, whose sizes cannot be read without loading them")
+        stored += file.stat().st_size
+        tensors |= _matrices(file)
+    inner = sum(n for name, n in tensors.items() if n > 0 and not any(e in name.split(".") for e in EMBEDDINGS))
+    return Size(shape, inner / shape.n_layers, sum(map(abs, tensors.values()))), stored
+
+
+def _named(config: dict[str, Any]) -> dict[str, Any]:
+    """GPT-2's own names of its sizes under the common ones."""
+    own = {"n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers"}
+    own["n_positions"] = "max_position_embeddings"
+    return {**config, **{own[k]: v for k, v in config.items() if k in own}}
+
+
+def _matrices(file: Path) -> dict[str, int]:
+    """Numbers of elements of a file's tensors; those of vectors (norms, biases) are negative."""
+    with file.open("rb") as handle:
+        header: dict[str, Any] = json.loads(handle.read(struct.unpack("<Q", handle.read(8))[0]))
+    found: dict[str, int] = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            n = 1
+            for side in entry["shape"]:
+                n *= side
+            found[name] = n if len(entry["shape"]) > 1 else -n
+    return found
+
+
+def _items(of: Analysis, prompts: Prompts | str | Path | None, limit: int | None) -> Prompts | None:
+    from probe import Prompts
+
+    if not any(i.kind == "Prompts" for i in of.inputs):
+        return None
+    if prompts is None:
+        raise InputError(f"{of.name} reads prompts: give the file (--prompts)")
+    read = prompts if isinstance(prompts, Prompts) else Prompts.read(prompts)
+    return read if limit is None else read.limit(limit)
+
+
+def _case(
+    size: Size,
+    models: int,
+    checkpoint: Checkpoint,
+    prompts: Prompts | None,
+    options: Mapping[str, Any],
+) -> Case:
+    if prompts is None:
+        return Case(size, models, 0, 0, 0, 0, options)
+    prompt, answer = _lengths(checkpoint, prompts.items, size.shape.n_ctx, options)
+    total = sorted(p + a for p, a in zip(prompt, answer, strict=True))
+    batch, n = int(options.get("batch_size", 1)), len(total)
+    padded = sum(max(total[i : i + batch]) * len(total[i : i + batch]) for i in range(0, n, batch))
+    return Case(size, models, sum(prompt) / n, sum(answer) / n, padded / n, n, options)
+
+
+def _lengths(
+    checkpoint: Checkpoint, items: Sequence[Item], n_ctx: int, options: Mapping[str, Any]
+) -> tuple[list[int], list[int]]:
+    """Tokens of prompt and answer of every item, as the analysis would make them."""
+    from probe.checkpoints.loading import read_tokenizer
+    from probe.prompts import Prompts
+    from probe.tokens import SPANS, tokenize
+
+    given = {k: options[k] for k in ("template", "boundary", "include_eos") if k in options}
+    encoded = tokenize(read_tokenizer(checkpoint), Prompts(tuple(items)), max_length=n_ctx, **given)
+    inside = {SPANS.index("template"), SPANS.index("prompt")}
+    prompt = [sum(s in inside for s in e.span) for e in encoded]
+    return prompt, [len(e.ids) - p for e, p in zip(encoded, prompt, strict=True)]
+
+
+def measured(dtype: str, device: str, checkpoint: Checkpoint) -> Rates:
+    """Rates of this machine, in about a second: a matrix product, a copy in memory, a weight file from storage."""
+    import torch
+
+    side = 1024 if device == "cpu" else 8192
+    x = torch.randn(side, side, device=device).to(getattr(torch, dtype))
+    block = torch.empty(1 << 26, dtype=torch.uint8, device=device)
+    product = _per_second(lambda: x @ x, 2.0 * side**3, device)
+    copied = _per_second(lambda: block.clone(), 2.0 * block.numel(), device)
+    return Rates(product, copied, _read_rate(checkpoint))
+
+
+def _per_second(call: Any, amount: float, device: str, seconds: float = 0.4) -> float:
+    import torch
+
+    def done() -> float:
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    call()
+    start, number = done(), 0
+    while done() - start < seconds:
+        call()
+        number += 1
+    return number * amount / (done() - start)
+
+
+def _read_rate(checkpoint: Checkpoint) -> float:
+    """Bytes per second of a weight file's beginning, its pages dropped from the cache first where the system can."""
+    from probe.checkpoints.files import weight_files
+
+    file = max(weight_files(checkpoint.folder), key=lambda f: f.stat().st_size)
+    with file.open("rb", buffering=0) as handle:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        start, n = time.perf_counter(), 0
+        while n < SAMPLE_BYTES and (part := handle.read(1 << 22)):
+            n += len(part)
+    return n / (time.perf_counter() - start)
+
+
+def _free(device: str) -> float:
+    import torch
+
+    from probe.replay.budget import free_bytes
+
+    return float(free_bytes(torch.device(device)))

@@ -1,0 +1,170 @@
+"""Pooled hidden states of all items on disk, filled one batch at a time and read one layer at a time.
+
+1,000 items x 29 states x 3,584 dims are 416 MB; only one batch of activations is in memory while they are made,
+and only one state of all items while they are read.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analyses.core.reading.teacher_forced import batches
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from probe import Model, Prompts, TokenBatch
+    from probe.prompts import Item
+
+Pooling: TypeAlias = Literal["last_prompt", "mean_prompt", "mean"]
+
+
+def two_groups(prompts: Prompts, groups: tuple[str, ...], needed: int = 4) -> tuple[str, str]:
+    """The two groups to compare.
+
+    Raises:
+        InputError: not exactly two, or fewer than `needed` items in one.
+    """
+    names = groups or prompts.groups
+    if len(names) != 2:
+        raise InputError(f"groups {list(names)}: exactly two are compared; name them, e.g. groups=('leak', 'stable')")
+    count = {name: len({item.id for item in prompts.items if item.group == name}) for name in names}
+    if min(count.values()) < needed:
+        raise InputError(f"items per group {count}: at least {needed} in each are needed (split halves of two)")
+    return names[0], names[1]
+
+
+def strata_of(states: States, names: tuple[str, ...]) -> np.ndarray[Any, Any] | None:
+    """A stratum per item: the joint value of columns of the prompt file, `length` being the number of tokens."""
+    if not names:
+        return None
+    columns = [_column(states, name) for name in names]
+    return np.asarray(["|".join(map(str, values)) for values in zip(*columns, strict=True)], dtype=object)
+
+
+def _column(states: States, name: str) -> list[Any]:
+    if name == "length":
+        edges = np.quantile(states.n_tokens, [1 / 3, 2 / 3])
+        return np.digitize(states.n_tokens, edges).tolist()
+    missing = [item.id for item in states.items if name not in item.meta]
+    if missing:
+        raise InputError(f"stratum {name!r}: not a column of item(s) {missing[:3]}; columns or 'length' are possible")
+    return [item.meta[name] for item in states.items]
+
+
+@dataclass(frozen=True)
+class States:
+    """Pooled residual states [item, state, d_model]: state 0 is the embedding, state l+1 the output of block l.
+
+    Attributes:
+        values: memory-mapped float32 array of an unnamed file; slice one state (`values[:, s]`) at a time.
+        items: the items, in the order of the prompts.
+        n_tokens: number of prompt tokens of each item, a covariate.
+    """
+
+    values: np.memmap[Any, Any]
+    items: tuple[Item, ...]
+    n_tokens: np.ndarray[Any, Any]
+
+    @property
+    def groups(self) -> np.ndarray[Any, Any]:
+        """Group of each item."""
+        return np.asarray([item.group for item in self.items], dtype=object)
+
+    @property
+    def ids(self) -> np.ndarray[Any, Any]:
+        """Id of each item."""
+        return np.asarray([item.id for item in self.items], dtype=object)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks: one less than the number of states."""
+        return self.values.shape[1] - 1
+
+    def layer(self, state: int) -> Float[np.ndarray, "item d_model"]:
+        """One state of all items, in float64."""
+        return np.asarray(self.values[:, state], dtype=np.float64)
+
+    def update(self, layer: int) -> Float[np.ndarray, "item d_model"]:
+        """What block `layer` adds: state[layer + 1] - state[layer]."""
+        return self.layer(layer + 1) - self.layer(layer)
+
+
+def pooled_states(
+    model: Model, prompts: Prompts, *, pooling: Pooling = "last_prompt", what: str = "states", **plan: Any
+) -> States:
+    """Pooled residual states of every item of one checkpoint.
+
+    Args:
+        model: the checkpoint.
+        prompts: the items; of several answer_kinds of an id the first stands for all (their prompt is the same).
+        pooling: `last_prompt` (the last prompt token), `mean_prompt` (mean over prompt tokens) or `mean` (over all
+            tokens, the answer included).
+        what: label of the progress bar.
+        plan: options of the batch plan, as in `Model.batches`.
+
+    Raises:
+        InputError: an id twice, or a state that is not finite (model, site and items are named).
+    """
+    prompts = _one_per_id(prompts, pooling)
+    place = {item.id: row for row, item in enumerate(prompts.items)}
+    shape = (len(place), model.shape.n_layers + 1, model.shape.d_model)
+    with tempfile.TemporaryFile(prefix="probe-states-") as file:  # the mapping outlives the handle; no name is left
+        values: np.memmap[Any, Any] = np.memmap(file, np.float32, "w+", shape=shape)
+    n_tokens = np.zeros(len(place), dtype=int)
+    for batch in batches(model, prompts, what, **plan):
+        rows = [place[item.id] for item in batch.items]
+        for state, pooled in enumerate(_pool(model, batch, pooling)):
+            values[rows, state] = pooled.float().cpu().numpy()
+        n_tokens[rows] = (batch.mask & (batch.span < 3)).sum(-1).cpu().numpy()
+    return States(values, prompts.items, n_tokens)
+
+
+def _one_per_id(prompts: Prompts, pooling: Pooling) -> Prompts:
+    """Each id once: what is read on the prompt alone is the same for every kind of answer."""
+    first: dict[str, Item] = {}
+    for item in prompts.items:
+        known = first.setdefault(item.id, item)
+        if known is not item and (pooling == "mean" or known.prompt != item.prompt):
+            raise InputError(
+                f"item {item.id} occurs with several answer_kinds: pooling={pooling!r} needs one state per item, so "
+                "keep one kind (or pool over the prompt, if their prompts are the same)"
+            )
+    return replace(prompts, items=tuple(first.values()))
+
+
+def _pool(model: Model, batch: TokenBatch, pooling: Pooling) -> list[Tensor]:
+    """Pooled states of one batch, [item, d_model] for each state."""
+    sites = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(model.shape.n_layers))]
+    trace = model.run(batch, read=sites, logits="none")
+    weights = _weights(batch, pooling)
+    pooled: list[Tensor] = []
+    for site in sites:
+        x, w = trace[site].float(), weights.to(trace[site].device).unsqueeze(-1)
+        pooled.append((torch.where(w > 0, x, 0.0) * w).sum(1))  # states of padding may be anything, even NaN
+        require_finite(pooled[-1], site, [item.id for item in batch.items], model)
+    return pooled
+
+
+def _weights(batch: TokenBatch, pooling: Pooling) -> Float[Tensor, "item pos"]:
+    """Weights over positions that sum to 1 in each item; padding has none."""
+    if pooling == "last_prompt":
+        return torch.nn.functional.one_hot(batch.last_prompt, batch.ids.shape[1]).float()
+    kept = batch.mask & (batch.span < 3) if pooling == "mean_prompt" else batch.mask
+    return kept.float() / kept.sum(-1, keepdim=True)
+
+
+def require_finite(rows: Float[Tensor, "row d_model"], site: str, ids: Sequence[str], model: Model) -> None:
+    """Refuse states with NaN or infinity, naming model, site and items."""
+    good = torch.isfinite(rows).all(-1)
+    if not bool(good.all()):
+        bad = list(dict.fromkeys(ids[i] for i in (~good).nonzero().flatten().tolist()))
+        label = model.checkpoint.label if model.checkpoint else "the model"
+        raise InputError(f"{label}: {site} is not finite for {len(bad)} item(s), e.g. {bad[:3]}; check its weights")

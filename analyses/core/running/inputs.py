@@ -1,0 +1,208 @@
+"""What an analysis is given: values, their fingerprints, and the way from a path to the object.
+
+An input is fingerprinted without loading a model, so that a stored result is found in milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from analyses.core.analysis import Input
+from analyses.core.keys import digest
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from probe import Checkpoint
+
+
+@dataclass(frozen=True)
+class Given:
+    """One input on its way into an analysis.
+
+    Attributes:
+        fingerprint: content hash; equal content gives equal results.
+        describe: what the record keeps (path, step, counts).
+        load: makes the object; a model is read only when this is called.
+    """
+
+    fingerprint: str
+    describe: Mapping[str, Any]
+    load: Callable[[], Any] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How models are loaded: part of every key, since dtype and kernel change the last digits."""
+
+    backend: str = "transformer_lens"
+    dtype: str = "float32"
+    device: str = "cpu"
+    revision: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    hold: Literal["both", "one"] = "both"
+    bos: bool | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def identity(self) -> dict[str, str]:
+        """What can change a number."""
+        placed = self.placement.get("device_map", self.device.partition(":")[0])
+        framing = {"bos": self.bos, "template_options": dict(self.template_options) or None}
+        said = {name: json.dumps(value, sort_keys=True) for name, value in framing.items() if value is not None}
+        return {"backend": self.backend, "dtype": self.dtype, "device": str(placed), **said}
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """Where `Model.load` puts the weights: a device, or a device map (`auto`, or JSON of modules to devices)."""
+        if self.device == "auto":
+            return {"device_map": "auto"}
+        if not self.device.startswith("{"):
+            return {"device": self.device}
+        try:
+            return {"device_map": json.loads(self.device)}
+        except json.JSONDecodeError as error:
+            raise InputError(f"device {self.device!r} is neither a device, 'auto' nor a JSON map: {error}") from error
+
+
+class ModelPool:
+    """Loaded models of one run: the next checkpoint's weights are swapped into a handle already there."""
+
+    def __init__(self, loading: Loading) -> None:
+        self.loading = loading
+        self._handles: dict[str, Any] = {}
+        self._seat: Any = None
+
+    def get(self, slot: str, checkpoint: Checkpoint) -> Any:
+        """A handle holding ``checkpoint``; one handle per ``slot`` (input name)."""
+        from dataclasses import asdict
+
+        from probe import Model
+
+        options = {k: v for k, v in asdict(self.loading).items() if k not in ("revision", "hold", "device")}
+        options |= self.loading.placement
+        if self.loading.hold == "one":
+            return self._turn(checkpoint, options)
+        handle = self._handles.get(slot)
+        if handle is None:
+            handle = self._handles[slot] = Model.load(checkpoint, **options)
+        elif handle.checkpoint != checkpoint:
+            handle.swap(checkpoint, allow_pickle=self.loading.allow_pickle)
+        return handle
+
+    def _turn(self, checkpoint: Checkpoint, options: dict[str, Any]) -> Any:
+        from probe.turns import Seat, Turn
+
+        self._seat = self._seat or Seat(options)
+        return Turn(self._seat, checkpoint)
+
+
+def resolve(wanted: Input, value: Any, pool: ModelPool, limit: int | None) -> Given:
+    """The given value as an input: a path, an object of floor 1, a pandas frame.
+
+    Raises:
+        InputError: the value is not what this kind of input takes.
+    """
+    return _RESOLVERS[wanted.kind](wanted.name, value, pool, limit)
+
+
+def _model(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
+    from probe import Checkpoint
+
+    if isinstance(value, str | Path):
+        named = Checkpoint.of(value)  # an adapter's folder and repo@revision are names too
+        value = replace(named, revision=pool.loading.revision or named.revision)
+    if isinstance(value, Checkpoint):
+        checkpoint = value
+        prints = {
+            "weights": checkpoint.fingerprint(),
+            "tokenizer": checkpoint.tokenizer_fingerprint(),
+            **pool.loading.identity(),
+        }
+        described = {**_identity(checkpoint), "fingerprint": prints["weights"]}
+        return Given(digest(prints), described, lambda: pool.get(name, checkpoint))
+    if hasattr(value, "fingerprint") and hasattr(value, "run"):
+        described = {**_identity(value.checkpoint), "fingerprint": value.fingerprint()}
+        return Given(value.fingerprint(), described, lambda: value)
+    raise InputError(f"{name}: expected a checkpoint folder, a Checkpoint or a Model; got {type(value).__name__}")
+
+
+def _identity(checkpoint: Checkpoint | None) -> dict[str, Any]:
+    if checkpoint is None:
+        return {"path": None}
+    fields = ("path", "revision", "step", "stage", "adapter")
+    return {f: getattr(checkpoint, f) for f in fields if getattr(checkpoint, f) is not None}
+
+
+def _prompts(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
+    from probe import Prompts
+
+    if isinstance(value, str | Path):
+        value = Prompts.read(value)
+    if not isinstance(value, Prompts):
+        raise InputError(f"{name}: expected a prompt file or Prompts; got {type(value).__name__}")
+    prompts = value if limit is None else value.limit(limit)
+    described = {"source": prompts.source, "n": len(prompts.items), "fingerprint": prompts.fingerprint()}
+    return Given(prompts.fingerprint(), described, lambda: prompts)
+
+
+def _reader(kind: str) -> Callable[[str, Any, ModelPool, int | None], Given]:
+    def read(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
+        import probe
+
+        if isinstance(value, str | Path):
+            value = getattr(probe, kind).read(value)
+        described = {"source": str(value.source), "fingerprint": value.fingerprint()}
+        return Given(value.fingerprint(), described, lambda: value)
+
+    return read
+
+
+def _table(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
+    source = "in memory"
+    if isinstance(value, str | Path):
+        source, value = str(value), _frame(name, Path(value))
+    if not isinstance(value, pd.DataFrame):
+        raise InputError(f"{name}: expected a CSV or Parquet file or a pandas frame; got {type(value).__name__}")
+    frame = value
+    hashed = pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()
+    fingerprint = hashlib.sha256(hashed + "\x1f".join(map(str, frame.columns)).encode()).hexdigest()[:16]
+    return Given(fingerprint, {"source": source, "n": len(frame), "fingerprint": fingerprint}, lambda: frame)
+
+
+def _frame(name: str, path: Path) -> pd.DataFrame:
+    from probe.readers.response_logs import read_responses
+
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    readers |= dict.fromkeys((".jsonl", ".json", ".eval"), read_responses)
+    if path.suffix not in readers:
+        raise InputError(f"{name}: {path} is not .csv, .parquet, .jsonl, .json or .eval")
+    try:
+        return readers[path.suffix](path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: cannot read {path}: {error}") from error
+
+
+def _checkpoints(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
+    from probe import discover
+
+    series = value if isinstance(value, list | tuple) else discover(value)
+    prints = [c.fingerprint() for c in series]
+    described = {"n": len(series), "members": [_identity(c) for c in series]}
+    return Given(digest([prints, [c.step for c in series]]), described, lambda: list(series))
+
+
+_RESOLVERS: dict[str, Callable[[str, Any, ModelPool, int | None], Given]] = {
+    "Model": _model,
+    "Prompts": _prompts,
+    "Rollouts": _reader("Rollouts"),
+    "RunLog": _reader("RunLog"),
+    "Table": _table,
+    "Checkpoints": _checkpoints,
+}

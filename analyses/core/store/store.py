@@ -1,0 +1,202 @@
+"""Content-addressed store of results: ``<root>/<analysis>/<key>/{table.parquet, arrays.nc, record.json}``.
+
+A reader sees all of a result or nothing, and whoever writes the same key second simply finds it there. Members of
+a sweep, and shards of items, live in the same form under ``<root>/.shards`` so that what was interrupted resumes;
+views and listings see finished results only. The root is a folder here, or one at an fsspec URL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+
+from analyses.core.result import Result
+from analyses.core.store.files import (
+    FILES,
+    Stack,
+    Stored,
+    StoreError,
+    is_here,
+    place,
+    read_arrays,
+    replaced,
+    written,
+)
+from probe.errors import InputError
+
+__all__ = ["SCHEMA", "Store", "StoreError"]
+
+SCHEMA = 1
+KEY = re.compile(r"[0-9a-f]{16}")
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of results."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: Path | str | None = None) -> Store:
+        """The store in ``root`` (a folder or a URL), else in ``$PROBE_RESULTS``, else in ``./results``."""
+        return cls(place(root or os.environ.get("PROBE_RESULTS") or "results"))
+
+    @property
+    def shards(self) -> Store:
+        """Members of sweeps, finished or not."""
+        return Store(self.root / ".shards")
+
+    def folder(self, name: str, key: str) -> Path:
+        """Where a result lies; names and keys that could leave the store are refused."""
+        if not NAME.fullmatch(name) or not KEY.fullmatch(key):
+            raise InputError(f"not a result address: {name!r} / {key!r}; expected a name and 16 hex digits")
+        return self.root / name / key
+
+    def has(self, name: str, key: str) -> bool:
+        """True where a whole result lies under this address."""
+        return all((self.folder(name, key) / f).is_file() for f in FILES)
+
+    def put(self, result: Result) -> Path:
+        """Write ``result`` under its record's address; the folder it now lies in.
+
+        Raises:
+            StoreError: disk full or folder not writable; nothing is left half-written.
+        """
+        final = self.folder(result.analysis, result.key)
+        if self.has(result.analysis, result.key):
+            return final
+        with written(final) as folder:
+            _write(result, folder)
+        return final
+
+    def get(self, name: str, key: str) -> Result:
+        """Read a result.
+
+        Raises:
+            InputError: no such result, or one written by a newer version.
+            StoreError: its files are damaged.
+        """
+        folder = self.folder(name, key)
+        if not self.has(name, key):
+            missing = [f for f in FILES if not (folder / f).is_file()]
+            raise InputError(f"no whole result at {folder}: missing {', '.join(missing)}. `probe show` lists results.")
+        record = self.record(name, key)
+        if record.get("schema", 0) > SCHEMA:
+            raise InputError(f"{folder} has schema {record['schema']}; this version reads up to {SCHEMA}: upgrade.")
+        rows = Stored(folder / "table.parquet")
+        len(rows)  # damaged files are named now, not when the rows are wanted
+        return Result(read_arrays(folder / "arrays.nc"), rows, record)
+
+    def drop(self, name: str, key: str) -> None:
+        """Remove a result, whole or not."""
+        folder: Any = self.folder(name, key)
+        if is_here(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.exists():
+            folder.rmdir(recursive=True)
+
+    def record(self, name: str, key: str) -> dict[str, Any]:
+        """Provenance alone, without reading the numbers."""
+        path = self.folder(name, key) / "record.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); delete its folder and run again.") from error
+
+    def records(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Records of all whole results, oldest first."""
+        found = [self.record(n, k) for n, k in self.addresses() if name in (None, n)]
+        return sorted(found, key=lambda r: (r.get("started", ""), r["key"]))
+
+    def addresses(self) -> Iterator[tuple[str, str]]:
+        """(analysis, key) of every whole result."""
+        for path in sorted(self.root.glob("*/*/record.json")):
+            name, key = path.parent.parent.name, path.parent.name
+            if NAME.fullmatch(name) and KEY.fullmatch(key) and self.has(name, key):
+                yield name, key
+
+    def broken(self) -> list[Path]:
+        """Folders that look like results but lack files (an interrupted copy, say)."""
+        folders = [p for p in self.root.glob("*/*") if NAME.fullmatch(p.parent.name) and KEY.fullmatch(p.name)]
+        return [p for p in folders if not self.has(p.parent.name, p.name)]
+
+    def find(self, prefix: str) -> tuple[str, str]:
+        """The (analysis, key) whose key, or ``analysis/key``, starts with ``prefix``.
+
+        Raises:
+            InputError: none, or more than one.
+        """
+        hits = [(n, k) for n, k in self.addresses() if k.startswith(prefix) or f"{n}/{k}".startswith(prefix)]
+        if len(hits) != 1:
+            listed = ", ".join(f"{n}/{k}" for n, k in hits[:8]) or "none"
+            raise InputError(f"{prefix!r} names {len(hits)} results in {self.root} ({listed}); give one whole key.")
+        return hits[0]
+
+    def query(self, sql: str) -> pd.DataFrame:
+        """Rows of an SQL query over all tables: one view per analysis, with the column ``key``.
+
+        Raises:
+            InputError: the SQL is wrong (views that exist are listed).
+        """
+        import duckdb
+
+        views = sorted({n for n, _ in self.addresses()})
+        with duckdb.connect() as connection:
+            if not is_here(self.root):
+                connection.register_filesystem(cast(Any, self.root).fs)
+            for name in views:
+                connection.execute(_view(name, self.root))
+            try:
+                return connection.sql(sql).df()
+            except duckdb.Error as error:
+                raise InputError(f"{error}\nViews in {self.root}: {', '.join(views) or 'none'}.") from error
+
+    def announce(self, key: str, state: Mapping[str, Any] | None) -> None:
+        """Say how far a running sweep is (``None``: it ended); read by ``running``."""
+        path = self.root / ".running" / f"{key}.json"
+        if state is None:
+            path.unlink(missing_ok=True)
+            return
+        replaced(path, json.dumps({"pid": os.getpid(), "host": platform.node(), **state}))
+
+    def running(self) -> list[dict[str, Any]]:
+        """Sweeps under way, with ``done`` and ``total``; one whose process died on this machine is left out."""
+        states = [json.loads(p.read_text()) for p in sorted((self.root / ".running").glob("*.json"))]
+        return [s for s in states if s["host"] != platform.node() or _alive(s["pid"])]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, but there
+        return True
+    return True
+
+
+def _view(name: str, root: Path) -> str:
+    files = str(root / name / "*" / "table.parquet").replace("'", "''")
+    columns = "*, parse_dirpath(filename).regexp_extract('[0-9a-f]{16}$') AS key"
+    return (
+        f"CREATE VIEW {name} AS SELECT {columns.replace('*,', '* EXCLUDE (filename),')} "
+        f"FROM read_parquet('{files}', union_by_name=true, filename=true)"
+    )
+
+
+def _write(result: Result, folder: Path) -> None:
+    rows = folder / "table.parquet"
+    result.rows.write(rows) if isinstance(result.rows, Stack) else result.table.to_parquet(rows, index=False)
+    # Through memory: HDF5 itself crashes the process where the disk is full.
+    (folder / "arrays.nc").write_bytes(bytes(result.data.to_netcdf(engine="h5netcdf")))
+    (folder / "record.json").write_text(json.dumps(result.record, indent=1, sort_keys=True))

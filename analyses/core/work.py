@@ -1,0 +1,151 @@
+"""What one item of an analysis takes: rows put through blocks and unembedding, tokens generated, rows written.
+
+An analysis declares it (`@analysis(work=...)`); `analyses.core.cost` turns it into operations, bytes and seconds.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probe.shape import ModelShape
+
+LOGIT_ROWS = 64  # rows of logits held at once where they are streamed (`analyses.core.reading.readouts`)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Matrix sizes of a model. `block`: weights of one block's matrices; `weights`: all parameters, each once."""
+
+    shape: ModelShape
+    block: float
+    weights: float
+
+    @classmethod
+    def of(cls, shape: ModelShape, *, matrices_of_mlp: int = 3, tied: bool = False) -> Size:
+        """The sizes that a shape implies (three MLP matrices: a gated MLP)."""
+        block = _attention(shape) + matrices_of_mlp * shape.d_model * shape.d_mlp
+        embeddings = (1 if tied else 2) * shape.d_vocab * shape.d_model
+        return cls(shape, block, shape.n_layers * block + embeddings)
+
+    @property
+    def heads(self) -> float:
+        """Width of all heads together."""
+        return self.shape.n_heads * self.shape.d_head
+
+    @property
+    def kv(self) -> float:
+        """Weights of the key and value projections."""
+        return 2 * self.shape.d_model * self.shape.n_kv_heads * self.shape.d_head
+
+    @property
+    def qkv(self) -> float:
+        """Weights of the query, key and value projections."""
+        return self.kv + self.shape.d_model * self.heads
+
+    @property
+    def out(self) -> float:
+        """Weights of the projection of the heads back to the residual stream."""
+        return self.shape.d_model * self.heads
+
+    @property
+    def mlp(self) -> float:
+        """Weights of the MLP's matrices."""
+        return self.block - self.qkv - self.out
+
+    @property
+    def unembed(self) -> float:
+        """Weights of the unembedding."""
+        return self.shape.d_vocab * self.shape.d_model
+
+
+def _attention(shape: ModelShape) -> float:
+    return 2 * shape.d_model * shape.d_head * (shape.n_heads + shape.n_kv_heads)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the work on one item depends on; token counts are means over the items.
+
+    Attributes:
+        size: of the model.
+        models: checkpoints one run takes (1, or 2 for a pair).
+        prompt: tokens of the prompt, template included.
+        answer: tokens of the answer.
+        padded: tokens computed per item: the width of its batch.
+        n_items: number of items.
+        options: of the analysis, defaults filled in.
+    """
+
+    size: Size
+    models: int
+    prompt: float
+    answer: float
+    padded: float
+    n_items: int
+    options: Mapping[str, Any]
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of the item."""
+        return self.prompt + self.answer
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return self.size.shape.n_layers
+
+    @property
+    def batch(self) -> int:
+        """Items of one forward pass."""
+        return int(self.options.get("batch_size", 1))
+
+    @property
+    def full_pass(self) -> float:
+        """Rows times blocks of one forward pass over the item."""
+        return self.padded * self.n_layers
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one item takes, all checkpoints of the run together.
+
+    Attributes:
+        block_rows: rows put through a block, summed over blocks.
+        unembedded: rows put through the unembedding.
+        projected: rows put through a block's q, k and v projections alone, summed over blocks.
+        generated: tokens generated, one at a time.
+        rows: rows of the table; None where nobody has counted them.
+        row_bytes: measured bytes of such a row in Parquet.
+        sites: residual-sized activations of a batch that are held at once.
+        fixed: operations that do not grow with the items (on weights).
+        spilled: residual-sized rows that wait on disk if one checkpoint at a time is held.
+    """
+
+    block_rows: float = 0.0
+    unembedded: float = 0.0
+    projected: float = 0.0
+    generated: float = 0.0
+    rows: float | None = None
+    row_bytes: float = 0.0
+    sites: float = 1.0
+    fixed: float = 0.0
+    spilled: float = 0.0
+
+
+def replayed(case: Case, kind: str, layer: int) -> tuple[float, float]:
+    """Rows times blocks that a replayed run with one patched site takes, and rows unembedded (`probe.replay`)."""
+    size, last = case.size, case.n_layers - 1
+    patched = 1.0 if case.options["positions"] == "last_prompt" else case.prompt
+    after = case.answer if case.options["positions"] == "last_prompt" else case.tokens - 1
+    ends_mlp = kind in ("mlp_out", "resid_post")
+    if layer == last:
+        return (0.0 if ends_mlp else size.mlp / size.block), 1.0
+    own = {"attn_out": size.mlp + size.out, "z": size.mlp + size.out, "resid_mid": size.mlp + size.out}
+    here = patched * own.get(kind, 0.0 if ends_mlp else size.block) / size.block
+    # In the last block only rows that are read go past their keys and values.
+    final = after * size.kv / size.block + case.answer
+    return here + after * (last - layer - 1) + final, case.answer

@@ -1,0 +1,1 @@
+"""Where a log of reinforcement learning puts its learning signal."""

@@ -1,0 +1,1 @@
+"""Why entropy moves in reinforcement learning."""

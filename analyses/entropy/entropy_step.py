@@ -1,0 +1,333 @@
+"""Does the gradient of entropy explain what each optimizer step did to it? Per update, with what else claims to.
+
+Definition: for each update theta -> theta + delta, over the masked-in tokens of the rollout batch sampled last before
+    it: measured = mean of H(theta + delta) - H(theta) at the same states; gradient = mean of <grad H, delta>, the
+    exact derivative along the true change of the weights (adjacent checkpoints, or rebuilt from Adam's state).
+    Beside it, from the same tokens, without delta and so without its size: pooled = -mean (log p - mean)(A - mean),
+    tabular = -mean r A (S - B), omega = -mean r A (1 - p)(log p + H). `_used`: the same three over the responses the
+    update was computed from only (column update_steps). correlation = Pearson's r over the updates.
+Units: measured and gradient in nats per token; the others are nats per unit of an unknown step size: only their sign
+    and correlation mean anything.
+Source: this toolkit's reference for the claims of arXiv 2505.22617 (pooled), 2602.03392 (tabular), 2510.10150 (omega).
+Does not show: on-policy entropy, which also moves because other states are reached (see entropy_change, visitation).
+    The gradient says how entropy moved, not which reward or token asked for it.
+Control: pooled covariance beside it, with its real correlation; a run with a random reward; many updates, since r over
+    few of them is worth little (both intervals are given: over items and over updates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.core.analysis import analysis
+from analyses.core.result import Result
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from analyses.core.reading.tangent import Direction
+    from probe import Checkpoint, Model, Rollouts
+
+    Checkpoints = list[Checkpoint]
+else:
+    from analyses.core.analysis import Checkpoints
+
+CLAIMED = ("pooled", "tabular", "omega")
+SIGNALS = ("gradient_nats", "first_order_nats", *CLAIMED, *(f"{c}_used" for c in CLAIMED))
+
+
+@analysis
+def entropy_step(
+    checkpoints: Checkpoints,
+    rollouts: Rollouts,
+    *,
+    direction: Literal["difference", "optimizer"] = "difference",
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Result:
+    """Measured and predicted change of mean entropy in nats for every update between adjacent checkpoints.
+
+    Rows, one per update and item: step (updates made after it), rollout_step (of the states), item, group, n_tokens,
+    n_used (tokens of responses the update used; 0 where the log does not say), measured_nats, gradient_nats,
+    first_order_nats (-Cov_p(log p, dz) with the true dz), pooled, tabular, omega, pooled_used, tabular_used,
+    omega_used: means over the item's tokens.
+
+    Args:
+        direction: the change of weights: between adjacent checkpoints, or rebuilt from each one's optimizer.pt
+            (then checkpoints need not be adjacent, and the first is used too).
+        batch_size: responses per forward pass.
+        seed: of the bootstrap over items.
+    """
+    parts: list[pd.DataFrame] = []
+    for step, base, tuned, delta in _updates(checkpoints, direction):
+        at = _sampled_before(rollouts, step)
+        log = rollouts.where(steps=[at])
+        tokens = _with_used(_tokens(base, tuned, delta, log, batch_size), log, step)
+        parts.append(_per_item(tokens).assign(step=step))
+    table = pd.concat(parts, ignore_index=True)
+    order = ["step", "rollout_step", "item", "group", "n_tokens", "n_used", "measured_nats", *SIGNALS]
+    off = rollouts.uncentred() if "advantage" in rollouts.columns else []
+    notes = [f"advantages of {len(off)} group(s) were centred here: {', '.join(off[:5])}"] if off else []
+    table = table[order].sort_values(["step", "item"], kind="stable")
+    data = _aggregate(table, seed)
+    return Result.of(table, data, verdict=_verdict(data), warnings=[*rollouts.notes, *notes])
+
+
+def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Model, Model, Direction]]:
+    """(step after the update, model before, model after, change of the weights) of each update, in order."""
+    from analyses.core.progress import progress
+    from analyses.core.reading.comparable import pair_warnings
+    from analyses.core.reading.tangent import difference, optimizer_step
+    from probe import Model
+
+    if any(c.step is None for c in checkpoints):
+        raise InputError("entropy_step needs checkpoints with steps (folders named checkpoint-N)")
+    series = sorted(checkpoints, key=lambda c: int(c.step or 0))
+    if direction == "optimizer":
+        for after in progress([c for c in series if c.step], "entropy per update"):  # nothing made step 0
+            base, tuned = Model.load(after, check=False), Model.load(after, check=False)
+            delta = optimizer_step(after.folder, tuned)
+            _move_back(base, delta)
+            yield int(after.step or 0), base, tuned, delta
+        return
+    gaps = {int(b.step or 0) - int(a.step or 0) for a, b in pairwise(series)}
+    if gaps != {1}:
+        raise InputError(
+            f"checkpoints at steps {[c.step for c in series]} are not one update apart; give a folder with every "
+            "update saved, or direction='optimizer' with optimizer.pt in each"
+        )
+    base, spare = Model.load(series[0]), Model.load(series[1])
+    pair_warnings(base, spare)  # refuses another tokenizer; later checkpoints are refused by `swap`
+    for number, after in enumerate(progress(series[1:], "entropy per update")):
+        if number:
+            base, spare = spare, base
+            spare.swap(after, prove=False)
+        yield int(after.step or 0), base, spare, difference(spare, base)
+
+
+def _move_back(model: Model, delta: Direction) -> None:
+    """Take the update off the weights of a model loaded for this alone; tied ones once."""
+    import torch
+
+    done: set[int] = set()
+    with torch.no_grad():
+        for name, weight in model.weights().items():
+            if id(weight) not in done:
+                weight.sub_(delta[name])
+                done.add(id(weight))
+
+
+def _sampled_before(rollouts: Rollouts, step: int) -> int:
+    """The step of the last rollout batch sampled before the update that made `step`."""
+    before = [s for s in rollouts.steps if s < step]
+    if not before:
+        raise InputError(f"{rollouts.source}: nothing was sampled before update {step}; it has steps {rollouts.steps}")
+    return before[-1]
+
+
+def _tokens(base: Model, tuned: Model, delta: Direction, log: Rollouts, batch_size: int) -> pd.DataFrame:
+    from analyses.core.reading import rollout_tokens as reading
+
+    log = reading.readable(log, base)
+    logged = [c for c in ("advantage", "old_logp") if c in log.columns]
+    frame = reading.read([base, tuned], log, _signals, columns=logged, batch_size=batch_size, what="states")
+    frame["gradient_nats"] = _along(base, delta, log, batch_size)
+    if "advantage" not in frame:
+        return frame.assign(pooled=np.nan, tabular=np.nan, omega=np.nan)
+    advantage = frame["advantage"].astype(float)
+    own = reading.centred(frame.assign(advantage=advantage))
+    # A log without log-probs of its sampling policy leaves the ratio at 1: on-policy.
+    ratio = np.exp(frame["logp"] - frame["old_logp"]) if "old_logp" in frame else 1.0
+    frame["pooled"] = -(frame["logp"] - frame["logp"].mean()) * (advantage - advantage.mean())
+    frame["tabular"] = -ratio * own * frame["s_minus_b"]
+    frame["omega"] = -ratio * own * frame["above"]
+    return frame
+
+
+def _signals(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
+    from analyses.core.reading.softmax_terms import change, entropy, log_probs, sampled_change
+
+    logp, logq = (log_probs(z) for z in logits)
+    own = logp.gather(-1, targets[:, None])[:, 0]
+    found = change(logp, logq)
+    return {
+        "measured_nats": found.exact,
+        "first_order_nats": found.first_order,
+        "logp": own,
+        "s_minus_b": -sampled_change(logp, targets, 1.0),
+        "above": (1 - own.exp()) * (own + entropy(logp)),
+    }
+
+
+def _along(base: Model, delta: Direction, log: Rollouts, batch_size: int) -> np.ndarray:
+    """<grad H, delta> at every masked-in token, in the order of the log's tokens."""
+    from analyses.core.reading.tangent import along
+    from probe.recompute import response_batches
+
+    parts: list[np.ndarray] = []
+    for rows, table in log.windows(["prompt_token_ids", "response_token_ids", "response_mask"]):
+        found: dict[int, np.ndarray] = {}
+        for batch in response_batches(base, table, batch_size):
+            item, pos = (batch.span == _ANSWER).nonzero(as_tuple=True)
+            _, derivative = along(base, batch, delta, lambda z, i=item, p=pos: _entropy_at(z, i, p))
+            for place, one in enumerate(batch.items):
+                found[int(one.id)] = derivative[item == place].numpy()
+        masks = table["response_mask"].to_pylist() if "response_mask" in table.column_names else None
+        for row in range(len(rows)):
+            values = found.get(row, np.zeros(0))
+            parts.append(values if masks is None else values[np.asarray(masks[row], bool)])
+    return np.concatenate(parts)
+
+
+_ANSWER = 4  # index of "answer" in probe.tokens.SPANS
+
+
+def _entropy_at(logits: Tensor, item: Tensor, pos: Tensor) -> Tensor:
+    from analyses.core.reading.softmax_terms import entropy
+
+    return entropy(logits[item, pos - 1].double().log_softmax(-1))
+
+
+def _with_used(tokens: pd.DataFrame, log: Rollouts, step: int) -> pd.DataFrame:
+    """The signals again over the responses that the update which made `step` was computed from; NaN elsewhere."""
+    tokens = tokens.assign(used=False, **{f"{c}_used": np.nan for c in CLAIMED})
+    if "update_steps" not in log.columns or "advantage" not in tokens:
+        return tokens
+    facts = log.scalars(["update_steps"])
+    made = [s is not None and step - 1 in list(s) for s in facts["update_steps"]]
+    keys = ["item", "group_uid", "sample"]
+    chosen = pd.MultiIndex.from_frame(facts.loc[made, keys])
+    used = pd.MultiIndex.from_frame(tokens[keys]).isin(chosen)
+    own = tokens[used]
+    tokens["used"] = used
+    tokens.loc[used, ["tabular_used", "omega_used"]] = own[["tabular", "omega"]].to_numpy()
+    # A pooled covariance is centred over what it is pooled over.
+    advantage = own["advantage"].astype(float)
+    tokens.loc[used, "pooled_used"] = -(own["logp"] - own["logp"].mean()) * (advantage - advantage.mean())
+    return tokens
+
+
+def _per_item(tokens: pd.DataFrame) -> pd.DataFrame:
+    means = {c: (c, "mean") for c in ("measured_nats", *SIGNALS)}
+    counts = {"n_tokens": ("pos", "size"), "n_used": ("used", "sum")}
+    return tokens.groupby(["rollout_step", "item", "group"], sort=True).agg(**counts, **means).reset_index()
+
+
+def _counted(name: str) -> str:
+    """The column that says over how many tokens a mean was taken."""
+    return "n_used" if name.endswith("_used") else "n_tokens"
+
+
+def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
+    from analyses.core.stats.estimates import estimate
+
+    rows = table.copy()
+    found: list[xr.Dataset] = []
+    for name in ("measured_nats", *SIGNALS):
+        rows[name] = table[name] * table[_counted(name)]
+        units = "nats" if name.endswith("_nats") else "nats per unit step"
+        found.append(estimate(rows, name, ["step"], per=_counted(name), seed=seed, units=units))
+    found.append(_correlations(table, seed))
+    return xr.merge(found)
+
+
+def _correlations(table: pd.DataFrame, seed: int, draws: int = 1000) -> xr.Dataset:
+    """Pearson's r of each signal with the measured change over updates, resampling items within rollout batches,
+    and with the interval of updates taken as independent (Fisher's z)."""
+    drawn = _resampled_means(table, seed, draws)
+    value = np.array([[_r(drawn[s][d], drawn["measured_nats"][d]) for d in range(draws + 1)] for s in SIGNALS])
+    n = table["step"].nunique()
+    low, high = np.nanquantile(_finite(value[:, 1:]), [0.025, 0.975], axis=1)
+    r = value[:, 0]
+    margin = 1.959964 / np.sqrt(n - 3) if n > 3 else np.nan
+    with np.errstate(divide="ignore"):
+        z = np.arctanh(np.clip(r, -1, 1))
+    parts = {
+        "correlation": (r, low, high),
+        "correlation_over_updates": (r, np.tanh(z - margin), np.tanh(z + margin)),
+    }
+    data = xr.Dataset(coords={"signal": list(SIGNALS)})
+    for name, columns in parts.items():
+        for suffix, column in zip(("", "_ci_low", "_ci_high"), columns, strict=True):
+            data[name + suffix] = ("signal", np.where(np.isnan(r), np.nan, column))
+        data[f"{name}_n"] = ("signal", np.where(np.isnan(r), 0, n))
+        data[name].attrs.update(units="1", long_name="correlation with the measured change over updates")
+    agree = [float(np.mean(np.sign(drawn[s][0]) == np.sign(drawn["measured_nats"][0]))) for s in SIGNALS]
+    data["same_sign"] = ("signal", np.where(np.isnan(r), np.nan, agree))
+    return data
+
+
+def _resampled_means(table: pd.DataFrame, seed: int, draws: int) -> dict[str, np.ndarray]:
+    """Mean over tokens of each update, [draw, update]; row 0 is the data themselves."""
+    from analyses.core.stats.estimates import resample_counts
+
+    out: dict[str, list[np.ndarray]] = {s: [] for s in ("measured_nats", *SIGNALS)}
+    for at, batch in table.groupby("rollout_step", sort=True):
+        items = sorted(batch["item"].unique())
+        counts = np.vstack([np.ones(len(items)), resample_counts(len(items), draws, seed + int(str(at)))])
+        for _, update in batch.groupby("step", sort=True):
+            rows = update.set_index("item").reindex(items)
+            for name in out:
+                weight = counts * rows[_counted(name)].fillna(0).to_numpy()
+                total = weight @ rows[name].fillna(0.0).to_numpy()
+                measured = ~rows[name].isna().all() and (weight.sum(1) > 0)
+                out[name].append(np.divide(total, weight.sum(1), out=np.full(draws + 1, np.nan), where=measured))
+    return {name: np.stack(columns, axis=1) for name, columns in out.items()}
+
+
+def _r(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's r; NaN where fewer than three updates or one of the two does not vary."""
+    if len(a) < 3 or np.isnan(a).any() or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Rows without any number become 0, which the caller hides: nanquantile warns about them."""
+    return np.where(np.isnan(values).all(1, keepdims=True), 0.0, values)
+
+
+def _verdict(data: xr.Dataset) -> str:
+    n = int(data["correlation_n"].max())
+    if n == 0:
+        return "fewer than three updates, or entropy did not move: nothing can be correlated"
+    said = [
+        f"{str(s).removesuffix('_nats')} {float(data['correlation'].sel(signal=s)):.2f}"
+        for s in data["signal"].values
+        if not np.isnan(float(data["correlation"].sel(signal=s)))
+    ]
+    return f"correlation with the measured change over {n} updates: {', '.join(said)}"
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """Measured and predicted change per update, prediction against measurement, and every signal's correlation."""
+    from analyses.core.figures import curve, forest, scatter
+
+    rows = result.summary()
+    per_update = rows[rows["quantity"].isin(["measured_nats", "gradient_nats"])]
+    wide = rows[rows["quantity"].isin(["measured_nats", *SIGNALS])].pivot_table(
+        index="step", columns="quantity", values="value"
+    )
+    title = "Change of entropy per update at the same states"
+    both = rows[rows["quantity"].isin(["correlation", "correlation_over_updates"])]
+    return {
+        "per_update": curve(per_update, x="step", color="quantity", reference=0.0, title=title),
+        "prediction": scatter(
+            wide.reset_index(),
+            x="gradient_nats",
+            y="measured_nats",
+            hover=["step"],
+            diagonal=True,
+            title="Measured change against <grad H, delta>",
+            x_title="<grad H, delta> (nats)",
+            y_title="measured change (nats)",
+        ),
+        "correlations": forest(both, label="signal", color="quantity", title="Correlation over updates"),
+    }

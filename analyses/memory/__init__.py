@@ -1,0 +1,1 @@
+"""Is it recall? Perplexity and its paradox, membership, partial prompts, over-memorization."""

@@ -1,0 +1,166 @@
+"""Memorisation scores from the log-probabilities of a text, and how well they tell members from non-members.
+
+Every score is larger for texts more likely to have been trained on. Never imports torch; scores of one text are
+functions of its token arrays.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from analyses.core.stats.estimates import Estimate
+from analyses.core.stats.resampling import resample_counts
+from probe.errors import InputError
+
+Array = np.ndarray[Any, Any]
+SIGMA_FLOOR = 1e-6  # a one-hot prediction has no spread: (log p - mu) is 0 there too
+
+
+def lowest_mean(values: Float[np.ndarray, " token"], share: float) -> float:
+    """Mean of the lowest ``share`` of the values, at least one of them; NaN for none.
+
+    Min-K% with per-token log-probabilities, Min-K%++ with their standardised form.
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"share {share}; expected a fraction in (0, 1]")
+    if not len(values):
+        return float("nan")
+    count = max(1, int(len(values) * share))  # rounding down gives 0 on short texts, and their mean NaN
+    return float(np.sort(values)[:count].mean())
+
+
+def standardised(
+    logprob: Float[np.ndarray, " token"], mean: Float[np.ndarray, " token"], variance: Float[np.ndarray, " token"]
+) -> Float[np.ndarray, " token"]:
+    """(log p(x_t) - mu_t) / sigma_t; over the model's own distribution it has mean 0 and variance 1."""
+    return (logprob - mean) / np.maximum(np.sqrt(variance), SIGMA_FLOOR)
+
+
+def compressed_bytes(text: str) -> int:
+    """Length of the text compressed by zlib."""
+    return len(zlib.compress(text.encode()))
+
+
+def extractable(is_top: Bool[np.ndarray, " token"], prefix: int, length: int) -> float:
+    """1 where greedy decoding from the first ``prefix`` tokens gives the next ``length``, else 0; NaN: text too short.
+
+    ``is_top[t]`` says that token t is the most likely one given the tokens before it, all of them the text's own.
+    Greedy decoding reproduces a stretch exactly if every token of it is.
+    """
+    stretch = is_top[prefix : prefix + length]
+    return float("nan") if len(stretch) < length else float(stretch.all())
+
+
+def exposure(nll: float, reference: Float[np.ndarray, " candidate"]) -> float:
+    """log2 N - log2 rank of a canary by NLL among itself and N-1 references (bits): log2 N if the likeliest.
+
+    Ties take the worse rank, so that a model that ranks nothing gives no exposure.
+    """
+    n = len(reference) + 1
+    rank = 1 + int((reference <= nll).sum())
+    return float(np.log2(n) - np.log2(rank))
+
+
+def peakedness(distances: Sequence[int], lengths: Sequence[int], alpha: float = 0.05) -> float:
+    """Share of samples whose edit distance to the greedy response is at most alpha x the largest length (CDD).
+
+    Args:
+        distances: token edit distance of each sample to the greedy response, both cut to their first 100 tokens.
+        lengths: number of tokens of the greedy response and of each sample.
+        alpha: how near counts.
+    """
+    if not len(distances):
+        return float("nan")
+    return float(np.mean(np.asarray(distances) <= alpha * max(lengths)))
+
+
+def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """Levenshtein distance of two sequences of tokens."""
+    row = np.arange(len(b) + 1)
+    other = np.array(list(b), dtype=object)
+    for i, token in enumerate(a, start=1):
+        substituted = row[:-1] + (other != token)
+        best = np.minimum(row[1:] + 1, substituted)
+        new = np.concatenate([[i], best])
+        # An insertion costs 1 more than the cell to the left: a running minimum of (value - column) + column.
+        row = np.minimum.accumulate(new - np.arange(len(new))) + np.arange(len(new))
+    return int(row[-1])
+
+
+def counterfactual(with_it: Float[np.ndarray, " model"], without: Float[np.ndarray, " model"]) -> float:
+    """Mean score of models trained on a text minus that of models trained without it; 0 for identical models."""
+    return float(np.mean(with_it) - np.mean(without))
+
+
+def local_inconsistency(accuracy: float, consistency: float) -> float:
+    """accuracy x (1 - consistency under local perturbation): 0 robust, 1 perfect but brittle."""
+    return accuracy * (1.0 - consistency)
+
+
+def separation(
+    scores: Float[np.ndarray, " item"],
+    is_member: Bool[np.ndarray, " item"],
+    *,
+    fpr: float = 0.01,
+    seed: int = 0,
+    draws: int = 1000,
+    level: float = 0.95,
+) -> dict[str, Estimate]:
+    """`auroc` and `tpr` at the given false positive rate, with intervals from resampling items within each group.
+
+    At least 1 / fpr non-members are needed for the rate itself to be reachable above 0 false positives; below that
+    `tpr` is at zero false positives, a stricter operating point.
+    """
+    kept = ~np.isnan(scores)
+    scores, is_member = np.asarray(scores, float)[kept], np.asarray(is_member, bool)[kept]
+    n = int(min(is_member.sum(), (~is_member).sum()))
+    if n == 0:
+        nothing = Estimate(*(np.asarray(v) for v in (np.nan, np.nan, np.nan, 0)))
+        return {"auroc": nothing, "tpr": nothing}
+    counts = np.concatenate([np.ones((1, len(scores))), resample_counts(len(scores), draws, seed, is_member)])
+    found = np.array([_operating_points(scores, is_member, weights, fpr) for weights in counts])
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(found[1:], tails, axis=0) if n >= 2 else np.full((2, 2), np.nan)
+    return {
+        name: Estimate(*(np.asarray(v) for v in (found[0, i], low[i], high[i], n)))
+        for i, name in enumerate(("auroc", "tpr"))
+    }
+
+
+def _operating_points(scores: Array, is_member: Array, weights: Array, fpr: float) -> tuple[float, float]:
+    """(AUROC, TPR at FPR) of weighted items; ties count half in the first and not at all in the second."""
+    values, at = np.unique(scores, return_inverse=True)
+    members = np.bincount(at, weights * is_member, len(values))
+    others = np.bincount(at, weights * ~is_member, len(values))
+    below = np.cumsum(others) - others
+    auroc = float((members * (below + others / 2)).sum() / (members.sum() * others.sum()))
+    above = np.cumsum(others[::-1])[::-1] / others.sum()  # share of non-members at or above each score
+    allowed = above <= fpr + 1e-12
+    return auroc, float(members[allowed].sum() / members.sum())
+
+
+def shift_auroc(texts: Sequence[str], is_member: Bool[np.ndarray, " item"], seed: int = 0) -> float:
+    """AUROC of a bag-of-words classifier that never saw the model, cross-validated: .5 where the split is fair.
+
+    Above that, members and non-members are different texts, and a score may tell them apart without any memory.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+
+    labels = np.asarray(is_member, int)
+    folds = min(5, int(np.bincount(labels, minlength=2).min()))
+    if folds < 2:
+        return float("nan")
+    words = CountVectorizer(token_pattern=r"\w+|[^\w\s]", binary=True)
+    model = make_pipeline(words, LogisticRegression(C=0.1, max_iter=1000))
+    split = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    guessed: Any = cross_val_predict(model, list(texts), labels, cv=split, method="predict_proba")
+    return float(roc_auc_score(labels, guessed[:, 1]))

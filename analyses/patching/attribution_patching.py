@@ -1,0 +1,191 @@
+"""Gradient estimates of every patch from two runs and one backward pass, and how far they can be trusted here.
+
+Definition: the effect of denoising a site (clean value into the corrupt run) is estimated to first order,
+    sum over coordinates of (clean - corrupt) x dM/dsite at the corrupt run (AtP). With steps > 1 the gradient is the
+    mean over runs whose embeddings go from corrupt to clean (integrated gradients on the inputs). With the QK fix,
+    q and k are carried through the softmax exactly: z is recomputed with the clean q (or k) and its change
+    multiplied by dM/dz. The largest estimates and as many random others are then patched exactly (replay), and
+    Spearman's rank correlation over the random ones is reported.
+Units: nats per token (M is the mean teacher-forced log-probability of the answer's tokens); the correlation has none.
+Source: arXiv 2310.10348 (attribution patching), 2403.00745 (AtP*, the QK fix), 2403.17806 (integrated gradients).
+Does not show: an effect where the metric is curved along the patch: saturated softmaxes and norms make estimates
+    too small or of the wrong sign, and effects of opposite sign cancel. What is not verified is a guess.
+Control: the exact effects of the verified cells; their rank correlation with the estimates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.core.analysis import analysis
+from analyses.core.progress import progress
+from analyses.core.result import Result
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from probe import Model, Prompts
+
+CELL = ["site", "layer", "head", "pos"]
+
+
+@analysis
+def attribution_patching(
+    model: Model,
+    prompts: Prompts,
+    *,
+    sites: tuple[str, ...] = ("attn_out", "mlp_out", "z"),
+    layers: tuple[int, ...] = (),
+    positions: Literal["each", "all_prompt"] = "all_prompt",
+    steps: int = 1,
+    qk_fix: bool = True,
+    verify: int = 20,
+    corrupt: Literal["column", "rotate"] = "column",
+    template: Literal["none", "chat"] = "none",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Result:
+    """Estimated effect of denoising every site, with the exact effect of some and the rank correlation.
+
+    Rows: item, group, answer_kind, site, layer, head, pos (missing unless positions=each), estimate, exact (missing
+    where not verified), chosen (top, random or no).
+
+    Args:
+        sites: kinds to attribute: attn_out, mlp_out, z, q, k, v (per head), resid_pre, resid_post, mlp_post.
+        layers: blocks; all if none are named.
+        positions: each prompt token by itself, or the sum over them (patched together when verified).
+        steps: 1 for the gradient at the corrupt run; more for integrated gradients over that many runs.
+        qk_fix: carry q and k through the softmax exactly.
+        verify: how many of the largest estimates, and how many random others, are patched exactly; 0 for none.
+        corrupt: where corrupt prompts come from: the items' column of that name, or another item (rotate).
+        template: put prompts through the tokenizer's chat template, or not.
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
+        batch_size: items per forward pass.
+        seed: of the random choice and of the bootstrap over items.
+    """
+    from analyses.core.reading.patch_gates import chosen_sites
+    from analyses.patching._clean_and_corrupt import paired_batches
+    from analyses.patching._gradients import PromptPair
+
+    if steps < 1 or verify < 0:
+        raise InputError(f"steps={steps}, verify={verify}; expected at least 1 step and 0 verified cells")
+    plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
+    pairs, warnings = paired_batches(model, prompts, corrupt, **plan)
+    places = chosen_sites(model, sites, layers, ())
+    runs = [PromptPair(model, clean, other) for clean, other in pairs]
+    estimates = [
+        pair.estimates(places, positions, steps, qk_fix)
+        for pair in progress(runs, "attribution patching", total=len(runs))
+    ]
+    table = pd.concat(estimates, ignore_index=True)
+    cells = _chosen(table, verify, seed)
+    exact = pd.concat([pair.exact(cells) for pair in runs]) if verify else None
+    table = _with_exact(table, cells, exact)
+    return Result.of(table, _aggregate(table, seed), verdict=_verdict(table), warnings=warnings)
+
+
+def _chosen(table: pd.DataFrame, verify: int, seed: int) -> pd.DataFrame:
+    """Cells (site, layer, head, pos) to verify: the largest mean estimates, and as many random others."""
+    mean = table.groupby(CELL, dropna=False, sort=True)["estimate"].mean().reset_index()
+    mean = mean.sort_values("estimate", key=lambda v: -v.abs(), kind="stable", ignore_index=True)
+    mean["cell"] = np.arange(len(mean))
+    rest = np.arange(min(verify, len(mean)), len(mean))
+    drawn = np.random.default_rng(seed).choice(rest, size=min(verify, len(rest)), replace=False)
+    mean["chosen"] = np.where(mean["cell"] < verify, "top", "no")
+    mean.loc[drawn, "chosen"] = "random"
+    return mean[mean["chosen"] != "no"]
+
+
+def _with_exact(table: pd.DataFrame, cells: pd.DataFrame, exact: pd.DataFrame | None) -> pd.DataFrame:
+    # A merge does not match missing keys: they are -1 while it runs.
+    keyed = table.assign(**{c: table[c].fillna(-1) for c in CELL[1:]})
+    known = cells.assign(**{c: cells[c].fillna(-1) for c in CELL[1:]})
+    keyed = keyed.merge(known[[*CELL, "cell", "chosen"]], on=CELL, how="left")
+    keyed["chosen"] = keyed["chosen"].fillna("no")
+    if exact is None:
+        keyed["exact"] = np.nan
+    else:
+        keyed = keyed.merge(exact, on=["item", "answer_kind", "cell"], how="left")
+    for column in CELL[1:]:
+        keyed[column] = keyed[column].astype("Int64").mask(keyed[column] == -1)
+    names = ["item", "group", "answer_kind", *CELL, "estimate", "exact", "chosen"]
+    return keyed[names].sort_values([*CELL, "item", "answer_kind"], kind="stable", ignore_index=True)
+
+
+def _agreement(table: pd.DataFrame, chosen: Sequence[str]) -> float:
+    """Spearman's correlation of mean estimate and mean exact effect over the chosen cells; NaN below three."""
+    from scipy.stats import spearmanr
+
+    rows = table[table["chosen"].isin(chosen)]
+    cells = rows.groupby(CELL, dropna=False)[["estimate", "exact"]].mean()
+    if len(cells) < 3 or (cells.nunique() < 2).any():
+        return float("nan")
+    found: Any = spearmanr(cells["estimate"], cells["exact"])
+    return float(found.statistic)
+
+
+def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
+    """Mean estimate and exact effect per cell and group, and the rank correlations."""
+    from analyses.core.stats.estimates import estimate
+
+    rows = table.assign(layer=table["layer"].fillna(-1).astype(int))
+    parts: list[xr.Dataset] = []
+    for prefix, own in (("", rows[rows["head"].isna()]), ("head_", rows[rows["head"].notna()])):
+        if own.empty:
+            continue
+        extra = [d for d in ("head", "pos") if own[d].notna().any()]
+        by = ["site", "layer", *extra, "group", "answer_kind"]
+        own = own.astype(dict.fromkeys(extra, int))
+        names = {"estimate": "estimated change of the answer's log-probability", "exact": "exact change of it"}
+        for column, long_name in names.items():
+            label: dict[str, Any] = {"units": "nats/token", "long_name": long_name, "seed": seed}
+            parts.append(estimate(own, column, by, name=f"{prefix}{column}", **label))
+    data = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
+    for name, chosen in (("random", ("random",)), ("all_verified", ("top", "random"))):
+        data[f"rank_correlation_{name}"] = xr.DataArray(_agreement(table, chosen), attrs={"units": "1"})
+    return data
+
+
+def _verdict(table: pd.DataFrame) -> str | None:
+    verified = table[table["chosen"] != "no"]
+    if verified.empty:
+        return None
+    cells = verified.groupby(CELL, dropna=False)[["estimate", "exact"]].mean()
+    signs = float((np.sign(cells["estimate"]) == np.sign(cells["exact"])).mean())
+    rank = _agreement(table, ("random",))
+    return f"rank correlation {rank:.2f} over random cells; sign right in {signs:.0%} of {len(cells)} verified cells"
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """Estimates by layer (and head, or position), and estimate against exact effect of the verified cells."""
+    from analyses.core.figures import curve, heatmap, scatter
+
+    rows = result.summary()
+    drawn: dict[str, Any] = {}
+    for name in ("estimate", "head_estimate"):
+        part = rows[rows["quantity"] == name]
+        if part.empty:
+            continue
+        facet = [d for d in ("step", "group", "answer_kind", "site") if d in part and part[d].nunique() > 1]
+        title = "Estimated effect of the patch (gradient, not verified): mean over items"
+        across = next((d for d in ("pos", "head") if d in part and part[d].notna().any()), None)
+        if across is None:
+            drawn[name] = curve(part, x="layer", facet=facet or None, title=title, reference=0.0)
+        else:
+            more = ["head"] if across == "pos" and name == "head_estimate" else []
+            drawn[name] = heatmap(part, x=across, y="layer", facet=[*facet, *more] or None, title=title)
+    cells = result.table[result.table["chosen"] != "no"]
+    if len(cells):
+        mean = cells.groupby([*CELL, "chosen"], dropna=False)[["estimate", "exact"]].mean().reset_index()
+        looks: dict[str, Any] = {
+            "x_title": "estimate (nats/token)",
+            "y_title": "exact effect (nats/token)",
+        }
+        title = "Estimate against exact effect of the verified cells"
+        drawn["agreement"] = scatter(mean, x="estimate", y="exact", color="chosen", title=title, diagonal=True, **looks)
+    return drawn

@@ -1,0 +1,1 @@
+"""What the hidden states say, layer by layer."""

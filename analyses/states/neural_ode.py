@@ -1,0 +1,268 @@
+"""Hidden states as trajectories of a fitted vector field: where along depth it drives two groups apart.
+
+Definition: states h_l of an item, projected on the leading principal components of the training items, are modelled
+    as dh/dt = f(h, t) with t = layer. f(h, t) = m(t) + s (B u + g(u, t)), u = (h - mean_l) / s_h, where m is the
+    training items' mean update, B a ridge regression and g a two-layer tanh network that starts at 0. Fit
+    `regression`: least squares on the updates h_(l+1) - h_l. Fit `trajectory`: least squares on the states, by
+    integrating from h_0 (torchdiffeq), started from the regression. r2 = 1 - SS(residual) / SS(mean update),
+    on held-out items. force_squared = unbiased squared distance of the groups' mean f on held-out items (trajectory:
+    of the integrated updates), averaged over seeds; velocity_difference from the same vectors. With `at=means` both
+    are of f at the groups' mean states instead (squared distance, not corrected for noise: read it against p).
+Units: r2 has none (0 = no better than the mean update, can be negative); force in units of the residual stream.
+Source: neural ODE: arXiv 1806.07366; on layers: arXiv 2601.11061 (its text regresses updates; its released code
+    instead trains a classifier on rows 0-2, whose time has no tie to layers and cannot localise).
+Does not show: more than trajectories (the model-free analysis) unless r2 is clearly above 0: where it is not, force
+    is NaN and nothing is localised there. The field is fitted without group labels, so it can miss what separates
+    them. What lies outside the components is not seen (explained_variance says how much).
+Control: permuted labels (p), the model-free force, held-out r2, the same fit at the base checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.core.analysis import analysis
+from analyses.core.progress import progress
+from analyses.core.result import Result
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from analyses.core.reading.pooled_states import States
+    from probe import Model, Prompts
+
+NAMES = {
+    "force_squared": ("resid units^2", "unbiased squared force of the fitted field"),
+    "velocity_difference": ("resid units", "velocity difference of the fitted field"),
+}
+
+
+@analysis
+def neural_ode(
+    model: Model,
+    prompts: Prompts,
+    *,
+    groups: tuple[str, ...] = (),
+    fit: Literal["regression", "trajectory"] = "regression",
+    at: Literal["items", "means"] = "items",
+    pooling: Literal["last_prompt", "mean_prompt", "mean"] = "last_prompt",
+    components: int = 16,
+    hidden: int = 64,
+    steps: int = 150,
+    seeds: int = 10,
+    held_out: float = 0.4,
+    strata: tuple[str, ...] = (),
+    permutations: int = 500,
+    draws: int = 500,
+    template: Literal["none", "chat"] = "none",
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Result:
+    """Held-out R2 of a fitted vector field per layer, and the force with which it parts two groups where R2 > 0.
+
+    Rows: item, group, layer, residual_ss, baseline_ss (means over the seeds that held the item out), n_seeds. Arrays
+    over `layer`: r2 and force_squared with intervals over items, velocity_difference, p_value (corrected over
+    layers), force_squared_null and force_squared_boot [draws, layer], r2_by_seed [split, layer].
+
+    Args:
+        groups: the two groups compared; default: the only two there are.
+        fit: regression on updates, or trajectory (integrated).
+        at: mean of f over a group's items, or f at the group's mean state.
+        pooling: which tokens' states stand for an item.
+        components: principal components kept (of training items; never more than they allow).
+        hidden: width of the network.
+        steps: optimiser steps.
+        seeds: splits and initialisations; results are averaged over them.
+        held_out: share of items held out in each split, stratified by group.
+        strata: columns of the prompt file within whose values labels are permuted.
+        permutations: label permutations.
+        draws: bootstrap draws.
+        template: put prompts through the tokenizer's chat template, or not.
+        batch_size: items per forward pass.
+        seed: of splits, initialisations, permutations and bootstrap.
+    """
+    from analyses.core.reading.pooled_states import pooled_states, strata_of, two_groups
+
+    first, second = two_groups(prompts, groups, needed=6)
+    kept = prompts.where(group=[first, second])
+    states = pooled_states(model, kept, pooling=pooling, what="states", batch_size=batch_size, template=template)
+    settings = {"fit": fit, "at": at, "components": components, "hidden": hidden, "steps": steps, "held_out": held_out}
+    table, data = fitted(
+        states, states.groups == first, strata_of(states, strata), seeds, permutations, draws, seed, **settings
+    )
+    return Result.of(table, data.assign_attrs(groups=[first, second]), verdict=_verdict(data, first, second))
+
+
+def fitted(
+    states: States,
+    is_first: np.ndarray,
+    strata: np.ndarray | None,
+    seeds: int,
+    permutations: int,
+    draws: int,
+    seed: int,
+    **settings: Any,
+) -> tuple[pd.DataFrame, xr.Dataset]:
+    """Everything averaged over seeds: residuals of held-out items, and quadratic forms of their field."""
+    from analyses.core.stats.estimates import permuted_labels, resample_counts
+    from analyses.states._separation import layer_statistics, split_half
+
+    if seeds < 1:
+        raise InputError(f"seeds={seeds}: at least 1 is needed, 10 for a finding")
+    n, n_layers = len(is_first), states.n_layers
+    boot = np.concatenate([np.ones((1, n)), resample_counts(n, draws, seed, is_first)])
+    labels = np.concatenate([is_first[None], permuted_labels(is_first, permutations, seed, strata)])
+    sums = {name: np.zeros((n, n_layers)) for name in ("residual", "baseline")}
+    times, r2 = np.zeros(n), np.zeros((seeds, n_layers))
+    drawn = {name: np.zeros((1 + draws, n_layers)) for name in NAMES}
+    null, explained = np.zeros((1 + permutations, n_layers)), np.zeros(seeds)
+    for number in progress(range(seeds), "neural ODE", total=seeds):
+        test = _held_out(is_first, settings["held_out"], [seed, number])
+        z, explained[number] = _projected(states, ~test, settings["components"])
+        field = _fit(z[~test], settings, [seed, number])
+        predicted = field.updates(z[test], settings["fit"])
+        update, mean = np.diff(z[test], axis=1), np.diff(z[~test], axis=1).mean(0)
+        residual, baseline = ((update - x) ** 2 for x in (predicted, mean))
+        sums["residual"][test] += residual.sum(-1)
+        sums["baseline"][test] += baseline.sum(-1)
+        times[test] += 1
+        r2[number] = 1 - residual.sum((0, 2)) / baseline.sum((0, 2))
+        weights = boot[:, test] * is_first[test], boot[:, test] * ~is_first[test]
+        weights = [np.where(w.sum(1, keepdims=True) > 0, w, np.nan) for w in weights]
+        if settings["at"] == "means":
+            for name, values in _at_means(field, z[test], weights, settings["fit"]).items():
+                drawn[name] += values / seeds
+            both = labels[:, test].astype(float), (~labels[:, test]).astype(float)
+            null += _at_means(field, z[test], both, settings["fit"])["force_squared"] / seeds
+            continue
+        for layer in range(n_layers):
+            gram = predicted[:, layer] @ predicted[:, layer].T
+            found = layer_statistics(gram, *weights)
+            for name in NAMES:
+                drawn[name][:, layer] += found[name] / seeds
+            null[:, layer] += split_half(gram, labels[:, test], ~labels[:, test]) / seeds
+    return _collected(states, sums, times, is_first, r2, drawn, null, explained, draws, seed)
+
+
+def _at_means(field: Any, z: np.ndarray, weights: Sequence[np.ndarray], fit: str) -> dict[str, np.ndarray]:
+    """Statistics [draw, layer] of the field at the groups' mean states; `weights` [draw, item] of either group."""
+    means = [np.tensordot(w / w.sum(1, keepdims=True), z, axes=1) for w in weights]
+    first, second = (field.updates(mean, fit) for mean in means)
+    speeds = [np.linalg.norm(x, axis=-1) for x in (first, second)]
+    return {"force_squared": ((first - second) ** 2).sum(-1), "velocity_difference": np.abs(speeds[0] - speeds[1])}
+
+
+def _held_out(is_first: np.ndarray, share: float, seed: list[int]) -> np.ndarray:
+    """Items of a stratified random part, at least three of each group in and out of it."""
+    if not 0 < share < 1:
+        raise InputError(f"held_out={share}: expected a share between 0 and 1")
+    rng = np.random.default_rng(seed)
+    test = np.zeros(len(is_first), dtype=bool)
+    for group in (is_first, ~is_first):
+        members = rng.permutation(np.flatnonzero(group))
+        test[members[: int(np.clip(round(share * len(members)), 3, len(members) - 3))]] = True
+    return test
+
+
+def _projected(states: States, train: np.ndarray, components: int) -> tuple[np.ndarray, float]:
+    """States [item, state, component] on the training items' principal components, one state in memory at a time."""
+    from sklearn.decomposition import IncrementalPCA
+
+    k = min(components, int(train.sum()), states.values.shape[2])
+    pca = IncrementalPCA(n_components=k)
+    for state in range(states.n_layers + 1):
+        x = states.layer(state)[train]
+        if np.ptp(x, axis=0).any():  # items that end in the same token share their embedding
+            pca.partial_fit(x)
+    if not hasattr(pca, "components_"):
+        raise InputError("all items have the same states at every layer: there is nothing to model")
+    kept = float(pca.explained_variance_ratio_.sum())  # pyright: ignore[reportOptionalMemberAccess] (fitted above)
+    z = [pca.transform(states.layer(s)) for s in range(states.n_layers + 1)]
+    return np.stack(z, axis=1), kept
+
+
+def _fit(z: np.ndarray, settings: dict[str, Any], seed: list[int]) -> Any:
+    from analyses.states._vector_field import fit_field
+
+    return fit_field(z, hidden=settings["hidden"], steps=settings["steps"], kind=settings["fit"], seed=seed)
+
+
+def _collected(
+    states: States,
+    sums: dict[str, np.ndarray],
+    times: np.ndarray,
+    is_first: np.ndarray,
+    r2: np.ndarray,
+    drawn: dict[str, np.ndarray],
+    null: np.ndarray,
+    explained: np.ndarray,
+    draws: int,
+    seed: int,
+) -> tuple[pd.DataFrame, xr.Dataset]:
+    from analyses.core.stats.estimates import bootstrap_ratio
+
+    n_layers = null.shape[1]
+    mean = {name: x / np.where(times > 0, times, np.nan)[:, None] for name, x in sums.items()}
+    unexplained = bootstrap_ratio(mean["residual"], mean["baseline"], seed=seed, draws=draws, strata=is_first)
+    data = xr.Dataset(coords={"layer": np.arange(n_layers)})
+    data["r2"] = ("layer", 1 - unexplained.value, {"units": "1", "long_name": "held-out R2 over the mean update"})
+    data["r2_ci_low"], data["r2_ci_high"] = ("layer", 1 - unexplained.ci_high), ("layer", 1 - unexplained.ci_low)
+    data["r2_n"] = ("layer", unexplained.n)
+    usable = (1 - unexplained.value) > 0
+    n = int(min(is_first[times > 0].sum(), (~is_first)[times > 0].sum()))
+    for name, (unit, label) in NAMES.items():
+        bounds = np.nanquantile(drawn[name][1:], [0.025, 0.975], axis=0)
+        rows = [np.where(usable, row, np.nan) for row in (drawn[name][0], *bounds)]
+        data[name] = ("layer", rows[0], {"units": unit, "long_name": label})
+        data[f"{name}_ci_low"], data[f"{name}_ci_high"] = ("layer", rows[1]), ("layer", rows[2])
+        data[f"{name}_n"] = ("layer", np.where(usable, n, 0))
+    data["force_squared_boot"] = (("draw", "layer"), drawn["force_squared"][1:])
+    data["force_squared_null"] = (("permutation", "layer"), null[1:])
+    spread = np.nanstd(null, axis=0)
+    z = np.where(usable, np.divide(null, spread, out=np.zeros_like(null), where=spread > 0), -np.inf)
+    p = (1.0 + (z[1:].max(1)[:, None] >= z[:1]).sum(0)) / len(null)
+    data["p_value"] = ("layer", np.where(usable, p, np.nan), {"units": "", "long_name": "corrected permutation p"})
+    data["r2_by_seed"] = (("split", "layer"), r2)
+    data["explained_variance"] = float(explained.mean())
+    rows = [
+        pd.DataFrame(
+            {
+                "item": states.ids,
+                "group": states.groups,
+                "layer": layer,
+                "residual_ss": mean["residual"][:, layer],
+                "baseline_ss": mean["baseline"][:, layer],
+                "n_seeds": times.astype(int),
+            }
+        )
+        for layer in range(n_layers)
+    ]
+    return pd.concat(rows, ignore_index=True).sort_values(["item", "layer"], kind="stable"), data
+
+
+def _verdict(data: xr.Dataset, first: str, second: str) -> str:
+    p = data["p_value"].to_numpy()
+    if np.isnan(p).all():
+        return "none found: the fitted field is no better than the mean update at any layer (R2 <= 0)"
+    if np.nanmin(p) > 0.05:
+        return f"none found: no layer parts {first} from {second} (smallest corrected p {np.nanmin(p):.3f})"
+    layer = int(np.nanargmin(p))
+    return f"the fitted field parts {first} from {second} most clearly at layer {layer} (corrected p {p[layer]:.3f})"
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """Held-out R2 and squared force over layers."""
+    from analyses.core.figures import curve
+
+    rows = result.summary()
+    color = "step" if "step" in rows else None
+    r2 = rows[rows["quantity"] == "r2"]
+    drawn = {"r2": curve(r2, x="layer", color=color, title="Neural ODE: held-out R2 over the mean update", reference=0)}
+    for name, (_, label) in NAMES.items():
+        part = rows[rows["quantity"] == name]
+        drawn[name] = curve(part, x="layer", color=color, title=f"Neural ODE: {label} (where R2 > 0)", reference=0)
+    return drawn

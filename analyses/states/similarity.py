@@ -1,0 +1,194 @@
+"""How alike the hidden states of two checkpoints are, layer by layer, up to rotation.
+
+Definition: X, Y [item, d_model] are the pooled states of the same items in base and tuned, centred over items.
+    cka = |Y'X|_F^2 / (|X'X|_F |Y'Y|_F) (linear CKA); cka_unbiased the same from unbiased HSIC, which is near 0 for
+    independent states of few items, where cka is not. With X and Y scaled to unit norm, change = |Y - X|^2 and
+    procrustes = min over orthogonal R of |Y - X R|^2 = 2 - 2 |X'Y|_*; rotation_share = 1 - procrustes / change, the
+    part of the change that a rotation undoes. Per item: cosine of its two states and |y - x| / |x|.
+Units: cka in [0, 1] (cka_unbiased can be slightly negative); procrustes and change in [0, 2]; shares have none.
+Source: CKA: arXiv 1905.00414; unbiased HSIC: Song et al. 2012, arXiv 2010.15327; Procrustes: Schonemann 1966.
+Does not show: what the difference does. CKA is dominated by the directions of largest variance; with few items and
+    many dimensions (n < d) a rotation can explain almost anything, so read rotation_share against n and d.
+Control: the same checkpoint twice (cka 1, change 0); other items; a checkpoint of another seed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.core.analysis import analysis
+from analyses.core.result import Result
+from analyses.core.work import Case, Work
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from probe import Model, Prompts
+
+NAMES = {
+    "cka": ("1", "linear CKA"),
+    "cka_unbiased": ("1", "linear CKA, unbiased HSIC"),
+    "change": ("1", "squared distance of normalised states"),
+    "procrustes": ("1", "squared distance after the best rotation"),
+    "rotation_share": ("1", "part of the change that a rotation undoes"),
+}
+
+
+def _work(case: Case) -> Work:
+    """Both checkpoints' passes; pooled states wait on disk in any case."""
+    states = case.n_layers + 1
+    passes = 2 * case.full_pass
+    return Work(block_rows=passes, rows=states, row_bytes=17, sites=states, spilled=2 * states)
+
+
+@analysis(work=_work, takes_turns=True)
+def similarity(
+    base: Model,
+    tuned: Model,
+    prompts: Prompts,
+    *,
+    pooling: Literal["last_prompt", "mean_prompt", "mean"] = "last_prompt",
+    draws: int = 200,
+    template: Literal["none", "chat"] = "none",
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Result:
+    """Linear CKA and Procrustes distance between base and tuned at every state, with intervals over items.
+
+    Rows: item, group, state, cosine, relative_change. Arrays over `state`: cka, cka_unbiased, change, procrustes,
+    rotation_share; cosine and relative_change also by `group`.
+
+    Args:
+        pooling: which tokens' states stand for an item.
+        draws: bootstrap draws of cka and procrustes.
+        template: put prompts through the tokenizer's chat template, or not.
+        batch_size: items per forward pass.
+        seed: of the bootstrap over items.
+    """
+    from analyses.core.reading.comparable import pair_warnings
+    from analyses.core.reading.pooled_states import pooled_states
+    from analyses.core.stats.estimates import estimate, resample_counts
+
+    warnings = pair_warnings(base, tuned)
+    n_items = len({item.id for item in prompts.items})
+    if n_items < 4:
+        raise InputError(f"{n_items} items: at least 4 are needed (unbiased HSIC divides by n - 3)")
+    plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "pooling": pooling}
+    before, after = (pooled_states(m, prompts, what="similarity", **plan) for m in (base, tuned))
+    counts = resample_counts(len(before.items), draws, seed)
+    rows: list[pd.DataFrame] = []
+    drawn: list[dict[str, np.ndarray]] = []
+    for state in range(before.n_layers + 1):
+        x, y = before.layer(state), after.layer(state)
+        drawn.append(compared(x, y, counts))
+        per_item = {"cosine": _cosine(x, y), "relative_change": _ratio(np.linalg.norm(y - x, axis=1), x)}
+        rows.append(pd.DataFrame({"item": before.ids, "group": before.groups, "state": state, **per_item}))
+    table = pd.concat(rows, ignore_index=True).sort_values(["item", "state"], kind="stable")
+    labels = {"cosine": "cosine of the two states", "relative_change": "|tuned - base| / |base|"}
+    parts = [estimate(table, n, ["state", "group"], units="1", long_name=text, seed=seed) for n, text in labels.items()]
+    return Result.of(table, xr.merge([_curves(drawn, len(before.items)), *parts]), warnings=warnings)
+
+
+def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    scale = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    return np.divide((x * y).sum(1), scale, out=np.full(len(x), np.nan), where=scale > 0)
+
+
+def _ratio(size: np.ndarray, x: np.ndarray) -> np.ndarray:
+    scale = np.linalg.norm(x, axis=1)
+    return np.divide(size, scale, out=np.full(len(x), np.nan), where=scale > 0)
+
+
+def compared(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Every quantity for all items (entry 0) and for each row of item counts.
+
+    Items drawn several times count once in the unbiased form, which is over pairs of different items.
+    """
+    weights = np.concatenate([np.ones((1, len(x))), counts])
+    out: dict[str, list[float]] = {name: [] for name in NAMES}
+    for w in weights:
+        for name, value in _compared(x, y, w).items():
+            out[name].append(value)
+    return {name: np.asarray(values) for name, values in out.items()}
+
+
+def _compared(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, float]:
+    kept = w > 0
+    x, y, w = x[kept], y[kept], w[kept]
+    root = np.sqrt(w / w.sum())[:, None]
+    a, b = ((z - np.average(z, axis=0, weights=w)) * root for z in (x, y))
+    k, m = a @ a.T, b @ b.T
+    sizes = float(np.trace(k)), float(np.trace(m))
+    if min(sizes) <= 1e-24 * max(1.0, float(np.abs(x).max()) ** 2):  # a constant state resembles nothing
+        return dict.fromkeys(NAMES, np.nan)
+    cross, scale = float((k * m).sum()), np.sqrt(float((k * k).sum()) * float((m * m).sum()))
+    same = np.array_equal(x, y)
+    nuclear = 1.0 if same else _nuclear(k / sizes[0], m / sizes[1])
+    change = 0.0 if same else max(0.0, 2 - 2 * float((a * b).sum()) / np.sqrt(sizes[0] * sizes[1]))
+    procrustes = min(change, max(0.0, 2 - 2 * nuclear))
+    return {
+        "cka": 1.0 if same else cross / scale,
+        "cka_unbiased": unbiased_cka(x, y),
+        "change": change,
+        "procrustes": procrustes,
+        "rotation_share": 1 - procrustes / change if change > 0 else np.nan,
+    }
+
+
+def _nuclear(k: np.ndarray, m: np.ndarray) -> float:
+    """|X'Y|_* from the Gram matrices: the sum of the singular values of K^(1/2) M^(1/2)."""
+    roots: list[np.ndarray] = []
+    for gram in (k, m):
+        values, vectors = np.linalg.eigh(gram)
+        roots.append(vectors * np.sqrt(np.maximum(values, 0.0)))
+    return float(np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum())
+
+
+def unbiased_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """CKA from unbiased HSIC; NaN below four items."""
+    n = len(x)
+    if n < 4:
+        return float("nan")
+    k, m = x @ x.T, y @ y.T
+    np.fill_diagonal(k, 0.0)
+    np.fill_diagonal(m, 0.0)
+    cross, own, other = _hsic(k, m, n), _hsic(k, k, n), _hsic(m, m, n)
+    return cross / np.sqrt(own * other) if own > 0 and other > 0 else float("nan")
+
+
+def _hsic(k: np.ndarray, m: np.ndarray, n: int) -> float:
+    """Unbiased HSIC of Gram matrices with zero diagonals (Song et al. 2012, eq. 5)."""
+    first = float((k * m).sum())
+    second = float(k.sum()) * float(m.sum()) / ((n - 1) * (n - 2))
+    third = 2 * float(k.sum(0) @ m.sum(0)) / (n - 2)
+    return (first + second - third) / (n * (n - 3))
+
+
+def _curves(drawn: list[dict[str, np.ndarray]], n: int) -> xr.Dataset:
+    data = xr.Dataset(coords={"state": np.arange(len(drawn))})
+    for name, (unit, label) in NAMES.items():
+        values = np.stack([state[name] for state in drawn], axis=1)
+        seen = ~np.isnan(values[1:]).all(0)
+        bounds = np.full((2, values.shape[1]), np.nan)
+        bounds[:, seen] = np.nanquantile(values[1:, seen], [0.025, 0.975], axis=0)
+        data[name] = ("state", values[0], {"units": unit, "long_name": label})
+        data[f"{name}_ci_low"], data[f"{name}_ci_high"] = ("state", bounds[0]), ("state", bounds[1])
+        data[f"{name}_n"] = ("state", np.where(np.isnan(values[0]), 0, n))
+    return data
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """CKA and Procrustes over states; relative change by group."""
+    from analyses.core.figures import curve
+
+    rows = result.summary()
+    color = "step" if "step" in rows else None
+    drawn: dict[str, Any] = {}
+    for name in ("cka", "cka_unbiased", "procrustes", "rotation_share"):
+        drawn[name] = curve(rows[rows["quantity"] == name], x="state", color=color, title=NAMES[name][1])
+    part = rows[rows["quantity"] == "relative_change"]
+    drawn["relative_change"] = curve(part, x="state", color="group", facet=color, title="Relative change of states")
+    return drawn

@@ -1,0 +1,159 @@
+"""Where along the layers the hidden states of two groups of items part, without fitting a model.
+
+Definition: h_s is the pooled residual state of an item (s = 0 embedding, s = l+1 output of block l) and
+    Delta_l = h_(l+1) - h_l its update. For groups A and B: separation force F_l = |mean_A Delta_l - mean_B Delta_l|,
+    velocity difference V_l = | |mean_A Delta_l| - |mean_B Delta_l| | (never above F_l), distance
+    D_s = |mean_A h_s - mean_B h_s|. force_relative divides F_l by the mean of the two groups' mean-update norms,
+    since norms grow with depth. force_squared is the mean over all split halves of
+    <mean_A1 - mean_B1, mean_A2 - mean_B2>: an unbiased F_l^2, which can be negative and is 0 on average where
+    the groups do not differ (F itself is biased upwards by noise). energy_distance is
+    2 E|a - b| - E|a - a'| - E|b - b'| over updates, which also sees differences that leave the mean alone.
+Units: those of the residual stream (force_squared: squared); force_relative has none. p by permuting labels.
+Source: arXiv 2601.11061 (F, V, D); split halves and energy distance (Szekely and Rizzo 2013) added here.
+Does not show: cause. Groups that differ in wording, length or difficulty part too: compare with a control grouping
+    and read the permutation p, whose labels are permuted within strata if strata are named.
+Control: groups drawn from the same kind of items; the same curve at the base checkpoint; permuted labels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.core.analysis import analysis
+from analyses.core.result import Result
+from analyses.core.work import Case, Work
+from analyses.states._separation import layer_statistics, mean_weights, norm, split_half
+
+if TYPE_CHECKING:
+    from analyses.core.reading.pooled_states import States
+    from probe import Model, Prompts
+
+UNITS = {
+    "force": ("resid units", "separation force F"),
+    "force_relative": ("", "separation force / mean update norm"),
+    "force_squared": ("resid units^2", "split-half (unbiased) squared force"),
+    "velocity_difference": ("resid units", "velocity difference V"),
+    "energy_distance": ("resid units", "energy distance of updates"),
+    "distance": ("resid units", "distance D of mean states"),
+}
+
+
+def _work(case: Case) -> Work:
+    """One pass; a row a block."""
+    return Work(block_rows=case.full_pass, rows=case.n_layers, row_bytes=20, sites=case.n_layers + 1)
+
+
+@analysis(work=_work)
+def trajectories(
+    model: Model,
+    prompts: Prompts,
+    *,
+    groups: tuple[str, ...] = (),
+    pooling: Literal["last_prompt", "mean_prompt", "mean"] = "last_prompt",
+    strata: tuple[str, ...] = (),
+    draws: int = 1000,
+    permutations: int = 1000,
+    template: Literal["none", "chat"] = "none",
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Result:
+    """Force, velocity difference, distance and energy distance of two groups per layer, with intervals and p.
+
+    Rows: item, group, layer, update_norm, state_norm (of the block's output). Arrays: the curves over `layer`
+    (distance over `state`) with bootstrap intervals over items; `force_squared_null` and `force_squared_boot`
+    [draw, layer] are its permutation and bootstrap draws, for rules that join several curves; `p_value` is
+    corrected over layers by the maximum statistic.
+
+    Args:
+        groups: the two groups compared, first minus second; default: the only two there are.
+        pooling: which tokens' states stand for an item.
+        strata: columns of the prompt file within whose values labels are permuted.
+        draws: bootstrap draws.
+        permutations: label permutations.
+        template: put prompts through the tokenizer's chat template, or not.
+        batch_size: items per forward pass.
+        seed: of bootstrap and permutations.
+    """
+    from analyses.core.reading.pooled_states import pooled_states, strata_of, two_groups
+
+    first, second = two_groups(prompts, groups)
+    kept = prompts.where(group=[first, second])
+    plan = {"batch_size": batch_size, "template": template}
+    states = pooled_states(model, kept, pooling=pooling, what="trajectories", **plan)
+    labels = strata_of(states, strata)
+    table, found = curves(states, states.groups == first, labels, draws, permutations, seed)
+    return Result.of(table, found.assign_attrs(groups=[first, second]), verdict=_verdict(found, first, second))
+
+
+def curves(
+    states: States, is_first: np.ndarray, strata: np.ndarray | None, draws: int, permutations: int, seed: int
+) -> tuple[pd.DataFrame, xr.Dataset]:
+    """All curves, one layer of states in memory at a time: each is a quadratic form in the items' Gram matrix."""
+    from analyses.core.stats.estimates import permuted_labels, resample_counts
+
+    n = len(is_first)
+    boot = np.concatenate([np.ones((1, n)), resample_counts(n, draws, seed, is_first)])
+    labels = np.concatenate([is_first[None], permuted_labels(is_first, permutations, seed, strata)])
+    rows: list[pd.DataFrame] = []
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in UNITS}
+    null: list[np.ndarray] = []
+    for layer in range(states.n_layers):
+        update = states.update(layer)
+        gram = update @ update.T
+        for name, values in layer_statistics(gram, boot * is_first, boot * ~is_first).items():
+            drawn[name].append(values)
+        null.append(split_half(gram, labels, ~labels))
+        norms = {"update_norm": np.sqrt(np.diag(gram)), "state_norm": np.linalg.norm(states.layer(layer + 1), axis=1)}
+        rows.append(pd.DataFrame({"item": states.ids, "group": states.groups, "layer": layer, **norms}))
+    for state in range(states.n_layers + 1):
+        h = states.layer(state)
+        drawn["distance"].append(norm(h @ h.T, *mean_weights(boot * is_first, boot * ~is_first)))
+    table = pd.concat(rows, ignore_index=True).sort_values(["item", "layer"], kind="stable")
+    return table, _dataset({k: np.stack(v, 1) for k, v in drawn.items()}, np.stack(null, 1), is_first)
+
+
+def _dataset(drawn: dict[str, np.ndarray], null: np.ndarray, is_first: np.ndarray) -> xr.Dataset:
+    """Curves with intervals: row 0 of each array is what was observed, the others are bootstrap draws."""
+    n = int(min(is_first.sum(), (~is_first).sum()))
+    data = xr.Dataset(coords={"layer": np.arange(null.shape[1]), "state": np.arange(null.shape[1] + 1)})
+    for name, values in drawn.items():
+        dim = "state" if name == "distance" else "layer"
+        seen = ~np.isnan(values).all(0)
+        bounds = np.full((2, values.shape[1]), np.nan)
+        bounds[:, seen] = np.nanquantile(values[1:, seen], [0.025, 0.975], axis=0)
+        data[name] = (dim, values[0], {"units": UNITS[name][0], "long_name": UNITS[name][1]})
+        data[f"{name}_ci_low"], data[f"{name}_ci_high"] = (dim, bounds[0]), (dim, bounds[1])
+        data[f"{name}_n"] = (dim, np.full(values.shape[1], n))
+    data["force_squared_boot"] = (("draw", "layer"), drawn["force_squared"][1:])
+    data["force_squared_null"] = (("permutation", "layer"), null[1:])
+    spread = np.nanstd(null, axis=0)
+    z = np.divide(null, spread, out=np.zeros_like(null), where=spread > 0)
+    p = (1.0 + (z[1:].max(1)[:, None] >= z[:1]).sum(0)) / len(null)
+    data["force_z"] = ("layer", z[0], {"units": "SD of the null", "long_name": "squared force over its null's SD"})
+    data["p_value"] = ("layer", p, {"units": "", "long_name": "permutation p, corrected over layers"})
+    return data
+
+
+def _verdict(data: xr.Dataset, first: str, second: str) -> str:
+    p = data["p_value"]
+    if float(p.min()) > 0.05:
+        return f"none found: no layer separates {first} from {second} (smallest corrected p {float(p.min()):.3f})"
+    layer = int(data["force_z"].argmax("layer"))
+    return f"{first} and {second} are pushed apart most clearly at layer {layer} (corrected p {float(p[layer]):.3f})"
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """The curves over layers, and the norms of the updates by group."""
+    from analyses.core.figures import curve
+
+    rows = result.summary()
+    color = "step" if "step" in rows else None
+    drawn: dict[str, Any] = {}
+    for name, (_, label) in UNITS.items():
+        part, x = rows[rows["quantity"] == name], "state" if name == "distance" else "layer"
+        drawn[name] = curve(part, x=x, color=color, title=f"{label}, 95 % interval over items")
+    return drawn

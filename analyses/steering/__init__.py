@@ -1,0 +1,1 @@
+"""The model pushed, against placebos."""

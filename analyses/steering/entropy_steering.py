@@ -1,0 +1,202 @@
+"""Adding an uncertainty direction to the residual stream: does it move entropy and answers, beyond random ones?
+
+Definition: states are prompts with an entropy h and the activation z of their last token at a site. `east_centred`:
+    u = sum_k sum_t h_t^k (z_t^k - mean_t' z_t'^k) / sum h over episodes k (h constant in an episode gives 0).
+    `east_uncentred`: u = sum h z / sum h (equal h gives the mean). `difference` (plain activation addition): mean z
+    of the target groups minus mean z of the others. Steering adds beta n u / ||u|| at the site, n being the mean
+    norm of z: beta is a share of the stream, the same for every vector and placebo. From a log of rollouts, a state
+    is a sampling group, h the entropy of its parsed answers (plug-in, over its samples); without a log, h is the
+    model's own next-token entropy on half of the prompts, and the other half is measured.
+Units: entropy_nats in nats at the last prompt token; metric in nats per token; slopes per unit of beta.
+Source: EAST, arXiv 2406.00244 (sums over several steps of one episode; a single-turn log has one state per prompt,
+    so an episode is all states, or those of one optimizer step or group: the option `episode`).
+Does not show: that the model "uses" this direction for its uncertainty. Any large push moves entropy: read the slope
+    against random directions only.
+Control: random directions of the same norm; items of other groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.core.analysis import analysis
+from analyses.core.result import Result
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from analyses.steering._arms import Run
+    from analyses.steering._uncertain_states import States
+    from probe import Model, Prompts, Rollouts
+    from probe.replay import Clean
+
+ROWS = ["layer", "arm", "draw", "beta", "item", "group", "answer_kind"]
+
+
+@analysis
+def entropy_steering(
+    model: Model,
+    prompts: Prompts,
+    rollouts: Rollouts | None = None,
+    *,
+    vector: Literal["east_centred", "east_uncentred", "difference"] = "east_centred",
+    episode: Literal["all", "group"] = "all",
+    targets: tuple[str, ...] = (),
+    pattern: str | None = None,
+    site: Literal["resid_post", "resid_pre", "attn_out", "mlp_out"] = "resid_post",
+    layer: int | None = None,
+    betas: tuple[float, ...] = (-0.5, -0.25, 0.0, 0.25, 0.5),
+    positions: Literal["all", "last_prompt"] = "all",
+    draws: int = 20,
+    template: Literal["none", "chat"] = "none",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Result:
+    r"""Next-token entropy and answer log-probability while a direction is added at a site, and under random ones.
+
+    Rows: layer, arm (the vector's name, or random_direction), draw, beta, item, group, answer_kind, metric (nats
+    per token), entropy_nats.
+
+    Args:
+        rollouts: log to take states and the entropy of their answers from; without one, half of the prompts.
+        vector: which direction is added.
+        episode: states centred together: all, or those of one optimizer step (of a log) or group (of prompts).
+        targets: groups of prompts that `difference` points to; controls are the others. Needed for difference.
+        pattern: regular expression whose last match's group is a response's answer, for example `ans (\S+)`.
+        site: kind of site to read and to add at.
+        layer: its layer; default the middle one.
+        betas: sizes of the push as a share of the mean norm of the stream there; 0 is always added.
+        positions: add at all positions, or at the last prompt token only.
+        draws: of the random direction.
+        template: put prompts through the tokenizer's chat template, or not.
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
+        batch_size: items per forward pass.
+        seed: of the split, the random directions and the bootstrap.
+    """
+    from analyses.steering._arms import halves, responses
+    from analyses.steering._uncertain_states import last_token_entropy, states_of_log, states_of_prompts
+    from probe.replay import answer_logprob
+
+    doses = _doses(betas, draws)
+    where = model.site(f"{site}.{model.shape.n_layers // 2 if layer is None else layer}")
+    tokenized: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
+    if rollouts is None or vector == "difference":
+        chooses, measures = halves(prompts, (), 0.5, seed)
+        states = states_of_prompts(model, model.batches(chooses, **tokenized), where)
+    else:
+        measures, states = prompts, states_of_log(model, rollouts, where, pattern, batch_size)
+    unit, warnings = _unit(states, vector, episode, targets)
+    push = unit * float(states.z.norm(dim=-1).mean())
+    arms = _arms(push, vector, draws, seed, int(where.layer or 0))
+
+    def runs(clean: Clean) -> Iterator[Run]:
+        yield from _runs(clean, where, arms, doses, positions)
+
+    batches = model.batches(measures, **tokenized)
+    table = responses(model, batches, runs, what="entropy steering", metric=answer_logprob)
+    entropy = responses(model, batches, runs, what="entropy steering (entropy)", metric=last_token_entropy)
+    table = table.merge(entropy.rename(columns={"metric": "entropy_nats"}), on=ROWS, validate="one_to_one")
+    return _result(table.sort_values(ROWS, kind="stable"), vector, seed, warnings)
+
+
+def _doses(betas: Sequence[float], draws: int) -> list[float]:
+    bad = [b for b in betas if not math.isfinite(b)]
+    if bad or not betas or draws < 1:
+        raise InputError(f"betas={list(betas)}, draws={draws}; expected finite numbers and at least one draw")
+    return sorted({*map(float, betas), 0.0})
+
+
+def _unit(states: States, vector: str, episode: str, targets: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """The direction as a unit vector; zeros, with a warning, where it is undefined."""
+    from analyses.steering._uncertain_states import difference, east
+
+    if vector == "difference":
+        raw = difference(states, targets)
+    else:
+        raw = east(states, is_centred=vector == "east_centred", by_episode=episode == "group")
+    size = float(raw.norm())
+    # Rounding of a sum that cancels exactly: no direction to speak of.
+    if size <= 1e-6 * float(states.z.norm(dim=-1).mean()):
+        return raw * 0, [f"{vector} is 0: entropy does not vary within any episode, so there is nothing to add"]
+    return raw / size, []
+
+
+def _arms(push: Tensor, vector: str, draws: int, seed: int, layer: int) -> list[tuple[str, int, Tensor]]:
+    from analyses.steering._arms import direction
+
+    size = float(push.norm())
+    drawn = [direction(len(push), seed, layer, draw).to(push) * size for draw in range(draws)]
+    return [(vector, 0, push), *(("random_direction", number, d) for number, d in enumerate(drawn))]
+
+
+def _runs(
+    clean: Clean, where: Any, arms: Sequence[tuple[str, int, Tensor]], doses: Sequence[float], positions: Any
+) -> Iterator[Run]:
+    from analyses.steering._arms import Run
+    from probe.interventions import add
+
+    for arm, draw, push in arms:
+        for beta in doses:
+            columns = {"layer": where.layer, "arm": arm, "draw": draw, "beta": beta}
+            yield Run(columns, [add(where, push.to(clean.inputs[0]) * beta, positions)] if beta else [])
+
+
+def _result(table: pd.DataFrame, vector: str, seed: int, warnings: list[str]) -> Result:
+    from analyses.steering._dose_response import dose_response
+
+    groups = sorted(table["group"].unique())
+    rows = table.rename(columns={"beta": "alpha"})
+    options: dict[str, Any] = {"treatment": vector, "targets": groups, "none": 0.0, "seed": seed}
+    answer = dose_response(rows, **options)
+    entropy = dose_response(rows.assign(metric=rows["entropy_nats"]), **options, unit="nats")
+    entropy = entropy.rename({name: f"entropy_{name}" for name in entropy.data_vars})
+    data = xr.merge([answer, entropy], join="outer", compat="no_conflicts").rename({"alpha": "beta"})
+    return Result.of(table, data, verdict=_verdict(data, vector), warnings=warnings)
+
+
+def _verdict(data: xr.Dataset, vector: str) -> str:
+    """Whether entropy moves with beta, and more than along every random direction."""
+    cells = data.sel(variant="joint")
+    slope = cells["entropy_slope"].sel(arm=vector)
+    excludes = (np.sign(cells["entropy_slope_ci_low"]) == np.sign(cells["entropy_slope_ci_high"])).sel(arm=vector)
+    p = cells["entropy_placebo_p"].sel(arm="random_direction")
+    found: list[str] = []
+    for group in map(str, data["group"].values):
+        at = slope.sel(group=group).squeeze()
+        moves = bool((excludes.sel(group=group) & (slope.sel(group=group) != 0)).all())
+        beyond = bool((p.sel(group=group) <= 0.05).all())
+        if moves and beyond:
+            found.append(f"{group} ({float(at.mean()):+.3g} nats per unit of beta)")
+    if not found:
+        return f"{vector} moves entropy no more than random directions of its size do"
+    return f"{vector} moves entropy beyond random directions of its size on {', '.join(found)}"
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """Entropy and answer log-probability against beta, vector and random directions."""
+    from analyses.core.figures import curve
+
+    rows = result.summary()
+    rows = rows.assign(items=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
+    dash = "step" if "step" in rows else None
+    titles = {"entropy_effect": "Next-token entropy under steering", "effect": "Answer log-probability under steering"}
+    return {
+        name: curve(
+            rows[rows["quantity"] == name],
+            x="beta",
+            color="arm",
+            dash=dash,
+            facet="items",
+            title=f"{title}, 95 % interval over items",
+            reference=0,
+        )
+        for name, title in titles.items()
+    }

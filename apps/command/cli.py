@@ -1,0 +1,202 @@
+"""The command `probe`. Commands for analyses are read off their signatures; heavy imports wait until needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from probe.errors import InputError, ProbeError
+
+OK, FAILED, BAD_INPUT = 0, 1, 2
+results_option = click.option(
+    "--results", metavar="DIR", help="Folder of results [default: $PROBE_RESULTS or ./results]."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One line of JSON on standard output.")
+
+
+class Analyses(click.Group):
+    """`probe run` and `probe sweep`: one subcommand per analysis, built when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        from analyses.core import analysis as registry
+
+        return registry.names()
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from analyses.core import analysis as registry
+        from apps.command.options import analysis_command
+
+        name = cmd_name.replace("-", "_")
+        if name not in registry.names():
+            raise click.UsageError(registry.unknown("analysis", cmd_name, registry.names()))
+        return analysis_command(registry.get(name), sweep=ctx.info_name == "sweep")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `probe demo`, then `probe dashboard`. `probe run perplexity --help` explains an analysis.",
+)
+@click.version_option(package_name="posttrain-probe")
+def app() -> None:
+    """See what post-training did to a language model: since which step, in which layers, and how sure that is."""
+
+
+@app.group("run", cls=Analyses)
+def run_group() -> None:
+    """Run an analysis on one checkpoint, or a pair of them."""
+
+
+@app.group("sweep", cls=Analyses)
+def sweep_group() -> None:
+    """Run an analysis over a series of checkpoints; interrupted, it goes on where it stopped."""
+
+
+@app.command("list")
+@json_option
+def list_analyses(as_json: bool) -> None:
+    """List the analyses: name, what they answer, what they take."""
+    from analyses.core import analysis as registry
+
+    found = [registry.get(n) for n in registry.names()]
+    rows = [{"analysis": a.name, "inputs": [i.name for i in a.inputs], "title": a.title} for a in found]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    width = max((len(r["analysis"]) for r in rows), default=0)
+    for row in rows:
+        click.echo(f"{row['analysis']:<{width}}  {row['title']}  [{', '.join(row['inputs'])}]")
+
+
+@app.command("plan")
+@click.argument("analysis")
+@click.option("--checkpoints", required=True, metavar="DIR", help="Folder with a series of checkpoints, or one.")
+@click.option("--prompts", metavar="PATH", help="Prompt file; needed where the analysis reads prompts.")
+@click.option("--dtype", default="float32", show_default=True, help="Of the weights in memory.")
+@click.option("--device", default="cpu", show_default=True, help="Where rates and free memory are measured.")
+@click.option(
+    "--device-memory", "gib", type=float, metavar="GIB", help="Memory that may be used [default: what is free]."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first items.")
+@click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="An option of the analysis; repeatable.")
+@json_option
+def plan_command(analysis: str, gib: float | None, options: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Say what ANALYSIS will read, compute, hold and write, before any weights are loaded."""
+    from analyses.core.cost.plan import plan
+    from apps.command.planning import option_values, plan_text
+
+    name = analysis.replace("-", "_")
+    memory = None if gib is None else gib * 2**30
+    made = plan(name, memory=memory, **given, **option_values(name, options))
+    click.echo(plan_text(made, as_json=as_json))
+
+
+@app.command()
+@click.argument("key", required=False)
+@click.option("--analysis", help="List only results of this analysis.")
+@results_option
+@json_option
+def show(key: str | None, analysis: str | None, results: str | None, as_json: bool) -> None:
+    """Show one result (KEY, or enough of its beginning), or list all."""
+    from analyses.core.store.store import Store
+    from apps.command.terminal import list_results, show_result
+
+    store = Store.at(results)
+    if key is None:
+        list_results(store, analysis, as_json)
+    else:
+        show_result(store, store.get(*store.find(key)), as_json)
+
+
+@app.command()
+@click.argument("sql")
+@results_option
+@json_option
+def query(sql: str, results: str | None, as_json: bool) -> None:
+    """Query all tables with SQL (DuckDB): one view per analysis, with a column `key`.
+
+    For example: probe query "SELECT step, sum(nll_nats) / sum(n_tokens) FROM perplexity GROUP BY 1 ORDER BY 1"
+    """
+    from analyses.core.store.store import Store
+
+    rows = Store.at(results).query(sql)
+    if as_json:
+        click.echo(rows.to_json(orient="records"))
+    else:
+        click.echo(rows.to_string(index=False) if len(rows) else "no rows")
+
+
+@app.command()
+@results_option
+@click.option("--out", "-o", type=click.Path(path_type=Path), default="report.html", show_default=True)
+def report(results: str | None, out: Path) -> None:
+    """Write one self-contained HTML file: verdicts, figures, intervals, provenance, warnings."""
+    from analyses.core.store.store import Store
+    from apps.report import write_report
+
+    write_report(Store.at(results), out)
+    click.echo(str(out))
+
+
+@app.command()
+@results_option
+@click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to bind; anything but loopback shows your results to the network.",
+)
+def dashboard(results: str | None, port: int, host: str) -> None:
+    """Browse the results in a web page (no torch, no model needed)."""
+    from analyses.core.store.store import Store
+    from apps.dashboard.serve import serve
+
+    sys.exit(serve(Store.at(results), host, port))
+
+
+@app.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="runs/lab-short",
+    show_default=True,
+    help="Where the lab's checkpoints go; used as they are if already there.",
+)
+@results_option
+@click.option("--seed", default=0, show_default=True, help="Seed of the training runs.")
+def demo(out: Path, results: str | None, seed: int) -> None:
+    """Train the tiny lab, analyse its checkpoints, write report.html, say how to open the dashboard."""
+    from apps.command.demo import run_demo
+
+    run_demo(out, results, seed)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: exit codes 0, 1 (failed, can be resumed), 2 (bad input)."""
+    sys.exit(_code(lambda: app(arguments, standalone_mode=False)))
+
+
+def _code(command: Any) -> int:
+    try:
+        outcome = command()
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return BAD_INPUT
+    except ProbeError as error:
+        click.echo(f"probe: {error}", err=True)
+        return BAD_INPUT if isinstance(error, InputError) else FAILED
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("probe: stopped; finished parts are kept, run the same command again to go on.", err=True)
+        return FAILED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return FAILED
+    return outcome if isinstance(outcome, int) else OK
+
+
+if __name__ == "__main__":
+    main()

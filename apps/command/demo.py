@@ -1,0 +1,142 @@
+"""`probe demo`: train the tiny lab if it is not there, sweep its checkpoints, show what came out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+from analyses.core.result import Result
+from analyses.core.running.run import run
+from analyses.core.running.sweep import sweep
+from analyses.core.store.store import Store
+from apps import gains
+from probe import Prompts
+from probe.errors import InputError, ProbeError
+
+RUNS = {"sft-high": "fine-tuning at 2e-3", "sft-low": "fine-tuning at 1e-4"}
+FORMAT = "reward for the format"
+GRADED: dict[str, Any] = {
+    "grade": "exact",
+    "pattern": r"^(?:think .*; )?ans (\d+)$",
+    "max_new_tokens": 44,
+    "batch_size": 64,
+}
+CHECKOUT = Path(__file__).resolve().parents[2]
+NO_LAB = (
+    "the lab is trained from a checkout of the repository, not from the installed package: clone it and run "
+    "`make demo`, or name a folder that holds a finished lab with --out"
+)
+
+
+def run_demo(out: Path, results: str | None, seed: int) -> None:
+    """Everything the README's first command shows.
+
+    Raises:
+        InputError: no finished lab in ``out`` and no checkout to train one from.
+        ProbeError: the training failed (its own message is above).
+    """
+    folder = out / f"seed-{seed}"
+    _train(out, seed, folder)
+    store = Store.at(results or folder / "results")
+    swept = {run: _sweep(folder / run, folder / "sft_test.jsonl", store) for run in RUNS}
+    click.echo("\nTest perplexity of gold rationales on unseen items, by optimizer step [95 % interval over items]\n")
+    click.echo(_table(swept).to_string())
+    click.echo(f"\n{_reading(swept)}\n")
+    for name, said in _questions(folder, swept, store).items():
+        click.echo(f"{name}: {said}\n")
+    _report(store, folder / "report.html")
+    click.echo(f"Browse:  probe dashboard --results {store.root}    (opens on http://127.0.0.1:8501)")
+
+
+def _train(out: Path, seed: int, folder: Path) -> None:
+    if not (CHECKOUT / "experiments").is_dir():
+        if not (folder / "sft_test.jsonl").is_file():
+            raise InputError(NO_LAB)
+        return
+    command = [sys.executable, "-m", "experiments.lab", "--short", "--seed", str(seed), "--out", str(out.resolve())]
+    # `experiments` is not installed: -m finds it in the checkout's folder.
+    if subprocess.run(command, stdout=sys.stderr, cwd=CHECKOUT, check=False).returncode:
+        raise ProbeError("training the lab failed; run the same command again to resume at the stage that failed")
+
+
+def _sweep(run: Path, prompts: Path, store: Store) -> Result:
+    sweep("logit_lens", checkpoints=run, prompts=prompts, store=store, batch_size=32, limit=48)
+    return sweep("perplexity", checkpoints=run, prompts=prompts, store=store, batch_size=32)
+
+
+def _questions(folder: Path, swept: dict[str, Result], store: Store) -> dict[str, str | None]:
+    """Which run memorized, since when and what to ship; and where the planted memory sits."""
+    found: dict[str, str | None] = {}
+    for name, perplexity in swept.items():
+        prompts = folder / "sft_test.jsonl"
+        graded = sweep("evaluate", checkpoints=folder / name, prompts=prompts, store=store, **GRADED)
+        inputs: dict[str, Any] = {"perplexity": perplexity, "evaluate": graded}
+        found[RUNS[name]] = run("over_memorization", **inputs, unparsed="wrong", store=store).verdict
+    answers = Prompts.read(folder / "prompts.jsonl").where(answer_kind="gold_final")
+    found |= {f"{FORMAT}, {of}": said for of, said in _rewarded(folder / "grpo-format", answers, store).items()}
+    return found | _planted(folder / "planted", answers.where(group=["planted", "unseen"]), store)
+
+
+def _planted(checkpoints: Path, answers: Prompts, store: Store) -> dict[str, str | None]:
+    """Since when are the false answers there, and where do they sit?"""
+    where: dict[str, Any] = {"checkpoints": checkpoints, "store": store}
+    gained = gains.read(sweep("evaluate", prompts=answers, **where, **GRADED).summary())
+    planted = answers.where(group="planted")
+    sweep("logit_lens", prompts=planted, **where, batch_size=32)
+    before, *_, after = sorted(checkpoints.glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1]))
+    ends: dict[str, Any] = {"base": before, "tuned": after, "positions": "all"}
+    patched = run("cross_patching", **ends, prompts=planted, store=store)
+    return {"planted memory, accuracy": _told(gained), "planted memory, place": patched.verdict}
+
+
+def _told(gained: gains.Gained | None) -> str | None:
+    return gained and f"{gained.said}; {gained.numbers}"
+
+
+def _rewarded(checkpoints: Path, answers: Prompts, store: Store) -> dict[str, str | None]:
+    """Did the spurious reward switch on memorized answers? By accuracy, and by perplexity."""
+    where: dict[str, Any] = {"checkpoints": checkpoints, "prompts": answers, "store": store}
+    graded, perplexity = sweep("evaluate", **where, **GRADED), sweep("perplexity", **where, batch_size=32)
+    return {
+        "accuracy": _told(gains.read(graded.summary())),
+        "perplexity": run("perplexity_paradox", perplexity=perplexity, store=store).verdict,
+    }
+
+
+def _curve(result: Result) -> pd.DataFrame:
+    rows = result.summary()
+    rows = rows[(rows["quantity"] == "ppl") & (rows["variant"] == "micro") & (rows["mask"] == "answer")]
+    return rows.set_index("step").sort_index()
+
+
+def _table(swept: dict[str, Result]) -> pd.DataFrame:
+    def shown(row: pd.Series) -> str:
+        return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+
+    return pd.DataFrame({RUNS[run]: _curve(result).apply(shown, axis=1) for run, result in swept.items()})
+
+
+def _reading(swept: dict[str, Result]) -> str:
+    """One sentence a run: did the perplexity end outside the interval of its minimum?"""
+    lines: list[str] = []
+    for name, result in swept.items():
+        curve = _curve(result)
+        best, last = curve.iloc[int(curve["value"].argmin())], curve.iloc[-1]
+        rose = bool(last["ci_low"] > best["ci_high"])
+        lines.append(
+            f"{RUNS[name]}: {'rises' if rose else 'no rise found'} "
+            f"(lowest {best['value']:.3f} at step {best.name}, last {last['value']:.3f} at step {last.name})"
+        )
+    return "\n".join(lines)
+
+
+def _report(store: Store, path: Path) -> None:
+    from apps.report import write_report
+
+    write_report(store, path)
+    click.echo(f"Report:  {path}")

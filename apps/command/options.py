@@ -1,0 +1,222 @@
+"""From an analysis's signature to a command line: inputs become paths, options keep type, choices and help."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from analyses.core.analysis import Analysis, Input, Option
+from probe.readers.schemas import SCHEMAS
+
+INPUT_HELP = {
+    "Model": "Checkpoint folder (or hub repository).",
+    "Prompts": "Prompts: JSONL, JSON, CSV or Parquet (also of chat messages), or hf:NAME:SPLIT.",
+    "Rollouts": "Rollout log: Parquet file or folder.",
+    "RunLog": "Training log: trainer_state.json, CSV, or a folder that holds one.",
+    "Table": "CSV or Parquet file.",
+    "Checkpoints": "Folder with a series of checkpoints.",
+    "Result": "Key of a stored result.",
+}
+COLUMNS_HELP = (
+    f"How the prompt file's columns are called: {', '.join(SCHEMAS)}, or a JSON object such as "
+    '{"id": "#", "prompt": "{context} {question}", "answer": "label"}.'
+)
+SEEN_HELP = "Groups whose items training may have shown; all others count as not shown (or give a column `seen`)."
+LOADING = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code", "hold")
+SETTINGS = (*LOADING, "bos", "template_options")
+BACKENDS = click.Choice(["transformer_lens", "nnsight"])
+DTYPES = click.Choice(["float32", "bfloat16", "float16", "float64"])
+PAIRS = click.Choice(["first", "adjacent", "all"])
+HOLD_HELP = (
+    "Checkpoints of a pair in memory; `one` spills the base's states to disk, `auto` only where both do not fit."
+)
+
+
+def _shown(default: str, help_text: str, kind: Any = str) -> dict[str, Any]:
+    return {"default": default, "show_default": True, "help": help_text, "type": kind}
+
+
+def _template_options(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` texts as variables of a chat template; values are JSON, anything else is text."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r}: expected NAME=VALUE", ctx, param)
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = {"True": True, "False": False, "None": None}.get(value, value)
+    return found
+
+
+ENGINE_SETTINGS: dict[str, dict[str, Any]] = {
+    "--engine": {
+        "type": click.Choice(["local", "ray"]),
+        "default": "local",
+        "show_default": True,
+        "help": "Who computes the checkpoints: this process one by one, or workers of a Ray cluster at once.",
+    },
+    "--workers": {
+        "type": click.IntRange(min=1),
+        "default": 2,
+        "show_default": True,
+        "help": "How many workers (--engine ray); each loads models of its own and uses one thread.",
+    },
+    "--address": {
+        "metavar": "HOST:PORT",
+        "help": "Cluster to join [default: one started for the sweep]; it must see the same folders.",
+    },
+}
+MODEL_SETTINGS: dict[str, dict[str, Any]] = {
+    "--backend": _shown("transformer_lens", "Library that hooks the model.", BACKENDS),
+    "--dtype": _shown("float32", "Weights and activations; metrics are always fp32.", DTYPES),
+    "--device": _shown("cpu", "Torch device, `auto`, or a JSON device map (blocks may be on `disk`)."),
+    "--revision": {"help": "Revision of a hub repository."},
+    "--allow-pickle": {"is_flag": True, "help": "Read pickle weights (weights_only); refused by default."},
+    "--trust-remote-code": {"is_flag": True, "help": "Run code shipped with the checkpoint; off by default."},
+    "--bos/--no-bos": {"default": None, "help": "Put BOS before every text, or not [default: as the tokenizer does]."},
+    "--template-option": {
+        "multiple": True,
+        "metavar": "NAME=VALUE",
+        "callback": _template_options,
+        "help": "A variable of the chat template, e.g. enable_thinking=false; repeatable.",
+    },
+}
+
+
+class Values(click.ParamType[Any]):
+    r"""A list: `0,0.5,1`, the option given several times, or a JSON list.
+
+    A text without a comma is taken as it is, white space included (a stop text may be a line feed); `\,` is a comma
+    that separates nothing.
+    """
+
+    def __init__(self, element: type) -> None:
+        self.element = element
+        self.name = f"{element.__name__},..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.element(part) for part in self._parts(str(value)))
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of {self.element.__name__}", param, ctx)
+
+    def _parts(self, text: str) -> list[Any]:
+        if text.lstrip().startswith("["):
+            try:
+                return json.loads(text)
+            except json.JSONDecodeError:
+                pass  # a text that happens to begin with a bracket
+        first, *rest = [part.replace("\0", ",") for part in text.replace("\\,", "\0").split(",")]
+        parts = [first, *(part.removeprefix(" ") for part in rest)]
+        if self.element is not str:
+            return [part for part in parts if part.strip()]
+        return [part for part in parts if part] or ([text] if text else [])
+
+
+def joined(_ctx: click.Context, _param: click.Parameter, given: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The lists of an option that was given several times, as one."""
+    return tuple(value for values in given for value in values)
+
+
+def analysis_command(of: Analysis, *, sweep: bool) -> click.Command:
+    """The click command that runs or sweeps ``of``."""
+    from apps.command.terminal import execute
+
+    parameters: list[click.Parameter] = [
+        *_inputs(of, sweep),
+        *map(_option, of.options),
+        *_settings(of, sweep),
+    ]
+    help_text = f"{of.title}\n\n" + "\n\n".join(f"{h}: {t}" for h, t in of.sections.items())
+    return click.Command(of.name, params=parameters, callback=execute(of, sweep), help=help_text)
+
+
+def _inputs(of: Analysis, sweep: bool) -> list[click.Option]:
+    from analyses.core.analysis import get
+
+    own = [i for i in of.inputs if not (sweep and i.kind == "Model")]
+    found = [_input(i) for i in own]
+    # An upstream result may be given by the inputs it is computed from.
+    names = {i.name for i in of.inputs}
+    for source in {i.upstream: i for i in of.inputs if i.upstream}:
+        extra = [i for i in get(str(source)).inputs if i.name not in names]
+        found += [_input(Input(i.name, i.kind, optional=True)) for i in extra]
+        names |= {i.name for i in extra}
+    if sweep:
+        found.insert(0, click.Option(["--checkpoints"], required=True, metavar="DIR", help=INPUT_HELP["Checkpoints"]))
+    return found
+
+
+def _input(wanted: Input) -> click.Option:
+    flags = [f"--{wanted.name.replace('_', '-')}", wanted.name]
+    required = not wanted.optional and wanted.upstream is None
+    text = f"Key of a stored {wanted.upstream} result." if wanted.upstream else INPUT_HELP[wanted.kind]
+    metavar = "KEY" if wanted.kind == "Result" else "PATH"
+    return click.Option(flags, required=required, metavar=metavar, help=text)
+
+
+def _option(option: Option) -> click.Option:
+    flag = option.name.replace("_", "-")
+    bare = [m for m in _members(option.annotation) if m is not type(None)]
+    if option.choices:
+        kind: Any = click.Choice([str(c) for c in option.choices])
+    elif bare[0] is bool:
+        return click.Option([f"--{flag}/--no-{flag}", option.name], default=option.default, help=option.help)
+    elif typing.get_origin(bare[0]) is tuple:
+        shown = ",".join(str(v) for v in option.default) or False
+        return click.Option(
+            [f"--{flag}", option.name], type=Values(typing.get_args(bare[0])[0]), default=[option.default],
+            show_default=shown, multiple=True, callback=joined, help=option.help,
+        )  # fmt: skip
+    else:
+        kind = bare[0]
+    return click.Option(
+        [f"--{flag}", option.name], type=kind, default=option.default, show_default=True, help=option.help
+    )
+
+
+def _flags(flag: str) -> list[str]:
+    return [flag, "template_options"] if flag == "--template-option" else [flag]
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
+    needs = _kinds(of)
+    found = [click.Option(_flags(f), **k) for f, k in MODEL_SETTINGS.items()] if "Model" in needs else []
+    if "Prompts" in needs:
+        found.append(click.Option(["--limit"], type=click.IntRange(min=1), help="Use only the first items."))
+        found.append(click.Option(["--columns"], metavar="NAME|JSON", help=COLUMNS_HELP))
+        found.append(click.Option(["--seen"], type=Values(str), multiple=True, callback=joined, help=SEEN_HELP))
+    if sweep and of.arity == "pair":
+        text = "Which checkpoints are compared."
+        found.append(click.Option(["--pairs"], type=PAIRS, default="first", show_default=True, help=text))
+    if sweep:
+        found += [click.Option([f], **k) for f, k in ENGINE_SETTINGS.items()]
+    if of.takes_turns:
+        kind = click.Choice(["auto", "both", "one"])
+        found.append(click.Option(["--hold"], type=kind, default="auto", show_default=True, help=HOLD_HELP))
+    return [
+        *found,
+        click.Option(["--results"], metavar="DIR", help="Folder of results [default: $PROBE_RESULTS or ./results]."),
+        click.Option(["--json", "as_json"], is_flag=True, help="One line of JSON on standard output."),
+    ]
+
+
+def _kinds(of: Analysis) -> set[str]:
+    from analyses.core.analysis import get
+
+    own = {i.kind for i in of.inputs}
+    return own.union(*(_kinds(get(i.upstream)) for i in of.inputs if i.upstream))

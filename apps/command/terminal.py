@@ -1,0 +1,119 @@
+"""What a command prints: a table for people, one JSON line for scripts; logs stay on standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pandas as pd
+
+from analyses.core import claim
+from analyses.core.analysis import Analysis
+from analyses.core.result import Result
+from analyses.core.store.store import Store
+from apps.command.options import SETTINGS
+from apps.command.planning import hold
+from probe.errors import InputError
+
+MAX_ROWS = 40
+
+
+def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
+    """Callback of the command of ``of``."""
+
+    def command(
+        results: str | None,
+        as_json: bool,
+        limit: int | None = None,
+        columns: str | None = None,
+        seen: tuple[str, ...] = (),
+        **given: Any,
+    ) -> None:
+        from analyses.core.running.inputs import Loading
+        from analyses.core.running.run import run as run_one
+        from analyses.core.running.sweep import sweep as run_series
+        from analyses.core.running.workers import Engine
+
+        store = Store.at(results)
+        if sweep:
+            given["engine"] = Engine(given.pop("engine"), given.pop("workers"), given.pop("address"))
+        settings = {k: given.pop(k) for k in SETTINGS if k in given}
+        inputs = {k: v for k, v in given.items() if v is not None}
+        if (columns is not None or seen) and "prompts" in inputs:
+            inputs["prompts"] = _read(inputs["prompts"], columns, seen)
+        if settings.get("hold") == "auto":
+            settings["hold"] = hold(of, inputs, settings, limit)
+        loading = Loading(**settings)
+        runner: Any = run_series if sweep else run_one
+        show_result(store, runner(of.name, store=store, loading=loading, limit=limit, **inputs), as_json)
+
+    return command
+
+
+def _read(path: str, columns: str | None, seen: tuple[str, ...]) -> Any:
+    from probe import Prompts
+
+    try:
+        mapping = json.loads(columns) if columns and columns.lstrip().startswith("{") else columns
+    except json.JSONDecodeError as error:
+        raise InputError(f"--columns is neither a name nor a JSON object: {error}") from error
+    prompts = Prompts.read(path, mapping)
+    return prompts.seen(*seen) if seen else prompts
+
+
+def show_result(store: Store, result: Result, as_json: bool) -> None:
+    """Print one result: verdict, summary with intervals, warnings, where it lies."""
+    folder = store.folder(result.analysis, result.key)
+    summary = result.summary()
+    if as_json:
+        line = {
+            "key": result.key,
+            "folder": str(folder),
+            "verdict": result.verdict,
+            "claims": [claim.row(c) for c in result.claims],
+            "summary": json.loads(str(summary.to_json(orient="records"))),
+            "warnings": result.warnings,
+        }
+        click.echo(json.dumps(line))
+        return
+    click.echo(f"{result.analysis} {result.key}  ({len(result.rows)} rows)")
+    for said in [claim.sentence(c) for c in result.claims] or [result.verdict]:
+        if said:
+            click.echo(f"verdict: {said}")
+    if len(summary):
+        click.echo(_printed(summary))
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"saved in {folder}", err=True)
+
+
+def _printed(summary: pd.DataFrame) -> str:
+    shown = summary.dropna(axis="columns", how="all").head(MAX_ROWS)
+    text = shown.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="")
+    more = len(summary) - len(shown)
+    return text + (f"\n... {more} more rows: `probe show KEY --json` or result.summary()" if more else "")
+
+
+def list_results(store: Store, analysis: str | None, as_json: bool) -> None:
+    """Print the results of a store, oldest first."""
+    fields = ("analysis", "key", "kind", "started", "seconds")
+    rows = [{f: r.get(f) for f in fields} | {"inputs": _inputs(r)} for r in store.records(analysis)]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    if not rows:
+        click.echo(f"no results in {store.root}. Make some: `probe demo`, or `probe run ANALYSIS --help`.")
+    for row in rows:
+        click.echo(f"{row['analysis']:<22} {row['key']}  {row['kind']:<6} {row['started']}  {row['inputs']}")
+    for folder in store.broken():
+        click.echo(f"incomplete, ignored: {folder}", err=True)
+
+
+def _inputs(record: dict[str, Any]) -> str:
+    named = record.get("inputs", {}).items()
+    parts = [f"{n}={d.get('path') or d.get('source') or d.get('key') or d.get('n')}" for n, d in named]
+    if record.get("members"):
+        parts.append(f"{len(record['members'])} checkpoints")
+    return " ".join(parts)

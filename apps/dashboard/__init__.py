@@ -1,0 +1,1 @@
+"""The dashboard. Streamlit is used here and nowhere else."""

@@ -1,0 +1,215 @@
+"""Page Token: one item, its tokens coloured by any per-token signal, at one checkpoint, at two, or their difference."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from analyses.core import figures
+from analyses.core.store.store import StoreError
+from apps.catalog import Entry, Listing, located, not_found
+from apps.dashboard.widgets import address, exports, parts, series, tables
+from apps.drawn import strips
+from apps.drawn.contents import rows, table_columns
+from apps.drawn.reproduction import of_token
+
+Written = list[tuple[str, str, str]]  # prompt, answer, whose answer it is
+PREVIEW = 80  # characters of a prompt in the list of items
+ONE, SIDE, DIFFERENCE = "one checkpoint", "two checkpoints", "difference"
+MISSING = (
+    "No result here keeps values per token yet. logit_lens and divergence do: "
+    "probe sweep logit_lens --checkpoints DIR --prompts FILE"
+)
+
+
+def show(found: Listing) -> None:
+    """Choose item and signal; the strip; what is known about one token."""
+    st.subheader("One item, token by token", anchor=False)
+    chosen = series.choose_run(found, _per_token, MISSING)
+    if chosen is None:
+        return
+    _, entries = chosen
+    signals = {f"{e.analysis}: {c}": (e, c) for e in entries for c in strips.signals(e)}
+    left, right = st.columns(2)
+    with left:
+        named = {n: f"{e.analysis}: {strips.named(c)}" for n, (e, c) in signals.items()}
+        first = _first(list(signals))
+        name = address.select("Signal", list(signals), key="signal", default=first, name=lambda n: named[n])
+    entry, column = signals[name]
+    items = _items(entry)
+    prompts = _prompts(entry)
+    with right:
+        item = address.select("Item (type to search)", items, key="item", name=lambda i: _item_name(i, prompts))
+    left, right = st.columns(2)
+    with left:
+        where = {"item": item, **_kind(entry, item)}
+    with right:
+        where |= _layer(entry)
+    _text_of(entry, prompts.get(item, []), item, where)
+    _drawn(entries, entry, column, where)
+
+
+def _drawn(entries: list[Entry], entry: Entry, column: str, where: dict[str, Any]) -> None:
+    """The strip or strips, what is known about the token chosen on one, and what a reader takes from both."""
+    look = _look(entry)
+    views = strips.strips(entry, column, where, **look)
+    if not views:
+        st.info("Nothing was measured on this item here.")
+        return
+    if why := strips.undecoded(entry):
+        st.caption(address.escaped(f"Tokens are shown as ids: {why}."))
+    places = [str(p) for _, part in views.values() for p in part["pos"]]
+    picked = address.held("pos", ["", *places], "")
+    for name, view in views.items():
+        _shown(name, *view, picked)
+    about = None
+    if picked:
+        place = {"pos": int(picked), **{k: v for k, v in where.items() if k != "layer"}}
+        about = (entries, place, [look[name] for name in ("step", "base") if name in look])
+        views = {**views, **_about(*about, _token_text(views, int(picked)))}
+    made = partial(of_token, entry, column, where, look, about)
+    exports.show("token", views, made, dict.fromkeys([entry, *(entries if about else [])]))
+
+
+def _per_token(entry: Entry) -> bool:
+    try:
+        return {"item", "pos"} <= set(table_columns(entry.root, entry.analysis, entry.key))
+    except StoreError:
+        return False
+
+
+def _first(names: list[str]) -> str:
+    wanted = [n for n in names if n.endswith(("logprob_nats", "nll_nats", "jsd_nats"))]
+    return (wanted or names)[0]
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def _distinct(root: str, analysis: str, key: str, column: str, where: dict[str, list[Any]]) -> list[Any]:
+    entry = Entry(Path(root), {"analysis": analysis, "key": key})
+    found, _ = rows(entry, where=where, columns=[column], limit=10_000_000, distinct=True)
+    return found[column].dropna().tolist()
+
+
+def _items(entry: Entry) -> list[str]:
+    return sorted(map(str, _distinct(str(entry.root), entry.analysis, entry.key, "item", {})))
+
+
+def _kind(entry: Entry, item: str) -> dict[str, Any]:
+    if "answer_kind" not in table_columns(entry.root, entry.analysis, entry.key):
+        return {}
+    kinds = _distinct(str(entry.root), entry.analysis, entry.key, "answer_kind", {"item": [item]})
+    if not kinds:
+        return {}
+    return {"answer_kind": address.select("Answer", sorted(kinds), key="answer", radio=True, horizontal=True)}
+
+
+def _layer(entry: Entry) -> dict[str, Any]:
+    if "layer" not in table_columns(entry.root, entry.analysis, entry.key):
+        return {}
+    layers = sorted(_distinct(str(entry.root), entry.analysis, entry.key, "layer", {}))
+    return {"layer": address.slide("Layer", layers, key="layer", default=layers[-1])}
+
+
+def _text_of(entry: Entry, written: Written, item: str, where: dict[str, Any]) -> None:
+    """Prompt and answer as written in the prompt file, where that still lies where it was read."""
+    source = _source(entry)
+    found = next((w for w in written if where.get("answer_kind", w[2]) == w[2]), None)
+    if found:
+        st.code("\n".join(found[:2]), language=None, wrap_lines=True)
+    elif source:
+        is_there = located(source, entry.root)
+        why = f"{source} has no item {item} in a form this page reads" if is_there else not_found(source)
+        st.caption(address.escaped(f"The text is not shown: {why}."))
+
+
+def _source(entry: Entry) -> str:
+    return str(entry.record.get("inputs", {}).get("prompts", {}).get("source") or "")
+
+
+def _item_name(item: str, prompts: dict[str, Written]) -> str:
+    """An item with the beginning of its prompt, so that typing words of either finds it."""
+    if item not in prompts:
+        return item
+    start = " ".join(prompts[item][0][0][:PREVIEW].split())
+    return f"{item} · {start}{'…' if len(prompts[item][0][0]) > PREVIEW else ''}"
+
+
+def _prompts(entry: Entry) -> dict[str, Written]:
+    """Texts of the items of an entry; {} where its prompt file is out of reach or in another form."""
+    path = located(_source(entry), entry.root) if _source(entry) else None
+    is_read = path is not None and path.suffix == ".jsonl" and path.is_file()
+    return _read(str(path), path.stat().st_mtime_ns) if path and is_read else {}
+
+
+@lru_cache(maxsize=8)
+def _read(source: str, modified: int) -> dict[str, Written]:  # noqa: ARG001 (a file written again is read again)
+    found: dict[str, Written] = {}
+    try:
+        with Path(source).open(encoding="utf-8") as lines:
+            for row in (json.loads(line) for line in lines if line.strip()):
+                text = (str(row.get("prompt", "")), str(row.get("answer", "")), str(row.get("answer_kind", "given")))
+                found.setdefault(str(row.get("id")), []).append(text)
+    except ValueError:
+        return {}
+    return found
+
+
+def _look(entry: Entry) -> dict[str, Any]:
+    """Which checkpoints are shown, and how, as ``strips`` takes it."""
+    steps = entry.steps if entry.is_sweep else []
+    modes = [ONE, SIDE, DIFFERENCE] if len(steps) > 1 else [ONE]
+    mode = address.select("Show", modes, key="show", radio=True, horizontal=True) if len(modes) > 1 else ONE
+    left, right = st.columns(2)
+    with left:
+        look = {"step": address.slide("Step", steps, key="step", default=steps[-1])} if steps else {}
+    with right:
+        if mode != ONE:
+            look["base"] = address.slide("Compared with step", steps, key="base", default=steps[0])
+    return {**look, **({"difference": True} if mode == DIFFERENCE else {})}
+
+
+def _shown(name: str, figure: Any, part: pd.DataFrame, picked: str) -> None:
+    """A strip; a token chosen on it is kept as its position."""
+    wide = figures.TOKENS_PER_ROW
+    places = list(map(str, part["pos"]))
+    at = places.index(picked) if picked in places else None
+    cell = (str(at % wide), str(at // wide)) if at is not None else None
+    title = figure.layout.title.text
+
+    def named(point: Any) -> str:
+        place = round(point["y"]) * wide + round(point["x"])
+        return places[place] if place < len(places) else ""
+
+    keep = parts.kept("pos", f"strip-{title}", named)
+    parts.figure(parts.clickable(figure, cell), name, key=f"strip-{title}", on_select=keep, alt=title)
+
+
+def _token_text(views: exports.Views, pos: int) -> str:
+    """The text of the token at a position, as the strips show it."""
+    texts = (part.loc[part["pos"] == pos, "shown"] for _, part in views.values())
+    return next(figures.visible(str(t.iloc[0])) for t in texts if len(t))
+
+
+def _about(entries: list[Entry], place: dict[str, Any], steps: list[int], text: str) -> exports.Views:
+    """Every signal of one token: over layers where it has layers; the figures drawn."""
+    named = address.escaped(f"“{text}” of {place['item']}")
+    st.markdown(f"##### Token {named}, read at position {place['pos']}")
+    drawn: dict[str, tuple[Any, pd.DataFrame]] = {}
+    for entry in entries:
+        found, count, views = strips.of_token(entry, place, steps)
+        if not count:
+            continue
+        st.markdown(f"**{address.escaped(entry.analysis)}**")
+        for figure, _ in views.values():
+            parts.figure(figure, "token", key=f"about-{entry.key}", alt=figure.layout.title.text)
+        drawn.update(views)
+        box = address.folded(f"{count:,} rows", key=f"rows-{entry.analysis}")
+        if box.open:
+            told = strips.decoded(entry, found.head(tables.MAX_ROWS))
+            box.dataframe(told, hide_index=True, key=f"about-rows-{entry.key}")
+    return drawn

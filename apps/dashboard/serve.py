@@ -1,0 +1,117 @@
+"""`probe dashboard`: starts Streamlit on this machine's own address and says how to reach it."""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from analyses.core.store.files import is_here
+from analyses.core.store.store import Store
+from probe.errors import InputError
+
+SCRIPT = Path(__file__).with_name("app.py")
+PAGES = Path(__file__).with_name("pages")
+WARM = (
+    "plotly.subplots",
+    "duckdb",
+    "h5netcdf",
+    "apps.report",
+    *(f"apps.dashboard.pages.{p.stem}" for p in PAGES.glob("[a-z]*.py")),
+)
+SETTINGS = {
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "server.enableStaticServing": "false",
+    "browser.gatherUsageStats": "false",
+    "client.toolbarMode": "viewer",
+    "client.showErrorDetails": "none",
+    "theme.light.primaryColor": "#0072B2",
+    "theme.dark.primaryColor": "#56B4E9",
+}
+
+
+def serve(store: Store, host: str, port: int) -> int:
+    """Run the dashboard until it is stopped; its exit code.
+
+    Raises:
+        InputError: the port is taken, the address is not one of this machine, or the results are at a URL.
+    """
+    _check(host, port)
+    if not is_here(store.root):
+        raise InputError(
+            f"the dashboard reads a folder of this machine: copy {store.root} here (`probe report` reads it)"
+        )
+    where = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    click.echo(f"Dashboard of {store.root.resolve()}: http://{where}:{port}  (Ctrl-C stops it)")
+    if is_loopback(host):
+        machine = socket.gethostname()
+        click.echo(f"From another machine: ssh -L {port}:127.0.0.1:{port} {machine}, then open http://127.0.0.1:{port}")
+    else:
+        click.echo(f"warning: bound to {host}; everybody who reaches port {port} can read these results.", err=True)
+    server = subprocess.Popen(command(store, host, port), env=environment(host))
+    # A terminated command must not leave a server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+
+
+def command(store: Store, host: str, port: int) -> list[str]:
+    """The command line that starts Streamlit."""
+    settings = {**SETTINGS, "server.address": host, "server.port": str(port)}
+    flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    script = ["run", str(SCRIPT), *flags, "--", "--results", str(store.root.resolve())]
+    return [sys.executable, "-m", "apps.dashboard.serve", *script]
+
+
+def environment(host: str) -> dict[str, str]:
+    """What the page needs to know: whether it can be reached from other machines."""
+    return {**os.environ, "PROBE_DASHBOARD_OPEN": "0" if is_loopback(host) else "1"}
+
+
+def is_loopback(host: str) -> bool:
+    """True where only this machine can connect."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise InputError(f"cannot listen on {host}:{port} ({error}); give another --port or --host") from error
+
+
+def main() -> None:
+    """Streamlit's own command line, after everything a first visitor would wait for is imported and listed."""
+    from streamlit.web import cli
+
+    from apps.catalog import listing
+
+    for name in WARM:
+        importlib.import_module(name)
+    listing(Store.at(sys.argv[-1]))
+    cli.main(prog_name="streamlit")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Results of one run: which there are, their estimates, what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from analyses.core.store.store import StoreError
+from apps.catalog import Entry, Listing, run_names
+from apps.dashboard.widgets import address, parts
+from apps.drawn.contents import array_names, verdict
+from probe.errors import InputError
+
+
+def newest(found: Listing, run: str) -> list[Entry]:
+    """The newest result of each analysis about a run."""
+    return list({e.analysis: e for e in found.entries if e.run == run}.values())
+
+
+def choose_run(found: Listing, has: Callable[[Entry], bool], missing: str) -> tuple[str, list[Entry]] | None:
+    """(path, newest results) of one run among those with a result that ``has``; None and a word where there is none."""
+    by_name = {n: p for n, p in run_names(found.runs()).items() if any(has(e) for e in newest(found, p))}
+    if not by_name:
+        st.info(missing)
+        return None
+    asked = st.query_params.get("of")
+    name = address.select("Training run", list(by_name), key="of", radio=True, horizontal=True)
+    if asked and asked not in by_name:
+        st.caption(address.escaped(f"Nothing of {asked} to show here: showing {name}."))
+    return by_name[name], [e for e in newest(found, by_name[name]) if has(e)]
+
+
+def has_dims(entry: Entry, *dims: str) -> bool:
+    """True where the arrays have any of these dims; a damaged result has none."""
+    try:
+        return bool(set(dims) & array_names(entry.root, entry.analysis, entry.key))
+    except StoreError:
+        return False
+
+
+def measured(entry: Entry, where: Mapping[str, Any]) -> pd.DataFrame:
+    """Estimates of a part of ``entry``: what cannot be read is told, and is empty."""
+    try:
+        return parts.summary_of(str(entry.root), entry.analysis, entry.key, parts.frozen(where))
+    except (StoreError, InputError) as error:
+        st.error(address.escaped(error))
+        return pd.DataFrame({"quantity": []})
+
+
+def claims(entries: Sequence[Entry], names: dict[str, str]) -> bool:
+    """Verdicts of the entries, run by run; False where none is stated."""
+    said: dict[str, list[tuple[str, str]]] = {}
+    for entry in entries:
+        try:
+            text = verdict(entry.root, entry.analysis, entry.key)
+        except StoreError as error:
+            st.error(address.escaped(error))
+            continue
+        if text:
+            said.setdefault(names.get(entry.run, entry.run), []).append((entry.analysis, text))
+    if not said:
+        return False
+    total = sum(map(len, said.values()))
+    with st.container(border=True, height=320 if total > 8 else "content"):
+        for run, lines in said.items():
+            told = "  \n".join(f"{address.escaped(a)}: {address.escaped(t)}" for a, t in lines)
+            st.markdown(f"**{address.escaped(run)}**  \n{told}")
+    return True

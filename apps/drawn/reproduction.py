@@ -1,0 +1,254 @@
+"""How a view, or the result behind it, is made again: Python to paste, the command that computed it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pprint import pformat
+from typing import Any
+
+from apps.catalog import Entry
+
+SAVED = """
+for name, (figure, rows) in views.items():
+    figure.write_html(f"{name}.html")
+    rows.to_csv(f"{name}.csv", index=False)"""
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map of page Circuit: its title, its name in ``apps.drawn.maps``, its axes, the part of a result it is of."""
+
+    title: str
+    name: str
+    x: str
+    y: str
+    entry: Entry
+    at: Mapping[str, Any]
+
+
+def python_code(entry: Entry, where: Mapping[str, Any], figure: str | None) -> str:
+    """Python that shows the same view; runs as pasted where the package is installed."""
+    lines = [*_head(entry.root), f"result = {_stored(entry, where)}", "print(result.summary())"]
+    if figure:
+        lines += [f"figure = result.figures()[{figure!r}]", f"figure.write_html({entry.analysis + '.html'!r})"]
+    return "\n".join(lines)
+
+
+def of_run(
+    root: Path,
+    results: Sequence[tuple[str, Entry]],
+    logs: Mapping[str, str],
+    staged: Mapping[str, Entry],
+    panels: Sequence[str],
+    groups: Sequence[str],
+    colors: Mapping[str, str],
+) -> str:
+    """Python that draws the curves of page Run.
+
+    Args:
+        root: where the results lie.
+        results: (name of the run, result) in the order of the page.
+        logs: name of the run -> its folder, where a curve is of the training log.
+        staged: name of the run -> its over_memorization result.
+        panels: curves shown.
+        groups: groups of items shown; all if empty.
+        colors: name of the run -> colour.
+    """
+    stored = [(run, e.analysis, e.key) for run, e in results]
+    lines = [
+        *_head(root, "from apps import curves", *(["from apps.drawn.contents import training_log"] if logs else [])),
+        f"stored = {_literal(stored)}",
+        "found = [",
+        "    curves.over_steps(store.get(name, key).summary()).assign(run=run)",
+        "    for run, name, key in stored",
+        "]",
+    ]
+    if logs:
+        lines += [
+            f"logs = {_literal(dict(logs))}",
+            "found += [",
+            "    curves.logged(training_log(folder)).assign(run=run)",
+            "    for run, folder in logs.items()",
+            "]",
+        ]
+    lines += [*_chosen(panels, groups), f"colors = {_literal(dict(colors))}"]
+    lines.append("figure = curves.steps_figure(rows, colors)")
+    for run, entry in staged.items():
+        table = f"store.get({entry.analysis!r}, {entry.key!r}).table"
+        lines.append(f"curves.stages(figure, rows, {run!r}, {table}, colors[{run!r}])")
+    return "\n".join([*lines, 'views = {"curves": (figure, rows)}', SAVED])
+
+
+def of_circuit(
+    root: Path,
+    results: Sequence[tuple[Entry, Mapping[str, Any]]],
+    panels: Sequence[str],
+    groups: Sequence[str],
+    shown: Map | None,
+) -> str:
+    """Python that draws the curves over layers and the map of page Circuit.
+
+    Args:
+        root: where the results lie.
+        results: (result, the step read of it) of the curves, in the order of the page.
+        panels: curves shown.
+        groups: groups of items shown; all if empty.
+        shown: the map, if there is one.
+    """
+    lines = _head(root, "from apps import curves, maps")
+    lines.append("views = {}")
+    if results:
+        stored = [(e.analysis, e.key, dict(at)) for e, at in results]
+        lines += [
+            f"stored = {_literal(stored)}",
+            "found = [",
+            "    curves.over_layers(store.get(name, key).where(**at).summary())",
+            "    for name, key, at in stored",
+            "]",
+            *_chosen(panels, groups),
+            'views["layers"] = (curves.layers_figure(rows), rows)',
+        ]
+    if shown:
+        axes = f"{shown.x!r}, {shown.y!r}"
+        lines += [
+            f"result = {_stored(shown.entry, shown.at)}",
+            f"cells = maps.maps_of(result.summary(), {axes})[{shown.name!r}]",
+            f'views["map"] = (maps.map_figure(cells, {axes}, {shown.title!r}), cells)',
+        ]
+    return "\n".join([*lines, SAVED])
+
+
+def of_token(
+    entry: Entry,
+    column: str,
+    where: Mapping[str, Any],
+    look: Mapping[str, Any],
+    about: tuple[Sequence[Entry], Mapping[str, Any], Sequence[int]] | None,
+) -> str:
+    """Python that draws the strips of page Token.
+
+    Args:
+        entry: the result with the signal.
+        column: the signal.
+        where: item, kind of answer and layer.
+        look: step, base and difference, as ``apps.drawn.strips.strips`` takes them.
+        about: (results, item and position, steps) of a token chosen, if one is.
+    """
+    lines = [
+        *_head(entry.root, "from apps import strips", "from apps.catalog import listing"),
+        "found = listing(store)",
+        f"where = {_literal(dict(where))}",
+        f"views = strips.strips(found.find({entry.key!r}), {column!r}, where{_named(look)})",
+    ]
+    if about:
+        entries, place, steps = about
+        lines += [
+            f"place = {_literal(dict(place))}",
+            f"for key in {_literal([e.key for e in entries])}:",
+            f"    views |= strips.of_token(found.find(key), place, {_literal(list(steps))})[2]",
+        ]
+    return "\n".join([*lines, SAVED])
+
+
+def of_compare(
+    sides: Sequence[tuple[Entry, Mapping[str, Any]]],
+    quantity: str | None,
+    chosen: Mapping[str, Sequence[Any]],
+    value: Any | None,
+) -> str:
+    """Python that draws page Compare: estimates of both sides, their difference, statistics paired by item.
+
+    Args:
+        sides: (result, the step read of it) of A and of B.
+        quantity: the quantity shown, if both have one in common.
+        chosen: dim -> values shown.
+        value: the number paired by item (`apps.drawn.comparison.Value`), if there is one.
+    """
+    lines = _head(sides[0][0].root, "from apps import comparison")
+    lines += [f"{letter} = {_stored(*side)}" for letter, side in zip("ab", sides, strict=True)]
+    lines += [f"chosen = {_literal(dict(chosen))}", "views = {}"]
+    if quantity:
+        lines += [
+            f"both = comparison.sides(a.summary(), b.summary(), {quantity!r})",
+            "views |= comparison.estimates(both, chosen)",
+        ]
+    if value:
+        lines += [
+            "rows = [comparison.only(side.table, chosen) for side in (a, b)]",
+            f"value = comparison.{value!r}",
+            "views |= comparison.by_item(*rows, value)",
+        ]
+    return "\n".join([*lines, SAVED])
+
+
+def _head(root: Path, *imports: str) -> list[str]:
+    return ["from analyses import Store", *imports, "", f"store = Store.at({str(root.resolve())!r})"]
+
+
+def _chosen(panels: Sequence[str], groups: Sequence[str]) -> list[str]:
+    return [
+        f"panels = {_literal(list(panels))}",
+        f"groups = {_literal(list(groups))}",
+        "rows = curves.chosen(curves.joined(found), panels, groups)",
+    ]
+
+
+def _stored(entry: Entry, at: Mapping[str, Any]) -> str:
+    part = f".where({_named(at)[2:]})" if at else ""
+    return f"store.get({entry.analysis!r}, {entry.key!r}){part}"
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    """Further arguments of a call."""
+    return "".join(f", {k}={_literal(v)}" for k, v in values.items())
+
+
+def _literal(value: Any) -> str:
+    """A value as Python reads it: numbers of numpy as plain ones, texts with quotes and breaks escaped."""
+    return pformat(_plain(value), width=88, sort_dicts=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_plain(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if hasattr(value, "item") else value
+
+
+def commands(entries: Iterable[Entry]) -> list[str]:
+    """The commands that computed these results, each once; what was not computed from files is left out."""
+    return list(dict.fromkeys(c for e in entries if (c := command(e))))
+
+
+def command(entry: Entry) -> str | None:
+    """The command that computes the result again; None where an input was not a file."""
+    from analyses.core.analysis import get, names
+
+    if entry.analysis not in names():
+        return None
+    inputs = dict(entry.record.get("inputs", {}))
+    words = ["probe", "sweep" if entry.is_sweep else "run", entry.analysis]
+    if entry.is_sweep:
+        words += ["--checkpoints", entry.run]
+    for given in get(entry.analysis).inputs:
+        described = inputs.get(given.name)
+        if described is None:
+            continue
+        value = described.get("path") or described.get("source") or described.get("key")
+        if not value or value == "in memory":
+            return None
+        words += [f"--{given.name.replace('_', '-')}", str(value)]
+    for name, value in entry.options.items():
+        words += _flag(name, value)
+    return " ".join(shlex.quote(w) for w in words)
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]

@@ -1,1 +1,0 @@
-"""Pages of the dashboard and what they share. Streamlit is used here and nowhere below."""

@@ -1,0 +1,20 @@
+"""Saved weights: series as they lie on disk, files, Hub, loading."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probe.checkpoints.series import Checkpoint, discover
+
+__all__ = ["Checkpoint", "discover"]
+_HOME = {"Checkpoint": "series", "discover": "series"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
