@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analyses.core.stats.estimates import wilson
+from analyses.core.stats import wilson
 from analyses.memory._answer_grids import seen_of, unseen_of
 
 

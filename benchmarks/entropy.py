@@ -148,7 +148,7 @@ def million(folder: Path) -> list[dict[str, Any]]:
     """Seconds to read, filter and draw a log of a million response tokens with entropies, log-probs and advantages."""
     file = write_million(folder / "log.parquet")
     from analyses.core.figures import curve
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
     from probe import Rollouts
 
     seconds = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.core.stats import estimates as stats
+from analyses.core import stats
 from analyses.core.stats import significance
 from tests.planted import ar1
 

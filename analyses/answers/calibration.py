@@ -27,11 +27,11 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
+from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.reading.grading import BOX, NUMBER, grader
 from analyses.core.result import Result
-from analyses.core.stats import estimates as stats
-from analyses.core.stats.resampling import resample_counts
+from analyses.core.stats import resample_counts
 from probe.errors import InputError
 
 if TYPE_CHECKING:

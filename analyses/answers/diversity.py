@@ -24,11 +24,11 @@ import pandas as pd
 import xarray as xr
 
 from analyses.answers import _variety as variety
+from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.reading.grading import majority, pass_at_k
 from analyses.core.result import Result
-from analyses.core.stats import estimates as stats
-from analyses.core.stats.paired import has_series, since
+from analyses.core.stats import has_series, since
 from probe.errors import InputError
 
 if TYPE_CHECKING:

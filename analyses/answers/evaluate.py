@@ -26,10 +26,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.reading.grading import Grader, grader, has_code, is_boxed, majority, pass_at_k
 from analyses.core.result import Result
-from analyses.core.stats import estimates as stats
 from probe.errors import InputError
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.result import Result
-from analyses.core.stats import estimates as stats
 from probe.errors import InputError
 
 if TYPE_CHECKING:

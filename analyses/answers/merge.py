@@ -24,10 +24,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.answers import _variety as variety
+from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.reading.grading import Grader, grader
 from analyses.core.result import Result
-from analyses.core.stats import estimates as stats
 from probe.errors import InputError
 
 if TYPE_CHECKING:

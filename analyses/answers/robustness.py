@@ -25,10 +25,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.answers._perturbations import IRRELEVANT, PARAPHRASES, PREAMBLES, Texts, perturbed
+from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.reading.grading import Grader, grader
 from analyses.core.result import Result
-from analyses.core.stats import estimates as stats
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -174,7 +174,7 @@ def outside_band(table: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
 def _aggregate(
     table: pd.DataFrame, frame: pd.DataFrame, heats: Sequence[float], target: float, seed: int
 ) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     rows = frame.assign(n=1.0)
     slope: dict[str, Any] = {"per": "n", "seed": seed, "name": "dH_dT", "units": "nats per unit T"}

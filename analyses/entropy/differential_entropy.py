@@ -130,7 +130,7 @@ def selected(
 
 
 def _aggregate(table: pd.DataFrame, frame: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     found = [estimate(table, q, ["rollout_step"], seed=seed, units="nats", long_name=n) for q, n in QUANTITIES.items()]
     name = "did_entropy_by_class_nats"

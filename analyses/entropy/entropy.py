@@ -99,7 +99,7 @@ def _unread(rollouts: Rollouts) -> list[str]:
 
 
 def _aggregate(responses: pd.DataFrame, frame: pd.DataFrame, has_groups: bool, seed: int) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     over = ["rollout_step", "group"] if has_groups else ["rollout_step"]
     names = {

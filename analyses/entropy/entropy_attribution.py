@@ -203,7 +203,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _aggregate(table: pd.DataFrame, seed: int, draws: int = 200) -> xr.Dataset:
     """Agreement of each signal with intervals over items, and means of signals by class and sign."""
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     parts = [
         estimate(

@@ -132,7 +132,7 @@ def _visitation(frame: pd.DataFrame) -> np.ndarray:
 
 def _aggregate(table: pd.DataFrame, has_groups: bool, seed: int) -> xr.Dataset:
     """Means over tokens (ratios of sums, so that parts add up), and what each class and sign contributed."""
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     rows = table.assign(not_first_order_nats=table["exact_nats"] - table["first_order_nats"], n_tokens=1.0)
     names = {"entropy_base_nats": "H(p), base", "entropy_tuned_nats": "H(q), tuned", **PARTS}
@@ -157,7 +157,7 @@ def _aggregate(table: pd.DataFrame, has_groups: bool, seed: int) -> xr.Dataset:
 
 def _contributions(rows: pd.DataFrame, seed: int) -> xr.Dataset:
     """First-order change summed over the tokens of a class and sign, per token of the whole log: these add up."""
-    from analyses.core.stats.estimates import bootstrap_ratio
+    from analyses.core.stats import bootstrap_ratio
 
     items = sorted(rows["item"].unique())
     classes, signs = sorted(rows["token_class"].unique()), sorted(rows["sign"].unique())

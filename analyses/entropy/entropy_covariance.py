@@ -168,7 +168,7 @@ def top_fraction_means(c: Float[np.ndarray, " token"], fractions: Sequence[float
 
 
 def _aggregate(table: pd.DataFrame, fractions: Sequence[float], seed: int) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     rows = table.assign(n_tokens=1.0)
     units = {"cov_logit": "nats", "cov_pg": "nats x advantage", "cov_token_pooled": "nats x advantage"}

@@ -226,7 +226,7 @@ def _counted(name: str) -> str:
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     rows = table.copy()
     found: list[xr.Dataset] = []
@@ -266,7 +266,7 @@ def _correlations(table: pd.DataFrame, seed: int, draws: int = 1000) -> xr.Datas
 
 def _resampled_means(table: pd.DataFrame, seed: int, draws: int) -> dict[str, np.ndarray]:
     """Mean over tokens of each update, [draw, update]; row 0 is the data themselves."""
-    from analyses.core.stats.estimates import resample_counts
+    from analyses.core.stats import resample_counts
 
     out: dict[str, list[np.ndarray]] = {s: [] for s in ("measured_nats", *SIGNALS)}
     for at, batch in table.groupby("rollout_step", sort=True):

@@ -177,7 +177,7 @@ def siren_penalty(masked_entropies: Float[np.ndarray, " step"], weight: float = 
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     rows = table.assign(n_tokens=1.0)
     found = [

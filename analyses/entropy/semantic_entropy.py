@@ -188,7 +188,7 @@ def _plans(responses: pd.DataFrame, words: int, share: float) -> pd.Series:
 
 
 def _aggregate(table: pd.DataFrame, plans: pd.Series, seed: int) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     found = [estimate(table, q, ["rollout_step"], seed=seed, units="nats") for q in FORMS]
     data = xr.merge(found)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.core.stats.resampling import divide, resample_counts
+from analyses.core.stats import divide, resample_counts
 from analyses.memory._curves import DRAWS
 from probe.errors import InputError
 

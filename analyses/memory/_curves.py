@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core.stats.resampling import Array, divide, resample_counts
+from analyses.core.stats import Array, divide, resample_counts
 from probe.errors import InputError
 
 LEVEL = 0.95

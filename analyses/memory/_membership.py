@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analyses.core.stats.estimates import Estimate
-from analyses.core.stats.resampling import resample_counts
+from analyses.core.stats import Estimate, resample_counts
 from probe.errors import InputError
 
 Array = np.ndarray[Any, Any]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core.stats import estimates as stats
+from analyses.core import stats
 from probe.errors import InputError
 
 FLAT = 0.02  # nats: a curve that moves less than this is read as flat

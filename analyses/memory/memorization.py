@@ -28,9 +28,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.result import Result
-from analyses.core.stats import estimates as stats
 from analyses.memory import _membership as membership
 from analyses.memory._answer_grids import seen_of, unseen_of
 from probe.errors import InputError

@@ -25,10 +25,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.reading.grading import Grader, grader
 from analyses.core.result import Result
-from analyses.core.stats import estimates as stats
 from probe.errors import InputError
 
 if TYPE_CHECKING:

@@ -122,7 +122,7 @@ def _by_mask(tokens: pd.DataFrame) -> pd.DataFrame:
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Micro and macro log-perplexity with intervals over items, and their exponentials."""
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     per_item = table.assign(mean=table["nll_nats"] / table["n_tokens"])
     per_item["ppl"] = np.exp(per_item["mean"])

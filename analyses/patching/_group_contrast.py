@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core.stats.estimates import group_difference, n_arrangements
-from analyses.core.stats.significance import permutation_max_t
+from analyses.core.stats import group_difference, n_arrangements, permutation_max_t
 
 ALPHA = 0.05
 NOT_CELLS = ("direction", "answer_kind", "group")

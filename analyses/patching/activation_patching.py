@@ -152,7 +152,7 @@ def _held(source: Clean, sites: Sequence[Site], positions: Any) -> Iterator[list
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Mean effect and recovery (ratio of sums) per cell and group; heads apart from whole sites."""
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     table = table.assign(
         layer=table["layer"].fillna(-1).astype(int),

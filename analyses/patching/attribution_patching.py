@@ -131,7 +131,7 @@ def _agreement(table: pd.DataFrame, chosen: Sequence[str]) -> float:
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Mean estimate and exact effect per cell and group, and the rank correlations."""
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     rows = table.assign(layer=table["layer"].fillna(-1).astype(int))
     parts: list[xr.Dataset] = []

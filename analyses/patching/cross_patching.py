@@ -256,7 +256,7 @@ def _curves(
     seed: int,
     unit: str,
 ) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
     from analyses.patching._group_contrast import contrast
 
     # A site outside the blocks (embed) is drawn before the first one.
@@ -277,7 +277,7 @@ def _curves(
 def _recovery(table: pd.DataFrame, by: list[str], name: str, label: dict[str, Any]) -> xr.Dataset:
     """Ratio of summed effects to summed gaps, NaN where the checkpoints do not differ on these items."""
     from analyses.core.reading.patch_gates import SMALLEST_GAP
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     found = estimate(table, "effect", by, per="gap", name=name, units="1", long_name="recovery", **label)
     gap = estimate(table, "gap", by, name="gap", units="", draws=2, seed=0)["gap"]

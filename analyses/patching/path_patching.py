@@ -208,7 +208,7 @@ def _run(
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     by = ["sender", "receiver", "group", "answer_kind"]
     label: dict[str, Any] = {"units": "nats/token", "long_name": "change of the answer's log-probability by the path"}

@@ -150,7 +150,7 @@ def _window(weights: Tensor, mask: Tensor) -> int:
 
 
 def _aggregate(table: pd.DataFrame, low: float, high: float, seed: int) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     by = ["layer", "head", "group", "answer_kind"]
     labels = {
@@ -163,7 +163,7 @@ def _aggregate(table: pd.DataFrame, low: float, high: float, seed: int) -> xr.Da
 
 def _shares(table: pd.DataFrame, low: float, high: float, seed: int) -> xr.Dataset:
     """Share of heads whose mean over items is in each band; an item draw moves the means, hence the shares."""
-    from analyses.core.stats.estimates import resample_counts
+    from analyses.core.stats import resample_counts
 
     data = xr.Dataset()
     cells = table.groupby(["answer_kind", "group"], sort=True)

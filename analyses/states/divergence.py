@@ -219,7 +219,7 @@ def _streamed(pairs: list[tuple[Side, Side]]) -> np.ndarray:
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Curves over layers: tokens averaged within an item, then items; also per class of the token read."""
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     by = ["layer", "group", "answer_kind"] + [d for d in ("checkpoint", "site") if table[d].nunique() > 1]
     names = {

@@ -111,7 +111,7 @@ def probed(
     seed: int,
 ) -> tuple[pd.DataFrame, xr.Dataset]:
     """Scores and AUC of every state, one state in memory at a time."""
-    from analyses.core.stats.estimates import permuted_labels, resample_counts
+    from analyses.core.stats import permuted_labels, resample_counts
 
     labels = permuted_labels(is_first, permutations, seed, strata)
     rows: list[pd.DataFrame] = []

@@ -106,7 +106,7 @@ def _lens(model: Model, batch: TokenBatch, site: str, top_k: int) -> pd.DataFram
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Curves over layers: tokens are averaged within an item, then items, with intervals over items."""
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     top = table.assign(top1=(table["rank"] == 0).astype(float))
     return xr.merge([estimate(top, q, BY, seed=seed, units=u, long_name=n) for q, (u, n) in CURVES.items()])

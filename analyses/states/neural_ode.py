@@ -108,7 +108,7 @@ def fitted(
     **settings: Any,
 ) -> tuple[pd.DataFrame, xr.Dataset]:
     """Everything averaged over seeds: residuals of held-out items, and quadratic forms of their field."""
-    from analyses.core.stats.estimates import permuted_labels, resample_counts
+    from analyses.core.stats import permuted_labels, resample_counts
     from analyses.states._separation import layer_statistics, split_half
 
     if seeds < 1:
@@ -203,7 +203,7 @@ def _collected(
     draws: int,
     seed: int,
 ) -> tuple[pd.DataFrame, xr.Dataset]:
-    from analyses.core.stats.estimates import bootstrap_ratio
+    from analyses.core.stats import bootstrap_ratio
 
     n_layers = null.shape[1]
     mean = {name: x / np.where(times > 0, times, np.nan)[:, None] for name, x in sums.items()}

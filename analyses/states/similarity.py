@@ -70,7 +70,7 @@ def similarity(
     """
     from analyses.core.reading.comparable import pair_warnings
     from analyses.core.reading.pooled_states import pooled_states
-    from analyses.core.stats.estimates import estimate, resample_counts
+    from analyses.core.stats import estimate, resample_counts
 
     warnings = pair_warnings(base, tuned)
     n_items = len({item.id for item in prompts.items})

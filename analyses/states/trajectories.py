@@ -93,7 +93,7 @@ def curves(
     states: States, is_first: np.ndarray, strata: np.ndarray | None, draws: int, permutations: int, seed: int
 ) -> tuple[pd.DataFrame, xr.Dataset]:
     """All curves, one layer of states in memory at a time: each is a quadratic form in the items' Gram matrix."""
-    from analyses.core.stats.estimates import permuted_labels, resample_counts
+    from analyses.core.stats import permuted_labels, resample_counts
 
     n = len(is_first)
     boot = np.concatenate([np.ones((1, n)), resample_counts(n, draws, seed, is_first)])

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core.stats.estimates import estimate, group_difference, paired_difference, sign_flip_max_t
+from analyses.core.stats import estimate, group_difference, paired_difference, sign_flip_max_t
 
 SIDES = ("below", "above", "joint")
 CELL = ["group", "answer_kind"]

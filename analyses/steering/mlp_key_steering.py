@@ -231,7 +231,7 @@ def _placebos(
 def _result(
     table: pd.DataFrame, chosen: Selection, treatment: str, groups: Sequence[str], seed: int, warnings: list[str]
 ) -> Result:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
     from analyses.steering._dose_response import claims, dose_response
 
     parts = [dose_response(table, treatment=treatment, targets=groups, seed=seed), _neurons(chosen)]

@@ -174,7 +174,7 @@ def _arm(name: str, draw: int, off: pd.DataFrame, on: pd.DataFrame, score: pd.Se
 
 
 def _aggregate(table: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     off = table.loc[table["arm"] == "off", [*KEYS, "metric", "is_exact"]]
     rows = table.merge(off, on=KEYS, suffixes=("", "_off")).assign(effect=lambda t: t["metric"] - t["metric_off"])
@@ -194,7 +194,7 @@ def _aggregate(table: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Data
 
 def _fire_rate(table: pd.DataFrame) -> xr.Dataset:
     """How often the gate fires, with Wilson intervals (0 of 30 is not "never")."""
-    from analyses.core.stats.estimates import wilson
+    from analyses.core.stats import wilson
 
     ids = table[table["arm"] == "gated"].drop_duplicates("item").groupby("group")["fires"].agg(["sum", "count"])
     found = [wilson(int(r["sum"]), int(r["count"])) for _, r in ids.iterrows()]
@@ -206,7 +206,7 @@ def _fire_rate(table: pd.DataFrame) -> xr.Dataset:
 
 def _mcnemar(rows: pd.DataFrame) -> xr.Dataset:
     """Items lost and gained against off, with the exact p, for the arms without draws."""
-    from analyses.core.stats.estimates import mcnemar_exact
+    from analyses.core.stats import mcnemar_exact
 
     found: list[dict[str, Any]] = []
     for cell, part in rows[rows["arm"].isin(["gated", "ungated"])].groupby(["arm", "group", "answer_kind"]):
@@ -234,7 +234,7 @@ def _matched(rows: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset
 
     Of `ungated` only: a gate that spares the controls would make the difference by itself.
     """
-    from analyses.core.stats.estimates import paired_difference
+    from analyses.core.stats import paired_difference
 
     found: list[dict[str, Any]] = []
     for (arm, kind), part in rows[rows["arm"] == "ungated"].groupby(["arm", "answer_kind"]):

@@ -84,7 +84,7 @@ def counterfactual_mlp(
         batch_size: items per forward pass.
         seed: of the random ablations and of the bootstrap over items.
     """
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     _check(model, parts, ablations, readouts, draws)
     planned = model.batches(prompts, batch_size=batch_size, template=template, boundary=boundary)

@@ -199,7 +199,7 @@ def _named(table: pd.DataFrame, condition: Condition) -> pd.DataFrame:
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Effects and shares of the gap with intervals over items; p over all windows by the largest statistic."""
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     rows = _against_references(table)
     plain = rows[rows["variant"] != "interpolate"]
@@ -237,7 +237,7 @@ def _against_references(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _levels(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     rows = table[table["variant"].isin(["base", "tuned"])]
     label: dict[str, Any] = {"units": "nats/token", "long_name": "log-probability of the answer"}
@@ -246,7 +246,7 @@ def _levels(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def _accuracy(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Share of right responses: of the references, and of every window (blends left out)."""
-    from analyses.core.stats.estimates import estimate
+    from analyses.core.stats import estimate
 
     label: dict[str, Any] = {"units": "fraction", "long_name": "share of responses that are right"}
     references = table[table["variant"].isin(["base", "tuned"])]
@@ -259,7 +259,7 @@ def _accuracy(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def _corrected(rows: pd.DataFrame, seed: int) -> xr.Dataset:
     """Max-t p of each window's effect within a variant and group; not measured below six items."""
-    from analyses.core.stats.estimates import sign_flip_max_t
+    from analyses.core.stats import sign_flip_max_t
 
     found: list[xr.DataArray] = []
     for (variant, group, kind), part in rows.groupby(["variant", "group", "answer_kind"], sort=True):

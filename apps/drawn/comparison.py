@@ -10,7 +10,7 @@ import pandas as pd
 
 from analyses.core import figures
 from analyses.core.result import COMPANIONS, DIMS
-from analyses.core.stats.estimates import holm, paired_difference, sign_flip
+from analyses.core.stats import holm, paired_difference, sign_flip
 
 CATEGORIES = ("group", "dataset", "mask", "answer_kind", "variant", "arm", "site", "direction", "token_class")
 ORDERED = ("layer", "window", "state", "head", "kv_head", "alpha", "fraction", "k", "source_step", "neuron")

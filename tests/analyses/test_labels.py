@@ -111,7 +111,7 @@ def test_covariates_tell_answers_of_one_character(benchmarks):
 
 
 def test_numbers_of_the_published_label_set():
-    from analyses.core.stats import estimates as stats
+    from analyses.core import stats
 
     assert round(19 / 0.1484) == 128
     n = 128

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses.core.stats.estimates import mcnemar_exact, wilson
+from analyses.core.stats import mcnemar_exact, wilson
 from analyses.steering._arms import scale_keys
 from analyses.steering._key_gate import tau_of
 from analyses.steering.probe_gated_audit import probe_gated_audit

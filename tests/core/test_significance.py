@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from analyses.core.stats import estimates as stats
+from analyses.core import stats
 from probe.errors import InputError
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from analyses.core.stats import estimates as stats
+from analyses.core import stats
 from probe.errors import InputError
 
 

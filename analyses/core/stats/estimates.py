@@ -24,46 +24,9 @@ from analyses.core.stats.resampling import (
     Array,
     Labels,
     divide,
-    n_arrangements,
-    permuted_labels,
     resample_counts,
-    two_sample_t,
-)
-from analyses.core.stats.significance import (
-    Alternative,
-    MaxT,
-    bootstrap_argmax,
-    change_points,
-    holm,
-    mcnemar_exact,
-    permutation_max_t,
-    sign_flip,
-    sign_flip_max_t,
 )
 from probe.errors import InputError
-
-__all__ = [  # one import for authors of analyses: `from analyses.core import stats`
-    "Alternative",
-    "Estimate",
-    "MaxT",
-    "bootstrap_argmax",
-    "bootstrap_mean",
-    "bootstrap_ratio",
-    "change_points",
-    "estimate",
-    "group_difference",
-    "holm",
-    "mcnemar_exact",
-    "n_arrangements",
-    "paired_difference",
-    "permutation_max_t",
-    "permuted_labels",
-    "resample_counts",
-    "sign_flip",
-    "sign_flip_max_t",
-    "two_sample_t",
-    "wilson",
-]
 
 Values: TypeAlias = Float[np.ndarray, "item *cell"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core.stats import estimates as stats
+from analyses.core import stats
 from probe.errors import InputError
 
 
