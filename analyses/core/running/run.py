@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from analyses.core import seams
 from analyses.core.analysis import Analysis, Input, checked_options, get
 from analyses.core.keys import digest, source_hash
 from analyses.core.result import Result
+from analyses.core.running import seams
 from analyses.core.running.inputs import Given, Loading, ModelPool, resolve
 from analyses.core.running.shards import computed, within_memory
 from analyses.core.stopping import interruptible

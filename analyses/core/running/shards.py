@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analyses.core import seams
 from analyses.core.progress import progress
 from analyses.core.result import Result
+from analyses.core.running import seams
 from analyses.core.running.inputs import ModelPool, resolve
 from probe.errors import ProbeError
 
