@@ -111,6 +111,23 @@ class Prompts:
             raise InputError(f"no group {unknown[0]!r} in {self.source}; groups: {', '.join(self.groups)}")
         return replace(self, items=tuple(replace(i, seen=i.group in groups) for i in self.items))
 
+    def roles(self) -> pd.DataFrame:
+        """What the items are to an analysis, for its table: `item`, `answer_kind` and what was said of any of them.
+
+        `seen` (True, False or None), `variant` (wording), `cluster` (what is resampled as one). A left join on the
+        first two columns adds them.
+        """
+        import pandas as pd
+
+        said = {
+            "seen": any(i.seen is not None for i in self.items),
+            "variant": any(i.variant for i in self.items),
+            "cluster": any(i.unit != i.id for i in self.items),
+        }
+        rows = [(i.id, i.answer_kind, i.seen, i.variant, i.unit) for i in self.items]
+        frame = pd.DataFrame(rows, columns=["item", "answer_kind", "seen", "variant", "cluster"])
+        return frame.astype({"seen": object}).drop(columns=[name for name, is_said in said.items() if not is_said])
+
     def limit(self, n: int) -> Prompts:
         """The first `n` items."""
         if n < 1:

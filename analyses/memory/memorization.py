@@ -79,6 +79,7 @@ def memorization(
     """
     tokens = _tokens(model, prompts, span, batch_size)
     table, stretches = _scores(tokens, prompts, span, share, prefixes, length)
+    table = table.merge(prompts.roles(), how="left")
     table["cdd"] = _cdd(evaluate, table, alpha)
     table["exposure_bits"] = _exposures(model, prompts, table, candidates, batch_size, seed)
     by = ["group", "answer_kind"]

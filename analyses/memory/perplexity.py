@@ -61,7 +61,8 @@ def perplexity(
 ) -> Result:
     """Negative log-likelihood of prompt and answer under one checkpoint, per item and mask.
 
-    Rows: item, group, mask, answer_kind, nll_nats (sum over the mask), n_tokens. A mask without tokens has no row.
+    Rows: item, group, mask, answer_kind, nll_nats (sum over the mask), n_tokens; seen, variant and cluster where the
+    prompts say so. A mask without tokens has no row.
 
     Args:
         template: put prompts through the tokenizer's chat template, or not.
@@ -84,7 +85,7 @@ def perplexity(
         residual = model.run(batch, read=[last], logits="none")[last]
         nll = -streamed(tokens.rows(residual), model.unembed, tokens.target, k=0).logprob_nats
         tables.append(_token_table(model, batch.items, tokens, nll.cpu().numpy()))
-    table = _by_mask(pd.concat(tables, ignore_index=True))
+    table = _by_mask(pd.concat(tables, ignore_index=True)).merge(prompts.roles(), how="left")
     if score == "answer":
         table = table[table["mask"] != "full"]
     return _finished(table, {"seed": seed})

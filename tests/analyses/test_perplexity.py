@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from analyses.core.running.run import run
+from analyses.core.store.store import Store
 from analyses.memory.perplexity import _aggregate
 from probe import Item, Model, Prompts
 from tests import tiny
@@ -139,3 +140,13 @@ def test_answers_alone_score_as_they_do_beside_their_prompts(base: Model, prompt
     assert set(alone["mask"]) == masks
     of = whole[whole["mask"].isin(masks)].reset_index(drop=True)
     pd.testing.assert_frame_equal(of, alone, atol=1e-5, rtol=0)
+
+
+def test_roles_are_columns_of_the_table_and_survive_the_store(tmp_path):
+    rows = [
+        {"id": str(n), "prompt": f"what is {n}", "answer": " plus 7", "seen": n < 2 if n else None} for n in range(4)
+    ]
+    model, store = str(tiny.save(tmp_path / "m")), Store.at(tmp_path / "r")
+    made = run("perplexity", model=model, prompts=Prompts.of(rows), store=store)
+    kept = store.get("perplexity", made.key).table.drop_duplicates("item")
+    assert [None if pd.isna(s) else bool(s) for s in kept["seen"]] == [None, True, False, False]

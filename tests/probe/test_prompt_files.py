@@ -212,6 +212,13 @@ def test_roles_and_covariates() -> None:
     assert [i.seen for i in Prompts.of([{"prompt": "q", "answer": "a", "group": g} for g in "ab"]).seen("b").items] == [
         False, True,
     ]  # fmt: skip
+    rows = [{"id": "a", "prompt": "q", "answer": "1", "seen": s, "variant": v} for s, v in ((True, ""), (None, "w"))]
+    roles = Prompts.of(rows).roles()
+    assert roles.to_dict("list") == {
+        "item": ["a", "a/w"], "answer_kind": ["given"] * 2, "seen": [True, None], "variant": ["", "w"],
+        "cluster": ["a", "a"],
+    }  # fmt: skip
+    assert list(Prompts.of([{"id": "a", "prompt": "q", "answer": "1"}]).roles()) == ["item", "answer_kind"]
     with pytest.raises(InputError, match="no group 'c'"):
         Prompts.of([{"prompt": "q", "answer": "a"}]).seen("c")
 
