@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe import devices
 from probe.checkpoints.files import pickle_files, weight_files
 from probe.checkpoints.series import Checkpoint
 from probe.ends import declare
@@ -45,19 +46,7 @@ class Reading:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"dtype={self.dtype!r}; expected one of {', '.join(DTYPES)}")
-        _check_device(self.device)
-
-
-def _check_device(name: str) -> None:
-    """PyTorch itself would say so only after the weights were read."""
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device={name!r} is no device of PyTorch's: {error}") from error
-    if device.type == "cuda" and (n := torch.cuda.device_count()) <= (device.index or 0):
-        raise InputError(f"device={name!r}: PyTorch {torch.__version__} sees {n} CUDA devices here; use device='cpu'")
+        devices.check(self.device)
 
 
 def read_model(checkpoint: Checkpoint, reading: Reading) -> Any:

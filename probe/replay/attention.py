@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from probe import devices
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -55,7 +57,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, softcap:
     if softcap is not None:
         return explicit(q, k, v, bias, scale, softcap)
     groups = q.shape[1] // k.shape[1]
-    if groups > 1 and q.device.type != "cpu":  # under a mask, other devices take grouped heads by a slow road
+    if groups > 1 and not devices.takes_grouped_heads(q.device):
         k, v, groups = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), 1
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale, enable_gqa=groups > 1)
 

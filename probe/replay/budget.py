@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+from probe import devices
 
 if TYPE_CHECKING:
     from probe.replay.decoder import Decoder
 
 SHARE = 0.25
 CEILING = 2 * 2**30
-ROWS_AT_ONCE = {"cpu": 512, "cuda": 65536}
-"""More rows bring no speed: a matrix product of this height already runs at the machine's rate, and on a CPU
-the element-wise steps between two products get slower once their operands leave the cache."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Budget:
 
 def budget_of(decoder: Decoder, n_pos: int, given: int | None = None) -> Budget:
     """The budget in bytes (`given`, else a quarter of the free memory, 2 GiB at most) as numbers of rows."""
-    total = given or min(int(SHARE * free_bytes(decoder.device)), CEILING)
+    total = given or min(int(SHARE * devices.free_bytes(decoder.device)), CEILING)
     size = decoder.dtype.itemsize
     width = decoder.unembed.weight.shape[1]
     config = decoder.config
@@ -44,16 +40,6 @@ def budget_of(decoder: Decoder, n_pos: int, given: int | None = None) -> Budget:
     row = size * (4 * width + 4 * hidden) + 8 * width
     lanes = 4 * size * width * min(n_pos, 64)
     vocab = decoder.unembed.weight.shape[0] * (size + 24)
-    rows = max(64, min(int(0.5 * total / (row + lanes / 8)), ROWS_AT_ONCE.get(decoder.device.type, 4096)))
+    rows = max(64, min(int(0.5 * total / (row + lanes / 8)), devices.rows_at_once(decoder.device)))
     kept = max(rows, int(0.25 * total / (2 * size * width)))
     return Budget(total, rows, kept, max(1, min(int(0.25 * total / vocab), 1024)))
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken on the device, in bytes."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 4 * 2**30

@@ -168,10 +168,11 @@ def test_a_batch_that_really_does_not_fit_is_halved(folder: Path) -> None:
 
     code = (
         "import resource, torch\n"
-        "from analyses.core.running.shards import _out_of_memory\n"
+        "from probe.devices import is_out_of_memory\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))\n"
-        "try:\n    torch.ones(2**32)\nexcept (RuntimeError, MemoryError) as error:\n    print(_out_of_memory(error))\n"
+        "try:\n    torch.ones(2**32)\n"
+        "except (RuntimeError, MemoryError) as error:\n    print(is_out_of_memory(error))\n"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert told.stdout.strip() == "True", told.stdout + told.stderr

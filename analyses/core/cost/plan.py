@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from analyses.core.analysis import checked_options, get
 from analyses.core.cost.estimates import Cost, cost
 from analyses.core.work import Case, Size
+from probe import devices
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def measured(dtype: str, device: str, checkpoint: Checkpoint) -> Rates:
     """Rates of this machine, in about a second: a matrix product, a copy in memory, a weight file from storage."""
     import torch
 
-    side = 1024 if device == "cpu" else 8192
+    side = 1024 if devices.kind(device) == "cpu" else 8192
     x = torch.randn(side, side, device=device).to(getattr(torch, dtype))
     block = torch.empty(1 << 26, dtype=torch.uint8, device=device)
     product = _per_second(lambda: x @ x, 2.0 * side**3, device)
@@ -236,11 +237,8 @@ def measured(dtype: str, device: str, checkpoint: Checkpoint) -> Rates:
 
 
 def _per_second(call: Any, amount: float, device: str, seconds: float = 0.4) -> float:
-    import torch
-
     def done() -> float:
-        if device != "cpu":
-            torch.cuda.synchronize()
+        devices.wait(device)
         return time.perf_counter()
 
     call()
@@ -266,8 +264,4 @@ def _read_rate(checkpoint: Checkpoint) -> float:
 
 
 def _free(device: str) -> float:
-    import torch
-
-    from probe.replay.budget import free_bytes
-
-    return float(free_bytes(torch.device(device)))
+    return float(devices.free_bytes(device))

@@ -7,7 +7,6 @@ computed again, and a longer prompt file starts with the shards of a shorter one
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.running import seams
 from analyses.core.running.inputs import ModelPool, resolve
+from probe import devices
 from probe.errors import ProbeError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def within_memory(call: Call, arguments: dict[str, Any]) -> tuple[Result, list[s
         try:
             return call.analysis.function(**arguments, **options), notes
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not devices.is_out_of_memory(error):
                 raise
             told = " ".join(str(error).split())[:200]
         size = options.get("batch_size", 1)
@@ -118,17 +118,4 @@ def within_memory(call: Call, arguments: dict[str, Any]) -> tuple[Result, list[s
             )
         options["batch_size"] = size // 2
         notes = [f"{NOTE} {call.options['batch_size']}: computed with {size // 2}"]
-        _let_go()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class for it, PyTorch's CPU allocator a message, NumPy and Python an exception of their own."""
-    named = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return named or isinstance(error, MemoryError)
-
-
-def _let_go() -> None:
-    """Hand cached blocks back, so that the smaller batch does not meet a heap in pieces."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        devices.let_go()

@@ -27,6 +27,7 @@ from analyses.core.running.run import prepare, source_hash, stored
 from analyses.core.running.shards import computed
 from analyses.core.stopping import heard
 from analyses.core.store import Store
+from probe import devices
 from probe.errors import InputError, ProbeError
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class _Crew:
 
     def __init__(self, ray: Any, store: Store, loading: Loading, needed: float) -> None:
         self.ray, self.given = ray, (store, loading)
-        self.resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(loading.device.startswith("cuda"))}
+        self.resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": devices.gpus(loading.device)}
         if not self.resources["num_gpus"]:
             self.resources["memory"] = int(needed)  # Ray counts the memory of hosts, not that of GPUs
         self.make = ray.remote(**self.resources, max_restarts=0)(_worker())
