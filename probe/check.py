@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from probe import devices
 from probe.errors import ProbeError
 from probe.interventions import Edit
 from probe.prompts import Item
@@ -245,13 +246,15 @@ def _hold(model: Model, name: str, value: float, bound: float, at_most: bool = T
 
 
 def fingerprint(model: Model, hasher: Callable[[], Any] = hashlib.sha256) -> str:
-    """Hex hash of weights, tokenizer, dtype and backend."""
+    """Hex hash of weights, tokenizer, dtype, backend and kind of device."""
     if model.checkpoint is not None and model.backend.is_remote:
         own = ["remote", model.checkpoint.path, str(model.checkpoint.revision)]
     elif model.checkpoint is not None:
         own = [model.checkpoint.fingerprint(), model.checkpoint.tokenizer_fingerprint()]
     else:
         own = [weights_hash(model.weights()), repr(sorted(model.tokenizer.get_vocab().items()))]
+    if (device := devices.kind(model.device)) != "cpu":
+        own.append(device)  # another kind of device rounds otherwise, and a near tie is another text
     digest = hasher()
     digest.update("|".join([*own, str(model.dtype), model.backend_name, *model.framing.identity()]).encode())
     return str(digest.hexdigest())[:32]

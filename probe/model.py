@@ -173,7 +173,7 @@ class Model:
         return self._open
 
     def fingerprint(self) -> str:
-        """Hex hash of weights, tokenizer, dtype and backend."""
+        """Hex hash of weights, tokenizer, dtype, backend and kind of device."""
         return check.fingerprint(self)
 
     def sites(self, kind: str | None = None) -> list[Site]:
@@ -267,7 +267,9 @@ class Model:
                 changed = final(out)
                 out = out if changed is None else changed
         everything = visits if final is None else {**visits, Site("logits"): final}
-        return Trace(out, _collect(wanted, everything))
+        # Blocks may compute on several devices; what is read off them is put side by side.
+        read_off = {site: value.to(self.device) for site, value in _collect(wanted, everything).items()}
+        return Trace(None if out is None else out.to(self.device), read_off)
 
     def _rows(self, batch: TokenBatch, which: Logits) -> backends.Rows:
         if which not in ("all", "last", "none"):
@@ -277,15 +279,16 @@ class Model:
     def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Logits of residual states by the model's own head: final norm recomputed, soft cap included.
 
-        This is the logit lens; `attribution` forms with a frozen norm scale are another thing.
+        This is the logit lens; `attribution` forms with a frozen norm scale are another thing. They lie where
+        `resid` does, also where the model is spread over devices.
         """
         with torch.no_grad():
-            return self.backend.head(self.backend.final_norm(resid.to(self.dtype)))
+            return self.backend.head(self.backend.final_norm(resid.to(self.dtype))).to(resid.device)
 
     def final_norm(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The final norm of residual states, its statistics recomputed."""
         with torch.no_grad():
-            return self.backend.final_norm(resid.to(self.dtype))
+            return self.backend.final_norm(resid.to(self.dtype)).to(resid.device)
 
     def kept_head(self) -> Callable[[Tensor], Tensor]:
         """`unembed` with a copy of the norm and head as they are now: it outlives a swap and the model itself."""

@@ -141,7 +141,7 @@ def _read_window(
         places = [int(item.id) for item in batch.items]
         tokens = np.concatenate([np.arange(first[p], first[p + 1]) for p in places])
         item = np.repeat(np.arange(len(places)), [first[p + 1] - first[p] for p in places])
-        starts = (batch.span == SPANS.index("answer")).int().argmax(-1).numpy()
+        starts = (batch.span == SPANS.index("answer")).int().argmax(-1).cpu().numpy()
         heat = None if temperature is None else temperature[response[tokens]]
         targets, read = frame["token_id"].to_numpy()[tokens], starts[item] + pos[tokens] - 1
         for name, value in _read_batch(models, batch, item, read, targets, reduce, heat).items():
@@ -170,7 +170,7 @@ def _read_batch(
     parts: list[Mapping[str, Tensor]] = []
     for start in range(0, len(ids), size):
         chunk = slice(start, start + size)
-        logits = [model.unembed(rows[chunk]).float() for model, rows in zip(models, states, strict=True)]
+        logits = [model.unembed(rows[chunk]).float().to(device) for model, rows in zip(models, states, strict=True)]
         if temperature is not None:
             heat = torch.as_tensor(temperature[chunk], device=device, dtype=torch.float32)[:, None]
             logits = [z / heat for z in logits]

@@ -128,7 +128,7 @@ def _scored(
         tokens = tokens.where(tokens.in_span("answer"))
         batch = batch.to(model.device)
         rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
-        read = streamed(rows, model.unembed, tokens.target.to(rows.device), k=0)
+        read = streamed(rows, model.unembed, tokens.target, k=0)
         owner = tokens.item.cpu().numpy()
         for i, item in enumerate(batch.items):
             mine = owner == i

@@ -87,12 +87,14 @@ def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Mo
     from analyses.core.reading.tangent import difference, optimizer_step
     from probe import Model
 
+    # Through a run, checkpoints know how this run loads models; a plain list is loaded as by default.
+    load: Any = getattr(checkpoints, "load", Model.load)
     if any(c.step is None for c in checkpoints):
         raise InputError("entropy_step needs checkpoints with steps (folders named checkpoint-N)")
     series = sorted(checkpoints, key=lambda c: int(c.step or 0))
     if direction == "optimizer":
         for after in progress([c for c in series if c.step], "entropy per update"):  # nothing made step 0
-            base, tuned = Model.load(after, check=False), Model.load(after, check=False)
+            base, tuned = load(after, check=False), load(after, check=False)
             delta = optimizer_step(after.folder, tuned)
             _move_back(base, delta)
             yield int(after.step or 0), base, tuned, delta
@@ -103,7 +105,7 @@ def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Mo
             f"checkpoints at steps {[c.step for c in series]} are not one update apart; give a folder with every "
             "update saved, or direction='optimizer' with optimizer.pt in each"
         )
-    base, spare = Model.load(series[0]), Model.load(series[1])
+    base, spare = load(series[0]), load(series[1])
     pair_warnings(base, spare)  # refuses another tokenizer; later checkpoints are refused by `swap`
     for number, after in enumerate(progress(series[1:], "entropy per update")):
         if number:
@@ -178,7 +180,7 @@ def _along(base: Model, delta: Direction, log: Rollouts, batch_size: int) -> np.
             item, pos = (batch.span == _ANSWER).nonzero(as_tuple=True)
             _, derivative = along(base, batch, delta, lambda z, i=item, p=pos: _entropy_at(z, i, p))
             for place, one in enumerate(batch.items):
-                found[int(one.id)] = derivative[item == place].numpy()
+                found[int(one.id)] = derivative[item == place].cpu().numpy()
         masks = table["response_mask"].to_pylist() if "response_mask" in table.column_names else None
         for row in range(len(rows)):
             values = found.get(row, np.zeros(0))

@@ -111,7 +111,7 @@ def _tokens(model: Model, prompts: Prompts, span: str, batch_size: int) -> pd.Da
         for chunk in row_chunks(len(rows)):
             log_p = log_softmax(model.unembed(rows[chunk]))
             p = log_p.exp()
-            own = log_p.gather(-1, at.target[chunk, None])
+            own = log_p.gather(-1, at.target[chunk, None].to(log_p.device))
             mean = (p * log_p.clamp(min=-1e4)).sum(-1, keepdim=True)
             variance = (p * (log_p.clamp(min=-1e4) - mean) ** 2).sum(-1)
             is_top = (log_p > own).sum(-1) == 0
@@ -190,7 +190,7 @@ def _exposures(
         others = sorted({i.answer for i in prompts.items if i.answer_kind == kind} - {item.answer})
         chosen = rng.permutation(len(others))[:candidates]
         for number, answer in enumerate([item.answer, *(others[j] for j in chosen)]):
-            asked.append(replace(item, id=f"{row}/{number}", answer=answer))
+            asked.append(replace(item, id=f"{row}/{number}", answer=answer, golds=()))
             owner.append(row)
     tokens = _tokens(model, Prompts(tuple(asked), "candidates"), "answer", batch_size)
     nll = -tokens[tokens["in_span"]].groupby("item")["l"].sum().reindex([a.id for a in asked]).to_numpy()

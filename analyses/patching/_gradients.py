@@ -85,7 +85,8 @@ class PromptPair:
         item, pos = self.metric.rows.to(self.model.device).nonzero(as_tuple=True)
         with torch.enable_grad():
             backend = self.model.backend
-            scores = self.metric.score(backend.head(backend.final_norm(trace[last][item, pos])), item, pos)
+            logits = backend.head(backend.final_norm(trace[last][item, pos]))
+            scores = self.metric.score(logits.to(item.device), item, pos)
             count = torch.bincount(item, minlength=len(batch)).clamp(min=1)
             total = (scores / count[item]).sum()
         slopes: Any = torch.autograd.grad(total, [trace[s] for s in read], allow_unused=True)

@@ -48,7 +48,7 @@ class Paths:
 
     def __init__(self, orig: Clean, new: Clean, where: Bool[Tensor, "item pos"], *, freeze_mlps: bool = True) -> None:
         self.orig, self.new = orig, new
-        self.where = where.to(orig.decoder.device)[..., None]
+        self.where = where[..., None]
         self.freeze_mlps = freeze_mlps
         self.n_layers = orig.n_layers
         self.parallel = not orig.model.sites("resid_mid")
@@ -59,13 +59,13 @@ class Paths:
         if sender not in self._deltas:
             with torch.no_grad():
                 delta = self._head(sender) if sender.kind == "z" else self._difference(sender)
-            self._deltas[sender] = delta * self.where
+            self._deltas[sender] = delta * self.where.to(delta.device)
         return self._deltas[sender]
 
     def _difference(self, sender: Site) -> Tensor:
         if sender.kind == "embed":
-            return self.new.inputs[0] - self.orig.inputs[0]
-        return self.new.value(sender) - self.orig.value(sender)
+            return _minus(self.new.inputs[0], self.orig.inputs[0])
+        return _minus(self.new.value(sender), self.orig.value(sender))
 
     def _head(self, sender: Site) -> Tensor:
         """One head's write; behind a post-norm, the change of what attention adds with this head's z alone new."""
@@ -78,11 +78,11 @@ class Paths:
                 )
             return self._normed_head(layer, head)
         writes = [c.value(sender) @ out_matrix(c, layer)[head] for c in (self.new, self.orig)]
-        return writes[0] - writes[1]
+        return _minus(*writes)
 
     def _normed_head(self, layer: int, head: int) -> Tensor:
         z, new = self.orig.value(Site("z", layer)).clone(), self.new.value(Site("z", layer))
-        z[:, :, head] = torch.where(self.where, new[:, :, head], z[:, :, head])
+        z[:, :, head] = torch.where(self.where.to(z.device), new[:, :, head].to(z.device), z[:, :, head])
         seen = self._through(layer, self.orig.inputs[layer], {"z": z}, "attn_out")
         return seen - self.orig.value(Site("attn_out", layer))
 
@@ -122,9 +122,9 @@ class Paths:
         """The change after one block whose attention is frozen and whose MLP is not."""
         if self.parallel:
             raise InputError("freeze_mlps=False is not defined here for blocks whose MLP runs beside attention")
-        value = self.orig.value(Site("attn_out", layer)) + delta
+        value = _plus(self.orig.value(Site("attn_out", layer)), delta)
         out = self._through(layer, self.orig.inputs[layer], {"attn_out": value}, "resid_post")
-        return out - self.orig.inputs[layer + 1]
+        return _minus(out, self.orig.inputs[layer + 1])
 
     def edit(self, sender: Site, receiver: Receiver) -> Edit:
         """The patch of `orig` that sets the receiver's input to what reaches it from the sender."""
@@ -133,7 +133,7 @@ class Paths:
         delta = self.arriving(sender, receiver)
         if receiver.kind == "final":
             site = Site("resid_post", self.n_layers - 1)
-            return patch(site, self.orig.inputs[-1] + delta)
+            return patch(site, _plus(self.orig.inputs[-1], delta))
         layer = int(receiver.layer or 0)
         if receiver.kind == "mlp":
             return patch(Site("mlp_out", layer), self._mlp(layer, delta))
@@ -148,18 +148,28 @@ class Paths:
 
     def _mlp(self, layer: int, delta: Tensor) -> Tensor:
         if self.parallel:
-            return self._through(layer, self.orig.inputs[layer] + delta, {}, "mlp_out")
-        value = self.orig.value(Site("attn_out", layer)) + delta
+            return self._through(layer, _plus(self.orig.inputs[layer], delta), {}, "mlp_out")
+        value = _plus(self.orig.value(Site("attn_out", layer)), delta)
         return self._through(layer, self.orig.inputs[layer], {"attn_out": value}, "mlp_out")
 
     def z(self, layer: int, delta: Float[Tensor, "item pos d_model"], part: str) -> Float[Tensor, "item pos head d"]:
         """Every head's output with its q, k or v (one of them) read from a residual stream changed by `delta`."""
         clean, own = self.orig, PARTS.index(part)
         with torch.no_grad():
-            read = clean.decoder.projections(layer, clean.inputs[layer] + delta, clean.calls[layer])
+            read = clean.decoder.projections(layer, _plus(clean.inputs[layer], delta), clean.calls[layer])
             q, k, v = (read[n] if n == own else clean.qkv[layer][n] for n in range(3))
             scale, softcap = clean.scaling(layer)
             return attention.attend(q, k, v, clean.bias(layer), scale, softcap).transpose(1, 2)
+
+
+def _plus(x: Tensor, delta: Tensor) -> Tensor:
+    """The sum, where `x` is: blocks may lie on several devices."""
+    return x + delta.to(x.device)
+
+
+def _minus(new: Tensor, x: Tensor) -> Tensor:
+    """The difference, where `x` is."""
+    return new.to(x.device) - x
 
 
 def _no_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:

@@ -184,7 +184,7 @@ def _written(clean: Clean, layer: int, edit: Edit) -> Float[Tensor, "item pos"]:
     """Norm of the change in what the block adds to the residual stream, after any post-norm."""
     site = Site("mlp_out", layer)
     edited = clean.model.run(clean.batch, [site], [edit], logits="none")[site]
-    return (edited - clean.value(site)).norm(dim=-1)
+    return (edited - clean.value(site).to(edited.device)).norm(dim=-1).to(clean.batch.ids.device)
 
 
 def direction(size: int, seed: int, *names: object) -> Float[Tensor, " d_model"]:

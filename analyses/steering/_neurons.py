@@ -32,7 +32,7 @@ def top_tokens(model: Model, layer: int, k: int = 10, neurons: Sequence[int] | N
     rows = down_rows(model, layer)
     rows = rows if neurons is None else rows[torch.tensor(list(neurons), device=rows.device)]
     nothing = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
-    return streamed(rows, model.unembed, nothing, k=k).top_ids
+    return streamed(rows, model.unembed, nothing, k=k).top_ids.to(model.device)
 
 
 def overlap(top_ids: Int[Tensor, "neuron k"], answer: Int[Tensor, " token"]) -> Float[Tensor, " neuron"]:
@@ -83,9 +83,10 @@ def direct_effects(
     a block (and its bias) is that block's direct contribution, where no post-norm follows the MLP.
     """
     norm = FrozenNorm.of(model)
-    towards = model.unembed_weights()[0][:, target].T.double() * norm.gain
+    head = model.unembed_weights()[0]
+    towards = head[:, target.to(head.device)].T.to(keys.device).double() * norm.gain
     towards = norm.centred(towards) * norm.scale(model, resid)[:, None]
-    return (keys.double() * (towards @ down_rows(model, layer).T.double())).float()
+    return (keys.double() * (towards @ down_rows(model, layer).T.to(keys.device).double())).float()
 
 
 def scores(

@@ -226,7 +226,12 @@ class _Clean:
 def _bare_head(model: Model) -> Callable[[Tensor], Tensor]:
     """The unembedding alone: no final norm, no soft cap."""
     weight, bias = model.unembed_weights()
-    return lambda rows: rows @ weight.detach() if bias is None else rows @ weight.detach() + bias.detach()
+
+    def head(rows: Tensor) -> Tensor:
+        logits = rows.to(weight.device) @ weight.detach()
+        return (logits if bias is None else logits + bias.detach()).to(rows.device)
+
+    return head
 
 
 def _jsd(first: Tensor, second: Tensor, head: Callable[[Tensor], Tensor]) -> np.ndarray:

@@ -195,7 +195,8 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
     needs = _kinds(of)
-    found = [click.Option(_flags(f), **k) for f, k in MODEL_SETTINGS.items()] if "Model" in needs else []
+    takes = bool({"Model", "Checkpoints"} & needs)
+    found = [click.Option(_flags(f), **k) for f, k in MODEL_SETTINGS.items()] if takes else []
     if "Prompts" in needs:
         found.append(click.Option(["--limit"], type=click.IntRange(min=1), help="Use only the first items."))
         found.append(click.Option(["--columns"], metavar="NAME|JSON", help=COLUMNS_HELP))

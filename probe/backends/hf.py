@@ -58,7 +58,7 @@ class HuggingFaceBackend:
         hidden = self.forward(tokens, visits)
         if rows is None:
             return None
-        return self.head(hidden if isinstance(rows, str) else hidden[torch.arange(len(hidden)), rows])
+        return self.head(hidden if isinstance(rows, str) else hidden[torch.arange(len(hidden)), rows.to(hidden.device)])
 
     def new_cache(self) -> Any:
         """An empty key-value cache (sliding layers keep what they need)."""

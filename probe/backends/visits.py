@@ -95,7 +95,7 @@ def _where(edit: Edit, mask: Bool[Tensor, "item pos"], part: Tensor) -> Tensor:
         )
     shape = [1] * part.ndim
     shape[0], shape[edit.site.dims.index("pos")] = mask.shape
-    return torch.where(mask.view(shape), new, part)
+    return torch.where(mask.view(shape).to(part.device), new, part)
 
 
 def _called(edit: Edit, part: Tensor) -> Tensor:

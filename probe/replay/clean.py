@@ -8,7 +8,7 @@ import torch
 
 from probe.errors import InputError
 from probe.replay import attention
-from probe.replay.decoder import Decoder, rows_of
+from probe.replay.decoder import Decoder, moved, rows_of
 from probe.replay.ports import INSIDE, Port, changed, ports
 from probe.sites import Site
 
@@ -42,6 +42,7 @@ class Clean:
                 self.decoder.projections(n, x, call)
                 for n, (x, call) in enumerate(zip(self.inputs, self.calls, strict=False))
             ]
+            self._settle()
         self.frozen = [
             attention.Frozen(k, v, _mask(call)) for (_, k, v), call in zip(self.qkv, self.calls, strict=True)
         ]
@@ -52,6 +53,12 @@ class Clean:
     def n_layers(self) -> int:
         """Number of blocks."""
         return self.decoder.n_layers
+
+    def _settle(self) -> None:
+        """What enters a block is kept where the block computes: over several devices it comes from another."""
+        places = [k.device for _, k, _ in self.qkv]
+        self.inputs = [x.to(place) for x, place in zip(self.inputs, [*places, self.decoder.device], strict=True)]
+        self.calls = [moved(call, place) for call, place in zip(self.calls, places, strict=True)]
 
     def ports(self, layer: int) -> dict[str, Port]:
         """Where the sites inside a block are."""
@@ -123,9 +130,10 @@ class Clean:
 
     def bias(self, layer: int) -> Tensor:
         """The attention mask of the whole batch in one block [item 1 pos key_pos], additive or boolean."""
-        items = torch.arange(len(self.batch), device=self.decoder.device)
+        device = self.frozen[layer].k.device
+        items = torch.arange(len(self.batch), device=device)
         length = self.batch.ids.shape[1]
-        return self.frozen[layer].bias(items, range(length), length, self.decoder.device)
+        return self.frozen[layer].bias(items, range(length), length, device)
 
     def scaling(self, layer: int) -> tuple[float, float | None]:
         """The factor of a block's attention scores, and the soft cap on them if there is one."""
@@ -137,7 +145,7 @@ class Clean:
             self._scaling[layer] = (scale, softcap)
             return torch.zeros_like(q.transpose(1, 2))
 
-        zeros = torch.zeros(1, dtype=torch.long, device=self.decoder.device)
+        zeros = torch.zeros(1, dtype=torch.long, device=self.inputs[layer].device)
         with torch.no_grad():
             call = rows_of(self.calls[layer], zeros, zeros)
             self.decoder.block(layer, self.inputs[layer][zeros, zeros][None], call, note)
@@ -145,7 +153,7 @@ class Clean:
 
     def _refuse_non_finite(self) -> None:
         for number, x in enumerate(self.inputs):
-            finite = (x.isfinite().all(-1) | ~self.batch.mask).all(-1)
+            finite = (x.isfinite().all(-1) | ~self.batch.mask.to(x.device)).all(-1)
             if not bool(finite.all()):
                 bad = [self.batch.items[i].id for i in (~finite).nonzero().flatten().tolist()]
                 site = Site("resid_pre", number) if number < self.n_layers else Site("resid_post", number - 1)

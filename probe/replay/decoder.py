@@ -151,9 +151,10 @@ class Decoder:
 
     def logits_of(self, resid: Float[Tensor, "row d_model"], tokens: Int[Tensor, "row k"]) -> Float[Tensor, "row k"]:
         """Logits of a few tokens of each row; the rest of the vocabulary is not unembedded."""
-        logits = torch.einsum("rd,rkd->rk", self.norm(resid), self.unembed.weight[tokens])
+        weight = self.unembed.weight
+        logits = torch.einsum("rd,rkd->rk", self.norm(resid).to(weight.device), weight[tokens.to(weight.device)])
         bias = getattr(self.unembed, "bias", None)
-        return self._capped(logits if bias is None else logits + bias[tokens])
+        return self._capped(logits if bias is None else logits + bias[tokens.to(weight.device)])
 
     def head(self, resid: Float[Tensor, "row d_model"], *, normed: bool = False) -> Float[Tensor, "row vocab"]:
         """Logits of final residual rows: final norm (unless done), unembedding, the family's soft cap."""
@@ -205,6 +206,15 @@ def _first(owner: Any, *names: str) -> Any:
 def rows_of(call: Mapping[str, Any], item: Int[Tensor, " row"], pos: Int[Tensor, " row"]) -> dict[str, Any]:
     """A block's arguments for rows (item, pos) joined on the position axis; the mask is left to attention."""
     return {k: None if k == "attention_mask" else _gather(v, item, pos) for k, v in call.items()}
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A block's arguments on the device it computes on."""
+    if isinstance(value, dict):
+        return {k: moved(v, device) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(moved(v, device) for v in value)
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def _gather(value: Any, item: Tensor, pos: Tensor) -> Any:

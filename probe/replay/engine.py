@@ -173,12 +173,12 @@ def _advance(wave: Wave, layer: int, lanes: Sequence[Lane], rows: Tensor) -> Non
 
 def _stream(wave: Wave, layer: int, lanes: Sequence[Lane]) -> tuple[Tensor, dict[str, object]]:
     """Rows of all lanes joined [1 row d_model], and the block's arguments for them."""
-    device = wave.clean.decoder.device
+    device = wave.clean.inputs[layer].device
     item = torch.tensor([a.item for a in lanes], device=device)
     counts = torch.tensor([len(a.positions) for a in lanes], device=device)
     pos = torch.tensor([p for a in lanes for p in a.positions], device=device)
     call = rows_of(wave.clean.calls[layer], item.repeat_interleave(counts), pos)
-    return torch.cat([a.x for a in lanes])[None], call
+    return torch.cat([a.x.to(device) for a in lanes])[None], call
 
 
 def _enter(wave: Wave, step: Step) -> None:
@@ -188,10 +188,10 @@ def _enter(wave: Wave, step: Step) -> None:
     before = clean.inputs[layer]
     full = before.clone() if lanes else before
     for lane in lanes:
-        full[lane.item, list(lane.positions)] = lane.x
+        full[lane.item, list(lane.positions)] = lane.x.to(full.device)
     if step.site.kind == "embed":
-        embed = clean.value(step.site)
-        new_embed = apply(step, embed)
+        embed = clean.value(step.site).to(full.device)
+        new_embed = apply(step, embed).to(full.device)
         new = torch.where(new_embed == embed, full, full + (new_embed - embed))
     else:
         new = apply(step, full)
@@ -202,7 +202,7 @@ def _enter(wave: Wave, step: Step) -> None:
         if lane is not None:
             # After the last block a lane has only the rows the metric reads.
             rows = [(n, lane.positions.index(p)) for n, p in enumerate(positions) if p in lane.positions]
-            lane.x = lane.x.clone()
+            lane.x = lane.x.to(values.device, copy=True)
             lane.x[[row for _, row in rows]] = values[[n for n, _ in rows]]
             continue
         differs = (values != before[item, list(positions)]).any(-1).tolist()
@@ -225,7 +225,7 @@ def _read(wave: Wave, rows: Tensor, tail: Sequence[Step]) -> dict[tuple[int, int
     item = torch.tensor([a.item for a, p, _ in parts for _ in p], device=device)
     pos = torch.tensor([n for _, p, _ in parts for n in p], device=device)
     run = torch.tensor([a.run for a, p, _ in parts for _ in p], device=device)
-    resid = torch.cat([x for _, _, x in parts])
+    resid = torch.cat([x.to(device) for _, _, x in parts])
     head = inside.tail_head(wave, tail, run, item, pos) if tail else None
     if head is None:
         values = of_rows(wave.metric, wave.clean.decoder, resid, item, pos, wave.budget.logits)

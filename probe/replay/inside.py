@@ -112,7 +112,7 @@ def _add(wave: Wave, step: Step, rows: Sequence[Rows], fresh: Tensor) -> None:
     alone = wave.is_alone(step.run)
     for r in rows:
         at = list(r.positions)
-        new = after[r.item, at] + (fresh[r.item, at].to(after.dtype) - old[r.item, at])
+        new = after[r.item, at] + (fresh[r.item, at].to(after.dtype) - old[r.item, at]).to(after.device)
         wave.open(r.run, r.item, layer + 1, r.positions, new, alone=alone)
 
 
@@ -120,13 +120,14 @@ def _block(wave: Wave, layer: int, rows: list[Rows], steps: Sequence[Step], read
     """One call of the block for these rows with all their edits applied."""
     clean = wave.clean
     rows = sorted(rows, key=lambda r: r.shape.shape)
-    device = clean.decoder.device
+    entering = clean.inputs[layer]
+    device = entering.device
     sizes = [len(r.positions) for r in rows]
     stream = Stream(
         run=torch.tensor([r.run for r in rows for _ in r.positions]),
         item=torch.tensor([r.item for r in rows for _ in r.positions]),
         pos=torch.tensor([p for r in rows for p in r.positions]),
-        x=torch.cat([clean.inputs[layer][r.item, list(r.positions)] if r.lane is None else r.lane.x for r in rows]),
+        x=torch.cat([entering[r.item, list(r.positions)] if r.lane is None else r.lane.x.to(device) for r in rows]),
     )
     here = [s for s in steps if s.run in {r.run for r in rows}]
     for site in {Site("z", layer), *(s.site.whole for s in here)}:

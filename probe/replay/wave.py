@@ -85,7 +85,7 @@ class Wave:
         """Start a lane: the clean rows before block `layer` with `new` at `positions`."""
         lo = positions[0] if alone else min(positions[0], self.first(run, item))
         x = self.clean.inputs[layer][item, lo : self.stop[item]].clone()
-        x[torch.tensor(positions, device=x.device) - lo] = new
+        x[torch.tensor(positions, device=x.device) - lo] = new.to(x.device)
         lane = Lane(run, item, tuple(range(lo, self.stop[item])), x)
         self.lanes[run, item] = lane
         self._lanes_of.setdefault(run, []).append(lane)

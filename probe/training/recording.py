@@ -85,7 +85,7 @@ class RolloutRecorder:
             rows = torch.arange(len(inputs))
             self._score(self._pending, rows, output, torch.cat(self._states), output["old_per_token_logps"])
         # Travels through TRL's shuffle and split, so that a loss call knows which rows it was given.
-        output["rollout_row"] = torch.arange(len(inputs))
+        output["rollout_row"] = torch.arange(len(inputs), device=output["completion_ids"].device)
         return output
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:

@@ -35,4 +35,6 @@ def identical(base: Model, tuned: Model) -> bool:
     if isinstance(base, Turn) or isinstance(tuned, Turn):  # their weights are never in memory together
         return base.fingerprint() == tuned.fingerprint()
     ours, theirs = base.weights(), tuned.weights()
-    return ours.keys() == theirs.keys() and all(bool((w == theirs[name]).all()) for name, w in ours.items())
+    return ours.keys() == theirs.keys() and all(
+        bool((w == theirs[name].to(w.device)).all()) for name, w in ours.items()
+    )

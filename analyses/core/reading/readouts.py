@@ -107,6 +107,7 @@ def divergences(first: Float[Tensor, "row vocab"], second: Float[Tensor, "row vo
 
     From the logits to the sums, the temporaries of a block of `ELEMENTS_AT_ONCE` stay in cache.
     """
+    second = second.to(first.device)  # the two models of a pair may lie on two devices
     size = max(1, ELEMENTS_AT_ONCE // first.shape[-1])
     blocks = [_divergences(first[c], second[c]) for c in row_chunks(len(first), size)]
     if not blocks:
@@ -131,7 +132,7 @@ def _divergences(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor,
 def token_nll(logits: Float[Tensor, "*row vocab"], ids: Int[Tensor, "*row"]) -> Float[Tensor, "*row"]:
     """-log p of the given ids, in nats >= 0; `logits` must already be those that predict `ids`."""
     logits = logits.float()
-    return torch.logsumexp(logits, dim=-1) - logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    return torch.logsumexp(logits, dim=-1) - logits.gather(-1, ids.to(logits.device).unsqueeze(-1)).squeeze(-1)
 
 
 def row_chunks(n_rows: int, size: int = ROWS_AT_ONCE) -> Iterator[slice]:
@@ -176,7 +177,7 @@ def streamed(
 
 def _read(logits: Tensor, targets: Tensor, k: int, n_tokens: int | None, first: int) -> tuple[Tensor, ...]:
     """The fields of Readout for one chunk of logits [row, vocab] and targets [row, target]."""
-    own = logits.gather(-1, targets)
+    own = logits.gather(-1, targets.to(logits.device))
     rank = torch.stack([(logits > own[:, i : i + 1]).sum(-1) for i in range(own.shape[1])], dim=-1)
     top, top_ids = logits.topk(k, dim=-1)
     peak = logits.amax(-1, keepdim=True)

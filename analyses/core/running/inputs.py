@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +58,11 @@ class Loading:
         said = {name: json.dumps(value, sort_keys=True) for name, value in framing.items() if value is not None}
         return {"backend": self.backend, "dtype": self.dtype, "device": str(placed), **said}
 
+    def options(self) -> dict[str, Any]:
+        """What `Model.load` takes."""
+        kept = {k: v for k, v in asdict(self).items() if k not in ("revision", "hold", "device")}
+        return {**kept, **self.placement}
+
     @property
     def placement(self) -> dict[str, Any]:
         """Where `Model.load` puts the weights: a device, or a device map (`auto`, or JSON of modules to devices)."""
@@ -81,12 +86,9 @@ class ModelPool:
 
     def get(self, slot: str, checkpoint: Checkpoint) -> Any:
         """A handle holding ``checkpoint``; one handle per ``slot`` (input name)."""
-        from dataclasses import asdict
-
         from probe import Model
 
-        options = {k: v for k, v in asdict(self.loading).items() if k not in ("revision", "hold", "device")}
-        options |= self.loading.placement
+        options = self.loading.options()
         if self.loading.hold == "one":
             return self._turn(checkpoint, options)
         handle = self._handles.get(slot)
@@ -195,7 +197,22 @@ def _checkpoints(name: str, value: Any, pool: ModelPool, limit: int | None) -> G
     series = value if isinstance(value, list | tuple) else discover(value)
     prints = [c.fingerprint() for c in series]
     described = {"n": len(series), "members": [_identity(c) for c in series]}
-    return Given(digest([prints, [c.step for c in series]]), described, lambda: list(series))
+    identity = pool.loading.identity()
+    return Given(digest([prints, [c.step for c in series], identity]), described, lambda: Series(series, pool.loading))
+
+
+class Series(list["Checkpoint"]):
+    """Checkpoints that an analysis loads itself, and how models are loaded in this run."""
+
+    def __init__(self, members: Sequence[Checkpoint], loading: Loading) -> None:
+        super().__init__(members)
+        self.loading = loading
+
+    def load(self, checkpoint: Checkpoint, **options: Any) -> Any:
+        """The model of one of them, under this run's backend, dtype and device."""
+        from probe import Model
+
+        return Model.load(checkpoint, **self.loading.options(), **options)
 
 
 _RESOLVERS: dict[str, Callable[[str, Any, ModelPool, int | None], Given]] = {
