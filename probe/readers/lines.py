@@ -36,22 +36,34 @@ def json_objects(file: Path, expected: str) -> Iterator[tuple[int, dict[str, Any
     for number, line in enumerate(text_of(file).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{file}, line {number}: malformed JSON ({error.msg}); a truncated file?") from error
+        row = parsed(line, f"{file}, line {number}")
         if not isinstance(row, dict):
             raise InputError(f"{file}, line {number}: expected {expected}; got {line:.60}")
-        if "\\ud" in line.lower():
-            _check_encodable(line, row, f"{file}, line {number}")
         yield number, row
 
 
-def _check_encodable(line: str, row: dict[str, Any], where: str) -> None:
+def parsed(text: str, where: str) -> Any:
+    """The value that a text writes in JSON.
+
+    Raises:
+        InputError: malformed JSON, or text that no file can hold (a lone half of a surrogate pair).
+    """
     try:
-        json.dumps(row, ensure_ascii=False).encode()
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: malformed JSON ({error.msg}); a truncated file?") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: JSON nested too deeply to be read") from error
+    if "\\ud" in text.lower():
+        _check_encodable(text, value, where)
+    return value
+
+
+def _check_encodable(text: str, value: Any, where: str) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise InputError(
             f"{where}: holds half of a surrogate pair (a text cut inside an emoji?), which is no character; "
-            f"mend that line ({line[:40]!r} ...)"
+            f"mend that line ({text[:40]!r} ...)"
         ) from error

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from probe.errors import InputError
+from probe.readers.lines import json_objects, parsed, text_of
 
 Row = Mapping[str, Any]
 
@@ -36,16 +36,10 @@ def file_rows(file: Path) -> list[Row]:
         return csv_rows(file, "\t" if file.suffix == ".tsv" else ",")
     if file.suffix == ".parquet":
         return _parquet_rows(file)
-    text = _text(file)
+    text = text_of(file)
     if file.suffix != ".jsonl" and text.lstrip().startswith("["):
         return _json_list(file, text)
-    rows: list[Row] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            row = _json(line, f"{file}, line {number}")
-            if not isinstance(row, dict):
-                raise InputError(f"{file}, line {number}: expected a JSON object with a prompt; got {line[:60]!r}")
-            rows.append(Line(cast("dict[str, Any]", row), number))
+    rows: list[Row] = [Line(row, number) for number, row in json_objects(file, "a JSON object with a prompt")]
     if not rows:
         raise InputError(f"{file}, line 1: empty; expected one JSON object per line")
     return rows
@@ -58,7 +52,7 @@ def csv_rows(file: Path, separator: str = ",") -> list[Row]:
         InputError: no header, a column named twice, a row with more or fewer fields than the header (its line).
     """
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(_text(file), newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(io.StringIO(text_of(file), newline=""), delimiter=separator, strict=True)
     try:
         header = next(reader, [])
         if not any(header):
@@ -82,14 +76,6 @@ def _as_wide(row: list[str], header: list[str], where: str) -> list[str]:
     return row
 
 
-def _text(file: Path) -> str:
-    """The file's text without a byte order mark, its line ends as they are."""
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text ({error}); save it as UTF-8") from error
-
-
 def _parquet_rows(file: Path) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -101,28 +87,11 @@ def _parquet_rows(file: Path) -> list[Row]:
 
 
 def _json_list(file: Path, text: str) -> list[Row]:
-    rows = _json(text, str(file))
+    rows = parsed(text, str(file))
     bad = [n for n, row in enumerate(rows) if not isinstance(row, dict)]
     if bad:
         raise InputError(f"{file}: element {bad[0]} of the list is not an object; expected one per prompt")
     return cast("list[Row]", rows)
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: malformed JSON ({error.msg}: column {error.colno}; cut off?)") from error
-    except RecursionError as error:
-        raise InputError(f"{where}: JSON nested too deeply to be read") from error
-    if "\\ud" in text.lower():
-        try:
-            json.dumps(found, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{where}: half of a character (a lone surrogate: a text cut inside an emoji); correct or remove it"
-            ) from error
-    return found
 
 
 def memory_rows(rows: Any, source: str) -> list[Row]:

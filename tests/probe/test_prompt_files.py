@@ -256,7 +256,11 @@ def test_csv_is_read_as_text(tmp_path: Path) -> None:
         ("p.csv", b'id,prompt,answer\na,"q,4\n', "quote left open"),
         ("p.csv", b"id;prompt;answer\na;q;4\n", "no 'prompt'"),
         ("p.csv", b"\xff\xfei\0d\0", "not UTF-8"),
-        ("p.jsonl", b'{"id": "a", "prompt": "cut \\ud83d", "answer": "4"}\n', r"p.jsonl, line 1: half of a character"),
+        (
+            "p.jsonl",
+            b'{"id": "a", "prompt": "cut \\ud83d", "answer": "4"}\n',
+            "p.jsonl, line 1: holds half",
+        ),
         ("p.jsonl", b'\n\n{"id": "a", "prompt": "q", "answer": {"k": 1}}\n', r"p.jsonl, line 3: answer is"),
         ("p.jsonl", b'{"id": "a", "prompt": "q\0", "answer": "4"}\n', "line 1: malformed JSON"),
         ("p.jsonl", b"\xff\xfe", "not UTF-8"),
