@@ -21,7 +21,10 @@ from tests.conftest import ROOT
 BLOCK = re.compile(r"^```(python|console|json)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_HERE = ("make ", "probe dashboard")  # the job itself; a server, opened by the browser tests
 PAGES = sorted(p for p in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if "```" in p.read_text())
-ELSEWHERE = {"record-with-verl.md"}  # needs verl: run on a stand-in for its batch by tests/probe/test_recording.py
+ELSEWHERE = {
+    "record-with-verl.md",  # needs verl: run on a stand-in for its batch by tests/probe/test_recording.py
+    "bring-your-data.md",  # writes files of its own: test_bring_your_data.py
+}
 LAYOUTS = {
     "out": "checkpoint-{}",
     "verl-run": "global_step_{}/actor/huggingface",

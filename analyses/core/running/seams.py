@@ -17,8 +17,11 @@ SAID = {
 
 def facts(met: Mapping[tuple[str, str], Iterable[str]], keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Of the items named by `keys`, how many were met in which way; {} where every seam is clean."""
-    given = [key for key in keys if key in met]
-    found = {kind: [name for name, _ in given if kind in met[name, _]] for kind in SAID}
+    of: dict[tuple[str, str], set[str]] = {}
+    for (name, kind), kinds in met.items():  # behind a NUL an analysis numbers the forms of one item (its choices)
+        of.setdefault((name.partition("\0")[0], kind), set()).update(kinds)
+    given = [key for key in keys if key in of]
+    found = {said: [name for name, kind in given if said in of[name, kind]] for said in SAID}
     counted = {kind: {"n": len(ids), "such_as": ids[:SHOWN]} for kind, ids in found.items() if ids}
     return {"items": len(given), **counted} if counted else {}
 
