@@ -200,7 +200,9 @@ def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
     if "Prompts" in needs:
         found.append(click.Option(["--limit"], type=click.IntRange(min=1), help="Use only the first items."))
         found.append(click.Option(["--columns"], metavar="NAME|JSON", help=COLUMNS_HELP))
-        found.append(click.Option(["--seen"], type=Values(str), multiple=True, callback=joined, help=SEEN_HELP))
+        if all(o.name != "seen" for o in of.options):  # some rules take the groups themselves
+            how: dict[str, Any] = {"type": Values(str), "multiple": True, "callback": joined, "help": SEEN_HELP}
+            found.append(click.Option(["--seen", "seen_groups"], **how))
     if sweep and of.arity == "pair":
         text = "Which checkpoints are compared."
         found.append(click.Option(["--pairs"], type=PAIRS, default="first", show_default=True, help=text))

@@ -28,7 +28,7 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
         as_json: bool,
         limit: int | None = None,
         columns: str | None = None,
-        seen: tuple[str, ...] = (),
+        seen_groups: tuple[str, ...] = (),
         **given: Any,
     ) -> None:
         from analyses.core.running.inputs import Loading
@@ -41,8 +41,8 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
             given["engine"] = Engine(given.pop("engine"), given.pop("workers"), given.pop("address"))
         settings = {k: given.pop(k) for k in SETTINGS if k in given}
         inputs = {k: v for k, v in given.items() if v is not None}
-        if (columns is not None or seen) and "prompts" in inputs:
-            inputs["prompts"] = _read(inputs["prompts"], columns, seen)
+        if (columns is not None or seen_groups) and "prompts" in inputs:
+            inputs["prompts"] = _read(inputs["prompts"], columns, seen_groups)
         if settings.get("hold") == "auto":
             settings["hold"] = hold(of, inputs, settings, limit)
         loading = Loading(**settings)

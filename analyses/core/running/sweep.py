@@ -214,7 +214,9 @@ def _swept(
     first = done[0].record
     slots = {i.name for i in calls[0].analysis.inputs if i.kind == "Model"}
     placed = [(at, r) for (at, _), r in zip(members, done, strict=True)]
-    warnings = list(dict.fromkeys(f"step {at['step']}: {w}" for at, r in placed for w in r.warnings))
+    shared_by_all = [w for w in done[0].warnings if len(done) > 1 and all(w in r.warnings for r in done)]
+    own = [f"step {at['step']}: {w}" for at, r in placed for w in r.warnings if w not in shared_by_all]
+    warnings = list(dict.fromkeys([*(f"every step: {w}" for w in shared_by_all), *own]))
     shared = {n: d for n, d in first["inputs"].items() if n not in slots}
     series = [
         {
