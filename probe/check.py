@@ -13,7 +13,7 @@ from probe import devices
 from probe.errors import ProbeError
 from probe.interventions import Edit
 from probe.prompts import Item
-from probe.sites import Site
+from probe.sites import READ_ONLY, Site
 from probe.tokens import SPANS, Encoded, TokenBatch, plan
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _LENGTHS = (6, 3)
 _ROWS = 64
-_RESIDUAL = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+_WRITERS = ("attn_out", "mixer_out", "mlp_out")
+_RESIDUAL = ("resid_pre", "resid_mid", "resid_post", *_WRITERS)
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,15 @@ def prove_logits(model: Model) -> list[Proof]:
         worst = max(_distance(got[i][batch.mask[i]], reference, batch.items[i]) for i in range(len(batch)))
         out.append(_hold(model, f"logits_{name}", worst, bound))
     batch = _batch(reference)
-    trace = model.run(batch, [Site("resid_post", model.shape.n_layers - 1)])
+    final = [s for s in model.sites("resid_post") if s.layer == model.shape.n_layers - 1]
+    trace = model.run(batch, final)
     opened = model.run(batch, model.sites("pattern")[:1]).logits
     assert trace.logits is not None
     assert opened is not None
     out.append(_hold(model, "logits_opened", _worst(opened - trace.logits, batch), bound))
-    lens = model.unembed(trace[Site("resid_post", model.shape.n_layers - 1)])
-    out.append(_hold(model, "unembed", _worst(lens - trace.logits, batch), bound))
+    for site in final:
+        lens = model.unembed(trace[site])
+        out.append(_hold(model, "unembed", _worst(lens - trace.logits, batch), bound))
     last = model.run(batch, logits="last").logits
     rows = trace.logits[torch.arange(len(batch)), batch.last_prompt]
     assert last is not None
@@ -107,25 +110,27 @@ def _prove_residual(model: Model) -> list[Proof]:
     batch = _batch(_reference(model))
     sites = [s for kind in _RESIDUAL for s in model.sites(kind)]
     trace = model.run(batch, sites, logits="none")
-    worst = max(_residual_errors(model, trace.activations, batch))
+    worst = max(_residual_errors(model, trace.activations, batch), default=0.0)
     return [_hold(model, "residual", worst, _bound(model))]
 
 
-def _residual_errors(model: Model, at: dict[Site, Tensor], batch: TokenBatch) -> Iterator[float]:
-    """Largest deviation of each residual identity, relative to the stream (at least 1)."""
+def _residual_errors(model: Model, at: dict[Site, Tensor], batch: TokenBatch, first: int = 0) -> Iterator[float]:
+    """Largest deviation of each residual identity from block `first` on, relative to the stream (at least 1)."""
 
     def error(got: Tensor, want: Tensor) -> float:
         scale = max(1.0, float(want.abs().max()))
         return _worst(got - want, batch) / scale
 
-    for layer in range(model.shape.n_layers):
-        pre, post, attn, mlp = (at[Site(k, layer)] for k in ("resid_pre", "resid_post", "attn_out", "mlp_out"))
-        mid = at.get(Site("resid_mid", layer))
-        if mid is None:
-            yield error(pre + attn + mlp, post)
-        else:
-            yield error(mid + mlp, post)
-            yield error(pre + attn, mid)
+    for layer in range(first, model.shape.n_layers):
+        pre, mid, post = (at.get(Site(k, layer)) for k in ("resid_pre", "resid_mid", "resid_post"))
+        parts = {k: at[Site(k, layer)] for k in _WRITERS if Site(k, layer) in at}
+        if pre is None or post is None:
+            continue
+        if parts:
+            yield error(sum(parts.values(), pre), post)
+        if mid is not None:
+            yield error(mid + parts["mlp_out"], post)
+            yield error(post - parts["mlp_out"], mid)
         following = at.get(Site("resid_pre", layer + 1))
         if following is not None:
             yield error(following, post)
@@ -134,12 +139,20 @@ def _residual_errors(model: Model, at: dict[Site, Tensor], batch: TokenBatch) ->
 def _prove_edits(model: Model) -> list[Proof]:
     """Edits at every site, on both roads: with nothing inside attention visited, and with a pattern read."""
     opened = model.sites("pattern")[:1]
-    outside = [s for s in model.sites() if s.kind not in ("attn_scores", "pattern")]
-    proofs = [*_prove_changes(model, outside, []), *_prove_changes(model, model.sites(), opened)]
-    for site in (s for kind in _RESIDUAL for s in model.sites(kind)[:1]):
+    everywhere = [s for s in model.sites() if s.kind not in READ_ONLY]
+    outside = [s for s in everywhere if s.kind not in ("attn_scores", "pattern")]
+    proofs = [*_prove_changes(model, outside, []), *_prove_changes(model, everywhere, opened)]
+    for site in _first_of_each(model):
         for road in ([], opened):
             proofs.append(_hold(model, f"{site}_lands", _landing_error(model, site, road), _bound(model)))
     return proofs
+
+
+def _first_of_each(model: Model) -> list[Site]:
+    """Each kind of site in the residual stream, once for every sort of block (blocks may differ)."""
+    kinds = {n: frozenset(s.kind for s in model.sites() if s.layer == n) for n in range(model.shape.n_layers)}
+    first = {sort: min(n for n, k in kinds.items() if k == sort) for sort in kinds.values()}
+    return [Site(kind, n) for sort, n in first.items() for kind in _RESIDUAL if kind in sort]
 
 
 def _prove_changes(model: Model, sites: list[Site], read: list[Site]) -> Iterator[Proof]:
@@ -171,25 +184,28 @@ def _landing_error(model: Model, site: Site, read: list[Site]) -> float:
     batch = _batch(_reference(model))
     sites = [s for kind in _RESIDUAL for s in model.sites(kind)]
     at = model.run(batch, [*sites, *read], [Edit(site, _nudge)], logits="none").activations
-    # The edited value itself no longer follows from what came before it.
-    before = {"resid_mid": Site("attn_out", site.layer)}.get(site.kind)
-    if before is not None:
-        at[before] = at[site] - at[Site("resid_pre", site.layer)]
-    if site.kind == "resid_post":
-        at[Site("mlp_out", site.layer)] = at[site] - _entering(at, site)
+    layer = site.layer
+    if site.kind == "resid_pre":
+        return max(_residual_errors(model, at, batch, int(layer or 0)))
+    if site.kind not in _RESIDUAL[:3]:
+        return max(_residual_errors(model, at, batch))
+    # The edited value itself no longer follows from what came before it: what led there is taken as what it now is.
+    parts = {k: at[Site(k, layer)] for k in _WRITERS if Site(k, layer) in at}
+    last = "mlp_out" if site.kind == "resid_post" and "mlp_out" in parts else next(iter(parts), None)
+    if last is not None:
+        others = [v for k, v in parts.items() if k not in (last, "mlp_out" if site.kind == "resid_mid" else last)]
+        entering = at[Site("resid_pre", layer)]
+        mid = at.get(Site("resid_mid", layer))
+        if site.kind == "resid_post" and last == "mlp_out" and mid is not None:
+            entering, others = mid, []
+        at[Site(last, layer)] = at[site] - sum(others, entering)
     return max(_residual_errors(model, at, batch))
-
-
-def _entering(at: dict[Site, Tensor], site: Site) -> Tensor:
-    mid = at.get(Site("resid_mid", site.layer))
-    if mid is not None:
-        return mid
-    return at[Site("resid_pre", site.layer)] + at[Site("attn_out", site.layer)]
 
 
 def _nudge(x: Tensor) -> Tensor:
     """The tensor plus fixed noise of its own size (a constant would vanish in a softmax or a norm)."""
-    finite = x.masked_fill(x < torch.finfo(x.dtype).min / 2, 0.0)
+    # Masked scores are very low; some families scale them once more after the mask.
+    finite = x.masked_fill(x < torch.finfo(x.dtype).min / 256, 0.0)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
     return x + noise * (finite.float().std() + 0.1).to(x.dtype)
 

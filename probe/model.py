@@ -190,6 +190,7 @@ class Model:
             raise InputError(
                 f"{found} does not exist in this {self.shape.family} model of {self.shape.n_layers} blocks (0 to "
                 f"{self.shape.n_layers - 1}); its kinds of site are: {', '.join(kinds)}"
+                + (f". {why}" if (why := self.backend.why_absent(found.whole)) else "")
             )
         if isinstance(site, str) and is_module_spelling(site) and found.whole not in self.backend.module_outputs():
             raise InputError(

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from probe import families
 from probe.errors import InputError
 
-_NEEDED = ("num_attention_heads", "hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
+NO_LIMIT = 1 << 20
+"""`n_ctx` of a family that states no longest input (recurrent ones, ALiBi)."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a model. `n_ctx`: longest input in tokens; `family`: `model_type` of its configuration."""
+    """Sizes of a model.
+
+    `n_ctx`: longest input in tokens (`NO_LIMIT` where the family states none); `n_heads`: 0 without attention;
+    `family`: `model_type` of its configuration.
+    """
 
     n_layers: int
     n_heads: int
@@ -31,23 +37,27 @@ class ModelShape:
         Raises:
             InputError: a configuration without the sizes of a text decoder (a multimodal wrapper, say).
         """
-        absent = [name for name in _NEEDED if getattr(config, name, None) is None]
-        if absent:
+        config = families.text_config(config)
+        layers = families.n_layers(config)
+        width = families.number(config, "hidden_size", "n_embd", "d_model")
+        vocab = families.number(config, "vocab_size")
+        stated = {"number of blocks": layers, "width": width, "vocabulary": vocab}
+        absent = [name for name, value in stated.items() if not value]
+        if absent or layers is None or width is None or vocab is None:
             raise InputError(
                 f"{getattr(config, 'model_type', type(config).__name__)}: its configuration states no "
-                f"{', '.join(absent)}; expected a text decoder. Of a multimodal model, load the text part alone"
+                f"{', '.join(absent)}; expected a text decoder"
             )
-        heads = int(config.num_attention_heads)
-        width = int(config.hidden_size)
-        mlp = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
+        if getattr(config, "is_encoder_decoder", False):
+            raise InputError(f"{config.model_type}: an encoder-decoder model; expected a decoder-only language model")
         return cls(
-            n_layers=int(config.num_hidden_layers),
-            n_heads=heads,
-            n_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+            n_layers=layers,
+            n_heads=families.n_heads(config),
+            n_kv_heads=families.n_kv_heads(config),
             d_model=width,
-            d_head=int(getattr(config, "head_dim", None) or width // heads),
-            d_mlp=int(mlp),
-            d_vocab=int(config.vocab_size),
-            n_ctx=int(config.max_position_embeddings),
+            d_head=families.d_head(config),
+            d_mlp=families.d_mlp(config),
+            d_vocab=vocab,
+            n_ctx=families.n_ctx(config) or NO_LIMIT,
             family=str(config.model_type),
         )

@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "resid_mid": _RESIDUAL,
     "resid_post": _RESIDUAL,
     "attn_out": _RESIDUAL,
+    "mixer_out": _RESIDUAL,
     "mlp_out": _RESIDUAL,
     "q": _HEADS,
     "k": _KV_HEADS,
@@ -30,10 +31,15 @@ KINDS: dict[str, tuple[str, ...]] = {
     "mlp_pre": _NEURONS,
     "mlp_up": _NEURONS,
     "mlp_post": _NEURONS,
+    "router_logits": ("item", "pos", "expert"),
+    "experts": ("item", "pos", "choice"),
     "ln_final": _RESIDUAL,
     "logits": ("item", "pos", "vocab"),
 }
 """Kind of site -> its named dimensions, in the order of the tensor read there."""
+
+READ_ONLY = ("router_logits", "experts")
+"""Kinds that can be read and not edited: the choice of experts is made inside the router that gives them."""
 
 GLOBAL_KINDS = ("embed", "ln_final", "logits")
 """Kinds that exist once per model, not once per block."""

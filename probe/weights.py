@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from probe import families
 from probe.errors import InputError
+from probe.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from probe.model import Model, ModelShape
+    from probe.model import Model
 
-PARTS = ("embed", "attn.q", "attn.k", "attn.v", "attn.o", "mlp.gate", "mlp.up", "mlp.down", "norms", "unembed")
+PARTS = (
+    "embed", "attn.q", "attn.k", "attn.v", "attn.kv", "attn.o", "attn.other", "mixer", "mlp.router", "mlp.experts",
+    "mlp.shared", "mlp.gate", "mlp.up", "mlp.down", "norms", "other", "unembed",
+)  # fmt: skip
 """Kinds of weights, biases included. `embed` holds learned positions too; `norms` those of a block (q/k norms
-included) and, as a place without a layer, the final norm."""
+included) and, as a place without a layer, the final norm. `attn.kv`: compressed keys and values (low-rank attention);
+`attn.other`: gates, sinks and the like within attention; `mixer`: linear attention, state spaces, convolutions;
+`mlp.experts`: all routed experts of a block, `mlp.shared` the one every token passes, `mlp.router` what chooses."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "all": PARTS,
-    "mlp": ("mlp.gate", "mlp.up", "mlp.down"),
-    "attn": ("attn.q", "attn.k", "attn.v", "attn.o"),
+    "mlp": ("mlp.gate", "mlp.up", "mlp.down", "mlp.router", "mlp.experts", "mlp.shared"),
+    "attn": ("attn.q", "attn.k", "attn.v", "attn.kv", "attn.o", "attn.other"),
 }
 """Short names for several parts; of these only what the family has is taken."""
-
-_MODULES = {
-    "mlp.gate_proj": "mlp.gate", "mlp.up_proj": "mlp.up", "mlp.down_proj": "mlp.down",
-    "mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down",
-    "mlp.dense_h_to_4h": "mlp.up", "mlp.dense_4h_to_h": "mlp.down",
-    "self_attn.q_proj": "attn.q", "self_attn.k_proj": "attn.k", "self_attn.v_proj": "attn.v",
-    "self_attn.o_proj": "attn.o", "attn.c_proj": "attn.o", "attention.dense": "attn.o",
-    "embed_tokens": "embed", "wte": "embed", "wpe": "embed", "embed_in": "embed",
-    "lm_head": "unembed", "embed_out": "unembed",
-}  # fmt: skip
-_NORM = re.compile(r"(?:^|\.|_)(?:\w*norm|ln_\d|ln_f)$")
-_BLOCK = re.compile(r"^(?:model\.layers|transformer\.h|gpt_neox\.layers)\.(\d+)\.(.+)$")
 
 Change = Callable[["Slot", "Tensor"], "Tensor"]
 """Gets a slot and its present values; returns values of the same shape."""
@@ -78,41 +72,39 @@ class Slot:
 
 
 def places(model: Model) -> dict[Place, tuple[Slot, ...]]:
-    """Every parameter of the model under the place it belongs to; together they are all of its weights.
-
-    Raises:
-        InputError: a parameter whose part is not known (its name; the family is not supported here).
-    """
+    """Every parameter of the model under the place it belongs to; together they are all of its weights."""
     found: dict[Place, list[Slot]] = {}
     for name, values in model.weights().items():
-        for place, slot in _placed(name, values, model.shape):
+        for place, slot in _placed(name, values, model.backend.config):
             found.setdefault(place, []).append(slot)
     order = {part: number for number, part in enumerate(PARTS)}
     ordered = sorted(found, key=lambda p: (-1 if p.layer is None else p.layer, order[p.part]))
     return {place: tuple(found[place]) for place in ordered}
 
 
-def _placed(name: str, values: Tensor, shape: ModelShape) -> list[tuple[Place, Slot]]:
-    bare, _, kind = name.rpartition(".")
-    block = _BLOCK.match(bare)
-    layer, module = (int(block.group(1)), block.group(2)) if block else (None, bare.rpartition(".")[2])
-    if module == "attn.c_attn":
-        size = shape.n_heads * shape.d_head
-        split = [list(range(i * size, (i + 1) * size)) for i in range(3)]
-        return _fused(name, layer, values.ndim - 1, split, kind)
-    if module == "attention.query_key_value":  # [head, (q k v), d_head] along the rows
-        d = shape.d_head
-        split = [[h * 3 * d + i * d + j for h in range(shape.n_heads) for j in range(d)] for i in range(3)]
-        return _fused(name, layer, 0, split, kind)
-    part = _MODULES.get(module) or ("norms" if _NORM.search(module) else None)
-    if part is None:
-        raise InputError(f"parameter {name!r} of family {shape.family!r} belongs to no known part ({', '.join(PARTS)})")
-    return [(Place(part, layer), Slot(name, kind=kind))]
+def _placed(name: str, values: Tensor, config: Any) -> list[tuple[Place, Slot]]:
+    block = families.BLOCKS.match(name)
+    layer = int(block.group(1)) if block else None
+    module = block.group(2) if block else name
+    kind = name.rpartition(".")[2]
+    # A parameter that is no matrix of a layer of its own (experts in one tensor) is told by its full name.
+    module = module.removesuffix(f".{kind}") if kind in ("weight", "bias") else module
+    last = module.rpartition(".")[2]
+    if last in families.FUSED:
+        is_conv = families.is_conv1d(config, name)
+        split = families.split_heads(config, last, int(values.shape[-1] if is_conv else values.shape[0]))
+        if split is not None:
+            return _fused(name, layer, values.ndim - 1 if is_conv else 0, {f"attn.{k}": v for k, v in split.items()})
+    if last in families.GATE_UP and families.part_of(module, in_block=layer is not None) == "other":
+        half = int(values.shape[0]) // 2
+        rows = {"mlp.gate": list(range(half)), "mlp.up": list(range(half, 2 * half))}
+        return _fused(name, layer, 0, rows)
+    return [(Place(families.part_of(module, in_block=layer is not None), layer), Slot(name, kind=kind))]
 
 
-def _fused(name: str, layer: int | None, dim: int, split: list[list[int]], kind: str) -> list[tuple[Place, Slot]]:
-    named = zip(("attn.q", "attn.k", "attn.v"), split, strict=True)
-    return [(Place(part, layer), Slot(name, dim, tuple(index), kind)) for part, index in named]
+def _fused(name: str, layer: int | None, dim: int, split: Mapping[str, list[int]]) -> list[tuple[Place, Slot]]:
+    kind = name.rpartition(".")[2]
+    return [(Place(part, layer), Slot(name, dim, tuple(index), kind)) for part, index in split.items()]
 
 
 def select(model: Model, parts: Sequence[str], layers: Iterable[int] | None = None) -> list[Place]:
@@ -157,7 +149,9 @@ def is_tied(model: Model) -> bool:
 
 
 def _unembedding(model: Model) -> int:
-    return model.unembed_weights()[0].data_ptr()
+    own = model.weights()
+    names = [n for n in own if n.rpartition(".")[0].rpartition(".")[2] in families.UNEMBEDDINGS and n.endswith("weight")]
+    return own[names[0]].data_ptr() if names else 0
 
 
 def _refuse_half_a_tie(model: Model, chosen: Sequence[Place]) -> None:
@@ -266,9 +260,18 @@ def _check_values(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> No
 
 
 def down_rows(model: Model, layer: int) -> Float[Tensor, "neuron d_model"]:
-    """w_i of every neuron of a block: what one unit of its key writes (a view of W_down, before any post-norm)."""
+    """w_i of every neuron of a block: what one unit of its key writes (a view of W_down, before any post-norm).
+
+    Raises:
+        InputError: a block without one row of neurons (routed experts).
+    """
     check_layers(model, [layer])
-    (slot,) = (s for s in places(model)[Place("mlp.down", layer)] if s.kind == "weight")
-    weight = model.weights()[slot.name].detach()
-    is_conv1d = slot.name.startswith("transformer.h.")  # GPT-2 stores [in, out]
-    return weight if is_conv1d else weight.T
+    found = [s for s in places(model).get(Place("mlp.down", layer), ()) if s.kind == "weight"]
+    if not found:
+        raise InputError(
+            f"block {layer} of this {model.shape.family} model has no one down projection whose rows are its neurons"
+            + (f": {why}" if (why := model.backend.why_absent(Site("mlp_post", layer))) else "")
+        )
+    weight = model.weights()[found[0].name].detach()
+    # transformers' Conv1D stores [in, out]
+    return weight if families.is_conv1d(model.backend.config, found[0].name) else weight.T

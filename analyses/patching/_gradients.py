@@ -121,8 +121,13 @@ class PromptPair:
         corrupt = self.runs["corrupt"]
         old_q, old_k, v = corrupt.qkv[layer]
         scale, softcap = corrupt.scaling(layer)
-        z = [attention.attend(a, b, v, corrupt.bias(layer), scale, softcap) for a, b in ((q, k), (old_q, old_k))]
-        return (z[0] - z[1]).transpose(1, 2) * corrupt.batch.mask[..., None, None]
+        with torch.no_grad():
+            attended = [
+                attention.attend(a, b, v, corrupt.bias(layer), scale, softcap) for a, b in ((q, k), (old_q, old_k))
+            ]
+            x, call = corrupt.inputs[layer], corrupt.calls[layer]
+            z = [corrupt.decoder.z_of(layer, x, call, a.transpose(1, 2)) for a in attended]
+        return (z[0] - z[1]) * corrupt.batch.mask[..., None, None]
 
     def _rows(self, site: Site, values: Tensor, positions: str) -> pd.DataFrame:
         grid, batch = values.double().cpu().numpy(), self.batches["clean"]

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from probe.errors import InputError
+from probe.backends.hf import logits_of
 from probe.replay import attention
+from probe.replay.decoder import nothing
 from probe.replay.ports import changed
 from probe.sites import Site
 
@@ -94,8 +96,8 @@ class Paths:
         if read != "resid_post":
             first = changes.get(read)
             changes[read] = lambda v: seen.update(value=v if first is None else first(v))
-        with torch.no_grad(), changed(here, changes):
-            out = clean.decoder.block(layer, x, clean.calls[layer], _no_attention)
+        with torch.no_grad(), changed(here, changes, len(x)):
+            out = clean.decoder.block(layer, x, clean.calls[layer], nothing)
         return seen["value"] if seen else out
 
     def reaches(self, sender: Site, receiver: Receiver) -> bool:
@@ -159,7 +161,8 @@ class Paths:
             read = clean.decoder.projections(layer, _plus(clean.inputs[layer], delta), clean.calls[layer])
             q, k, v = (read[n] if n == own else clean.qkv[layer][n] for n in range(3))
             scale, softcap = clean.scaling(layer)
-            return attention.attend(q, k, v, clean.bias(layer), scale, softcap).transpose(1, 2)
+            attended = attention.attend(q, k, v, clean.bias(layer), scale, softcap).transpose(1, 2)
+            return clean.decoder.z_of(layer, clean.inputs[layer], clean.calls[layer], attended)
 
 
 def _plus(x: Tensor, delta: Tensor) -> Tensor:
@@ -172,21 +175,19 @@ def _minus(new: Tensor, x: Tensor) -> Tensor:
     return new.to(x.device) - x
 
 
-def _no_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
-    del k, v, scale, softcap
-    return torch.zeros_like(q.transpose(1, 2))
-
-
 def post_norm(clean: Clean) -> bool:
     """Whether the family norms what a component computes before adding it to the residual stream."""
-    return clean.ports(0)["attn_out"].module is not clean.decoder.attention(0)
+    found = clean.decoder.map
+    return any(not found.places[Site("attn_out", n)].path.startswith(path) for n, path in found.attention.items()
+               if Site("attn_out", n) in found.places)  # fmt: skip
 
 
 def out_matrix(clean: Clean, layer: int) -> Float[Tensor, "head d_head d_model"]:
-    """W_O by head."""
+    """W_O by head, times what the family multiplies attention's output by."""
     module: Any = clean.ports(layer)["z"].module
     weight = module.weight if type(module).__name__ == "Conv1D" else module.weight.T
-    return weight.detach().unflatten(0, (clean.decoder.n_heads, -1))
+    factor = clean.decoder.map.places[Site("attn_out", layer)].factor
+    return weight.detach().unflatten(0, (clean.decoder.n_heads, -1)) * factor
 
 
 def direct_logits(
@@ -214,6 +215,4 @@ def direct_logits(
         weight, bias = decoder.unembed.weight, decoder.unembed.bias
         if tokens is not None:
             weight, bias = weight[tokens], None if bias is None else bias[tokens]
-        logits = torch.nn.functional.linear(normed, weight, bias)
-        cap = getattr(decoder.config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        return logits_of(torch.nn.functional.linear(normed, weight, bias), decoder.config)

@@ -18,6 +18,7 @@ from probe.errors import InputError
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+    from probe.backends.places import Map
     from probe.sites import Site
 
 Visit = Callable[[Tensor], Tensor | None]
@@ -53,7 +54,16 @@ class Backend(Protocol):
         """The same weights as a plain Hugging Face module, not wrapped (what `probe.replay` calls)."""
         ...
 
+    @property
+    def map(self) -> Map:
+        """Where the sites are in the module tree."""
+        ...
+
     def sites(self) -> frozenset[Site]: ...
+
+    def why_absent(self, site: Site) -> str | None:
+        """Why the model has no such site, where more can be said than that it has none."""
+        ...
 
     def module_outputs(self) -> frozenset[Site]:
         """Sites that equal the output of the module of their name (no post-norm in between)."""

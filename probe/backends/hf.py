@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from probe import families
 from probe.backends import Rows, Tokens, Visit
-from probe.backends.places import adapter_of, places, residual_kinds
+from probe.backends.hooks import Port
+from probe.backends.observed import accepted
+from probe.backends.places import INSIDE_ATTENTION, Map, places
+from probe.backends.softmax import Door
 from probe.checkpoints.loading import offloaded
 from probe.errors import InputError
 from probe.sites import Site
@@ -27,17 +32,52 @@ class HuggingFaceBackend:
 
     def __init__(self, hf_model: Any) -> None:
         self.plain: Any = hf_model
-        self.config: Any = hf_model.config
+        self.config: Any = families.text_config(hf_model.config)
         self._parameters: dict[str, nn.Parameter] = dict(hf_model.named_parameters(remove_duplicate=False))
-        self._places = places(hf_model)
-        self._norm: nn.Module = hf_model.get_submodule(self._places[Site("ln_final")].path)
+        with eager(hf_model):  # the kernel in which the softmax can be seen
+            self.map: Map = places(hf_model)
+        self._places = self.map.places
+        self.trunk: Any = hf_model.get_submodule(self.map.trunk)
+        self._norm: nn.Module = hf_model.get_submodule(self.map.norm)
         self._unembed: nn.Module = hf_model.get_output_embeddings()
+
+    def port(self, site: Site) -> Port:
+        """The plain model's module at which a site is visited."""
+        place = self._places[site]
+        return Port(self.plain.get_submodule(place.path), place)
 
     def module_outputs(self) -> frozenset[Site]:
         """Sites that equal the output of the module of their name (no post-norm in between)."""
-        found = residual_kinds(adapter_of(self.plain).component_mapping["blocks"])
-        names = {k for k, (component, side) in found.items() if side == "out" and component in ("", "attn", "mlp")}
-        return frozenset(site for site in self._places if site.kind in names)
+        return self.map.own_outputs()
+
+    def why_absent(self, site: Site) -> str | None:
+        """Why the model has no such site, where more can be said than that it has none."""
+        if site.kind in INSIDE_ATTENTION and site.layer in self.map.attention:
+            return f"block {site.layer}: its attention calls no softmax of its own over keys"
+        return self.map.absent.get(site)
+
+    def inputs(self, tokens: Tokens) -> dict[str, Any]:
+        """A pass's arguments, those the family takes."""
+        given = {
+            "input_ids": tokens.ids,
+            "attention_mask": tokens.mask.long(),
+            "position_ids": tokens.position_ids,
+            "past_key_values": tokens.cache,
+            "use_cache": tokens.cache is not None,
+        }
+        return accepted(self.trunk, given)
+
+    def eager(self) -> Any:
+        """Within the block attention runs in its eager kernel."""
+        return eager(self.plain)
+
+    def doors(self, visits: Mapping[Site, Visit]) -> dict[nn.Module, tuple[Door, dict[str, Visit]]]:
+        """Visits inside attention by the module whose softmax they see."""
+        found: dict[nn.Module, tuple[Door, dict[str, Visit]]] = {}
+        for site, visit in visits.items():
+            door = self.map.doors[int(site.layer or 0)]
+            found.setdefault(self.plain.get_submodule(door.path), (door, {}))[1][site.kind] = visit
+        return found
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,8 +107,8 @@ class HuggingFaceBackend:
         return DynamicCache(config=self.config)
 
     def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
-        """Logits of normed hidden states, the family's soft cap included."""
-        return _capped(self._unembed(hidden), getattr(self.config, "final_logit_softcapping", None))
+        """Logits of normed hidden states, the family's factor and soft cap included."""
+        return logits_of(self._unembed(hidden), self.config)
 
     def final_norm(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The final norm, its statistics recomputed from `resid`."""
@@ -77,18 +117,21 @@ class HuggingFaceBackend:
     def kept_head(self) -> Callable[[Tensor], Tensor]:
         """Residual states to logits by copies of the final norm and the unembedding."""
         norm, unembed = copy.deepcopy((self._norm, self._unembed))
-        cap, dtype = getattr(self.config, "final_logit_softcapping", None), self.dtype
+        config, dtype = self.config, self.dtype
 
-        def logits_of(resid: Tensor) -> Tensor:
+        def kept(resid: Tensor) -> Tensor:
             with torch.no_grad():
-                return _capped(unembed(norm(resid.to(dtype))), cap)
+                return logits_of(unembed(norm(resid.to(dtype))), config)
 
-        return logits_of
+        return kept
 
     def unembed_weights(self) -> tuple[Tensor, Tensor | None]:
-        """W_U [d_model, vocab] as a view, and the bias if there is one."""
+        """W_U [d_model, vocab] as a view (a copy where the family scales its logits), and the bias if there is one."""
         bias: Tensor | None = getattr(self._unembed, "bias", None)
         weight: Tensor = self._unembed.weight  # pyright: ignore[reportAssignmentType]
+        scale = families.logit_scale(self.config)
+        if scale != 1.0:
+            return weight.detach().T * scale, None if bias is None else bias.detach() * scale
         return weight.detach().T, None if bias is None else bias.detach()
 
     def weights(self) -> dict[str, Tensor]:
@@ -111,5 +154,23 @@ class HuggingFaceBackend:
             parameter.data = weights[name].data
 
 
-def _capped(logits: Tensor, cap: float | None) -> Tensor:
-    return logits if cap is None else torch.tanh(logits / cap) * cap
+def logits_of(unembedded: Tensor, config: Any) -> Tensor:
+    """What the family makes of its unembedding's output: a factor, a soft cap, or nothing."""
+    scale, cap = families.logit_scale(config), families.logit_cap(config)
+    if scale != 1.0:
+        unembedded = unembedded * scale
+    return unembedded if cap is None else torch.tanh(unembedded / cap) * cap
+
+
+@contextmanager
+def eager(hf_model: Any) -> Generator[None]:
+    """Within the block attention runs in its eager kernel, whatever the model was loaded with."""
+    configs = {id(c): c for c in (getattr(m, "config", None) for m in hf_model.modules()) if c is not None}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    try:
+        for config in configs.values():
+            config._attn_implementation = "eager"
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = before[key]

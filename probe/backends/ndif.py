@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from probe.backends import Rows, Tokens, Visit
-from probe.backends.nnsight import attention_path, ranks
-from probe.backends.places import INSIDE_ATTENTION, Place, places
+from probe.backends.places import INSIDE_ATTENTION, Map, Place, places
 from probe.backends.visits import Visitor
 from probe.errors import InputError, ProbeError
 from probe.interventions import Edit
@@ -41,9 +40,10 @@ class NdifBackend:
         self._remote = remote
         hf_model = model._module
         self.config: Any = hf_model.config
-        self._places = places(hf_model)
-        self._rank = ranks(hf_model, self._places)
-        self._attention = attention_path(hf_model)
+        self.map: Map = places(hf_model)
+        # What a trace on the server is written out for: no flattened, scaled or second tensor of a module.
+        plain = {s: p for s, p in self.map.places.items() if not p.flat and p.factor == 1.0 and not p.index}
+        self._places = {s: p for s, p in plain.items() if p.layout != "picked" or p.n_heads}
         self._type: torch.dtype = hf_model.dtype
 
     @classmethod
@@ -71,15 +71,18 @@ class NdifBackend:
 
     def sites(self) -> frozenset[Site]:
         """Every site of the family but `logits`, which is what a run returns."""
-        inside = [Site(k, n) for k in INSIDE_ATTENTION for n in range(self.config.num_hidden_layers)]
+        inside = [Site(k, n) for k in INSIDE_ATTENTION for n, door in self.map.doors.items() if not door.has_sink]
         return frozenset({*self._places, *inside})
+
+    def why_absent(self, site: Site) -> str | None:
+        """Why the model has no such site, or why it cannot be had remotely."""
+        if site in self.map.places:
+            return "it is not read remotely (its tensor lies flattened or scaled in its module)"
+        return self.map.absent.get(site)
 
     def module_outputs(self) -> frozenset[Site]:
         """Sites that equal the output of the module of their name."""
-        attention, mlp = self._attention.split(".")[-1], "mlp"
-        return frozenset(
-            s for s, p in self._places.items() if s.kind == "resid_post" or p.path.split(".")[-1] in (attention, mlp)
-        )
+        return self.map.own_outputs()
 
     def run(self, tokens: Tokens, visits: Mapping[Site, Visit], rows: Rows) -> Float[Tensor, ...] | None:
         """Logits (all, at one row per item, or None); what is read is put into its visitor.
@@ -98,15 +101,15 @@ class NdifBackend:
         if not isinstance(visit, Visitor):
             raise ProbeError(f"{site}: a remote visit must be a Visitor; got {type(visit).__name__}")
         edits = [_sendable(edit, mask) for edit, mask in visit.edits if mask is not None]
-        place = self._places.get(site, Place(self._attention.format(site.layer), "in"))
         inside = site.kind if site.kind in INSIDE_ATTENTION else ""
+        place = Place(self.map.doors[int(site.layer or 0)].path, "in") if inside else self._places[site]
         step = {"path": place.path, "side": place.side, "layout": place.layout, "heads": place.n_heads}
         return visit, step | {"columns": place.columns, "inside": inside, "edits": edits, "keep": visit.keep}
 
     def _order(self, site: Site) -> tuple[int, int]:
-        if site.layer is None:
-            return (-1, 0) if site.kind == "embed" else (10**9, 0)
-        return (site.layer, self._rank[site.kind])
+        if site.kind in INSIDE_ATTENTION:  # just before the heads are mixed
+            return (self.map.order[Site("z", site.layer)] - 1, 1 + INSIDE_ATTENTION.index(site.kind))
+        return (self.map.order[site], 0)
 
     def _trace(self, tokens: Tokens, steps: Sequence[dict[str, Any]], rows: Rows) -> tuple[list[Any], Any]:
         """One trace, written out in plain torch: nothing of this package exists on the server."""

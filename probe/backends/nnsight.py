@@ -6,22 +6,27 @@ only under the eager kernel; with another one (`attn_implementation`) they are n
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from probe.backends import Tokens, Visit
 from probe.backends.hf import HuggingFaceBackend
-from probe.backends.places import INSIDE_ATTENTION, Place, adapter_of
+from probe.backends.places import INSIDE_ATTENTION, Place
+from probe.backends.softmax import Door, opened
 from probe.checkpoints.loading import sharing_copy
-from probe.errors import ProbeError
 from probe.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+
+_EAGER = "eager_attention_forward"
+"""The function of a modeling file that nnsight's view of an attention's source can be followed into."""
 
 
 class NnsightBackend(HuggingFaceBackend):
@@ -36,32 +41,36 @@ class NnsightBackend(HuggingFaceBackend):
         # Placed over several devices, a module carries hooks that a copy would not follow.
         placed = hasattr(hf_model, "hf_device_map")
         self._tree: Any = NNsight(hf_model if placed else sharing_copy(hf_model))
-        self._base: Any = self._tree.get(hf_model.base_model_prefix)
-        self._rank = ranks(hf_model, self._places)
-        self._attention = attention_path(hf_model)
+        self._readable: dict[type, bool] = {}
+        self._base: Any = self._tree.get(self.map.trunk)
 
     def sites(self) -> frozenset[Site]:
-        """Every site of the family; those inside attention only under the eager kernel."""
+        """Every site of the model; those inside attention only under the eager kernel."""
         eager = self.config._attn_implementation == "eager"
-        inside = [Site(k, n) for k in INSIDE_ATTENTION for n in range(self.config.num_hidden_layers) if eager]
+        inside = [Site(k, n) for k in INSIDE_ATTENTION for n in self.map.doors if eager]
         return frozenset({*self._places, *inside, Site("logits")})
 
     def forward(self, tokens: Tokens, visits: Mapping[Site, Visit]) -> Float[Tensor, "item pos d_model"]:
         """Final hidden state after the final norm; each visit runs once, in the order of the pass."""
         import nnsight
 
-        inputs = _inputs(tokens)
+        inputs = self.inputs(tokens)
         if not visits:
-            return self.plain.base_model(**inputs).last_hidden_state
+            return self.trunk(**inputs).last_hidden_state
+        closed = {s: v for s, v in visits.items() if s.kind in INSIDE_ATTENTION and not self._shows_softmax(s.layer)}
         softmaxes: dict[int | None, Any] = {}
-        steps = [self._step(site, visits[site], softmaxes) for site in sorted(visits, key=self._order)]
         raised: list[BaseException] = []
+        steps = [
+            self._step(site, _guarded(visits[site], raised), softmaxes, len(tokens.ids))
+            for site in sorted(visits, key=self._order)
+            if site not in closed
+        ]
         base = self._base
         # nnsight reports an error of the block in a form of its own; the visit's own error is the one to raise.
         try:
-            with base.trace(**inputs):
+            with opened(self.doors({s: _guarded(v, raised) for s, v in closed.items()})), base.trace(**inputs):
                 for step in steps:
-                    step(raised)
+                    step()
                 out = nnsight.save(base.output)
         except Exception:
             if raised:
@@ -69,39 +78,49 @@ class NnsightBackend(HuggingFaceBackend):
             raise
         return out.last_hidden_state
 
+    def doors(self, visits: Mapping[Site, Visit]) -> dict[nn.Module, tuple[Door, dict[str, Visit]]]:
+        """Visits inside attention by the module, in nnsight's tree, whose softmax they see."""
+        found: dict[nn.Module, tuple[Door, dict[str, Visit]]] = {}
+        for site, visit in visits.items():
+            door = self.map.doors[int(site.layer or 0)]
+            module = self._tree.get(door.path)._module
+            found.setdefault(module, (door, {}))[1][site.kind] = visit
+        return found
+
+    def _shows_softmax(self, layer: int | None) -> bool:
+        """Whether nnsight's view of the source reaches the softmax: a function of the module's file calls it once."""
+        door = self.map.doors[int(layer or 0)]
+        kind = type(self.plain.get_submodule(door.path))
+        if kind not in self._readable:
+            self._readable[kind] = not door.has_sink and door.caller == _EAGER and _has_plain_softmax(kind)
+        return self._readable[kind]
+
     def _order(self, site: Site) -> tuple[int, int]:
-        """Where a site comes in the pass: nnsight hands values out in that order only."""
-        if site.layer is None:
-            return (-1, 0) if site.kind == "embed" else (10**9, 0)
-        return (site.layer, self._rank[site.kind])
+        """When a site is passed: nnsight hands values out in that order only."""
+        if site.kind in INSIDE_ATTENTION:  # just before the attention module is done
+            place = self._places.get(Site("z", site.layer))
+            at = self.map.order[Site("z", site.layer)] if place is not None else 0
+            return (at - 1, 1 + INSIDE_ATTENTION.index(site.kind))
+        return (self.map.order[site], 0)
 
     def _step(
-        self, site: Site, visit: Visit, softmaxes: dict[int | None, Any]
-    ) -> Callable[[list[BaseException]], None]:
+        self, site: Site, visit: Visit, softmaxes: dict[int | None, Any], n_items: int
+    ) -> Callable[[], None]:
         if site.kind in INSIDE_ATTENTION:
-            attention = self._tree.get(self._attention.format(site.layer))
+            attention = self._tree.get(self.map.doors[int(site.layer or 0)].path)
             # Looking at the source instruments the forward: too late once that forward runs.
             _ = attention.source
-            return lambda raised: _inside(attention, site, _guarded(visit, raised), softmaxes)
+            return lambda: _inside(attention, site, visit, softmaxes)
         place = self._places[site]
         envoy = self._tree.get(place.path)
-        return lambda raised: _at(envoy, place, _guarded(visit, raised))
+        return lambda: _at(envoy, place, visit, n_items)
 
 
-def attention_path(hf_model: Any) -> str:
-    """Path of the attention module of block `{}`."""
-    blocks = adapter_of(hf_model).component_mapping["blocks"]
-    return f"{blocks.name}.{{}}.{blocks.submodules['attn'].name}"
-
-
-def _inputs(tokens: Tokens) -> dict[str, Any]:
-    return {
-        "input_ids": tokens.ids,
-        "attention_mask": tokens.mask.long(),
-        "position_ids": tokens.position_ids,
-        "past_key_values": tokens.cache,
-        "use_cache": tokens.cache is not None,
-    }
+def _has_plain_softmax(attention: type) -> bool:
+    function = getattr(sys.modules[attention.__module__], _EAGER, None)
+    if function is None or "attention_interface(" not in inspect.getsource(attention):
+        return False
+    return inspect.getsource(function).count("nn.functional.softmax(") == 1
 
 
 def _guarded(visit: Visit, raised: list[BaseException]) -> Visit:
@@ -115,17 +134,20 @@ def _guarded(visit: Visit, raised: list[BaseException]) -> Visit:
     return guarded
 
 
-def _at(envoy: Any, place: Place, visit: Visit) -> None:
-    value = envoy.input if place.side == "in" else envoy.output
-    x = value[0] if isinstance(value, tuple) else value
-    new = visit(place.view(x))
+def _at(envoy: Any, place: Place, visit: Visit, n_items: int) -> None:
+    if place.side == "in":
+        x = envoy.inputs[0][place.index] if place.index else envoy.input
+        new = visit(place.view(x, n_items))
+        if new is not None:
+            envoy.input = place.write(new, x)
+        return
+    value = envoy.output
+    x = value[place.index] if isinstance(value, tuple) else value
+    new = visit(place.view(x, n_items))
     if new is None:
         return
     changed = place.write(new, x)
-    if place.side == "in":
-        envoy.input = changed
-    else:
-        envoy.output = (changed, *value[1:]) if isinstance(value, tuple) else changed
+    envoy.output = (changed, *value[1:]) if isinstance(value, tuple) else changed
 
 
 def _inside(attention: Any, site: Site, visit: Visit, softmaxes: dict[int | None, Any]) -> None:
@@ -141,35 +163,3 @@ def _inside(attention: Any, site: Site, visit: Visit, softmaxes: dict[int | None
         new = visit(softmax.output)
         if new is not None:
             softmax.output = new
-
-
-def ranks(hf_model: Any, places: Mapping[Site, Place]) -> dict[str, int]:
-    """Order in which the kinds of a block are passed, seen in one short pass."""
-    seen: list[str] = []
-    handles: list[Any] = []
-    for site, place in places.items():
-        if site.layer != 0:
-            continue
-        module: nn.Module = hf_model.get_submodule(place.path)
-        note = _note(seen, site.kind)
-        if place.side == "in":
-            handles.append(module.register_forward_pre_hook(note))
-        else:
-            handles.append(module.register_forward_hook(note))
-    try:
-        with torch.no_grad():
-            ids = torch.zeros(1, 2, dtype=torch.long, device=hf_model.device)
-            hf_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    at = seen.index("z")  # attention happens just before its heads are mixed
-    ordered = [*seen[:at], "attn_scores", "pattern", *seen[at:]]
-    missing = {s.kind for s in places if s.layer == 0} - set(ordered)
-    if missing or len(set(ordered)) != len(ordered):
-        raise ProbeError(f"{type(hf_model).__name__}: sites not passed exactly once in a pass: {missing or ordered}")
-    return {kind: n for n, kind in enumerate(ordered)}
-
-
-def _note(seen: list[str], kind: str) -> Callable[..., None]:
-    return lambda *_: seen.append(kind)

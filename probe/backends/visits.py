@@ -10,7 +10,7 @@ import torch
 
 from probe.errors import InputError, ProbeError
 from probe.interventions import Edit, selected
-from probe.sites import Site
+from probe.sites import READ_ONLY, Site
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -62,6 +62,11 @@ def visitors(
     out = {site: Visitor(site, keep=True, keep_graph=keep_graph) for site in wanted}
     for edit in edits:
         site = resolve(edit.site).whole
+        if site.kind in READ_ONLY:
+            raise InputError(
+                f"{edit.site} can be read, not edited: the router chooses its experts inside the module that gives "
+                f"it; edit {Site('mlp_out', site.layer)}, what the chosen experts add, or resid_mid before them"
+            )
         visitor = out.setdefault(site, Visitor(site, keep=False, keep_graph=keep_graph))
         visitor.edits.append((edit, selected(edit, batch)))
     return out

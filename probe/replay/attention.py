@@ -96,7 +96,7 @@ def joined(lanes: Sequence[Lane], frozen: Frozen, keys: tuple[Tensor, Tensor] | 
 
     def run(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
         k, v = keys or (k, v)
-        out = torch.empty_like(q.transpose(1, 2))  # [1 row head d_head]
+        out = q.new_empty(1, q.shape[2], q.shape[1], v.shape[-1])  # [1 row head d_head]
         row = key = 0
         for (start, stop, positions), members in groupby(lanes, key=lambda lane: lane.shape):
             items = torch.tensor([lane.item for lane in members], device=q.device)

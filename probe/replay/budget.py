@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from probe import devices
 
+from probe import families
+
 if TYPE_CHECKING:
     from probe.replay.decoder import Decoder
 
@@ -33,8 +35,7 @@ def budget_of(decoder: Decoder, n_pos: int, given: int | None = None) -> Budget:
     total = given or min(int(SHARE * devices.free_bytes(decoder.device)), CEILING)
     size = decoder.dtype.itemsize
     width = decoder.unembed.weight.shape[1]
-    config = decoder.config
-    hidden = int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width)
+    hidden = families.d_mlp(decoder.config)
     # Alive at the widest point of a block: the residual, its norm in fp32, and four of the MLP's width. Keys and
     # values of whole lanes are laid out anew, each query row carrying at most n_pos / its lane's rows of them.
     row = size * (4 * width + 4 * hidden) + 8 * width

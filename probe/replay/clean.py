@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from probe.errors import InputError
 from probe.replay import attention
-from probe.replay.decoder import Decoder, moved, rows_of
-from probe.replay.ports import INSIDE, Port, changed, ports
+from probe.replay.decoder import Decoder, moved, nothing, rows_of
+from probe.replay.ports import Port, changed, ports
 from probe.sites import Site
 
 if TYPE_CHECKING:
@@ -22,32 +23,73 @@ if TYPE_CHECKING:
 _ATTENTION = ("attn_scores", "pattern")
 
 
-class Clean:
-    """The unedited run of one batch: residual stream, keys and values of every block; other sites on demand."""
+_PROVEN: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+"""Model -> why its blocks cannot be run on chosen rows, or nothing if they can."""
 
-    def __init__(self, model: Model, batch: TokenBatch) -> None:
+
+class Clean:
+    """The unedited run of one batch: residual stream, keys and values of every block; other sites on demand.
+
+    Attributes:
+        why_whole: why edited runs of this model are whole forward passes; empty where only rows after an edit are
+            computed. Both give the same numbers (proved once per model on two short texts); whole passes take longer.
+    """
+
+    def __init__(self, model: Model, batch: TokenBatch, *, prove: bool = True) -> None:
         if model.open_edits:
             raise InputError("replay inside model.edited(...): leave that block, or give the edits to every run")
         self.model = model
         plain = getattr(model.backend, "plain", None)
         if plain is None:
             raise InputError(f"replay calls the model's own modules, which backend {model.backend_name} has not here")
-        self.decoder = Decoder(plain)
+        model.site(Site("resid_pre", 0))  # one residual stream: what follows is said of it
+        self.decoder = Decoder(plain, model.backend.map)
         self.batch = batch.to(self.decoder.device)
         with torch.no_grad():
             self.inputs, self.calls, last = self.decoder.enter(self.batch.ids, self.batch.mask, self.batch.position_ids)
             self.inputs.append(last)
             self._refuse_non_finite()
-            self.qkv = [
-                self.decoder.projections(n, x, call)
-                for n, (x, call) in enumerate(zip(self.inputs, self.calls, strict=False))
-            ]
-            self._settle()
-        self.frozen = [
-            attention.Frozen(k, v, _mask(call)) for (_, k, v), call in zip(self.qkv, self.calls, strict=True)
+        if prove and plain not in _PROVEN:
+            from probe.replay.passes import why_not_by_rows
+
+            _PROVEN[plain] = why_not_by_rows(model)
+        self.why_whole = _PROVEN.get(plain, "")
+        self._qkv = [] if self.why_whole else self._projections()
+        self._settle()
+        self._frozen = [
+            attention.Frozen(k, v, _mask(call)) for (_, k, v), call in zip(self._qkv, self.calls, strict=False)
         ]
         self._values: dict[tuple[str, int], Tensor] = {}
         self._scaling: dict[int, tuple[float, float | None]] = {}
+
+    def _projections(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        with torch.no_grad():
+            blocks = enumerate(zip(self.inputs, self.calls, strict=False))
+            return [self.decoder.projections(n, x, call) for n, (x, call) in blocks]
+
+    @property
+    def qkv(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """q, k, v [item head pos d_head] of every block as attention gets them.
+
+        Raises:
+            InputError: a model whose blocks cannot be run on chosen rows.
+        """
+        self._need_rows()
+        return self._qkv
+
+    @property
+    def frozen(self) -> list[attention.Frozen]:
+        """Keys, values and mask of every block."""
+        self._need_rows()
+        return self._frozen
+
+    def _need_rows(self) -> None:
+        if self.why_whole:
+            raise InputError(
+                f"this {self.model.shape.family} model: {self.why_whole}, so a block cannot be run on part of its "
+                "positions with given keys and values; patching whole sites works (cross_patching, and paths into "
+                "the final state)"
+            )
 
     @property
     def n_layers(self) -> int:
@@ -56,13 +98,15 @@ class Clean:
 
     def _settle(self) -> None:
         """What enters a block is kept where the block computes: over several devices it comes from another."""
-        places = [k.device for _, k, _ in self.qkv]
+        if not self._qkv:
+            return
+        places = [k.device for _, k, _ in self._qkv]
         self.inputs = [x.to(place) for x, place in zip(self.inputs, [*places, self.decoder.device], strict=True)]
         self.calls = [moved(call, place) for call, place in zip(self.calls, places, strict=True)]
 
     def ports(self, layer: int) -> dict[str, Port]:
         """Where the sites inside a block are."""
-        return ports(self.decoder.hf, layer)
+        return ports(self.decoder.hf, self.decoder.map, layer)
 
     def value(self, site: Site) -> Float[Tensor, "item ..."]:
         """The unedited value at a site, in the dims of `site.dims`."""
@@ -76,7 +120,8 @@ class Clean:
     def _whole(self, site: Site) -> Tensor:
         if site.kind == "embed":
             with torch.no_grad():
-                return self.decoder.hf.get_input_embeddings()(self.batch.ids)
+                embedded = self.decoder.hf.get_input_embeddings()(self.batch.ids)
+                return self.decoder.map.places[site].view(embedded)
         if site.kind == "ln_final":
             with torch.no_grad():
                 return self.decoder.norm(self.inputs[-1])
@@ -87,14 +132,20 @@ class Clean:
         if site.kind in ("resid_pre", "resid_post"):
             return self.inputs[layer + (site.kind == "resid_post")]
         if site.kind == "resid_mid":
-            return self.inputs[layer] + self._kept("attn_out", layer)
+            parts = [k for k in ("attn_out", "mixer_out") if k in self.ports(layer)]
+            return sum((self._kept(k, layer) for k in parts), self.inputs[layer])
         return self._kept(site.kind, layer)
 
     def _kept(self, kind: str, layer: int) -> Tensor:
         """A site inside a block: the block is run once more, and all of its sites of that sort are kept."""
         if (kind, layer) not in self._values:
-            with torch.no_grad():
-                found = self._scores(layer) if kind in _ATTENTION else self._inside(layer)
+            if self.why_whole:
+                sites = [s for s in self.model.sites() if s.layer == layer]
+                read = self.model.run(self.batch, sites, logits="none").activations
+                found = {site.kind: value for site, value in read.items()}
+            else:
+                with torch.no_grad():
+                    found = self._scores(layer) if kind in _ATTENTION else self._inside(layer)
             self._values.update({(k, layer): v for k, v in found.items()})
         return self._values[kind, layer]
 
@@ -105,7 +156,7 @@ class Clean:
             return lambda x: seen.__setitem__(kind, x.clone())
 
         here = self.ports(layer)
-        with changed(here, {k: keep(k) for k in INSIDE if k in here}):
+        with changed(here, {k: keep(k) for k in here}, len(self.batch)):
             self.decoder.block(layer, self.inputs[layer], self.calls[layer], self._attend(layer))
         return seen
 
@@ -141,9 +192,8 @@ class Clean:
             return self._scaling[layer]
 
         def note(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
-            del k, v
             self._scaling[layer] = (scale, softcap)
-            return torch.zeros_like(q.transpose(1, 2))
+            return nothing(q, k, v, scale, softcap)
 
         zeros = torch.zeros(1, dtype=torch.long, device=self.inputs[layer].device)
         with torch.no_grad():

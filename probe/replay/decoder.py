@@ -16,11 +16,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
-from probe.errors import ProbeError
+from probe import families
+from probe.backends.hf import logits_of
+from probe.backends.hooks import Port, attached
+from probe.backends.observed import accepted
+from probe.errors import InputError, ProbeError
+from probe.sites import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
+
+    from probe.backends.places import Map
 
 Attend: TypeAlias = "Callable[[Tensor, Tensor, Tensor, float, float | None], Tensor]"
 """(q [1 head row d], k, v, scale, softcap) -> z [1 row head d]."""
@@ -28,6 +35,10 @@ Attend: TypeAlias = "Callable[[Tensor, Tensor, Tensor, float, float | None], Ten
 _NAME = "probe_replay"
 _ATTEND: ContextVar[Attend] = ContextVar("probe_replay_attend")
 _CACHES = ("past_key_values", "past_key_value", "layer_past")
+
+
+class NotByRowsError(ProbeError):
+    """A block cannot be run on chosen rows: what it does with other positions is not known here."""
 
 
 class _Stopped(Exception):
@@ -40,10 +51,20 @@ class _Stopped(Exception):
 
 def _attention(_module: nn.Module, q: Tensor, k: Tensor, v: Tensor, _mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
     if kwargs.get("s_aux") is not None:
-        raise ProbeError("attention sinks are not known to the replay engine; patch with Model.run instead")
+        raise NotByRowsError("its attention has a sink beside the keys")
     scale = kwargs.get("scaling")
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     return _ATTEND.get()(q, k, v, scale, kwargs.get("softcap")), None
+
+
+class _Read(Exception):
+    """Ends a block once what was asked for is read."""
+
+
+def nothing(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Attention that gives zeros [item row head d_head]."""
+    del k, scale, softcap
+    return q.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
 
 
 def _stop(q: Tensor, k: Tensor, v: Tensor, _scale: float, _softcap: float | None) -> Tensor:
@@ -51,22 +72,28 @@ def _stop(q: Tensor, k: Tensor, v: Tensor, _scale: float, _softcap: float | None
 
 
 class Decoder:
-    """The parts of a Hugging Face causal language model (in eval mode) that replay calls."""
+    """The parts of a Hugging Face causal language model (in eval mode) that replay calls.
 
-    def __init__(self, hf_model: Any) -> None:
+    Args:
+        hf_model: the model.
+        where: the map of its sites, made when it was loaded.
+    """
+
+    def __init__(self, hf_model: Any, where: Map) -> None:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         ALL_ATTENTION_FUNCTIONS.register(_NAME, _attention)
         self.hf: Any = hf_model
-        self.config: Any = hf_model.config
-        self.base: Any = hf_model.base_model
-        self.layers: list[Any] = list(_first(self.base, "layers", "h"))
-        self.norm: nn.Module = _first(self.base, "norm", "ln_f", "final_layer_norm")
+        self.map = where
+        self.config: Any = families.text_config(hf_model.config)
+        self.base: Any = hf_model.get_submodule(where.trunk)
+        self.layers: list[Any] = list(hf_model.get_submodule(where.blocks))
+        self.norm: nn.Module = hf_model.get_submodule(where.norm)
         self.unembed: Any = hf_model.get_output_embeddings()
-        self.n_heads = int(self.config.num_attention_heads)
-        self.n_kv = int(getattr(self.config, "num_key_value_heads", None) or self.n_heads)
+        self.n_heads = families.n_heads(self.config)
+        self.n_kv = families.n_kv_heads(self.config)
         self.n_layers = len(self.layers)
-        self._configs = {id(c): c for c in (self.config, *(self.attention(i).config for i in range(self.n_layers)))}
+        self._configs = {id(c): c for c in (getattr(m, "config", None) for m in hf_model.modules()) if c is not None}
         self._accepts = [_Accepts(layer) for layer in self.layers]
 
     @property
@@ -80,8 +107,14 @@ class Decoder:
         return self.unembed.weight.device
 
     def attention(self, layer: int) -> Any:
-        """The attention module of a block."""
-        return _first(self.layers[layer], "self_attn", "attention", "attn")
+        """The attention module of a block.
+
+        Raises:
+            InputError: a block without one.
+        """
+        if layer not in self.map.attention:
+            raise InputError(f"block {layer} of this {self.config.model_type} model has no attention")
+        return self.hf.get_submodule(self.map.attention[layer])
 
     def enter(
         self, ids: Int[Tensor, "item pos"], mask: Bool[Tensor, "item pos"], position_ids: Int[Tensor, "item pos"]
@@ -102,7 +135,8 @@ class Decoder:
         ]
         handles.append(self.norm.register_forward_pre_hook(lambda _m, a: last.append(a[0])))
         try:
-            self.base(input_ids=ids, attention_mask=mask.long(), position_ids=position_ids, use_cache=False)
+            given = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": position_ids, "use_cache": False}
+            self.base(**accepted(self.base, given))
         finally:
             for handle in handles:
                 handle.remove()
@@ -120,7 +154,7 @@ class Decoder:
             self.block(layer, x, call, _stop)
         except _Stopped as stopped:
             return stopped.qkv
-        raise ProbeError(f"block {layer} of {type(self.hf).__name__} ran without its attention function")
+        raise NotByRowsError(f"block {layer} mixes positions otherwise than by an attention function of transformers")
 
     def keys(self, layer: int, x: Tensor, call: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """k, v alone, for rows whose queries nobody reads: the query projection is left out where it can be."""
@@ -128,10 +162,29 @@ class Decoder:
             _, k, v = self.projections(layer, x, call)
         return k, v
 
-    def after_attention(self, layer: int, x: Tensor, call: Mapping[str, Any], z: Tensor) -> Tensor:
-        """The block with heads' outputs known [1 row head d_head]: nothing before them is computed where it can be."""
+    def past_attention(self, layer: int, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """The block where the heads' outputs are put in place at the port `z`: nothing before is computed needlessly."""
         with self._left_out(layer, "qkv"):
-            return self.block(layer, x, call, lambda *_: z)
+            return self.block(layer, x, call, nothing)
+
+    def z_of(self, layer: int, x: Tensor, call: Mapping[str, Any], attended: Tensor) -> Tensor:
+        """z [item pos head d_head] if the attention function gives `attended` [item pos head d_head].
+
+        They are the same tensor but where a family norms or gates what attention gives before its heads are mixed.
+        """
+        seen: list[Tensor] = []
+
+        def read(z: Tensor) -> None:
+            seen.append(z)
+            raise _Read
+
+        place = self.map.places[Site("z", layer)]
+        with attached({Port(self.hf.get_submodule(place.path), place): read}, len(x)):
+            try:
+                self.block(layer, x, call, lambda *_: attended)
+            except _Read:
+                return seen[0]
+        raise ProbeError(f"block {layer} of {type(self.hf).__name__} ran without mixing its heads")
 
     @contextmanager
     def _left_out(self, layer: int, parts: str) -> Iterator[None]:
@@ -154,15 +207,11 @@ class Decoder:
         weight = self.unembed.weight
         logits = torch.einsum("rd,rkd->rk", self.norm(resid).to(weight.device), weight[tokens.to(weight.device)])
         bias = getattr(self.unembed, "bias", None)
-        return self._capped(logits if bias is None else logits + bias[tokens.to(weight.device)])
+        return logits_of(logits if bias is None else logits + bias[tokens.to(weight.device)], self.config)
 
     def head(self, resid: Float[Tensor, "row d_model"], *, normed: bool = False) -> Float[Tensor, "row vocab"]:
-        """Logits of final residual rows: final norm (unless done), unembedding, the family's soft cap."""
-        return self._capped(self.unembed(resid if normed else self.norm(resid)))
-
-    def _capped(self, logits: Tensor) -> Tensor:
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        """Logits of final residual rows: final norm (unless done), unembedding, the family's factor and soft cap."""
+        return logits_of(self.unembed(resid if normed else self.norm(resid)), self.config)
 
     @contextmanager
     def _attending(self, attend: Attend) -> Iterator[None]:
@@ -179,7 +228,8 @@ class Decoder:
 
 
 def _zeros_of(linear: Any) -> Callable[[Tensor], Tensor]:
-    return lambda x: x.new_zeros(1).expand(*x.shape[:-1], linear.out_features)
+    # Memory of its own: some families clamp what a projection gives in place.
+    return lambda x: x.new_zeros(*x.shape[:-1], linear.out_features)
 
 
 class _Accepts:
@@ -193,14 +243,6 @@ class _Accepts:
         named = {**dict(zip(self.names, args, strict=False)), **kwargs}
         x = named.pop(self.names[0])
         return x, {k: v for k, v in named.items() if k not in _CACHES and k != "use_cache"}
-
-
-def _first(owner: Any, *names: str) -> Any:
-    for name in names:
-        found = getattr(owner, name, None)
-        if found is not None:
-            return found
-    raise ProbeError(f"{type(owner).__name__} has none of {', '.join(names)}: this family is not known to replay")
 
 
 def rows_of(call: Mapping[str, Any], item: Int[Tensor, " row"], pos: Int[Tensor, " row"]) -> dict[str, Any]:

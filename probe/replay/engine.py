@@ -18,6 +18,7 @@ from probe.replay.budget import Budget, budget_of
 from probe.replay.clean import Clean
 from probe.replay.decoder import rows_of
 from probe.replay.metric import Metric, of_rows
+from probe.replay.passes import whole_run
 from probe.replay.wave import Lane, Step, Wave, apply
 from probe.sites import Site
 
@@ -51,6 +52,11 @@ def replay(
         base = _clean_rows(clean, metric, rows, budget)
         mean = _mean(base, rows)
         out = mean.repeat(len(edits), 1)
+        if clean.why_whole:
+            for number, run in enumerate(edits):
+                if run:
+                    out[number] = _mean(whole_run(clean, run, metric, rows, budget.logits), rows)
+            return out
         steps = [_steps(clean, number, run, stop) for number, run in enumerate(edits)]
         for members in _waves(steps, budget, stop):
             wave = Wave(clean, metric, budget, members, stop)

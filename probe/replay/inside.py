@@ -23,8 +23,8 @@ from probe.sites import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
-ORDER = {"q": 0, "k": 0, "v": 0, "attn_scores": 1, "pattern": 2, "z": 3, "attn_out": 4, "resid_mid": 5, "mlp_pre": 6,
-         "mlp_up": 6, "mlp_post": 7, "mlp_out": 8}  # fmt: skip
+ORDER = {"q": 0, "k": 0, "v": 0, "attn_scores": 1, "pattern": 2, "z": 3, "attn_out": 4, "mixer_out": 4, "resid_mid": 5,
+         "mlp_pre": 6, "mlp_up": 6, "mlp_post": 7, "mlp_out": 8}  # fmt: skip
 """Kinds inside a block, in the order of the pass."""
 
 _SPREAD = ("k", "v")
@@ -130,14 +130,18 @@ def _block(wave: Wave, layer: int, rows: list[Rows], steps: Sequence[Step], read
         x=torch.cat([entering[r.item, list(r.positions)] if r.lane is None else r.lane.x.to(device) for r in rows]),
     )
     here = [s for s in steps if s.run in {r.run for r in rows}]
-    for site in {Site("z", layer), *(s.site.whole for s in here)}:
+    for site in {*([Site("z", layer)] if "z" in clean.ports(layer) else []), *(s.site.whole for s in here)}:
         clean.value(site)  # made now: asked for inside the block it would run the block, hooks and all, again
     call = rows_of(clean.calls[layer], stream.item.to(device), stream.pos.to(device))
     shapes = [r.shape for r in rows]
-    with changed(clean.ports(layer), _changes(wave, stream, here, ready)):
-        if all(r.lane is None for r in rows) and min(ORDER[s.site.kind] for s in here) >= ORDER["z"]:
-            z = clean.value(Site("z", layer))[stream.item, stream.pos]  # nothing before it has changed
-            out = clean.decoder.after_attention(layer, stream.x[None], call, z[None])[0]
+    changes, ports = _changes(wave, stream, here, ready), clean.ports(layer)
+    keeps_z = all(r.lane is None for r in rows) and min(ORDER[s.site.kind] for s in here) >= ORDER["z"]
+    keeps_z = keeps_z and "z" in ports
+    if keeps_z:  # nothing before it has changed
+        changes["z"] = _put_first(clean.value(Site("z", layer))[stream.item, stream.pos][None], changes.get("z"))
+    with changed(ports, changes):
+        if keeps_z:
+            out = clean.decoder.past_attention(layer, stream.x[None], call)[0]
         else:
             attend = attention.joined(shapes, clean.frozen[layer])
             if any(s.site.kind in _ATTENTION for s in here):
@@ -149,6 +153,10 @@ def _block(wave: Wave, layer: int, rows: list[Rows], steps: Sequence[Step], read
             continue
         alone = wave.is_alone(r.run)
         wave.open(r.run, r.item, layer + 1, r.positions, part, alone=alone)
+
+
+def _put_first(value: Tensor, then: Change | None) -> Change:
+    return lambda _x: value if then is None else then(value)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from analyses.core.analysis import checked_options, get
 from analyses.core.cost.estimates import Cost, cost
 from analyses.core.work import Case, Size
-from probe import devices
+from probe import devices, families
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SAMPLE_BYTES = 1 << 28
 SLACK = 1.25  # measured peaks were up to 1.23 of the formula: what loading maps, what the allocator keeps
-EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "lm_head", "embed_out")
+EMBEDDINGS = (*families.EMBEDDINGS, *families.UNEMBEDDINGS)
 
 
 @dataclass(frozen=True)

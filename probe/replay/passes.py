@@ -1,0 +1,94 @@
+"""Edited runs as whole forward passes: exact for every family, and what running only rows is proved against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from probe.interventions import Edit
+from probe.prompts import Item
+from probe.replay.decoder import NotByRowsError
+from probe.replay.metric import Metric, of_rows
+from probe.sites import Site
+from probe.tokens import SPANS, Encoded, plan
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from probe.model import Model
+    from probe.replay.clean import Clean
+    from probe.tokens import TokenBatch
+
+_LENGTHS = (7, 4)
+_AFTER = ("ln_final", "logits")
+
+
+def whole_run(
+    clean: Clean, edits: Sequence[Edit], metric: Metric, rows: Bool[Tensor, "item pos"], at_once: int
+) -> Float[Tensor, "item pos"]:
+    """The metric's score at `rows` (NaN elsewhere) in one edited forward pass, everything computed."""
+    item, pos = rows.to(clean.decoder.device).nonzero(as_tuple=True)
+    if any(edit.site.kind in _AFTER for edit in edits):
+        logits = clean.model.run(clean.batch, edits=edits).logits
+        assert logits is not None
+        values = metric.score(logits[item, pos], item, pos)
+    else:
+        last = Site("resid_post", clean.n_layers - 1)
+        resid = clean.model.run(clean.batch, [last], edits, logits="none")[last]
+        values = of_rows(metric, clean.decoder, resid[item, pos], item, pos, at_once)
+    out = torch.full(rows.shape, float("nan"))
+    out[item.cpu(), pos.cpu()] = values.float().cpu()
+    return out
+
+
+def why_not_by_rows(model: Model) -> str:
+    """Why this model's blocks cannot be run on chosen rows; empty if they can.
+
+    Two short texts are edited at the start, in the embedding and before the first block, and the edit's effect at
+    their ends is computed both ways: through every block by rows, and in a whole pass.
+    """
+    from probe.replay.clean import Clean
+    from probe.replay.engine import replay
+
+    try:
+        clean = Clean(model, _short(model), prove=False)
+        metric = _last_row(clean.batch)
+        edits = [Edit(Site(*site), _shifted, [0]) for site in (("resid_pre", 0), ("embed", None))]
+        fast = replay(clean, edits, metric)
+    except NotByRowsError as reason:
+        return str(reason)
+    rows = metric.rows.cpu()
+    with torch.no_grad():
+        whole = torch.stack([whole_run(clean, [edit], metric, rows, 64)[rows] for edit in edits])
+    before = replay(clean, [()], metric)
+    size = float((whole - before).abs().max())
+    bound = (1e-3 if clean.decoder.dtype == torch.float32 else 0.2) * max(size, 1e-4)
+    off = float((fast - whole).abs().max())
+    return "" if off <= bound else "what a block does depends on more than its residual stream and its keys"
+
+
+def _short(model: Model) -> TokenBatch:
+    prompt = SPANS.index("prompt")
+    rows = [[(11 * n + 5 * i + 1) % model.shape.d_vocab for i in range(length)] for n, length in enumerate(_LENGTHS)]
+    encoded = [Encoded(Item(str(n), "-", "-"), tuple(ids), (prompt,) * len(ids)) for n, ids in enumerate(rows)]
+    return plan(encoded, len(encoded), "left", model.pad_id)[0]
+
+
+def _last_row(batch: TokenBatch) -> Metric:
+    """A few logits at each text's last token, mixed into one number."""
+    rows = torch.zeros_like(batch.mask)
+    rows[:, -1] = True
+
+    def score(logits: Tensor, _item: Tensor, _pos: Tensor) -> Tensor:
+        few = logits[:, :32].float()
+        return few @ torch.linspace(-1.0, 1.0, few.shape[-1], device=few.device)
+
+    return Metric("mixed logits", "logits", rows, score)
+
+
+def _shifted(x: Tensor) -> Tensor:
+    noise = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(2)).to(x)
+    return x + noise * (x.float().std() + 0.1).to(x.dtype)
