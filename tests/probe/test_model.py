@@ -357,7 +357,7 @@ def test_a_configuration_that_is_no_text_decoder_is_refused() -> None:
 
     from probe.shape import ModelShape
 
-    with pytest.raises(InputError, match=r"gemma3: .*num_attention_heads.*text decoder"):
+    with pytest.raises(InputError, match=r"gemma3: .*number of blocks.*text decoder"):
         ModelShape.of(SimpleNamespace(model_type="gemma3", text_config={}))
 
 
