@@ -150,8 +150,9 @@ def is_tied(model: Model) -> bool:
 
 def _unembedding(model: Model) -> int:
     own = model.weights()
-    names = [n for n in own if n.rpartition(".")[0].rpartition(".")[2] in families.UNEMBEDDINGS and n.endswith("weight")]
-    return own[names[0]].data_ptr() if names else 0
+    heads = (n for n in own if n.split(".")[-2:-1] and n.split(".")[-2] in families.UNEMBEDDINGS)
+    name = next((n for n in heads if n.endswith("weight")), None)
+    return own[name].data_ptr() if name is not None else 0
 
 
 def _refuse_half_a_tie(model: Model, chosen: Sequence[Place]) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from probe.errors import InputError
 from probe.backends.hf import logits_of
+from probe.errors import InputError
 from probe.replay import attention
 from probe.replay.decoder import nothing
 from probe.replay.ports import changed

@@ -18,7 +18,7 @@ from probe.errors import InputError
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-    from probe.backends.places import Map
+    from probe.backends.place import Map
     from probe.sites import Site
 
 Visit = Callable[[Tensor], Tensor | None]

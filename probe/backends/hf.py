@@ -14,7 +14,8 @@ from probe import families
 from probe.backends import Rows, Tokens, Visit
 from probe.backends.hooks import Port
 from probe.backends.observed import accepted
-from probe.backends.places import INSIDE_ATTENTION, Map, places
+from probe.backends.place import INSIDE_ATTENTION, Map
+from probe.backends.places import places
 from probe.backends.softmax import Door
 from probe.checkpoints.loading import offloaded
 from probe.errors import InputError

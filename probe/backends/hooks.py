@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from probe.backends.places import Place
+from probe.backends.place import Place
 
 if TYPE_CHECKING:
     from torch import Tensor

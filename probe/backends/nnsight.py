@@ -15,7 +15,7 @@ from torch import nn
 
 from probe.backends import Tokens, Visit
 from probe.backends.hf import HuggingFaceBackend
-from probe.backends.places import INSIDE_ATTENTION, Place
+from probe.backends.place import INSIDE_ATTENTION, Place
 from probe.backends.softmax import Door, opened
 from probe.checkpoints.loading import sharing_copy
 from probe.sites import Site
@@ -103,9 +103,7 @@ class NnsightBackend(HuggingFaceBackend):
             return (at - 1, 1 + INSIDE_ATTENTION.index(site.kind))
         return (self.map.order[site], 0)
 
-    def _step(
-        self, site: Site, visit: Visit, softmaxes: dict[int | None, Any], n_items: int
-    ) -> Callable[[], None]:
+    def _step(self, site: Site, visit: Visit, softmaxes: dict[int | None, Any], n_items: int) -> Callable[[], None]:
         if site.kind in INSIDE_ATTENTION:
             attention = self._tree.get(self.map.doors[int(site.layer or 0)].path)
             # Looking at the source instruments the forward: too late once that forward runs.

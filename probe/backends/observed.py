@@ -44,7 +44,6 @@ class Call:
         """What it gives first."""
         return self.gave[0] if self.gave else None
 
-
     def is_rewritten(self, side: str) -> bool:
         """Whether the model wrote into this tensor after the module had it."""
         now, then = self.first if side == "in" else self.out, self.values.get(side)

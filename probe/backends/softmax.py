@@ -6,7 +6,7 @@ while an attention module runs, its calls of `softmax` pass through here, whatev
 
 from __future__ import annotations
 
-import sys
+import inspect
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -43,12 +43,15 @@ class Door:
 
 
 def is_over_keys(x: Tensor, n_heads: int) -> bool:
-    """Whether a softmax of this tensor is one over key positions [item head pos key_pos(+1)], by its shape."""
-    return x.ndim == 4 and x.shape[1] == n_heads
+    """Whether a softmax of this tensor is one over key positions, by its shape.
+
+    [item head pos key_pos], with a sink one key more; some families join items and heads.
+    """
+    return n_heads > 0 and (x.ndim == 4 and x.shape[1] == n_heads or x.ndim == 3 and x.shape[0] % n_heads == 0)
 
 
 class Softmaxes(TorchFunctionMode):
-    """While entered, `seen` gets every tensor a softmax takes and who calls it; None for attention in one fused call."""
+    """While entered, `seen` gets what a softmax takes and who calls it; None for attention in one fused call."""
 
     def __init__(self, seen: Callable[[Tensor | None, str], None]) -> None:
         super().__init__()
@@ -66,7 +69,7 @@ class Softmaxes(TorchFunctionMode):
 
 def _caller() -> str:
     """Name of the nearest function on the stack that is not torch's."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     inner = str(Path(torch.__file__).parent)
     while frame is not None and (frame.f_code.co_filename.startswith(inner) or frame.f_code.co_filename == __file__):
         frame = frame.f_back
@@ -101,6 +104,9 @@ class _Visited(TorchFunctionMode):
         """What goes on; an attention sink's column beside the keys is not shown and stays as it is."""
         if visit is None:
             return x
+        if x.ndim == 3:
+            whole = self._through(visit, x.unflatten(0, (-1, self.door.n_heads)))
+            return whole.flatten(0, 1)
         new = visit(x[..., :-1] if self.door.has_sink else x)
         if new is None:
             return x

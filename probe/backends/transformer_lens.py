@@ -19,7 +19,7 @@ from torch import nn
 from probe.backends import Tokens, Visit
 from probe.backends.hf import HuggingFaceBackend
 from probe.backends.hooks import Port, attached
-from probe.backends.places import INSIDE_ATTENTION, Place
+from probe.backends.place import INSIDE_ATTENTION, Place
 from probe.backends.softmax import opened
 from probe.checkpoints.loading import sharing_copy
 from probe.errors import ProbeError

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from probe import devices
-
-from probe import families
+from probe import devices, families
 
 if TYPE_CHECKING:
     from probe.replay.decoder import Decoder

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-    from probe.backends.places import Map
+    from probe.backends.place import Map
 
 Attend: TypeAlias = "Callable[[Tensor, Tensor, Tensor, float, float | None], Tensor]"
 """(q [1 head row d], k, v, scale, softcap) -> z [1 row head d]."""
@@ -163,7 +163,7 @@ class Decoder:
         return k, v
 
     def past_attention(self, layer: int, x: Tensor, call: Mapping[str, Any]) -> Tensor:
-        """The block where the heads' outputs are put in place at the port `z`: nothing before is computed needlessly."""
+        """The block where the heads' outputs are put in place at the port `z`: nothing before is computed in vain."""
         with self._left_out(layer, "qkv"):
             return self.block(layer, x, call, nothing)
 

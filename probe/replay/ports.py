@@ -12,7 +12,7 @@ from probe.sites import KINDS, Site
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from probe.backends.places import Map
+    from probe.backends.place import Map
 
 Change: TypeAlias = "Callable[[Tensor], Tensor | None]"
 """Gets the site's tensor [item pos ...] and returns the changed one, or None to leave it."""

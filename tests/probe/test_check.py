@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from probe import Model
-from probe.backends.places import Place
+from probe.backends.place import Place
 from probe.check import prove, prove_logits
 from probe.errors import ProbeError
 from probe.sites import Site
