@@ -47,7 +47,7 @@ def is_over_keys(x: Tensor, n_heads: int) -> bool:
 
     [item head pos key_pos], with a sink one key more; some families join items and heads.
     """
-    return n_heads > 0 and (x.ndim == 4 and x.shape[1] == n_heads or x.ndim == 3 and x.shape[0] % n_heads == 0)
+    return n_heads > 0 and ((x.ndim == 4 and x.shape[1] == n_heads) or (x.ndim == 3 and x.shape[0] % n_heads == 0))
 
 
 class Softmaxes(TorchFunctionMode):
