@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from probe.errors import InputError
+from probe.readers.conversations import is_conversation
+from probe.readers.conversations import turns as conversation
 from probe.readers.messages import all_text, cleaned, is_messages, own_text
 from probe.readers.schema import COLUMNS
 
@@ -80,6 +82,7 @@ def _writer(names: set[str]) -> str | None:
 def flat_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A row without nested objects beyond those the log knows (Arrow needs one type per column)."""
     texts = (*ALIASES["prompt_text"], *ALIASES["response_text"])
+    row = _of_one_conversation(row, where)
     kept: dict[str, Any] = {}
     kept |= {k: v for k, v in row.items() if k in COLUMNS or k in texts or isinstance(v, (int, float, str, bool))}
     for name in texts:
@@ -89,6 +92,20 @@ def flat_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     if scores is not None and all(isinstance(v, (int, float)) for v in row[scores]):
         kept[scores] = float(sum(row[scores]))  # one number per token: their sum is the response's
     return kept
+
+
+def _of_one_conversation(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A row whose prompt and response are one list of turns: the response begins with the assistant's first."""
+    known = {"response_text", "response_token_ids", "response", *ALIASES["response_text"]}
+    name = next((n for n in ("messages", "conversations", "conversation") if is_conversation(row.get(n))), None)
+    if name is None or known & set(row):
+        return row
+    turns = conversation(row[name], where)
+    first = next((n for n, turn in enumerate(turns) if turn["role"] == "assistant"), 0)
+    if not first:
+        raise InputError(f"{where}: {name} has no prompt before an answer; expected turns of a user and an assistant")
+    rest = {k: v for k, v in row.items() if k != name}
+    return {**rest, "prompt": turns[:first], "response": turns[first:]}
 
 
 def _alike(turn: Mapping[str, Any]) -> dict[str, str | None]:

@@ -364,3 +364,23 @@ def test_segments_from_masks_and_tags() -> None:
     assert own == ([[0, 4, 5, 6, 9]], [["turn", "answer", "turn", "tool", "turn"]])
     with pytest.raises(InputError, match="expected groups named think, call"):
         from_tags([range(10)], dict(enumerate(words)), pattern="(?P<speech>q)")
+
+
+def test_one_conversation_is_split_at_the_assistants_first_turn(tmp_path: Path) -> None:
+    before = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    after = [
+        {"role": "assistant", "content": "I look."},
+        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "4"},
+    ]
+    human = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "4"}]
+    rows = ({"prompt": before, "response": after}, {"messages": [*before, *after]}, {"conversations": human})
+    read = []
+    for n, row in enumerate(rows):
+        (tmp_path / f"{n}.jsonl").write_text(json.dumps({"step": 1, "reward": 1.0, **row}) + "\n")
+        read.append(Rollouts.read(tmp_path / f"{n}.jsonl").data.to_table().to_pylist()[0])
+    assert {**read[0], "log_file": ""} == {**read[1], "log_file": ""}
+    assert (read[2]["prompt_text"], read[2]["response_text"]) == ("q", "4")
+    (tmp_path / "none.jsonl").write_text(json.dumps({"step": 1, "messages": after, "reward": 1.0}) + "\n")
+    with pytest.raises(InputError, match="line 1: messages has no prompt before an answer"):
+        Rollouts.read(tmp_path / "none.jsonl")
