@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probe.checkpoints.series import Checkpoint, discover
+    from probe.checkpoints.search import discover
+    from probe.checkpoints.series import Checkpoint
     from probe.errors import InputError, ProbeError
     from probe.interventions import Edit, add, mean, patch, project_out, scale, zero
     from probe.model import Model, Trace

@@ -13,6 +13,7 @@ import torch
 
 from probe import backends, check
 from probe.backends.visits import Visitor, check_passed, visitors
+from probe.checkpoints import fit, tokenizers
 from probe.checkpoints import loading as huggingface
 from probe.checkpoints.series import Checkpoint
 from probe.errors import InputError
@@ -110,7 +111,7 @@ class Model:
         if remote:
             return cls._remote(source, backend, dtype, framing)
         reading = huggingface.Reading(dtype, device, attn_implementation, device_map, allow_pickle, trust_remote_code)
-        tokenizer = huggingface.read_tokenizer(source, trust_remote_code=trust_remote_code)
+        tokenizer = tokenizers.read_tokenizer(source, trust_remote_code=trust_remote_code)
         model = cls._build(huggingface.read_model(source, reading), tokenizer, backend, source, prove=check)
         model.reading, model.framing = reading, framing
         return model
@@ -123,7 +124,7 @@ class Model:
         if backend != "nnsight" or source.adapter:
             raise InputError(f"remote=True needs backend='nnsight' and no adapter; got {backend!r}, {source.adapter!r}")
         folder = snapshot(source.path, source.revision, weights=False)
-        tokenizer = huggingface.read_tokenizer(Checkpoint(str(folder)))
+        tokenizer = tokenizers.read_tokenizer(Checkpoint(str(folder)))
         model = cls(NdifBackend.open(source.path, source.revision, tokenizer, dtype, True), tokenizer, source)
         model.framing = framing
         return model
@@ -133,8 +134,10 @@ class Model:
         """A handle over a Hugging Face model in memory, which stays as it is.
 
         The handle has a module tree of its own whose parameters share the caller's memory (no copy), so
-        training steps that write into them show here, and `swap` here changes nothing there.
+        training steps that write into them show here, and `swap` here changes nothing there. Compiled, data-parallel
+        and PEFT models (and TRL's value heads) are taken apart; an adapter's layers stay inside, not merged.
         """
+        hf_model = huggingface.unwrapped(hf_model)
         return cls._build(huggingface.own_copy(hf_model), tokenizer, backend, None, prove=check)
 
     @classmethod
@@ -345,7 +348,10 @@ class Model:
             return generate(self, prompts, [*self._open, *edits], how, batch_size, template)
 
     def swap(self, checkpoint: Checkpoint | str | Path, *, prove: bool = True, allow_pickle: bool = False) -> None:
-        """Put another checkpoint's weights in place, and prove that logits equal plain Hugging Face's.
+        """Put another checkpoint in place, all of it, and prove that logits equal plain Hugging Face's.
+
+        Tokenizer, chat template and end tokens become the new checkpoint's. Where configuration, buffers or
+        quantisation differ, the model is built anew around its weights: what follows equals a fresh load.
 
         Raises:
             InputError: other shapes, or a tokenizer that gives other ids than this one.
@@ -356,21 +362,35 @@ class Model:
             raise InputError(
                 "swap cannot run remotely (nothing was sent); load the other revision as a model of its own"
             )
-        held = self.checkpoint.tokenizer_fingerprint() if self.checkpoint else None
-        if source.tokenizer_fingerprint() != held:
-            huggingface.check_same_tokenizer(source, self.tokenizer, self._label)
+        tokenizer = self._tokenizer_of(source)
         fresh = huggingface.read_model(source, replace(self.reading, allow_pickle=allow_pickle))
+        plain = self.backend.plain
+        fit.check_same_model(source, fresh, plain, self._label)
+        anew = fit.differing(fresh, plain)
         weights = dict(fresh.named_parameters(remove_duplicate=False))
-        huggingface.check_same_shapes(source, weights, self.weights(), self._label)
-        if ModelShape.of(fresh.config) != self.shape:
-            raise InputError(f"{source.path}: {ModelShape.of(fresh.config)}; the model held is {self.shape}")
+        if not anew:
+            fit.check_same_shapes(source, weights, self.weights(), self._label)
         reference = check.refer(fresh) if prove else None
+        eos_ids = huggingface.eos_ids(fresh, tokenizer)
         with self._lock:
-            self.backend.load_weights(weights)
-            self.checkpoint = source
+            if anew:
+                self.backend = backends.wrap(self.backend_name, fresh)
+                self.shape, self._sites = ModelShape.of(self.backend.config), self.backend.sites()
+            else:
+                self.backend.load_weights(weights)
+            self.checkpoint, self.tokenizer, self.eos_ids = source, tokenizer, eos_ids
             self.reference = reference
         if prove:
-            check.prove_logits(self)
+            (check.prove if anew else check.prove_logits)(self)
+
+    def _tokenizer_of(self, source: Checkpoint) -> Any:
+        """The tokenizer to hold with `source`: its own, unless the files of the one held are the same."""
+        held = self.checkpoint.tokenizer_fingerprint() if self.checkpoint else None
+        if source.tokenizer_fingerprint() == held:
+            return self.tokenizer
+        return tokenizers.same_tokenizer(
+            source, self.tokenizer, self._label, trust_remote_code=self.reading.trust_remote_code
+        )
 
     @property
     def _label(self) -> str:

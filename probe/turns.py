@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from probe.checkpoints import loading as huggingface
+from probe.checkpoints.tokenizers import read_tokenizer
 from probe.errors import InputError
 from probe.model import Model
 from probe.shape import ModelShape
@@ -67,14 +67,15 @@ class Turn:
         from transformers import AutoConfig
 
         trusted = bool(self.seat.options.get("trust_remote_code", False))
-        config = AutoConfig.from_pretrained(self.checkpoint.folder, local_files_only=True, trust_remote_code=trusted)
+        folder = self.checkpoint.config_folder
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
         return ModelShape.of(config)
 
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer saved with this checkpoint."""
         trusted = bool(self.seat.options.get("trust_remote_code", False))
-        return huggingface.read_tokenizer(self.checkpoint, trust_remote_code=trusted)
+        return read_tokenizer(self.checkpoint, trust_remote_code=trusted)
 
     def __getattr__(self, name: str) -> Any:
         if name in _VERBS:

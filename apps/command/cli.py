@@ -73,7 +73,15 @@ def list_analyses(as_json: bool) -> None:
 
 @app.command("plan")
 @click.argument("analysis")
-@click.option("--checkpoints", required=True, metavar="DIR", help="Folder with a series of checkpoints, or one.")
+@click.option(
+    "--checkpoints",
+    required=True,
+    multiple=True,
+    metavar="SOURCE",
+    help="Folder with a series of checkpoints, or one; a glob, STEP=FOLDER, or a Hub repository. Repeatable.",
+)
+@click.option("--base", metavar="FOLDER", help="The model training started from (step 0, and what adapters belong to).")
+@click.option("--config", metavar="FOLDER", help="config.json and tokenizer, for shards that have none beside them.")
 @click.option("--prompts", metavar="PATH", help="Prompt file; needed where the analysis reads prompts.")
 @click.option("--dtype", default="float32", show_default=True, help="Of the weights in memory.")
 @click.option("--device", default="cpu", show_default=True, help="Where rates and free memory are measured.")
@@ -83,14 +91,25 @@ def list_analyses(as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first items.")
 @click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="An option of the analysis; repeatable.")
 @json_option
-def plan_command(analysis: str, gib: float | None, options: tuple[str, ...], as_json: bool, **given: Any) -> None:
+def plan_command(
+    analysis: str,
+    gib: float | None,
+    options: tuple[str, ...],
+    as_json: bool,
+    checkpoints: tuple[str, ...],
+    base: str | None,
+    config: str | None,
+    **given: Any,
+) -> None:
     """Say what ANALYSIS will read, compute, hold and write, before any weights are loaded."""
     from analyses.core.cost.plan import plan
     from apps.command.planning import option_values, plan_text
+    from probe import discover
 
     name = analysis.replace("-", "_")
     memory = None if gib is None else gib * 2**30
-    made = plan(name, memory=memory, **given, **option_values(name, options))
+    series = discover(checkpoints, base=base, config=config)
+    made = plan(name, checkpoints=series, memory=memory, **given, **option_values(name, options))
     click.echo(plan_text(made, as_json=as_json))
 
 

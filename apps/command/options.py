@@ -14,12 +14,12 @@ from analyses.core.analysis import Analysis, Input, Option
 from probe.readers.schemas import SCHEMAS
 
 INPUT_HELP = {
-    "Model": "Checkpoint folder (or hub repository).",
+    "Model": "Checkpoint folder, BASE+ADAPTER, or Hub repository (repo@revision).",
     "Prompts": "Prompts: JSONL, JSON, CSV or Parquet (also of chat messages), or hf:NAME:SPLIT.",
     "Rollouts": "Rollout log: Parquet file or folder.",
     "RunLog": "Training log: trainer_state.json, CSV, or a folder that holds one.",
     "Table": "CSV or Parquet file.",
-    "Checkpoints": "Folder with a series of checkpoints.",
+    "Checkpoints": "Folder with a series of checkpoints, a glob of folders, STEP=FOLDER, or a Hub repository.",
     "Result": "Key of a stored result.",
 }
 COLUMNS_HELP = (
@@ -27,7 +27,8 @@ COLUMNS_HELP = (
     '{"id": "#", "prompt": "{context} {question}", "answer": "label"}.'
 )
 SEEN_HELP = "Groups whose items training may have shown; all others count as not shown (or give a column `seen`)."
-LOADING = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code", "hold")
+SOURCES = ("base_model", "config_folder")
+LOADING = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code", "hold", *SOURCES)
 SETTINGS = (*LOADING, "bos", "template_options")
 BACKENDS = click.Choice(["transformer_lens", "nnsight"])
 DTYPES = click.Choice(["float32", "bfloat16", "float16", "float64"])
@@ -35,6 +36,13 @@ PAIRS = click.Choice(["first", "adjacent", "all"])
 HOLD_HELP = (
     "Checkpoints of a pair in memory; `one` spills the base's states to disk, `auto` only where both do not fit."
 )
+
+
+CONFIG_HELP = "Folder with config.json and tokenizer, for sharded checkpoints that have none beside them."
+BASE_HELP = {
+    True: "The model training started from: step 0, and what adapters are merged into.",
+    False: "What an adapter is merged into, where that is not the place its configuration names.",
+}
 
 
 def _shown(default: str, help_text: str, kind: Any = str) -> dict[str, Any]:
@@ -135,6 +143,8 @@ def analysis_command(of: Analysis, *, sweep: bool) -> click.Command:
         *_inputs(of, sweep),
         *map(_option, of.options),
         *_settings(of, sweep),
+        # A shell writes out `--checkpoints out/checkpoint-*`: what follows the first folder comes here.
+        *([click.Argument(["more"], nargs=-1, metavar="")] if sweep else []),
     ]
     help_text = f"{of.title}\n\n" + "\n\n".join(f"{h}: {t}" for h, t in of.sections.items())
     return click.Command(of.name, params=parameters, callback=execute(of, sweep), help=help_text)
@@ -152,7 +162,8 @@ def _inputs(of: Analysis, sweep: bool) -> list[click.Option]:
         found += [_input(Input(i.name, i.kind, optional=True)) for i in extra]
         names |= {i.name for i in extra}
     if sweep:
-        found.insert(0, click.Option(["--checkpoints"], required=True, metavar="DIR", help=INPUT_HELP["Checkpoints"]))
+        text = f"{INPUT_HELP['Checkpoints']} May be given several times, or followed by several."
+        found.insert(0, click.Option(["--checkpoints"], required=True, multiple=True, metavar="SOURCE", help=text))
     return found
 
 
@@ -197,6 +208,10 @@ def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
     needs = _kinds(of)
     takes = bool({"Model", "Checkpoints"} & needs)
     found = [click.Option(_flags(f), **k) for f, k in MODEL_SETTINGS.items()] if takes else []
+    if takes:
+        found.append(click.Option(["--config", "config_folder"], metavar="FOLDER", help=CONFIG_HELP))
+    if sweep or ("Model" in needs and "base" not in {i.name for i in of.inputs}):
+        found.append(click.Option(["--base", "base_model"], metavar="FOLDER", help=BASE_HELP[sweep]))
     if "Prompts" in needs:
         found.append(click.Option(["--limit"], type=click.IntRange(min=1), help="Use only the first items."))
         found.append(click.Option(["--columns"], metavar="NAME|JSON", help=COLUMNS_HELP))

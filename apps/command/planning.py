@@ -96,15 +96,19 @@ def plan_text(plan: Plan, *, as_json: bool = False) -> str:
 def hold(of: Analysis, inputs: Mapping[str, Any], settings: Mapping[str, Any], limit: int | None) -> str:
     """`both` where both checkpoints of a pair fit into memory, else `one` (which is said)."""
     from analyses.core.cost.plan import Rates, plan, weights_fit
-    from probe import discover
+    from probe import Checkpoint, discover
 
-    series = discover(inputs.get("checkpoints") or [inputs[i.name] for i in of.inputs if i.kind == "Model"])
+    named = {"base": settings.get("base_model"), "config": settings.get("config_folder")}
+    if "checkpoints" in inputs:
+        series = list(discover(inputs["checkpoints"], **named))
+    else:
+        series = [Checkpoint.of(inputs[i.name], **named) for i in of.inputs if i.kind == "Model"]
     device = settings["device"]
     if len(series) < 2 or device == "auto" or device.startswith("{") or weights_fit(series, device):
         return "both"
     options = {o.name: inputs[o.name] for o in of.options if o.name in inputs}
-    given = {"prompts": inputs.get("prompts"), "dtype": settings["dtype"], "device": device, "limit": limit}
-    made = plan(of.name, checkpoints=series, rates=Rates(1.0, 1.0, 1.0), **given, **options)
+    case = {"prompts": inputs.get("prompts"), "dtype": settings["dtype"], "device": device, "limit": limit}
+    made = plan(of.name, checkpoints=series, rates=Rates(1.0, 1.0, 1.0), **case, **options)
     if made.choice != "one":
         return "both"
     needed, free = _size(made.peak("both")), _size(made.memory)

@@ -18,9 +18,10 @@ from apps.command.planning import hold
 from probe.errors import InputError
 
 MAX_ROWS = 40
+FAILED = 1
 
 
-def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
+def execute(of: Analysis, sweep: bool) -> Callable[..., int]:
     """Callback of the command of ``of``."""
 
     def command(
@@ -30,7 +31,7 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
         columns: str | None = None,
         seen_groups: tuple[str, ...] = (),
         **given: Any,
-    ) -> None:
+    ) -> int:
         from analyses.core.running.inputs import Loading
         from analyses.core.running.run import run as run_one
         from analyses.core.running.sweep import sweep as run_series
@@ -38,6 +39,7 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
 
         store = Store.at(results)
         if sweep:
+            given["checkpoints"] = [*given["checkpoints"], *given.pop("more")]
             given["engine"] = Engine(given.pop("engine"), given.pop("workers"), given.pop("address"))
         settings = {k: given.pop(k) for k in SETTINGS if k in given}
         inputs = {k: v for k, v in given.items() if v is not None}
@@ -47,9 +49,19 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., None]:
             settings["hold"] = hold(of, inputs, settings, limit)
         loading = Loading(**settings)
         runner: Any = run_series if sweep else run_one
-        show_result(store, runner(of.name, store=store, loading=loading, limit=limit, **inputs), as_json)
+        result = runner(of.name, store=store, loading=loading, limit=limit, **inputs)
+        show_result(store, result, as_json)
+        return FAILED if _told_failures(result) else 0
 
     return command
+
+
+def _told_failures(result: Result) -> bool:
+    """Say at the end which checkpoints of a sweep are missing from the result, and why."""
+    failed = result.record.get("failed", [])
+    for one in failed:
+        click.echo(f"probe: step {one['step']} is not in this result: {one['error']}", err=True)
+    return bool(failed)
 
 
 def _read(path: str, columns: str | None, seen: tuple[str, ...]) -> Any:

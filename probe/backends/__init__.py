@@ -101,6 +101,10 @@ class Backend(Protocol):
 
     def unembed_weights(self) -> tuple[Float[Tensor, "d_model vocab"], Float[Tensor, " vocab"] | None]: ...
 
+    def parameters(self) -> Mapping[str, Tensor]:
+        """What is held in memory, packed or not: for telling models apart, not for reading weights."""
+        ...
+
     def weights(self) -> dict[str, Tensor]:
         """The parameters under their Hugging Face names; views, tied ones under each name."""
         ...

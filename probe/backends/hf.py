@@ -18,6 +18,7 @@ from probe.backends.place import INSIDE_ATTENTION, Map
 from probe.backends.places import places
 from probe.backends.softmax import Door
 from probe.checkpoints.loading import offloaded
+from probe.checkpoints.quantised import held_otherwise
 from probe.errors import InputError
 from probe.sites import Site
 
@@ -139,7 +140,8 @@ class HuggingFaceBackend:
         """The parameters under their Hugging Face names (views).
 
         Raises:
-            InputError: some are offloaded: there is nothing to view, and what is written there would be lost.
+            InputError: some are offloaded (there is nothing to view, and what is written there would be lost), or
+                packed by quantisation, or lie beside those of an adapter.
         """
         away = offloaded(self.plain)
         if away:
@@ -147,6 +149,15 @@ class HuggingFaceBackend:
                 f"{len(away)} parameters are offloaded (e.g. {away[0]}): weights cannot be read or changed, nor "
                 "checkpoints swapped; use a device map without cpu and disk beside an accelerator, or `--hold one`"
             )
+        if why := held_otherwise(self.plain):
+            raise InputError(
+                f"the weights of this model are {why}; its logits and states may be read, its weights not. Give the "
+                "checkpoint in bfloat16 or float32, with adapters merged"
+            )
+        return dict(self._parameters)
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """What is held in memory, packed or not: for telling models apart, not for reading weights."""
         return dict(self._parameters)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:

@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probe.checkpoints.series import Checkpoint, discover
+    from probe.checkpoints.search import Series, discover
+    from probe.checkpoints.series import Checkpoint
 
-__all__ = ["Checkpoint", "discover"]
-_HOME = {"Checkpoint": "series", "discover": "series"}
+__all__ = ["Checkpoint", "Series", "discover"]
+_HOME = {"Checkpoint": "series", "Series": "search", "discover": "search"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe import devices
-from probe.checkpoints.files import pickle_files, weight_files
+from probe.checkpoints.adapters import attached
+from probe.checkpoints.files import has_weights, pickle_files, weight_files
+from probe.checkpoints.fit import check_loaded, refuse_other_heads
+from probe.checkpoints.quantised import missing_package
 from probe.checkpoints.series import Checkpoint
-from probe.ends import declare
+from probe.checkpoints.shards import state_of
 from probe.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-TEXTS = (
-    "what is 3 plus 7 ? ans 10",
-    "The answer: 12.5, isn't it?\n\tx = 2^10",
-    " naïve café — 数学 🙂",
-    "1234567 + 89",
-)
-"""Texts on which tokenizers are compared."""
+    pass
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -53,28 +44,60 @@ def read_model(checkpoint: Checkpoint, reading: Reading) -> Any:
     """The Hugging Face model of a checkpoint, in eval mode, an adapter merged into it.
 
     Raises:
-        InputError: missing or truncated weights, pickle weights not allowed, a model that needs remote
-            code, weights that do not fit the configuration (a missing key would be random numbers), an
-            adapter that did not land.
+        InputError: missing or truncated weights, a format that is not read, pickle weights not allowed, a model that
+            needs remote code, a reward model or classifier, weights that do not fit the configuration (a missing key
+            would be random numbers, one that nothing takes another model), an adapter that did not land.
     """
     import torch
 
     folder = checkpoint.folder
-    _refuse_pickle(folder, reading)
+    refuse_other_heads(checkpoint.config_folder)
+    _refuse_pickle(checkpoint, reading)
     placed: dict[str, Any] = {} if reading.device_map is None else {"device_map": reading.device_map}
-    model, info = _from_pretrained(
-        folder,
+    model, info = _read(
+        checkpoint,
         dtype=getattr(torch, reading.dtype),
         attn_implementation=reading.attn_implementation,
         trust_remote_code=reading.trust_remote_code,
         **placed,
     )
-    _check_loaded(folder, info)
+    check_loaded(folder, info)
     _refuse_offloaded_ends(folder, model)
     if checkpoint.adapter:
-        _refuse_pickle(Path(checkpoint.adapter), reading)
-        model = merged(model, Path(checkpoint.adapter))
+        model = attached(model, Path(checkpoint.adapter))
     return (model if placed else model.to(reading.device)).eval()
+
+
+def _read(checkpoint: Checkpoint, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """Model and report of loading, from a whole model's files or a trainer's shards."""
+    from transformers import AutoModelForCausalLM
+
+    read: Any = AutoModelForCausalLM.from_pretrained
+    if checkpoint.shards is None:
+        return _quietly(checkpoint, lambda: read(checkpoint.folder, **_LOCALLY, **options))
+    return _quietly(checkpoint, lambda: _from_shards(checkpoint, **options))
+
+
+_LOCALLY: dict[str, Any] = {"local_files_only": True, "output_loading_info": True, "weights_only": True}
+
+
+def _from_shards(checkpoint: Checkpoint, *, trust_remote_code: bool, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """A model of the configuration, its parameters filled from shards as transformers fills them from a file."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    folder, shards = checkpoint.config_folder, checkpoint.shards
+    assert shards is not None
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        empty: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    state = state_of(shards, empty.state_dict())
+    model, info = type(empty).from_pretrained(
+        None, config=config, state_dict=state, output_loading_info=True, **options
+    )
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model, info
 
 
 def offloaded(hf_model: Any) -> list[str]:
@@ -93,147 +116,46 @@ def _refuse_offloaded_ends(folder: Path, model: Any) -> None:
         )
 
 
-def _refuse_pickle(folder: Path, reading: Reading) -> None:
-    pickled = set(weight_files(folder)) & set(pickle_files(folder))
+def _refuse_pickle(checkpoint: Checkpoint, reading: Reading) -> None:
+    """Raise for pickles without leave, and for a model and an adapter in one folder (which of them is meant?)."""
+    folder, shards = checkpoint.folder, checkpoint.shards
+    if shards is None:
+        pickled = [f for f in weight_files(folder) if f in pickle_files(folder)]
+        if (folder / "adapter_config.json").is_file() and has_weights(folder):
+            raise InputError(
+                f"{folder}: holds a whole model and an adapter (adapter_config.json), and transformers would read the "
+                "adapter's base in the place of the model; move one of them into a folder of its own"
+            )
+    else:
+        pickled = shards.files
+    if checkpoint.adapter:
+        pickled += [f for f in weight_files(Path(checkpoint.adapter)) if f.suffix == ".bin"]
     if pickled and not reading.allow_pickle:
         raise InputError(
-            f"{folder}: only pickle weights ({min(pickled).name}), which can run code when read; convert them "
-            "to safetensors, or pass allow_pickle=True if you trust them (they are read with weights_only)"
+            f"{pickled[0].parent}: only pickle weights ({pickled[0].name}), which can run code when read; pass "
+            "--allow-pickle (allow_pickle=True) if you trust them (they are read with weights_only, which builds "
+            f"tensors and plain values), or convert them to safetensors{f': {shards.merging}' if shards else ''}"
         )
 
 
-def _from_pretrained(folder: Path, **options: Any) -> Any:
+def _quietly(checkpoint: Checkpoint, read: Callable[[], Any]) -> Any:
     import pickle
 
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    read: Any = AutoModelForCausalLM.from_pretrained
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        return read(folder, local_files_only=True, output_loading_info=True, weights_only=True, **options)
+        return read()
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(missing_package(checkpoint.config_folder, error)) from error
     except (ValueError, OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{folder}: transformers cannot load it: {error}") from error
+        raise InputError(f"{checkpoint.path}: transformers cannot load it: {error}") from error
     finally:
         if bars:
             logging.enable_progress_bar()
-
-
-def merged(model: Any, adapter: Path) -> Any:
-    """The model with a PEFT adapter merged in, every targeted weight proven to have changed.
-
-    Raises:
-        InputError: an adapter for another model, or one whose tensors did not reach the weights.
-    """
-    from peft import PeftModel
-    from safetensors.torch import load_file
-
-    file = adapter / "adapter_model.safetensors"
-    tensors = load_file(file) if file.is_file() else None
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # PEFT only warns of keys that no module takes
-            out = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except (ValueError, RuntimeError, KeyError, UserWarning) as error:
-        raise InputError(f"{adapter}: the adapter does not fit {type(model).__name__}: {error}") from error
-    changed = {n for n, p in out.named_parameters() if n not in before or not p.equal(before[n])}
-    trained = tensors is None or any(bool(t.any()) for n, t in tensors.items() if "lora_A" not in n)
-    if trained and not changed:
-        raise InputError(f"{adapter}: the adapter changed no weight of the base model; it did not land")
-    return out
-
-
-def _check_loaded(folder: Path, info: dict[str, Any]) -> None:
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise InputError(f"{folder}: {len(missing)} parameter(s) not in the weight files, e.g. {missing[:3]}")
-    if info["mismatched_keys"]:
-        raise InputError(f"{folder}: weights of another shape than the configuration: {info['mismatched_keys']}")
-    lora = [k for k in info["unexpected_keys"] if "lora_" in k]
-    if lora:
-        raise InputError(f"{folder}: adapter weights that no module takes, e.g. {lora[:2]}; merge or use adapter=")
-
-
-def read_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer saved beside the weights, checked against its own tokenizer.json."""
-    from transformers import AutoTokenizer
-
-    folder = checkpoint.tokenizer_folder
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        weight_files(checkpoint.folder)  # a folder that is no checkpoint at all is told as that
-        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            raise InputError(
-                f"{folder}: no tokenizer here ({', '.join(TOKENIZER_FILES)}). Copy these files from the model that "
-                "training started from."
-            ) from error
-        raise InputError(f"{folder}: no tokenizer that transformers can load: {error}") from error
-    check_tokenizer(tokenizer, folder)
-    declare(tokenizer, folder)
-    return tokenizer
-
-
-def check_tokenizer(tokenizer: Any, folder: Path) -> int:
-    """Number of texts on which the tokenizer gives the ids of its own tokenizer.json.
-
-    transformers rebuilds the tokenizer of some families (qwen2, gemma, gpt_neox, ...) with the
-    family's own pre-tokenizer, whatever tokenizer.json says, and warns of nothing.
-
-    Raises:
-        InputError: a text with other ids (both are shown).
-    """
-    from tokenizers import Tokenizer
-
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        return 0
-    saved = Tokenizer.from_file(str(file))
-    saved.no_padding()
-    saved.no_truncation()
-    texts = _texts(saved)
-    for text in texts:
-        want = saved.encode(text, add_special_tokens=False).ids
-        got = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if want != got:
-            raise InputError(
-                f"{folder}: the tokenizer read back is not the one saved: {text[:60]!r} gives {len(got)} ids "
-                f"{got[:8]} through {type(tokenizer).__name__}, {len(want)} ids {want[:8]} through tokenizer.json. "
-                "transformers replaced its pre-tokenizer by that of the model family. Save the model in a family "
-                "that keeps its tokenizer (llama, mistral, olmo2), or train with the family's own tokenizer; pass "
-                "a tokenizer you trust with Model.wrap(model, tokenizer)"
-            )
-    return len(texts)
-
-
-def _texts(saved: Any) -> list[str]:
-    """Fixed texts and texts made of the vocabulary's own pieces."""
-    size = saved.get_vocab_size()
-    rows = [[(17 * i + 31 * j + 5) % size for i in range(12)] for j in range(8)]
-    return [*TEXTS, *(t for t in (saved.decode(row) for row in rows) if t.strip())]
-
-
-def check_same_tokenizer(source: Checkpoint, held: Any, label: str) -> None:
-    """Raise unless the checkpoint's tokenizer gives the ids of the one held."""
-    other = read_tokenizer(source)
-    one, two = held.get_vocab(), other.get_vocab()
-    # A family's tokenizer class may add special tokens of its own (a pad, an end of text); that moves no id.
-    extra = (one.keys() ^ two.keys()) - held.get_added_vocab().keys() - other.get_added_vocab().keys()
-    if extra or any(one[t] != two[t] for t in one.keys() & two.keys()):
-        raise InputError(f"{source.path}: another tokenizer (vocabulary) than {label}; load it on its own")
-    for text in TEXTS:
-        if other(text)["input_ids"] != held(text)["input_ids"]:
-            raise InputError(f"{source.path}: tokenizer gives other ids than {label} for {text!r}")
-
-
-def check_same_shapes(source: Checkpoint, new: Mapping[str, Tensor], own: Mapping[str, Tensor], label: str) -> None:
-    """Raise unless names and shapes of the parameters are those held."""
-    other = [n for n in own.keys() | new.keys() if n not in own or n not in new]
-    other += [n for n in own.keys() & new.keys() if own[n].shape != new[n].shape]
-    if other:
-        raise InputError(f"{source.path}: other parameters than {label}, e.g. {sorted(other)[:3]}")
 
 
 def eos_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
@@ -250,6 +172,46 @@ def sharing_copy(hf_model: Any) -> Any:
     """
     tensors = (*hf_model.parameters(), *hf_model.buffers())
     return copy.deepcopy(hf_model, memo={id(t): t for t in tensors})
+
+
+def unwrapped(hf_model: Any) -> Any:
+    """The language model inside what a training loop holds: compiled, data-parallel, with an adapter or a value head.
+
+    Raises:
+        InputError: a model whose parameters lie on other ranks, or one without a head over tokens.
+    """
+    for _ in range(8):
+        inner = _inside(hf_model)
+        if inner is None:
+            break
+        hf_model = inner
+    named = type(hf_model).__name__
+    if not callable(getattr(hf_model, "get_output_embeddings", None)) or hf_model.get_output_embeddings() is None:
+        raise InputError(
+            f"{named}: no language model with a head over tokens; give the ...ForCausalLM (of a multimodal model the "
+            "whole one, not its language_model)"
+        )
+    return hf_model
+
+
+def _inside(hf_model: Any) -> Any:
+    """What a wrapper wraps; None where it is none."""
+    from torch import nn
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    if isinstance(hf_model, FullyShardedDataParallel):
+        raise InputError("an FSDP model holds only a part of the weights on each rank; save it and load the checkpoint")
+    if hasattr(hf_model, "_orig_mod"):
+        return hf_model._orig_mod
+    if isinstance(hf_model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return hf_model.module
+    if hasattr(hf_model, "peft_config") and callable(getattr(hf_model, "get_base_model", None)):
+        if getattr(hf_model, "active_peft_config", None) and hf_model.active_peft_config.is_prompt_learning:
+            raise InputError(
+                "prompt or prefix tuning puts learned vectors before the prompt; wrap the base model instead"
+            )
+        return hf_model.get_base_model()
+    return getattr(hf_model, "pretrained_model", None) if hasattr(hf_model, "v_head") else None
 
 
 def own_copy(hf_model: Any) -> Any:

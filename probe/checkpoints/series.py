@@ -1,26 +1,17 @@
-"""Checkpoints: the identity of saved weights, and series of them found in folders or on the Hub."""
+"""Checkpoints: the identity of saved weights and of all that is loaded with them."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-from probe.checkpoints.files import cache_folder, digest, file_hash, pickle_files, weight_files
+from probe.checkpoints.files import digest, file_hash, read_json, weight_files
+from probe.checkpoints.formats import unreadable
+from probe.checkpoints.layouts import inside, kind_of, step_of, step_of_folder
+from probe.checkpoints.shards import Shards, shards_in
 from probe.errors import InputError
-
-__all__ = ["Checkpoint", "cache_folder", "discover", "pickle_files", "prefetch", "weight_files"]
-
-# checkpoint-N (transformers, TRL), global_step_N (verl), step_N (open-instruct), global_stepN_hf (OpenRLHF),
-# step1000 and stage1-step150-tokens2B (Hub revisions of Pythia and OLMo).
-_STEP = re.compile(r"(?:^|[-_.])(?:checkpoint|global_step|step|iter)[-_]?(\d+)(?:_hf|-tokens\w+)?$")
-
-# Where a trainer puts the exported model inside the folder of a step.
-_INNER = ("", "actor/huggingface", "huggingface", "actor", "policy", "hf")
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -28,10 +19,12 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
+    "tekken.json",
+    "*.model",
+    "chat_template*",
+    "additional_chat_templates/*",
 )
 
 
@@ -39,8 +32,9 @@ _TOKENIZER_FILES = (
 class Checkpoint:
     """Saved weights: a folder or a Hub repository, its revision, and where it lies in training.
 
-    `step` counts optimizer steps; `stage` names the run or phase (`sft`, `rl`); `adapter` is a folder
-    with a PEFT adapter that is merged into the weights of `path`.
+    `step` counts optimizer steps; `stage` names the run or phase (`sft`, `rl`); `adapter` is a folder with a PEFT
+    adapter that is merged into the weights of `path`; `config` is a folder with configuration and tokenizer, where
+    none lies beside the weights (sharded checkpoints).
     """
 
     path: str
@@ -48,59 +42,171 @@ class Checkpoint:
     step: int | None = None
     stage: str | None = None
     adapter: str | None = None
+    config: str | None = None
 
     @classmethod
-    def of(cls, value: Checkpoint | str | Path) -> Checkpoint:
-        """The checkpoint a path names (`repo@revision` on the Hub; an adapter's folder), with its step."""
+    def of(
+        cls, value: Checkpoint | str | Path, *, base: str | Path | None = None, config: str | Path | None = None
+    ) -> Checkpoint:
+        """The checkpoint a text names, with its step.
+
+        Args:
+            value: a folder (also a step's folder with the model inside), an adapter's folder, `BASE+ADAPTER`, a Hub
+                repository or `repo@revision`.
+            base: the model an adapter belongs to, where that is not the one its configuration names.
+            config: a folder with config.json and tokenizer, for shards that have none beside them.
+        """
         if isinstance(value, Checkpoint):
             return value
         text = str(value)
+        refuse_address(text)
         folder = Path(text)
+        if not folder.exists() and "+" in text:
+            first, _, adapter = text.rpartition("+")
+            if kind_of(Path(adapter)) == "adapter":
+                return replace(cls.of(first), adapter=adapter, step=step_of_folder(Path(adapter)))
         if not folder.exists() and "@" in text:
             path, _, revision = text.rpartition("@")
-            return cls(path, revision=revision, step=_step_of(revision))
-        if _is_adapter(folder):
-            return cls(_base_of(folder), step=_step_of_folder(folder), adapter=text)
-        return cls(text, step=_step_of_folder(folder))
+            return cls(path, revision=revision, step=step_of(revision))
+        return cls._of_folder(folder, base, config)
+
+    @classmethod
+    def _of_folder(cls, folder: Path, base: str | Path | None, config: str | Path | None) -> Checkpoint:
+        place, kind = inside(folder) or (folder, None)
+        steps = (step_of_folder(place), step_of_folder(folder)) if folder.exists() else ()
+        step = next((s for s in steps if s is not None), None)
+        if kind == "adapter":
+            under = cls.of(base) if base is not None else _base_of(place)
+            return replace(under, step=step, adapter=str(place))
+        return cls(str(place), step=step, config=str(config) if config is not None and kind == "shards" else None)
 
     @property
     def label(self) -> str:
         """A short name for people: `checkpoint-60`, `repo@step1000`."""
         folder = Path(self.adapter or self.path)
         # Inside a step's folder the name that tells steps apart is the step's.
-        named = next((p.name for p in (folder, *folder.parents) if _step_of(p.name) is not None), folder.name)
-        return f"{folder.name}@{self.revision}" if self.revision else named
+        named = next((p.name for p in (folder, *folder.parents) if step_of(p.name) is not None), folder.name)
+        return f"{folder.name}@{self.revision}" if self.revision and not self.adapter else named
 
     @property
     def folder(self) -> Path:
         """The folder the weights lie in; a Hub repository is looked up (and fetched) first."""
-        if self.revision is None and Path(self.path).is_dir():
-            return Path(self.path)
-        if self.revision is None and not _is_repo(self.path):
-            raise InputError(f"no model folder at {self.path}")
+        own = Path(self.path)
+        if self.revision is None and own.exists() and kind_of(own) == "unreadable":
+            raise InputError(str(unreadable(own)))
+        if self.revision is None and own.is_dir():
+            return own
+        if self.revision is None and not is_repo(self.path):
+            raise InputError(self._absent())
         from probe.checkpoints.hub import snapshot
 
         return snapshot(self.path, self.revision)
 
+    def _absent(self) -> str:
+        if self.adapter is None:
+            return f"no model folder at {self.path}"
+        return (
+            f"{self.adapter}: the base model of this adapter is not at {self.path} (moved since training?); name it "
+            f"with --base FOLDER, or write BASE+{self.adapter}"
+        )
+
+    @property
+    def shards(self) -> Shards | None:
+        """The trainer's shards, where the folder holds no whole model."""
+        return shards_in(self.folder) if kind_of(self.folder) == "shards" else None
+
+    @property
+    def config_folder(self) -> Path:
+        """Where config.json lies: with the weights, or where trainers put it beside their shards.
+
+        Raises:
+            InputError: shards without a configuration anywhere (how to give one).
+        """
+        if self.config is not None:
+            given = Path(self.config)
+            if not (given / "config.json").is_file():
+                raise InputError(
+                    f"config={self.config}: no config.json there; give the model that training started from"
+                )
+            return given
+        folder, shards = self.folder, self.shards
+        if shards is None:
+            return folder
+        beside = (folder, folder / "huggingface", shards.folder, folder.parent)
+        found = next((f for f in beside if (f / "config.json").is_file()), None)
+        if found is None:
+            raise InputError(
+                f"{folder}: shards without a config.json beside them; name the model that training started from with "
+                "--config FOLDER (its config.json and tokenizer are used, not its weights)"
+            )
+        return found
+
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer lies: with the adapter if it brought one, else with the weights."""
-        own = Path(self.adapter) if self.adapter else None
-        return own if own is not None and (own / "tokenizer_config.json").is_file() else self.folder
+        """Where the tokenizer lies: with the adapter or the shards if they brought one, else with the configuration."""
+        own = Path(self.adapter) if self.adapter else self.folder
+        has_own = any((own / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
+        return own if has_own else self.config_folder
 
     def fingerprint(self) -> str:
-        """Hex hash of weights and configuration (and adapter); bytes are read once per file version."""
-        parts: list[str] = []
-        for folder in (self.folder, *([Path(self.adapter)] if self.adapter else [])):
-            files = {*weight_files(folder), *folder.glob("*config.json")}
-            kept = sorted(f for f in files if f.name != "tokenizer_config.json")
-            parts += [f"{f.name}:{file_hash(f)}" for f in kept]
+        """Hex hash of the weights and configuration (and adapter) as they would be loaded."""
+        parts = [f"{f.name}:{file_hash(f)}" for f in _with_config(self.weight_files, self.config_folder)]
+        if self.adapter:
+            adapter = Path(self.adapter)
+            parts += [f"{f.name}:{file_hash(f)}" for f in _with_config(weight_files(adapter), adapter)]
         return digest(parts)
 
+    @property
+    def weight_files(self) -> list[Path]:
+        """The files the weights are read from (an adapter's not counted).
+
+        Raises:
+            InputError: none, one missing or cut short, or a format that is not read.
+        """
+        shards = self.shards
+        return weight_files(self.folder) if shards is None else shards.files
+
     def tokenizer_fingerprint(self) -> str:
-        """Hex hash of the tokenizer's files, chat template included."""
-        files = [self.tokenizer_folder / name for name in _TOKENIZER_FILES]
-        return digest([f"{f.name}:{file_hash(f)}" for f in files if f.is_file()])
+        """Hex hash of the tokenizer's files, chat templates included."""
+        folder = self.tokenizer_folder
+        files = sorted({f for name in _TOKENIZER_FILES for f in folder.glob(name) if f.is_file()})
+        return digest([f"{f.name}:{file_hash(f)}" for f in files])
+
+
+def _with_config(weights: Sequence[Path], folder: Path) -> list[Path]:
+    """Weight files, configuration, and code that may be loaded with them, by name."""
+    files = {*weights, *folder.glob("*config.json"), *folder.glob("*.py")}
+    return sorted((f for f in files if f.name != "tokenizer_config.json"), key=lambda f: (f.name, str(f)))
+
+
+def refuse_address(text: str) -> None:
+    """Raise for an address of a remote store, spelt as it was given (`Path` swallows a slash)."""
+    scheme, colon, rest = text.partition(":/")
+    if colon and scheme.isalnum() and len(scheme) > 1:
+        address = f"{scheme}://{rest.lstrip('/')}"
+        raise InputError(
+            f"{address}: checkpoints are read from this machine's disks and from the Hub; copy it first "
+            f"(e.g. {'aws s3 cp --recursive' if scheme == 's3' else 'copy'} {address} FOLDER) or mount it"
+        )
+
+
+def is_repo(text: str) -> bool:
+    """True if a text has the form of a Hub repository, with or without a revision."""
+    name = text.partition("@")[0]
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
+def _base_of(adapter: Path) -> Checkpoint:
+    config = read_json(adapter / "adapter_config.json")
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise InputError(
+            f"{adapter}: its adapter_config.json names no base model; name it with --base FOLDER, or write "
+            f"BASE+{adapter}"
+        )
+    if not Path(base).exists() and is_repo(str(base)):
+        return Checkpoint(str(base), revision=config.get("revision") or None)
+    return Checkpoint(str(base))
 
 
 def prefetch(checkpoint: Checkpoint | str | Path) -> Future[None]:
@@ -118,122 +224,14 @@ def prefetch(checkpoint: Checkpoint | str | Path) -> Future[None]:
 
 
 def _read_through(checkpoint: Checkpoint) -> None:
-    for folder in (checkpoint.folder, *([Path(checkpoint.adapter)] if checkpoint.adapter else [])):
-        for file in folder.glob("*.safetensors"):
-            with file.open("rb") as handle:
-                while handle.read(1 << 22):
-                    pass
+    for file in _weights(checkpoint):
+        with file.open("rb") as handle:
+            while handle.read(1 << 22):
+                pass
 
 
-def discover(
-    source: str | Path | Checkpoint | Sequence[str | Path | Checkpoint], *, pattern: str | None = None
-) -> list[Checkpoint]:
-    """The checkpoints of a series, sorted by stage and step.
-
-    Args:
-        source: a trainer's folder (`checkpoint-N` of transformers and TRL, `global_step_N/actor/huggingface`
-            of verl, `step_N` of open-instruct, `global_stepN_hf` of OpenRLHF), one model or adapter folder, a
-            folder of model folders, a Hub repository with a revision or a glob of them (`repo@step1000`,
-            `repo@step*`), or a list of any of these.
-        pattern: keep only folders whose name matches this glob.
-
-    Raises:
-        InputError: nothing found (with what was looked for), or one step twice in a stage.
-    """
-    sources = [source] if isinstance(source, (str, Path, Checkpoint)) else list(source)
-    found = [c for one in sources for c in _discover(one, pattern)]
-    if not found:
-        raise InputError("no checkpoints: the list is empty")
-    if all(c.step is None for c in found):
-        return found
-    _refuse_one_step_twice(found)
-    return sorted(found, key=lambda c: (c.stage or "", -1 if c.step is None else c.step))
-
-
-def _refuse_one_step_twice(found: Sequence[Checkpoint]) -> None:
-    seen: dict[tuple[str | None, int], Checkpoint] = {}
-    for c in found:
-        if c.step is None:
-            continue
-        other = seen.setdefault((c.stage, c.step), c)
-        if other is not c:
-            raise InputError(
-                f"step {c.step} twice in one series: {other.adapter or other.path} and {c.adapter or c.path}"
-            )
-
-
-def _discover(source: str | Path | Checkpoint, pattern: str | None) -> list[Checkpoint]:
-    if isinstance(source, Checkpoint):
-        return [source]
-    folder = Path(source)
-    if not folder.exists() and _is_repo(str(source)):
-        return _on_hub(str(source))
-    if not folder.is_dir():
-        raise InputError(f"no folder at {folder}; expected a model folder or a folder of checkpoints")
-    if _is_model(folder) or _is_adapter(folder):
-        return [Checkpoint.of(folder)]
-    found = list(_inside(folder, pattern))
-    if not found:
-        names = sorted(f.name for f in folder.iterdir() if f.is_dir())
-        raise InputError(
-            f"no checkpoints in {folder}: looked in each of its folders ({', '.join(names[:8]) or 'none'}) for "
-            f"config.json or adapter_config.json, there or in {', '.join(i for i in _INNER if i)}; e.g. checkpoint-100/"
-        )
-    return found
-
-
-def _inside(folder: Path, pattern: str | None) -> Iterator[Checkpoint]:
-    for child in sorted(f for f in folder.glob(pattern or "*") if f.is_dir()):
-        inner = next((child / i for i in _INNER if _is_model(child / i) or _is_adapter(child / i)), None)
-        if inner is not None:
-            found = Checkpoint.of(inner)
-            step = found.step if found.step is not None else _step_of_folder(child)
-            yield replace(found, step=step, stage=folder.name)
-
-
-def _on_hub(text: str) -> list[Checkpoint]:
-    repo, _, revision = text.partition("@")
-    if not any(c in revision for c in "*?["):
-        return [Checkpoint.of(text)]
-    from probe.checkpoints.hub import revisions
-
-    names = revisions(repo)
-    matching = [n for n in names if fnmatchcase(n, revision)]
-    if not matching:
-        raise InputError(f"{repo}: no revision matches {revision!r}; it has {', '.join(names[:8])}")
-    return [replace(Checkpoint.of(f"{repo}@{n}"), stage=repo.rpartition("/")[2]) for n in matching]
-
-
-def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
-
-
-def _is_adapter(folder: Path) -> bool:
-    return (folder / "adapter_config.json").is_file() and not _is_model(folder)
-
-
-def _is_repo(text: str) -> bool:
-    name = text.partition("@")[0]
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
-
-
-def _base_of(adapter: Path) -> str:
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    base = config.get("base_model_name_or_path")
-    if not base:
-        raise InputError(f"{adapter}: its adapter_config.json names no base model; use Checkpoint(base, adapter=...)")
-    return str(base)
-
-
-def _step_of(name: str) -> int | None:
-    match = _STEP.search(name)
-    return int(match.group(1)) if match else None
-
-
-def _step_of_folder(folder: Path) -> int | None:
-    step = _step_of(folder.name)
-    state = folder / "trainer_state.json"
-    if step is not None or not state.is_file():
-        return step
-    value = json.loads(state.read_text()).get("global_step")
-    return int(value) if isinstance(value, int) else None
+def _weights(checkpoint: Checkpoint) -> Iterator[Path]:
+    shards = checkpoint.shards
+    yield from checkpoint.folder.glob("*.safetensors") if shards is None else shards.files
+    if checkpoint.adapter:
+        yield from Path(checkpoint.adapter).glob("*.safetensors")

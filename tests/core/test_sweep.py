@@ -112,18 +112,56 @@ def test_swapped_weights_give_what_fresh_loads_give(series: Path, prompts: Path)
 
 
 def test_a_series_without_steps_of_its_own_is_refused(series: Path, prompts: Path, tmp_path: Path) -> None:
-    shutil.copytree(series / "checkpoint-0", tmp_path / "model")
-    with pytest.raises(InputError, match="needs a step of its own"):
-        sweep("perplexity", checkpoints=[str(tmp_path / "model")], prompts=prompts)
+    for name in ("one", "two"):
+        shutil.copytree(series / "checkpoint-0", tmp_path / name)
+    with pytest.raises(InputError, match=r"needs a step of its own.*--checkpoints 0=FOLDER"):
+        sweep("perplexity", checkpoints=[str(tmp_path / n) for n in ("one", "two")], prompts=prompts)
+    alone = sweep("perplexity", checkpoints=[str(tmp_path / "one")], prompts=prompts)
+    assert list(alone.data["step"].values) == [0]
+    assert "step of one is not known" in alone.warnings[0]
 
 
-def test_a_series_with_another_tokenizer_is_refused(series: Path, prompts: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(series, tmp_path / "mixed")
+def test_stages_with_the_same_steps_are_swept_one_by_one(series: Path, prompts: Path, tmp_path: Path) -> None:
+    for stage in ("rl", "sft"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "step_10").symlink_to(series / "checkpoint-10")
+    with pytest.raises(InputError, match=f"rl, sft.*--checkpoints {tmp_path / 'rl'}"):
+        sweep("perplexity", checkpoints=tmp_path, prompts=prompts)
+
+
+def spoilt(series: Path, folder: Path) -> Path:
+    """A copy whose checkpoint-20 has another tokenizer: only loading it shows."""
+    copied = shutil.copytree(series, folder)
     shutil.rmtree(copied / "checkpoint-20")
     tiny.save(copied / "checkpoint-20", words=True, vocab_size=320)
-    with pytest.raises(InputError, match="tokenizer"):
-        sweep("perplexity", checkpoints=copied, prompts=prompts, store=Store(tmp_path / "r"))
-    assert len(shards(tmp_path / "r")) == 2, "what was finished is kept"
+    return copied
+
+
+def test_one_bad_checkpoint_does_not_stop_the_others(series: Path, prompts: Path, tmp_path: Path) -> None:
+    copied, store = spoilt(series, tmp_path / "mixed"), Store(tmp_path / "r")
+    file = shutil.copytree(series / "checkpoint-10", copied / "checkpoint-5") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    found = sweep("perplexity", checkpoints=copied, prompts=prompts, store=store)
+    assert list(found.data["step"].values) == [0, 10]
+    assert [row["step"] for row in found.record["failed"]] == [5, 20]
+    assert ["truncated" in found.warnings[0], "tokenizer" in found.warnings[1]] == [True, True]
+    again = sweep("perplexity", checkpoints=copied, prompts=prompts, store=store)
+    assert (again.key, again.record["failed"]) == (found.key, found.record["failed"])
+    shutil.rmtree(copied / "checkpoint-5")
+    shutil.rmtree(copied / "checkpoint-20")
+    whole = sweep("perplexity", checkpoints=copied, prompts=prompts, store=store)
+    assert "failed" not in whole.record
+    pd.testing.assert_frame_equal(whole.table, found.table)
+
+
+def test_an_error_of_every_checkpoint_is_raised(series: Path, prompts: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no_such"):
+        sweep("perplexity", checkpoints=series, prompts=prompts, no_such=1)
+    for step in (0, 10, 20):
+        folder = shutil.copytree(series / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+        (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="truncated"):
+        sweep("perplexity", checkpoints=tmp_path, prompts=prompts)
 
 
 def test_the_record_names_every_member(series: Path, prompts: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.checkpoints.series import Checkpoint, discover
+from probe.checkpoints import Checkpoint, discover
 from probe.errors import InputError
 from tests.probe.hub_server import serving
 

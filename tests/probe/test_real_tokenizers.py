@@ -33,7 +33,7 @@ PAIRS = (
 def read(folder: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
-    from probe.checkpoints.loading import read_tokenizer
+    from probe.checkpoints.tokenizers import read_tokenizer
 
     try:
         return read_tokenizer(Checkpoint(str(folder)))

@@ -136,27 +136,31 @@ def plan(
 
 def weights_fit(series: Sequence[Checkpoint], device: str) -> bool:
     """True where memory is so ample that no plan is needed: eight times the largest checkpoint's weight files."""
-    from probe.checkpoints.files import weight_files
+    return 8 * max(map(_bytes, series)) < _free(device)
 
-    largest = max(sum(f.stat().st_size for f in weight_files(c.folder)) for c in series)
-    return 8 * largest < _free(device)
+
+def _bytes(checkpoint: Checkpoint) -> float:
+    try:
+        return float(sum(f.stat().st_size for f in checkpoint.weight_files))
+    except InputError:  # what is wrong with it is told where it is loaded
+        return 0.0
 
 
 def sizes(checkpoint: Checkpoint) -> tuple[Size, float]:
-    """Sizes of a model and bytes of its weight files, from config.json and the headers alone."""
-    from probe.checkpoints.files import weight_files
+    """Sizes of a model and bytes of its weight files, from config.json and the headers alone.
+
+    Of pickles and shards, whose headers are no plain text, the configuration's own model is counted, without values.
+    """
     from probe.shape import ModelShape
 
-    folder = checkpoint.folder
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config: dict[str, Any] = json.loads((checkpoint.config_folder / "config.json").read_text())
     shape = ModelShape.of(SimpleNamespace(**_named(config)))
+    files = checkpoint.weight_files
+    stored = sum(f.stat().st_size for f in files)
     tensors: dict[str, int] = {}
-    stored = 0
-    for file in weight_files(folder):
-        if file.suffix != ".safetensors":
-            raise InputError(f"{folder}: only pickle weights, whose sizes cannot be read without loading them")
-        stored += file.stat().st_size
+    for file in (f for f in files if f.suffix == ".safetensors"):
         tensors |= _matrices(file)
+    tensors = tensors or _empty(checkpoint.config_folder)
     inner = sum(n for name, n in tensors.items() if n > 0 and not any(e in name.split(".") for e in EMBEDDINGS))
     return Size(shape, inner / shape.n_layers, sum(map(abs, tensors.values()))), stored
 
@@ -180,6 +184,16 @@ def _matrices(file: Path) -> dict[str, int]:
                 n *= side
             found[name] = n if len(entry["shape"]) > 1 else -n
     return found
+
+
+def _empty(folder: Path) -> dict[str, int]:
+    """What `_matrices` gives, of a model built without memory from its configuration."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        empty: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    return {n: p.numel() if p.ndim > 1 else -p.numel() for n, p in empty.named_parameters()}
 
 
 def _items(of: Analysis, prompts: Prompts | str | Path | None, limit: int | None) -> Prompts | None:
@@ -213,7 +227,7 @@ def _lengths(
     checkpoint: Checkpoint, items: Sequence[Item], n_ctx: int, options: Mapping[str, Any]
 ) -> tuple[list[int], list[int]]:
     """Tokens of prompt and answer of every item, as the analysis would make them."""
-    from probe.checkpoints.loading import read_tokenizer
+    from probe.checkpoints.tokenizers import read_tokenizer
     from probe.prompts import Prompts
     from probe.tokens import SPANS, tokenize
 
@@ -251,9 +265,7 @@ def _per_second(call: Any, amount: float, device: str, seconds: float = 0.4) -> 
 
 def _read_rate(checkpoint: Checkpoint) -> float:
     """Bytes per second of a weight file's beginning, its pages dropped from the cache first where the system can."""
-    from probe.checkpoints.files import weight_files
-
-    file = max(weight_files(checkpoint.folder), key=lambda f: f.stat().st_size)
+    file = max(checkpoint.weight_files, key=lambda f: f.stat().st_size)
     with file.open("rb", buffering=0) as handle:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -39,7 +39,12 @@ class Given:
 
 @dataclass(frozen=True)
 class Loading:
-    """How models are loaded: part of every key, since dtype and kernel change the last digits."""
+    """How models are loaded: part of every key, since dtype and kernel change the last digits.
+
+    `base_model`: what adapters are merged into (and step 0 of a sweep), where their own configuration names another
+    place; `config_folder`: configuration and tokenizer for shards that have none beside them. Both are in the
+    fingerprints of what they are used for.
+    """
 
     backend: str = "transformer_lens"
     dtype: str = "float32"
@@ -50,6 +55,8 @@ class Loading:
     hold: Literal["both", "one"] = "both"
     bos: bool | None = None
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    base_model: str | None = None
+    config_folder: str | None = None
 
     def identity(self) -> dict[str, str]:
         """What can change a number."""
@@ -60,8 +67,8 @@ class Loading:
 
     def options(self) -> dict[str, Any]:
         """What `Model.load` takes."""
-        kept = {k: v for k, v in asdict(self).items() if k not in ("revision", "hold", "device")}
-        return {**kept, **self.placement}
+        own = ("revision", "hold", "device", "base_model", "config_folder")
+        return {**{k: v for k, v in asdict(self).items() if k not in own}, **self.placement}
 
     @property
     def placement(self) -> dict[str, Any]:
@@ -118,7 +125,8 @@ def _model(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
     from probe import Checkpoint
 
     if isinstance(value, str | Path):
-        named = Checkpoint.of(value)  # an adapter's folder and repo@revision are names too
+        loading = pool.loading  # an adapter's folder and repo@revision are names too
+        named = Checkpoint.of(value, base=loading.base_model, config=loading.config_folder)
         value = replace(named, revision=pool.loading.revision or named.revision)
     if isinstance(value, Checkpoint):
         checkpoint = value
@@ -138,7 +146,7 @@ def _model(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
 def _identity(checkpoint: Checkpoint | None) -> dict[str, Any]:
     if checkpoint is None:
         return {"path": None}
-    fields = ("path", "revision", "step", "stage", "adapter")
+    fields = ("path", "revision", "step", "stage", "adapter", "config")
     return {f: getattr(checkpoint, f) for f in fields if getattr(checkpoint, f) is not None}
 
 
@@ -194,7 +202,7 @@ def _frame(name: str, path: Path) -> pd.DataFrame:
 def _checkpoints(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
     from probe import discover
 
-    series = value if isinstance(value, list | tuple) else discover(value)
+    series = value if isinstance(value, list | tuple) else discover(value, config=pool.loading.config_folder)
     prints = [c.fingerprint() for c in series]
     described = {"n": len(series), "members": [_identity(c) for c in series]}
     identity = pool.loading.identity()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ from analyses.core.analysis import Analysis, get, unknown
 from analyses.core.keys import digest
 from analyses.core.progress import progress
 from analyses.core.result import Result
+from analyses.core.running.failures import Failures, Member
 from analyses.core.running.inputs import Loading, ModelPool
 from analyses.core.running.run import Call, prepare, stored
 from analyses.core.running.shards import computed, shards
@@ -26,6 +27,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from probe import Checkpoint
+    from probe.checkpoints import Series
 
 Pairs = Literal["first", "adjacent", "all"]
 
@@ -46,7 +48,7 @@ def sweep(
 
     Args:
         name: analysis, as in ``probe list``.
-        checkpoints: a folder (see ``probe.discover``) or a list.
+        checkpoints: a folder or a list (see ``probe.discover``, which also takes a base and a configuration).
         pairs: for two-checkpoint analyses: every one against the ``first``, ``adjacent`` ones, or ``all``.
         store: where results live; members are kept there, so an interrupted sweep goes on where it stopped.
         loading: backend, dtype and device.
@@ -55,39 +57,77 @@ def sweep(
         given: other inputs and options.
 
     Raises:
-        InputError: two checkpoints of one step, or an analysis that takes no checkpoint.
+        InputError: two checkpoints of one step, an analysis that takes no checkpoint, or no checkpoint that can be
+            read. One that cannot is left out and told in the record (`failed`) and the warnings.
         KeyboardInterrupt: Ctrl-C was pressed; it is heard between batches, a second press stops at once.
     """
     of, pool = get(name), ModelPool(loading or Loading())
-    members = _members(of, _series(checkpoints), pairs)
-    calls = [prepare(of, {**given, **models}, store, pool, limit) for _, models in members]
-    key = digest([name, "sweep", pairs, [(s, c.key) for (s, _), c in zip(members, calls, strict=True)]])
+    series, failures = _series(checkpoints, pool.loading), Failures()
+    members, calls = _prepared(_members(of, series, pairs), of, given, store, pool, limit, failures)
+    key = _key(name, pairs, members, calls, failures)
     if store is not None and store.has(name, key):
         return store.get(name, key)
     engine = engine or Engine()
     if engine.name == "ray":
         _distribute(name, key, members, calls, given, store, pool, limit, engine)
-    done: list[Result] = []
+    done: list[Result | None] = []
     try:
         for number, call in enumerate(progress(calls, f"{name} over {len(calls)} checkpoints")):
             if store is not None:
                 store.announce(key, {"analysis": name, "done": number, "total": len(calls)})
             _read_ahead(members[number + 1 :][:1])
-            done.append(_member(call, store, pool))
+            done.append(failures.of(members[number], lambda call=call: _member(call, store, pool)))
     finally:
         if store is not None:
             store.announce(key, None)
-    result = join([s for s, _ in members], done).with_record(**_swept(key, calls, members, done, pairs, engine))
+    made = [r for r in done if r is not None]
+    if not made:
+        raise failures.first or InputError(f"{name}: no checkpoint to sweep over")
+    members = [m for m, r in zip(members, done, strict=True) if r is not None]
+    calls = [c for c, r in zip(calls, done, strict=True) if r is not None]
+    record = _swept(_key(name, pairs, members, calls, failures), calls, members, made, pairs, engine)
+    record["warnings"] = [*series.notes, *failures.warnings, *record["warnings"]]
+    if failures.rows:
+        record["failed"] = failures.rows
+    result = join([s for s, _ in members], made).with_record(**record)
     if store is None:
         return result
     store.put(result)
-    return store.get(name, key)
+    return store.get(name, result.key)
+
+
+def _prepared(
+    members: Sequence[Member],
+    of: Analysis,
+    given: Mapping[str, Any],
+    store: Store | None,
+    pool: ModelPool,
+    limit: int | None,
+    failures: Failures,
+) -> tuple[list[Member], list[Call]]:
+    """The members whose checkpoints can be told apart, and their calls; the others are kept as failures."""
+    found: list[tuple[Member, Call]] = []
+    for member in members:
+        call = failures.of(member, lambda m=member: prepare(of, {**given, **m[1]}, store, pool, limit))
+        if call is not None:
+            found.append((member, call))
+    if not found and failures.first is not None:
+        raise failures.first
+    failures.made = 0
+    return [m for m, _ in found], [c for _, c in found]
+
+
+def _key(name: str, pairs: Pairs, members: Sequence[Member], calls: Sequence[Call], failures: Failures) -> str:
+    """Address of the swept result; one that lacks members has another than the whole one."""
+    there = [(s, c.key) for (s, _), c in zip(members, calls, strict=True)]
+    lacking = [sorted(row.items()) for row in failures.rows]
+    return digest([name, "sweep", pairs, there, *([lacking] if lacking else [])])
 
 
 def _distribute(
     name: str,
     key: str,
-    members: Sequence[tuple[dict[str, int], dict[str, Checkpoint]]],
+    members: Sequence[Member],
     calls: Sequence[Call],
     given: Mapping[str, Any],
     store: Store | None,
@@ -119,15 +159,14 @@ def _weights(checkpoint: Checkpoint, loading: Loading) -> float:
     """Bytes of a checkpoint's weights in memory; of its files where those do not say how many numbers they hold."""
     from analyses.core.cost.estimates import DTYPE_BYTES
     from analyses.core.cost.plan import sizes
-    from probe.checkpoints.files import weight_files
 
-    files = weight_files(checkpoint.folder)
+    files = checkpoint.weight_files
     if (checkpoint.folder / "config.json").is_file() and all(f.suffix == ".safetensors" for f in files):
         return sizes(checkpoint)[0].weights * DTYPE_BYTES[loading.dtype]
     return float(sum(f.stat().st_size for f in files))
 
 
-def _read_ahead(following: Sequence[tuple[dict[str, int], dict[str, Checkpoint]]]) -> None:
+def _read_ahead(following: Sequence[Member]) -> None:
     """Start reading the next member's checkpoints while the current one computes."""
     from probe.checkpoints.series import prefetch
 
@@ -147,20 +186,33 @@ def _member(call: Call, store: Store | None, pool: ModelPool) -> Result:
     return store.shards.get(call.analysis.name, call.key)  # its rows stay in their file
 
 
-def _series(checkpoints: Sequence[Checkpoint | str] | str | Path) -> list[Checkpoint]:
-    from probe import discover
+def _series(checkpoints: Sequence[Checkpoint | str] | str | Path, loading: Loading) -> Series:
+    from probe.checkpoints import Series, discover
 
-    series = list(discover(checkpoints))
-    steps = [c.step for c in series]
+    found = checkpoints
+    if not isinstance(found, Series):
+        found = discover(found, base=loading.base_model, config=loading.config_folder)
+    if len(found) == 1 and found[0].step is None:
+        note = f"the step of {found[0].label} is not known; it is shown as step 0"
+        return Series([replace(found[0], step=0)], [*found.notes, note])
+    steps = [c.step for c in found]
+    stages = sorted({c.stage or "" for c in found})
+    if len(set(steps)) < len(steps) and len(stages) > 1:
+        raise InputError(
+            f"several stages side by side ({', '.join(s or 'none' for s in stages)}) count steps of their own: sweep "
+            f"each by itself, e.g. --checkpoints {Path(found[0].adapter or found[0].path).parent}; or number them "
+            "through with STEP=FOLDER"
+        )
     if None in steps or len(set(steps)) < len(steps):
-        listed = ", ".join(f"{c.label}: {c.step}" for c in series)
-        raise InputError(f"every checkpoint of a series needs a step of its own; got {listed}")
-    return series
+        listed = ", ".join(f"{c.label}: {c.step}" for c in found)
+        raise InputError(
+            f"every checkpoint of a series needs a step of its own; got {listed}. Say which: --checkpoints 0=FOLDER "
+            "--checkpoints 100=FOLDER (--base FOLDER is step 0)"
+        )
+    return found
 
 
-def _members(
-    of: Analysis, series: list[Checkpoint], pairs: Pairs
-) -> list[tuple[dict[str, int], dict[str, Checkpoint]]]:
+def _members(of: Analysis, series: list[Checkpoint], pairs: Pairs) -> list[Member]:
     """(steps, models) of each member."""
     if of.arity == "result":
         raise InputError(f"{of.name} takes results: sweep what it reads, then `probe run {of.name}` on that")
@@ -206,7 +258,7 @@ def join(steps: Sequence[Mapping[str, int]], members: Sequence[Result]) -> Resul
 def _swept(
     key: str,
     calls: Sequence[Call],
-    members: Sequence[tuple[dict[str, int], Any]],
+    members: Sequence[Member],
     done: Sequence[Result],
     pairs: str,
     engine: Engine,
