@@ -124,6 +124,26 @@ def _texts(saved: Any) -> list[str]:
     return [*TEXTS, *(t for t in (saved.decode(row) for row in rows) if t.strip())]
 
 
+class OneTokenizer:
+    """The tokenizer of a series: every checkpoint gives the ids of the first (equal files are not read again)."""
+
+    def __init__(self, *, trust_remote_code: bool = False) -> None:
+        self._trusted = trust_remote_code
+        self._first: Checkpoint | None = None
+        self._held: Any = None
+        self._known = set[str]()
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raise InputError where the checkpoint's tokenizer gives other ids than that of the first one checked."""
+        own = checkpoint.tokenizer_fingerprint()
+        if self._first is not None and own not in self._known:
+            if self._held is None:
+                self._held = read_tokenizer(self._first, trust_remote_code=self._trusted)
+            same_tokenizer(checkpoint, self._held, self._first.label, trust_remote_code=self._trusted)
+        self._first = self._first or checkpoint
+        self._known.add(own)
+
+
 def same_tokenizer(source: Checkpoint, held: Any, label: str, *, trust_remote_code: bool = False) -> Any:
     """The checkpoint's own tokenizer (its template and end tokens with it), which must give the ids of the one held."""
     other = read_tokenizer(source, trust_remote_code=trust_remote_code)

@@ -25,9 +25,9 @@ from tests.processes import started, until
 
 SCRIPT = """
 import sys, time
-import analyses.core.run as runner
-import analyses.core.sweep as sweeper
-from analyses.core.analysis import progress
+import analyses.core.running.run as runner
+import analyses.core.running.sweep as sweeper
+from analyses.core.progress import progress
 from analyses.core.store import Store
 execute = runner.execute
 def pausing(call, pool):

@@ -106,9 +106,19 @@ def _prepared(
     failures: Failures,
 ) -> tuple[list[Member], list[Call]]:
     """The members whose checkpoints can be told apart, and their calls; the others are kept as failures."""
+    from probe.checkpoints.tokenizers import OneTokenizer
+
     found: list[tuple[Member, Call]] = []
+    one = OneTokenizer(trust_remote_code=pool.loading.trust_remote_code)
+
+    def prepared(models: Mapping[str, Checkpoint]) -> Call:
+        call = prepare(of, {**given, **models}, store, pool, limit)
+        for checkpoint in models.values():
+            one.check(checkpoint)  # where members were finished before, no swap would find another tokenizer
+        return call
+
     for member in members:
-        call = failures.of(member, lambda m=member: prepare(of, {**given, **m[1]}, store, pool, limit))
+        call = failures.of(member, lambda m=member: prepared(m[1]))
         if call is not None:
             found.append((member, call))
     if not found and failures.first is not None:
