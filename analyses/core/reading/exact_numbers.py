@@ -29,7 +29,7 @@ CURRENCY = "$€£¥₹₽₩₺₫"
 
 _GROUPED = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])"
 _EXPONENT = r"(?:[eE][+-]?[0-9]{1,9}(?![0-9]|\.[0-9]))?"
-_PLAIN = rf"(?:(?:{_GROUPED}|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+){_EXPONENT}"
+_PLAIN = rf"(?:(?:{_GROUPED}|[0-9]+)(?:\.[0-9]+|\.(?=\s?/))?|\.[0-9]+){_EXPONENT}"
 NUMBER = re.compile(
     rf"(?P<whole>{_PLAIN})(?:\s+(?:and\s+)?(?P<top>[0-9]+)\s?/\s?(?P<low>[0-9]+)(?![0-9.,/]*[0-9])"
     rf"|\s*/\s*(?P<under_sign>-?)(?P<under>{_PLAIN})"
@@ -70,6 +70,7 @@ def _expands(short: Number, exact: Number) -> bool:
 
 def plain(text: str) -> str:
     """The text with LaTeX, Unicode and markdown around numbers written as plain arithmetic; other text stays."""
+    text = re.sub(r"\n\s*", "\n", re.sub(r"[^\S\n]+", " ", _thin(text)))  # no run of blanks is gone through twice
     for sign, spelled in HALVES.items():
         text = text.replace(sign, f" {spelled}")
     text = re.sub(r"(?<=[0-9)])([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)", lambda m: "^" + m[1].translate(SUPERSCRIPTS), text)
@@ -82,17 +83,24 @@ def plain(text: str) -> str:
     text = re.sub(r"\^\s*\{\s*([+-]?[0-9]+)\s*\}", r"^\1", text)
     text = re.sub(r"(?<=[0-9])\*\*(?=-?[0-9])", "^", text).replace("**", "")
     text = _fractions(text)
-    return re.sub(r"(?<=[0-9])\s*[*xX]\s*10\s*\^\s*\(?([+-]?[0-9]+)\)?", lambda m: f"e{int(m[1]):d}" if len(m[1]) < 9 else m[0], text)
+    times_ten = r"(?<=[0-9])\s?[*xX]\s?10\s?\^\s?\(?([+-]?[0-9]{1,8})(?![0-9])\)?"
+    return re.sub(times_ten, lambda m: f"e{int(m[1])}", text)
+
+
+def _thin(text: str) -> str:
+    """Thin spaces and underscores between groups of three digits as commas."""
+    between = rf"(?<=[0-9])(?:\\[,!;: ]|[{SPACES}~]|,\\!\s?|,\s?\\!|_)(?=[0-9]{{3}}(?![0-9]))"
+    return re.sub(between, ",", text)
 
 
 def _fractions(text: str) -> str:
     r"""`\frac{a}{b}`, `\frac12`, `\frac1{b}` of plain numbers as ` a/b `; others stay as they are."""
     part = r"(?:\{\s*(-?[0-9.,]+)\s*\}|([0-9]))"
-    form = re.compile(rf"(-?)\s*\\[dtc]?frac\s*{part}\s*{part}")
+    form = re.compile(rf"(?:(-)\s?)?\\[dtc]?frac\s*{part}\s*{part}")
 
     def spelled(m: re.Match[str]) -> str:
         above, below = m[2] or m[3], m[4] or m[5]
-        sign = m[1]
+        sign = m[1] or ""
         if above.startswith("-") and below.startswith("-"):
             above, below = above[1:], below[1:]
         if above.startswith("-"):
@@ -173,7 +181,7 @@ def _sign_before(text: str, start: int) -> int:
         direct, at = False, at - 1
     if at < 0 or text[at] != "-":
         return start
-    before = text[:at].rstrip(CURRENCY + " ")
+    before = text[max(0, at - 40) : at].rstrip(CURRENCY + " ")
     parts = bool(before) and (before[-1].isalnum() or before[-1] in ")}]%")
     if parts and not (direct and text[at - 1].isspace()):
         return start
@@ -186,6 +194,16 @@ def last_number(text: str) -> Fraction | None:
     return found[-1].value if found else None
 
 
+def among_words(text: str) -> Number | None:
+    """The number that a sentence of words says: of its last `=` the right side's, else its first; None in a formula."""
+    rest = plain(text).rpartition("=")[2]
+    found = numbers(rest)
+    if not found:
+        return None
+    around = rest[: found[0].start][-3:] + "|" + rest[found[0].end :][:3]
+    return None if re.search(r"[\\^*+/{}_:]|\(\||\|\s?[-!]", around) else found[0]
+
+
 PREFIX = re.compile(r"^\s*(?:\$+|\\\(|\\\[)?\s*(?:[A-Za-z](?:_\{?\w+\}?|\([A-Za-z0-9]\))?\s*(?:=|\\approx|≈|:)\s*)?")
 UNIT = re.compile(
     r"^\s*(?:(?:[A-Za-zµμΩ'’./*-]|\s|\^[0-9]|\\(?:circ|mu|Omega)\b|[²³])*)(?:\$+|\\\)|\\\])?[.,;]?\s*(?:\$+)?\s*$"
@@ -194,6 +212,8 @@ UNIT = re.compile(
 
 def as_number(text: str) -> Number | None:
     """The number a whole text is: one number with, if anything, `x =` before it and a unit after it; else None."""
+    if len(text) > 1000:
+        return None
     text = PREFIX.sub("", plain(text), count=1).strip().strip("*_`").strip()
     if re.fullmatch(r"[0-9]{1,3}(?: [0-9]{3})+", text):
         text = text.replace(" ", "")
@@ -208,17 +228,19 @@ def as_number(text: str) -> Number | None:
 
 
 def _is_unit(rest: str) -> bool:
-    """True for nothing, or words of a unit set off from the number; a lone letter is a variable: `2x`, `3 i`."""
+    """True for nothing, or words of a unit; letters right after a number are variables: `2x`, `3 i`, not `5 km`."""
     word = rest.strip().strip(CURRENCY + ".,;")
     if not word or word.startswith(r"\)") or word.startswith(r"\]"):
         return True
-    if not UNIT.match(rest) or re.fullmatch(r"[a-z]{1,3}(?:\^[0-9])?", word) and word not in UNITS:
+    if not UNIT.match(rest) or (len(word) == 1 and rest[:1] == word):
+        return False
+    if re.fullmatch(r"[a-z]{1,3}(?:\^[0-9])?", word) and word not in UNITS:
         return False
     return not re.search(r"(?:^|\s)(?:or|and|plus|minus|times|over|to)(?:\s|$)", word)
 
 
 UNITS = frozenset(
-    "m s g kg cm mm km nm um ml l cc hr h min sec ms hz in ft yd mi oz lb lbs mph kph gal deg rad mol pa kpa atm w kw v a"
-    " j kj ev mev n k c f usd eur gb mb kb am pm day pts cm^2 cm^3 m^2 m^3 km^2 ft^2 in^2 mm^2".split()
+    "m s g l h kg cm mm km nm um ml cc hr min sec ms hz in ft yd mi oz lb lbs mph kph gal deg rad mol pa kpa atm kw"
+    " kj ev mev usd eur gb mb kb am pm day pts cm^2 cm^3 m^2 m^3 km^2 ft^2 in^2 mm^2".split()
 )
 """Short words that are units; any other of up to three small letters is taken for variables."""

@@ -1,0 +1,76 @@
+"""What several samples of one item are worth together: pass@k and majority vote, both exact. Never imports torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from math import comb
+
+import numpy as np
+from jaxtyping import Float
+
+from probe.errors import InputError
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Unbiased chance that at least one of k samples is correct, 1 - C(n-c, k) / C(n, k); NaN where k > n."""
+    if not 0 <= correct <= n or k < 1:
+        raise InputError(f"pass@{k} of {correct} correct in {n}; expected 0 <= correct <= n and k >= 1")
+    return float("nan") if k > n else 1.0 - comb(n - correct, k) / comb(n, k)
+
+
+def pass_curve(counts: Float[np.ndarray, "item 2"], ks: Sequence[int]) -> Float[np.ndarray, "item k"]:
+    """pass@k per item from (samples, correct) counts."""
+    return np.array([[pass_at_k(int(n), int(c), k) for k in ks] for n, c in counts]).reshape(len(counts), len(ks))
+
+
+def clusters(answers: Sequence[str | None]) -> list[Hashable]:
+    """A name for the cluster of each answer: equal answers share one, an answer that cannot be read is alone.
+
+    The one convention for unreadable answers, everywhere: each is its own. Missing values of a table count as such.
+    """
+    return [("read", a) if isinstance(a, str) else ("unread", i) for i, a in enumerate(answers)]
+
+
+def majority(answers: Sequence[str | None], is_correct: Sequence[float], k: int) -> float:
+    """Chance that the most frequent answer of k of the samples is correct; ties count by their share.
+
+    The mean over all C(n, k) subsets, computed from the sizes of the clusters: exact, so that maj@1 = pass@1. NaN
+    where k > n. Equal texts are one answer (give answers that are equal where the grader calls them equal).
+    """
+    n = len(answers)
+    if k < 1:
+        raise InputError(f"maj@{k}; expected k >= 1")
+    if k > n:
+        return float("nan")
+    named = clusters(answers)
+    sizes = Counter(named)
+    right = {c for c, flag in zip(named, is_correct, strict=True) if flag == 1.0}
+    won = 0.0
+    for cluster in sorted(right, key=repr):
+        others = [size for c, size in sizes.items() if c != cluster]
+        won += sum(_wins(sizes[cluster], others, votes, k) for votes in range(1, min(k, sizes[cluster]) + 1))
+    return min(1.0, won / float(comb(n, k)))
+
+
+def _wins(own: int, others: Sequence[int], votes: int, k: int) -> float:
+    """Subsets of k in which a cluster has `votes` votes and none has more, each weighted by 1 / clusters at the top."""
+    rest = k - votes
+    ways = np.zeros((rest // votes + 1, rest + 1))  # [clusters tied, votes given to the others]
+    ways[0, 0] = 1.0
+    for size in others:
+        ways = _with(ways, size, votes)
+    return float(comb(own, votes)) * float((ways[:, rest] / np.arange(1, len(ways) + 1)).sum())
+
+
+def _with(ways: np.ndarray, size: int, votes: int) -> np.ndarray:
+    """The ways with one more cluster of `size` samples, which gets fewer than `votes` of them or ties."""
+    n = ways.shape[1]
+    new = ways.copy()  # none of its samples
+    for given in range(1, min(size, votes, n - 1) + 1):
+        times = float(comb(size, given))
+        if given < votes:
+            new[:, given:] += times * ways[:, : n - given]
+        else:
+            new[1:, given:] += times * ways[:-1, : n - given]
+    return new
