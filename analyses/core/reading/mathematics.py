@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from math_verify import parse, verify
-from sympy import Basic, Interval, MatrixBase, Rational, Symbol, Tuple, factorial
+from sympy import Basic, Interval, MatrixBase, Product, Rational, Sum, Symbol, Tuple, binomial, factorial
 from sympy.core.relational import Equality, Relational
 from sympy.polys.polyerrors import BasePolynomialError
 from sympy.sets.sets import Set
@@ -175,17 +175,25 @@ def _equation(text: str) -> bool:
     return bool(sign) and not re.fullmatch(r"[\s$\\({]*\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([^()=]*\))?[\s]*", left)
 
 
+@lru_cache(maxsize=4096)
 def digits(expression: Basic) -> float:
-    """About how many decimal digits the largest number in an expression has once it is worked out."""
+    """About how many decimal digits the largest number in an expression has once it is worked out.
+
+    Infinite where its terms are too many: a power of a sum, a sum or product over a long range.
+    """
     sizes = [digits(part) for part in expression.args if isinstance(part, Basic)]
     own = 0.0
     if expression.is_Integer or expression.is_Rational:
         own = float(len(str(expression))) if abs(getattr(expression, "p", 0)).bit_length() < 10**5 else float("inf")
     elif expression.is_Pow and not expression.free_symbols:
-        base, exponent = expression.args
-        own = max(sizes[0], 1.0) * _value(exponent)
-    elif isinstance(expression, factorial):
+        own = max(sizes[0], 1.0) * _value(expression.args[1])
+    elif expression.is_Pow and expression.args[0].args and not expression.args[1].free_symbols:
+        own = float("inf") if _value(expression.args[1]) > 1000 else 0.0
+    elif isinstance(expression, factorial | binomial):
         own = _value(expression.args[0]) * max(sizes[0], 1.0)
+    elif isinstance(expression, Sum | Product):
+        ranges = [_value(end) for limit in expression.limits for end in limit[1:] if not end.free_symbols]
+        own = float("inf") if any(10**4 < r < float("inf") for r in ranges) else 0.0
     return max([own, *sizes])
 
 
