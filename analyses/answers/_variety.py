@@ -1,18 +1,18 @@
 """How different responses to one prompt are: n-grams, answers, effective number of modes. Never imports torch.
 
-Answers are one cluster when their normalised texts are equal; unreadable ones take no part. `f` is a cluster's share.
+Clusters are made by `reading.votes.clusters`; `f` is a cluster's share.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 
-def frequencies(answers: Sequence[str]) -> Float[np.ndarray, " cluster"]:
+def frequencies(answers: Sequence[Hashable]) -> Float[np.ndarray, " cluster"]:
     """Share of each distinct answer; empty for none."""
     counts = np.array(list(Counter(answers).values()), float)
     return counts / counts.sum() if len(counts) else counts

@@ -29,7 +29,10 @@ from jaxtyping import Float
 
 from analyses.core import stats
 from analyses.core.analysis import analysis
-from analyses.core.reading.grading import BOX, NUMBER, grader
+from analyses.core.reading.answered import readable
+from analyses.core.reading.answers import find
+from analyses.core.reading.exact_numbers import NUMBER
+from analyses.core.reading.grading import grader
 from analyses.core.result import Result
 from analyses.core.stats import resample_counts
 from probe.errors import InputError
@@ -49,7 +52,7 @@ def calibration(
     *,
     confidence: Literal["answer", "response"] = "answer",
     bins: int = 10,
-    grade: str = "math",
+    grade: str = "auto",
     pattern: str | None = None,
     max_new_tokens: int = 512,
     template: Literal["none", "chat"] = "none",
@@ -62,7 +65,7 @@ def calibration(
         confidence: of the answer's own tokens, or of the whole response.
         bins: bins of equal mass in the calibration error.
         grade: how answers are graded, as in evaluate.
-        pattern: where the answer stands, as in evaluate; else the last box, else the last number.
+        pattern: where the answer stands, as in evaluate; else what the response marks, else its last number.
         max_new_tokens: limit of every response.
         template: put prompts through the tokenizer's chat template, or not.
         batch_size: items per forward pass.
@@ -77,10 +80,11 @@ def calibration(
     drawn = {k: r[0] for k, r in responses(model, asked, how, batch_size=batch_size, what="calibration").items()}
     scored = _scored(model, asked, drawn, template, batch_size)
     graded_by = grader(grade, pattern)
+    readable(prompts, graded_by)
     rows = []
     for item in prompts.items:
         response = drawn[item.id]
-        result = graded_by(response.text, item.answer)
+        result = graded_by(response.text, item)
         logprob, entropy = scored.get(item.id, (np.empty(0), np.empty(0)))
         chosen = slice(None) if confidence == "response" else answer_tokens(model.tokenizer, response, pattern)
         own = logprob[chosen] if chosen is not None else np.empty(0)
@@ -139,18 +143,25 @@ def _scored(
 
 def answer_tokens(tokenizer: Any, response: Any, pattern: str | None) -> slice | None:
     """The response tokens that write the answer; None where it has none."""
-    compiled = re.compile(pattern, re.MULTILINE) if pattern else None
-    found = list((compiled or BOX).finditer(response.text))
-    span = found[-1].span(1) if found else None
-    if span is None and compiled is None:
-        numbers = list(NUMBER.finditer(response.text))
-        span = numbers[-1].span() if numbers else None
+    span = answer_span(response.text, pattern)
     if span is None:
         return None
     ends = [len(tokenizer.decode(response.ids[: n + 1], skip_special_tokens=True)) for n in range(len(response.ids))]
     starts = [0, *ends[:-1]]
     inside = [n for n, (a, b) in enumerate(zip(starts, ends, strict=True)) if a < span[1] and b > span[0]]
     return slice(inside[0], inside[-1] + 1) if inside else None
+
+
+def answer_span(text: str, pattern: str | None) -> tuple[int, int] | None:
+    """Where the answer stands: the pattern's last match, else what the response marks, else its last number."""
+    if pattern:
+        found = list(re.finditer(pattern, text, re.MULTILINE))
+        return found[-1].span(1) if found else None
+    said = find(text)
+    if said.marked:
+        return said.start, said.start + len(said.text)
+    numbers = list(NUMBER.finditer(text))
+    return numbers[-1].span() if numbers else None
 
 
 def calibration_error(confidence: Float[np.ndarray, " item"], correct: Float[np.ndarray, " item"], bins: int) -> float:

@@ -1,7 +1,8 @@
 """How many different ways and answers a checkpoint has for one prompt, and what more samples buy.
 
 Definition: per item over its sampled responses: distinct_1, distinct_2 = distinct n-grams / n-grams; self_bleu = mean
-BLEU-4 of a response against the others; n_answers = distinct readable answers; semantic_entropy_nats = -sum f ln f and
+BLEU-4 of a response against the others; n_answers = distinct answers (equal for the grader of `evaluate`; each response
+without a readable one is alone, `unparsed` is their share); semantic_entropy_nats = -sum f ln f and
 modes = 1 / sum f^2 over answers of share f (inverse Simpson; e^entropy is another count of modes); pass_slope =
 pass@n minus pass@1; best_of_n and maj_of_n at all n samples. `<q>_change` = paired change since the first step.
 
@@ -26,7 +27,7 @@ import xarray as xr
 from analyses.answers import _variety as variety
 from analyses.core import stats
 from analyses.core.analysis import analysis
-from analyses.core.reading.grading import majority, pass_at_k
+from analyses.core.reading.votes import clusters, majority, pass_at_k
 from analyses.core.result import Result
 from analyses.core.stats import has_series, since
 from probe.errors import InputError
@@ -39,6 +40,7 @@ QUANTITIES: dict[str, tuple[str, str]] = {
     "distinct_2": ("1", "distinct 2-grams / 2-grams"),
     "self_bleu": ("1", "self-BLEU"),
     "n_answers": ("answers", "distinct answers"),
+    "unparsed": ("1", "responses without a readable answer, each an answer of its own"),
     "semantic_entropy_nats": ("nats", "entropy over answers"),
     "modes": ("1", "effective number of answers"),
     "best_of_n": ("1", "pass@n at all samples"),
@@ -67,7 +69,7 @@ def diversity(
     by = ["group", "answer_kind"]
     keys = ["item", *by, *(["step"] if "step" in sampled else [])]
     rows = [
-        {**dict(zip(keys, at, strict=True)), **_of(responses, max_words, seed)}
+        {**dict(zip(keys, at, strict=True)), **_of(responses, max_words)}
         for at, responses in sampled.groupby(keys, sort=True)
     ]
     table = pd.DataFrame(rows)
@@ -78,11 +80,11 @@ def diversity(
     return Result.of(table, xr.merge(parts, join="outer"))
 
 
-def _of(responses: pd.DataFrame, max_words: int, seed: int) -> dict[str, Any]:
+def _of(responses: pd.DataFrame, max_words: int) -> dict[str, Any]:
     texts = [str(t).split()[:max_words] for t in responses["text"]]
     flags = responses["correct"].tolist()
-    answers = [a if isinstance(a, str) else None for a in responses["answer"]]
-    f = variety.frequencies([a for a in answers if a is not None])
+    answers = responses["answer"].tolist()
+    f = variety.frequencies(clusters(answers))
     n, right = len(texts), sum(c == 1.0 for c in flags)
     return {
         "n_samples": n,
@@ -90,10 +92,11 @@ def _of(responses: pd.DataFrame, max_words: int, seed: int) -> dict[str, Any]:
         "distinct_2": variety.distinct_n(texts, 2),
         "self_bleu": variety.self_bleu(texts),
         "n_answers": float(len(f)),
+        "unparsed": float(sum(not isinstance(a, str) for a in answers)) / n,
         "semantic_entropy_nats": variety.semantic_entropy_nats(f),
         "modes": variety.modes(f),
         "best_of_n": pass_at_k(n, right, n),
-        "maj_of_n": majority(answers, flags, n, seed),
+        "maj_of_n": majority(answers, flags, n),
         "pass_slope": pass_at_k(n, right, n) - pass_at_k(n, right, 1),
     }
 

@@ -3,7 +3,8 @@
 Definition: each prompt is answered greedily, and by `samples` seeded draws; each response is graded against the
 gold answer. accuracy = mean over items of correct among responses whose answer can be read; accuracy_strict counts
 those without a readable answer as not correct. pass_at_k = 1 - C(n-c, k) / C(n, k) of n samples with c correct,
-mean over items (at k = 1: avg@n); maj_at_k = chance that the most frequent answer of k samples is correct.
+mean over items (at k = 1: avg@n); maj_at_k = chance that the most frequent answer of k samples is correct, exactly,
+ties by their share (at k = 1: pass@1). Answers are one where the grader calls them equal; an unreadable one is alone.
 
 Units: fractions of responses; n_tokens in tokens of the model.
 
@@ -19,7 +20,7 @@ Control: the base checkpoint under the same template, decoding and grader; `accu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,7 +29,9 @@ import xarray as xr
 
 from analyses.core import stats
 from analyses.core.analysis import analysis
-from analyses.core.reading.grading import Grader, grader, has_code, is_boxed, majority, pass_at_k
+from analyses.core.reading.answered import BY, covariates, from_log, graded, readable, said_of_golds
+from analyses.core.reading.grading import Expected, grader
+from analyses.core.reading.votes import majority, pass_at_k
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -36,17 +39,20 @@ if TYPE_CHECKING:
     from pandas import DataFrame as Table
     from plotly.graph_objects import Figure
 
-    from probe import Model, Prompts
-
-BY = ["group", "answer_kind"]
-COLUMNS = ["item", "group", "answer_kind", "decoding", "sample", "status", "correct", "answer", "n_tokens",
-           "truncated", "boxed", "code", "gold", "text"]  # fmt: skip
+    from probe import Item, Model, Prompts
 
 
 def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
     """The result from the rows of all items."""
-    table = table.sort_values("decoding", kind="stable", ignore_index=True)  # greedy first, items as in the prompts
-    return Result.of(table, _aggregates(table, options["ks"], options["seed"]), warnings=_warnings(table))
+    at = ["step", "decoding"] if "step" in table else ["decoding"]
+    table = table.sort_values(at, kind="stable", ignore_index=True)  # greedy first, items as in the prompts
+    how = (options["ks"], options["seed"])
+    if "step" not in table:
+        return Result.of(table, _aggregates(table, *how), warnings=_warnings(table))
+    members = {step: _aggregates(of.drop(columns="step"), *how) for step, of in table.groupby("step", sort=True)}
+    placed = [data.expand_dims({"step": [step]}) for step, data in members.items()]
+    data = xr.concat(placed, "step", data_vars="all", join="outer", combine_attrs="override")
+    return Result.of(table, data, warnings=_warnings(table))
 
 
 @analysis(by_item=_finished)
@@ -55,8 +61,10 @@ def evaluate(
     prompts: Prompts | None = None,
     log: Table | None = None,
     *,
-    grade: str = "math",
+    grade: str = "auto",
     pattern: str | None = None,
+    abstain: str | None = None,
+    skip_unreadable: bool = False,
     samples: int = 0,
     temperature: float = 0.6,
     top_p: float = 1.0,
@@ -72,9 +80,12 @@ def evaluate(
     Args:
         model: the checkpoint; not needed with `log`.
         prompts: items with gold answers; with `log`, they replace its gold answers and groups.
-        log: responses somebody else generated: lm-evaluation-harness samples, an inspect log, or plain JSONL.
-        grade: `math` (math-verify), `number` (last number), `exact`, or `module:function`.
+        log: responses somebody else generated (see `docs/start/evaluate-a-log.md`); a folder of steps is a series.
+        grade: `auto` (by each gold: letters, a number, mathematics or words), `math`, `number`, `choice`, `text`,
+            `exact`, or `module:function`.
         pattern: regular expression whose last match's group is the answer, for example `ans (\d+)$`.
+        abstain: regular expression of an abstention, or `usual`: right on items without a gold answer, else wrong.
+        skip_unreadable: leave items out whose gold answer the grader cannot read, and count them.
         samples: sampled responses per item, beside the greedy one.
         temperature: of the samples.
         top_p: nucleus of the samples.
@@ -87,20 +98,33 @@ def evaluate(
     """
     if (log is None) == (model is None or prompts is None):
         raise InputError("evaluate needs either a model and prompts, or a log of responses (with prompts or without)")
-    graded_by = grader(grade, pattern)
+    graded_by = grader(grade, pattern, abstain)
     if log is not None:
-        answered = _from_log(log, prompts)
+        answered = from_log(log, prompts)
     else:
         assert model is not None
         assert prompts is not None
+        asked, left_out = readable(prompts, graded_by, skip_unreadable)
         how = {"max_new_tokens": max_new_tokens, "stop": stop, "template": template, "seed": seed}
-        answered = _generated(model, prompts, how, samples, temperature, top_p, batch_size)
-    return _finished(_graded(answered, graded_by), {"ks": ks, "seed": seed})
+        answered = _generated(model, asked, how, samples, temperature, top_p, batch_size)
+        answered = pd.concat([answered, *_not_asked(left_out)], ignore_index=True)
+    return _finished(graded(answered, graded_by, skip_unreadable), {"ks": ks, "seed": seed})
+
+
+def _not_asked(items: Sequence[Item]) -> list[pd.DataFrame]:
+    """A row for every item that is left out, so that the table says which; no number is made of it."""
+    rows = [_row(i, "greedy") | {"sample": 0, "text": "", "n_tokens": np.nan, "truncated": None} for i in items]
+    return [pd.DataFrame(rows)] if rows else []
+
+
+def _row(item: Item, decoding: str) -> dict[str, Any]:
+    named = {"item": item.id, "group": item.group, "answer_kind": item.answer_kind, "decoding": decoding}
+    return {**named, "expected": Expected.of(item), **covariates(item)}
 
 
 def _generated(
     model: Model,
-    prompts: Prompts,
+    items: Sequence[Item],
     how: dict[str, Any],
     samples: int,
     temperature: float,
@@ -110,7 +134,7 @@ def _generated(
     """One row per response and kind of gold answer; a prompt with several kinds is answered once."""
     from analyses.core.reading.kept_responses import Decoding, question, responses
 
-    asked = {item.id: question(item) for item in prompts.items}
+    asked = {item.id: question(item) for item in items}
     ways = {"greedy": Decoding(**how)}
     if samples:
         ways["sampled"] = Decoding(**how, temperature=temperature, top_p=top_p, n_samples=samples)
@@ -118,62 +142,20 @@ def _generated(
     for name, decoding in ways.items():
         drawn = responses(model, list(asked.items()), decoding, batch_size=batch_size, what=f"evaluate ({name})")
         rows += [
-            {"item": i.id, "group": i.group, "answer_kind": i.answer_kind, "gold": i.answer, "decoding": name,
-             "sample": number, "text": r.text, "n_tokens": r.n_tokens, "truncated": r.truncated}
-            for i in prompts.items
+            _row(i, name) | {"sample": number, "text": r.text, "n_tokens": r.n_tokens, "truncated": r.truncated}
+            for i in items
             for number, r in enumerate(drawn[i.id])
-        ]  # fmt: skip
+        ]
     return pd.DataFrame(rows)
-
-
-def _from_log(log: pd.DataFrame, prompts: Prompts | None) -> pd.DataFrame:
-    """Logged responses as rows; one per item counts as greedy, several as samples."""
-    missing = [c for c in ("item", "sample", "text") if c not in log.columns]
-    if missing:
-        raise InputError(f"the log has no column {missing}; it has {list(log.columns)}")
-    rows = log.assign(item=log["item"].astype(str))
-    if prompts is not None:
-        gold = prompts.frame().rename(columns={"id": "item", "answer": "gold"})
-        unknown = sorted(set(rows["item"]) - set(gold["item"]))
-        if unknown:
-            raise InputError(f"the log answers items that the prompts do not hold: {unknown[:5]}")
-        rows = rows.drop(columns=["gold", "group"], errors="ignore").merge(gold[["item", "gold", *BY]], on="item")
-    without = rows.loc[rows["gold"].isna(), "item"].unique().tolist() if "gold" in rows else ["all"]
-    if without:
-        raise InputError(f"no gold answer for items {without[:5]}: give prompts with answers beside the log")
-    golds = rows.groupby(["item", "answer_kind"] if "answer_kind" in rows else "item")["gold"].nunique()
-    if (golds > 1).any():
-        named = golds.index[golds > 1].tolist()[:5]
-        raise InputError(f"items {named} have several gold answers in the log: correct it, or give prompts")
-    defaults = {"group": "all", "answer_kind": "given", "n_tokens": np.nan, "truncated": None}
-    rows = rows.assign(**{k: v for k, v in defaults.items() if k not in rows.columns})
-    return rows.assign(decoding="greedy" if (rows["sample"] == 0).all() else "sampled")
-
-
-def _graded(rows: pd.DataFrame, graded_by: Grader) -> pd.DataFrame:
-    texts = [str(t) for t in rows["text"]]
-    grades = [graded_by(text, str(gold)) for text, gold in zip(texts, rows["gold"], strict=True)]
-    found = rows.assign(
-        text=texts,
-        status=[g.status for g in grades],
-        correct=[g.correct for g in grades],
-        answer=pd.Series([g.answer for g in grades], rows.index, dtype="str"),
-        boxed=[is_boxed(t) for t in texts],
-        code=[has_code(t) for t in texts],
-    )
-    found["gold"] = found["gold"].astype(str)
-    found["n_tokens"] = found["n_tokens"].astype(float)
-    found["truncated"] = found["truncated"].astype("boolean").astype(float)  # NaN: the log does not say
-    return found[COLUMNS].reset_index(drop=True)
 
 
 def _aggregates(table: pd.DataFrame, ks: tuple[int, ...], seed: int) -> xr.Dataset:
     """Rates of greedy responses (of samples where there are none), pass@k and maj@k of samples."""
+    table = table[table["status"] != "gold_unparsed"]
     greedy = table[table["decoding"] == "greedy"]
     rows = (greedy if len(greedy) else table).copy()
     rows["accuracy"] = rows["correct"]
-    can_be_graded = rows["status"] != "gold_unparsed"
-    rows["accuracy_strict"] = (rows["status"] == "correct").astype(float).where(can_be_graded)
+    rows["accuracy_strict"] = (rows["status"] == "correct").astype(float)
     rows["unparsed"] = (rows["status"] == "unparsed").astype(float)
     wanted = {
         "accuracy": ("1", "accuracy"),
@@ -197,12 +179,10 @@ def _aggregates(table: pd.DataFrame, ks: tuple[int, ...], seed: int) -> xr.Datas
 def _over_samples(sampled: pd.DataFrame, ks: tuple[int, ...], seed: int) -> list[xr.Dataset]:
     rows: list[dict[str, Any]] = []
     for (item, group, kind), of in sampled.groupby(["item", *BY], sort=True):
-        if (of["status"] == "gold_unparsed").any():
-            continue
         right = int((of["correct"] == 1.0).sum())
         answers, flags = of["answer"].tolist(), of["correct"].tolist()
         for k in (k for k in ks if k <= len(of)):
-            voted = majority([a if isinstance(a, str) else None for a in answers], flags, k, seed)
+            voted = majority(answers, flags, k)
             shared = {"item": item, "group": group, "answer_kind": kind, "k": k}
             rows.append({**shared, "pass_at_k": pass_at_k(len(of), right, k), "maj_at_k": voted})
     if not rows:
@@ -213,15 +193,13 @@ def _over_samples(sampled: pd.DataFrame, ks: tuple[int, ...], seed: int) -> list
 
 
 def _warnings(table: pd.DataFrame) -> list[str]:
-    found: list[str] = []
-    for status, what in (
-        ("unparsed", "responses have no readable answer"),
-        ("gold_unparsed", "gold answers cannot be read"),
-    ):
-        rows = table[table["status"] == status]
-        if len(rows):
-            share, items = len(rows) / len(table), rows["item"].unique().tolist()
-            found.append(f"{share:.1%} {what} (left out of accuracy): items {', '.join(map(str, items[:5]))}")
+    found = said_of_golds(table)
+    asked = table[table["status"] != "gold_unparsed"]
+    rows = asked[asked["status"] == "unparsed"]
+    if len(rows):
+        share, items = len(rows) / len(asked), rows["item"].unique().tolist()
+        named = ", ".join(map(str, items[:5]))
+        found.append(f"{share:.1%} responses have no readable answer (left out of accuracy): items {named}")
     cut = table["truncated"] == 1.0
     if cut.any():
         found.append(

@@ -26,7 +26,9 @@ import xarray as xr
 from analyses.answers import _variety as variety
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.reading.answered import readable
 from analyses.core.reading.grading import Grader, grader
+from analyses.core.reading.votes import clusters
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -46,7 +48,7 @@ def merge(
     *,
     weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0),
     generate: bool = True,
-    grade: str = "math",
+    grade: str = "auto",
     pattern: str | None = None,
     samples: int = 0,
     temperature: float = 1.0,
@@ -77,6 +79,8 @@ def merge(
     from analyses.core.reading.comparable import pair_warnings
 
     graded_by = grader(grade, pattern)
+    if generate:
+        readable(prompts, graded_by)
     warnings = pair_warnings(base, tuned)
     how = (max_new_tokens, template, samples, temperature, seed, batch_size)
     rows: list[dict[str, Any]] = []
@@ -148,9 +152,10 @@ def _responses(
         drawn = responses(model, asked, sampling, batch_size=batch_size, what="merge (samples)")
     out: dict[tuple[str, str], dict[str, float]] = {}
     for item in prompts.items:
-        answers = [graded_by(r.text, item.answer).answer for r in drawn.get(item.id, [])]
-        f = variety.frequencies([a for a in answers if a is not None])
-        right = graded_by(greedy[item.id][0].text, item.answer).correct
+        f = variety.frequencies(
+            clusters([g.same for g in graded_by.many([(r.text, item) for r in drawn.get(item.id, [])])])
+        )
+        right = graded_by(greedy[item.id][0].text, item).correct
         out[item.id, item.answer_kind] = {"correct": right, "modes": variety.modes(f)}
     return out
 

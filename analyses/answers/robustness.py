@@ -27,6 +27,7 @@ import xarray as xr
 from analyses.answers._perturbations import IRRELEVANT, PARAPHRASES, PREAMBLES, Texts, perturbed
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.reading.answered import readable
 from analyses.core.reading.grading import Grader, grader
 from analyses.core.result import Result
 
@@ -49,7 +50,7 @@ def robustness(
     paraphrases: tuple[str, ...] = PARAPHRASES,
     irrelevant: tuple[str, ...] = IRRELEVANT,
     largest: int | None = None,
-    grade: str = "math",
+    grade: str = "auto",
     pattern: str | None = None,
     max_new_tokens: int = 512,
     template: Literal["none", "chat"] = "none",
@@ -71,6 +72,8 @@ def robustness(
         batch_size: items per generation batch.
         seed: of the perturbations and of the bootstrap.
     """
+    graded_by = grader(grade, pattern)
+    readable(prompts, graded_by)
     texts = Texts(preambles, paraphrases, irrelevant, largest)
     asked = {(i.key, AS_IS): i for i in prompts.items}
     skipped: dict[str, int] = {}
@@ -78,7 +81,7 @@ def robustness(
         changed = {(i.key, name): new for i in prompts.items if (new := perturbed(i, name, texts, seed)) is not None}
         skipped[name] = len(prompts.items) - len(changed)
         asked |= changed
-    table = _answered(model, asked, grader(grade, pattern), max_new_tokens, template, batch_size)
+    table = _answered(model, asked, graded_by, max_new_tokens, template, batch_size)
     warnings = [f"{name} does not apply to {n} of {len(prompts.items)} items" for name, n in skipped.items() if n]
     return Result.of(table, _aggregates(table, seed), warnings=warnings)
 
@@ -96,7 +99,7 @@ def _answered(
     rows = []
     for (_, variant), item in asked.items():
         response = drawn[names[item.id, variant]][0]
-        grade = graded_by(response.text, item.answer)
+        grade = graded_by(response.text, item)
         rows.append(
             {
                 "item": item.id,

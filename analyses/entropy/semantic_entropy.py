@@ -1,7 +1,8 @@
 """Do a prompt's sampled answers mean the same, and how varied are the plans: two named semantic entropies.
 
-Definition: the responses of a sampling group are clustered by their final answer (a pattern's last match, else the
-    whole text with white space normalised; an unparsed one is its own cluster). frequency: -sum f ln f of cluster
+Definition: the responses of a sampling group are clustered by their final answer (what they
+    mark as it, else their last formula or number; equal as the graders call answers equal; an unparsed one is its own
+    cluster). frequency: -sum f ln f of cluster
     shares. mass: the same with cluster masses, softmax over the group of length-normalised log-likelihoods under the
     model. log_mean: -(1/K) sum ln p(C_k) of the same masses (>= ln K, unbounded). HICRA's gram entropy: -sum f_g ln f_g
     over the word n-grams that at least `gram_share` of a step's rewarded responses contain.
@@ -14,7 +15,6 @@ Control: groups whose rewards are all equal; a checkpoint before training on the
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.reading import votes
+from analyses.core.reading.grading import read
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -40,7 +42,7 @@ def semantic_entropy(
     model: Model,
     rollouts: Rollouts,
     *,
-    answer: str = r"ans (\S+)",
+    answer: str | None = None,
     alpha: float = 0.02,
     gram_words: int = 3,
     gram_share: float = 0.05,
@@ -54,7 +56,8 @@ def semantic_entropy(
     seed_scale (1 - alpha frequency / ln G, SEED-GRPO's linear form), answers (cluster by cluster, most frequent first).
 
     Args:
-        answer: regular expression whose last match holds the answer in its first group; empty compares whole texts.
+        answer: regular expression whose last match holds the answer in its first group; by default what a response
+            marks as its answer (a box, "answer is"), else its last formula or number; empty compares whole texts.
         alpha: strength of SEED-GRPO's scaling of advantages.
         gram_words: words per gram of a plan.
         gram_share: share of a step's rewarded responses that must contain a gram for it to count as a plan's.
@@ -64,8 +67,7 @@ def semantic_entropy(
     from analyses.core.reading import rollout_tokens as reading
 
     rollouts = reading.readable(rollouts, model)
-    cut = _pattern(answer)
-    responses = _responses(model, rollouts, cut, batch_size)
+    responses = _responses(model, rollouts, answer, batch_size)
     keys = ["rollout_step", "item", "group", "group_uid"]
     rows = [
         {**dict(zip(keys, key, strict=True)), **_group(part, alpha)} for key, part in responses.groupby(keys, sort=True)
@@ -75,22 +77,14 @@ def semantic_entropy(
     data = _aggregate(table, _plans(responses, gram_words, gram_share), seed)
     alone = int((table["n_responses"] == 1).sum())
     note = [f"{alone} sampling group(s) hold one response: their semantic entropy is 0 by definition"] if alone else []
+    unread = int(table["n_unparsed"].sum())
+    if unread:
+        share = unread / int(table["n_responses"].sum())
+        note.append(f"{share:.1%} of responses have no readable answer: each is a cluster of its own")
     return Result.of(table, data, warnings=[*rollouts.notes, *note])
 
 
-def _pattern(answer: str) -> re.Pattern[str] | None:
-    if not answer:
-        return None
-    try:
-        found = re.compile(answer)
-    except re.error as error:
-        raise InputError(f"answer={answer!r} is not a regular expression: {error}") from error
-    if found.groups < 1:
-        raise InputError(f"answer={answer!r} has no group; put the answer in parentheses")
-    return found
-
-
-def _responses(model: Model, rollouts: Rollouts, cut: re.Pattern[str] | None, batch_size: int) -> pd.DataFrame:
+def _responses(model: Model, rollouts: Rollouts, answer: str | None, batch_size: int) -> pd.DataFrame:
     """One row per response: its text, answer (None: unparsed), mean log-likelihood and reward."""
     from analyses.core.reading import rollout_tokens as reading
 
@@ -99,7 +93,8 @@ def _responses(model: Model, rollouts: Rollouts, cut: re.Pattern[str] | None, ba
     grouped = frame.groupby(["rollout_step", "item", "group", "group_uid", "sample"], sort=True)
     out = grouped.agg(mean_logp=("logp", "mean")).reset_index()
     out["text"] = [model.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for _, ids in grouped["token"]]
-    out["answer"] = [final_answer(text, cut) for text in out["text"]]
+    answers, same = final_answers(out["text"].tolist(), answer)
+    out["answer"], out["same"] = pd.Series(answers, dtype=object), pd.Series(same, dtype=object)
     out["reward"] = grouped["reward"].first().to_numpy(float) if columns else np.nan
     return out
 
@@ -110,18 +105,30 @@ def _logp(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
     return {"logp": statistics(logits[0], targets)["logp"]}
 
 
-def final_answer(text: str, cut: re.Pattern[str] | None) -> str | None:
-    """The last match's first group, or the normalised text without a pattern; None where nothing can be read."""
-    if cut is None:
-        return " ".join(text.split()) or None
-    found = list(cut.finditer(text))
-    return found[-1].group(1) if found else None
+def final_answers(texts: Sequence[str], answer: str | None) -> tuple[list[str | None], list[str | None]]:
+    """(answers, names of their clusters) of responses; None where nothing can be read.
+
+    Raises:
+        InputError: a pattern that is none or has no group, or not one answer that can be read.
+    """
+    if answer == "":
+        whole = [" ".join(t.split()) or None for t in texts]
+        return whole, whole
+    found = read(texts, answer)
+    if all(f.answer is None for f in found):
+        where = "a box, a statement, a number" if answer is None else f"a match of {answer!r}"
+        raise InputError(
+            f"none of {len(texts)} responses holds an answer that can be read ({where}): say where answers stand, "
+            r"for example answer='ans (\S+)', or compare whole texts, answer=''"
+        )
+    return [f.answer for f in found], [f.same for f in found]
 
 
 def clusters(answers: Sequence[str | None]) -> np.ndarray:
     """Cluster number of each answer; every unparsed one is alone."""
-    named = [f"parsed {a}" if a is not None else f"unparsed {i}" for i, a in enumerate(answers)]
-    return pd.factorize(np.asarray(named, dtype=object))[0]
+    named = votes.clusters(answers)
+    order = {name: number for number, name in enumerate(dict.fromkeys(named))}
+    return np.array([order[name] for name in named])
 
 
 def masses(cluster: np.ndarray, mean_logp: Float[np.ndarray, " response"] | None = None) -> np.ndarray:
@@ -144,7 +151,7 @@ def log_mean(shares: Float[np.ndarray, " cluster"]) -> float:
 
 
 def _group(part: pd.DataFrame, alpha: float) -> dict[str, Any]:
-    cluster = clusters(part["answer"].tolist())
+    cluster = clusters(part["same"].tolist())
     counted, weighted = masses(cluster), masses(cluster, part["mean_logp"].to_numpy())
     largest, frequency = float(np.log(len(part))), entropy_of(counted)
     named = Counter(a if isinstance(a, str) else "(unparsed)" for a in part["answer"])

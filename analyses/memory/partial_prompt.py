@@ -27,6 +27,7 @@ import xarray as xr
 
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.reading.answered import readable
 from analyses.core.reading.grading import Grader, grader
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -48,7 +49,7 @@ def partial_prompt(
     fractions: tuple[float, ...] = (0.8, 0.6, 0.4),
     unit: Literal["char", "word", "token"] = "char",
     max_new_tokens: int = 256,
-    grade: str = "math",
+    grade: str = "auto",
     pattern: str | None = None,
     controls: int = 0,
     batch_size: int = 8,
@@ -74,7 +75,9 @@ def partial_prompt(
         from analyses.memory._random_calculation import random_calculation
 
         items += random_calculation(n=controls, seed=seed).items
-    table = _completed(model, items, shown, unit, max_new_tokens, batch_size, grader(grade, pattern))
+    graded_by = grader(grade, pattern)
+    readable(prompts, graded_by)
+    table = _completed(model, items, shown, unit, max_new_tokens, batch_size, graded_by)
     return Result.of(table, _aggregates(table, seed), warnings=_warnings(table))
 
 
@@ -99,7 +102,7 @@ def _completed(
             if found is None:
                 continue
             text, (_, rest) = found[0].text, cut[item.id, fraction]
-            grade = graded_by(text, item.answer)
+            grade = graded_by(text, item)
             rows.append(
                 {
                     "item": item.id,

@@ -60,7 +60,7 @@ def _scorer(batch: TokenBatch, grade: Grader, max_new_tokens: int) -> Callable[[
 
     def score(model: Model, edits: Sequence[Edit]) -> np.ndarray:
         done = {c.item.key: c.text for c in model.generate(batch, edits=edits, max_new_tokens=max_new_tokens)}
-        return np.array([grade(done[i.key], i.answer).correct for i in batch.items])
+        return np.array([grade(done[i.key], i).correct for i in batch.items])
 
     return score
 

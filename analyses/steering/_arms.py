@@ -20,7 +20,7 @@ from probe.replay import Clean, Metric, answer_logprob, replay
 from probe.sites import Site
 
 if TYPE_CHECKING:
-    from analyses.core.reading.grading import Grade
+    from analyses.core.reading.grading import Grader
     from analyses.steering._neurons import Selection
     from probe import Model, Prompts, TokenBatch
 
@@ -146,7 +146,7 @@ def completions(
     prompts: Prompts,
     arms: Mapping[int, tuple[str, Selection, Placebos]],
     alphas: Sequence[float],
-    grade: Callable[[str, str], Grade],
+    grade: Grader,
     **how: Any,
 ) -> pd.DataFrame:
     """Greedy responses under the treatment and one draw of each neuron placebo at every dose, graded.
@@ -159,7 +159,7 @@ def completions(
         prompts: items; one response serves all kinds of answer of an id.
         arms: layer -> name of the treatment, its neurons, its placebos.
         alphas: doses.
-        grade: (response, gold) -> Grade.
+        grade: grades a response against its item.
         how: of `steered_completions`.
     """
     from analyses.core.reading.outcomes import graded, one_per_id

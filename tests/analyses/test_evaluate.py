@@ -50,14 +50,80 @@ def value(result: Result, name: str, **at) -> float:
 
 
 def test_unreadable_answers_are_counted_apart():
-    result = evaluated(None, None, log([["7"], ["8"], ["hm"], ["7"]], ["7", "7", "7", "x"]), grade="number")
+    texts = log([["7"], ["8"], ["hm"], ["7"]], ["7", "7", "7", "x"])
+    with pytest.raises(InputError, match=r"q3 \('x'\)"):
+        evaluated(None, None, texts, grade="number")
+    result = evaluated(None, None, texts, grade="number", skip_unreadable=True)
     assert result.table["status"].tolist() == ["correct", "wrong", "unparsed", "gold_unparsed"]
     assert value(result, "accuracy") == pytest.approx(1 / 2)
     assert value(result, "accuracy_strict") == pytest.approx(1 / 3)
-    assert value(result, "unparsed") == pytest.approx(1 / 4)
+    assert value(result, "unparsed") == pytest.approx(1 / 3)
     assert math.isnan(value(result, "truncated"))  # the log does not say
     assert any("no readable answer" in w for w in result.warnings)
-    assert any("gold answers" in w for w in result.warnings)
+    assert any("1 item(s) left out" in w for w in result.warnings)
+
+
+def test_words_are_graded_by_default_and_the_counts_are_said():
+    texts = [[r"\boxed{%s}" % (i < 4)] for i in range(10)]
+    result = evaluated(None, None, log(texts, ["True"] * 10))
+    assert value(result, "accuracy") == value(result, "accuracy_strict") == pytest.approx(0.4)
+    mixed = evaluated(None, None, log([["7"], ["B"], ["Paris"]], ["7", "B", "Paris"]))
+    assert value(mixed, "accuracy") == 1.0
+    assert "graded by their gold answers: 1 number, 1 choice, 1 text" in mixed.warnings
+
+
+def test_equal_answers_vote_together():
+    texts = [[r"\boxed{1/2}", r"\boxed{0.5}", r"\boxed{\frac{1}{2}}", r"\boxed{3}", r"\boxed{3}"]]
+    result = evaluated(None, None, log(texts, ["1/2"]), ks=(1, 5))
+    assert value(result, "maj_at_k", k=5) == 1.0
+    assert value(result, "maj_at_k", k=1) == value(result, "pass_at_k", k=1) == pytest.approx(3 / 5)
+    assert result.table["answer"].nunique() == 2
+
+
+def test_several_golds_of_one_item_all_count():
+    one = pd.DataFrame([{"item": "a", "sample": 0, "text": "4", "gold": ["3", "4"]}])
+    assert evaluated(None, None, one, grade="exact").table["status"].tolist() == ["correct"]
+
+
+def test_a_verdict_of_a_program_is_taken_as_it_is():
+    rows = pd.DataFrame(
+        [{"item": str(i), "text": "def f(): ...", "verdict": v} for i, v in enumerate(["passed", "0", True])]
+    )
+    result = evaluated(None, None, rows)
+    assert result.table["status"].tolist() == ["correct", "wrong", "correct"]
+    assert set(result.table["graded_as"]) == {"verdict"}
+    with pytest.raises(InputError, match="perhaps"):
+        evaluated(None, None, rows.assign(verdict="perhaps"))
+
+
+def test_a_series_of_logs_has_steps():
+    of = [log([["7"], ["8"]], ["7", "7"]).assign(step=10), log([["7"], ["7"]], ["7", "7"]).assign(step=20)]
+    result = evaluated(None, None, pd.concat(of))
+    assert result.data["step"].values.tolist() == [10, 20]
+    accuracy = result.data["accuracy"].sel(group="all", answer_kind="given")
+    assert accuracy.values.tolist() == [0.5, 1.0]
+
+
+def test_other_columns_stay_with_their_items():
+    rows = log([["7"], ["8"]], ["7", "7"]).assign(difficulty=[1, 2], source=["a", 3])
+    table = evaluated(None, None, rows).table
+    assert table["difficulty"].tolist() == [1.0, 2.0]
+    assert table["source"].tolist() == ["a", "3"]
+
+
+def test_a_log_without_ids_of_its_own_is_matched_by_the_prompts_text():
+    prompts = Prompts((Item("q0", "What is 3 + 4?", "7"), Item("q1", "What is 3 + 4? Why?", "8")))
+    rows = pd.DataFrame(
+        {
+            "item": ["a1f", "b2e"],
+            "prompt": ["user\nWhat is 3 + 4?\nassistant\n", "user\nWhat is 3 + 4? Why?\n"],
+            "text": ["7", "7"],
+        }
+    )
+    assert evaluated(None, prompts, rows).table.set_index("item")["status"].to_dict() == {
+        "q0": "correct",
+        "q1": "wrong",
+    }
 
 
 def test_samples_give_unbiased_pass_and_majority():

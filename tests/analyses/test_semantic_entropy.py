@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from analyses import run
 from analyses.entropy.semantic_entropy import (
     clusters,
     entropy_of,
-    final_answer,
+    final_answers,
     gram_entropy,
     grams,
     log_mean,
@@ -72,10 +71,22 @@ def test_clusters_and_masses() -> None:
 
 
 def test_answers() -> None:
-    cut = re.compile(r"ans (\S+)")
-    assert final_answer("think ans 2 ; ans 3", cut) == "3"
-    assert final_answer("nothing", cut) is None
-    assert final_answer(" a  b ", None) == "a b"
+    assert final_answers(["think ans 2 ; ans 3", "nothing"], r"ans (\S+)")[0] == ["3", None]
+    assert final_answers([" a  b ", ""], "")[0] == ["a b", None]
+    answers, same = final_answers([r"\boxed{10}", "10", "so it is 10.0", r"\boxed{\frac{20}{2}}", "hm"], None)
+    assert answers[4] is None
+    assert len(set(same[:4])) == 1
+    with pytest.raises(InputError, match="none of 1 responses"):
+        final_answers(["hm"], None)
+
+
+def test_unparsed_answers_are_each_their_own_beside_parsed_ones(tmp_path: Path) -> None:
+    given = planted(tmp_path, {"a": ["ans 3", "ans 3", "3 ans", "7 ans"], "b": ["7 ans"] * 4})
+    made = run("semantic_entropy", **given, answer=r"ans (\S+)")
+    found = made.table.set_index("item")["frequency_nats"]
+    assert found["a"] == pytest.approx(1.5 * np.log(2))
+    assert found["b"] == pytest.approx(np.log(4))
+    assert any("75.0% of responses have no readable answer" in w for w in made.warnings)
 
 
 def test_plans_have_the_entropy_of_their_grams() -> None:
@@ -89,7 +100,7 @@ def test_plans_have_the_entropy_of_their_grams() -> None:
 
 
 def test_planted_groups(tmp_path: Path) -> None:
-    result = run("semantic_entropy", **example(tmp_path))
+    result = run("semantic_entropy", **example(tmp_path), answer=r"ans (\S+)")
     a, b = result.table.set_index("item").loc[["a", "b"]].to_dict("records")
     assert (a["n_clusters"], a["n_unparsed"], b["n_clusters"]) == (3, 1, 1)
     assert a["frequency_nats"] == pytest.approx(entropy_of(np.array([0.5, 0.25, 0.25])))
@@ -102,5 +113,5 @@ def test_planted_groups(tmp_path: Path) -> None:
 def test_bad_patterns_are_refused(tmp_path: Path) -> None:
     given = example(tmp_path)
     for pattern in ("(", "ans"):
-        with pytest.raises(InputError, match="answer="):
+        with pytest.raises(InputError, match="pattern"):
             run("semantic_entropy", **given, answer=pattern)

@@ -18,7 +18,8 @@ DIGITS = 400
 """Digits beyond which a number is a loop, not an answer."""
 
 COMMAND = re.compile(
-    r"\\(?:text|mathrm|mbox|operatorname|mathbf|textbf|textit|mathit|mathsf|textrm|textsf|hbox|emph|boldsymbol)\s*\{([^{}]*)\}"
+    r"\\(?:text|mathrm|mbox|operatorname|mathbf|textbf|textit|mathit|mathsf|textrm|textsf|hbox|emph|boldsymbol)"
+    r"\s*\{([^{}]*)\}"
 )
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 SIGNS = str.maketrans("−–‒﹣－⁄∕×⋅·÷０１２３４５６７８９％", "-----//***/0123456789%")
@@ -118,7 +119,7 @@ def numbers(text: str) -> list[Number]:
         number = _number(text, match)
         if number is not None:
             before = text[match.start() - 1 : match.start()]
-            (glued if before.isalpha() or before in ("_", "^", "\\") and before else found).append(number)
+            (glued if before.isalpha() or (before in ("_", "^", "\\") and before) else found).append(number)
     return found or glued
 
 
@@ -240,7 +241,62 @@ def _is_unit(rest: str) -> bool:
 
 
 UNITS = frozenset(
-    "m s g l h kg cm mm km nm um ml cc hr min sec ms hz in ft yd mi oz lb lbs mph kph gal deg rad mol pa kpa atm kw"
-    " kj ev mev usd eur gb mb kb am pm day pts cm^2 cm^3 m^2 m^3 km^2 ft^2 in^2 mm^2".split()
+    (
+        "m",
+        "s",
+        "g",
+        "l",
+        "h",
+        "kg",
+        "cm",
+        "mm",
+        "km",
+        "nm",
+        "um",
+        "ml",
+        "cc",
+        "hr",
+        "min",
+        "sec",
+        "ms",
+        "hz",
+        "in",
+        "ft",
+        "yd",
+        "mi",
+        "oz",
+        "lb",
+        "lbs",
+        "mph",
+        "kph",
+        "gal",
+        "deg",
+        "rad",
+        "mol",
+        "pa",
+        "kpa",
+        "atm",
+        "kw",
+        "kj",
+        "ev",
+        "mev",
+        "usd",
+        "eur",
+        "gb",
+        "mb",
+        "kb",
+        "am",
+        "pm",
+        "day",
+        "pts",
+        "cm^2",
+        "cm^3",
+        "m^2",
+        "m^3",
+        "km^2",
+        "ft^2",
+        "in^2",
+        "mm^2",
+    )
 )
 """Short words that are units; any other of up to three small letters is taken for variables."""

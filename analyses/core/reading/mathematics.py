@@ -131,7 +131,9 @@ def _expressions(text: str, marked: bool) -> tuple[Any, ...]:
 
 def spelled(text: str) -> str:
     """The text of an answer without blanks, dollar signs, sizes of brackets and names of one command: equal as text."""
-    text = re.sub(r"\\left|\\right|\\displaystyle|\\[,!;: ]|\\boxed|\$|\s", "", wording.unwrapped(text.translate(SIGNS)))
+    text = re.sub(
+        r"\\left|\\right|\\displaystyle|\\[,!;: ]|\\boxed|\$|\s", "", wording.unwrapped(text.translate(SIGNS))
+    )
     return re.sub(r"\\[dt]frac", r"\\frac", text).replace("{,}", ",").rstrip(".").casefold()
 
 
@@ -227,7 +229,7 @@ def _print(part: Any) -> str:
         ends = ("(" if part.left_open else "[", ")" if part.right_open else "]")
         return f"{ends[0]}{_print(part.start)},{_print(part.end)}{ends[1]}"
     if isinstance(part, MatrixBase):
-        return f"{part.shape}" + ";".join(map(_print, part))
+        return f"{part.shape}" + ";".join(_print(cell) for cell in part.flat())
     if isinstance(part, Set):
         return type(part).__name__ + "{" + ";".join(sorted(map(_print, part.args))) + "}"
     if isinstance(part, Tuple | Relational):
@@ -235,7 +237,9 @@ def _print(part: Any) -> str:
     done = part.doit()
     if done.is_Rational:
         return str(done)
-    points = {s: Rational(1 + int(hashlib.sha256(str(s).encode()).hexdigest()[:6], 16), 7919) for s in done.free_symbols}
+    points = {
+        s: Rational(1 + int(hashlib.sha256(str(s).encode()).hexdigest()[:6], 16), 7919) for s in done.free_symbols
+    }
     value = complex(done.subs(points).evalf(15))
     return f"{value.real:.9g}" + (f"{value.imag:+.9g}i" if abs(value.imag) > 1e-12 else "")
 
@@ -265,6 +269,20 @@ def reads(gold: str) -> bool:
     return told(gold, True) is not None
 
 
+def read(text: str, cut: bool) -> tuple[str, str] | None:
+    """(answer, same) of a response whose gold nobody knows, or of what a pattern cut from one; None: none is read."""
+    if cut:
+        value = told(text, True)
+        answer = None if value is None else (text, *value)
+    else:
+        answer = answer_of(text)
+    if answer is not None:
+        _, kind, value = answer
+        return str(value.value if kind == "number" else value[0]), same(answer)
+    said = " ".join(wording.words(text)) if cut else _unread(answers.find(text))[1]
+    return (said, said) if said else None
+
+
 def grade(response: str, golds: Sequence[str]) -> tuple[str, str | None, str | None]:
     """(status, answer, same) of a response against golds that can be read, any of which counts."""
     found = answers.find(response)
@@ -274,7 +292,7 @@ def grade(response: str, golds: Sequence[str]) -> tuple[str, str | None, str | N
     answer = answer_of(response)
     if answer is None:
         return _unread(found)
-    text, kind, value = answer
+    _, kind, value = answer
     shown = str(value.value if kind == "number" else value[0])
     for number, gold in enumerate(golds):
         if are_equal(gold, answer):

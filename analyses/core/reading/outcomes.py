@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from analyses.core.reading.readouts import streamed
 from analyses.core.reading.teacher_forced import scored
 
 if TYPE_CHECKING:
-    from analyses.core.reading.grading import Grade
+    from analyses.core.reading.grading import Grader
     from probe import Edit, Model, Prompts, TokenBatch
 
 
@@ -33,7 +33,7 @@ def answer_logprob(model: Model, batch: TokenBatch, edits: Sequence[Edit] = ()) 
     return (total / torch.bincount(tokens.item, minlength=len(batch))).cpu().numpy().astype(float)
 
 
-def responses_graded(model: Model, prompts: Prompts, grade: Callable[[str, str], Grade], **how: Any) -> pd.DataFrame:
+def responses_graded(model: Model, prompts: Prompts, grade: Grader, **how: Any) -> pd.DataFrame:
     """Greedy responses of the model as it stands, graded: `how` is of `Model.generate`.
 
     Not through `kept_responses`: those are keyed by the checkpoint, which changed weights and open edits do not
@@ -51,12 +51,12 @@ def one_per_id(prompts: Prompts) -> Prompts:
     return replace(prompts, items=tuple({item.id: item for item in prompts.items}.values()))
 
 
-def graded(prompts: Prompts, texts: Mapping[str, str], grade: Callable[[str, str], Grade]) -> pd.DataFrame:
+def graded(prompts: Prompts, texts: Mapping[str, str], grade: Grader) -> pd.DataFrame:
     """Rows item, answer_kind, text, correct for every item.
 
     `correct` is 0 also where a response holds no answer: an intervention that destroys the text is not left out.
     It is NaN only where the gold answer cannot be read.
     """
-    found = [(item, grade(texts[item.id], item.answer)) for item in prompts.items]
+    found = [(item, grade(texts[item.id], item)) for item in prompts.items]
     rows = [(i.id, i.answer_kind, texts[i.id], 0.0 if g.status == "unparsed" else g.correct) for i, g in found]
     return pd.DataFrame(rows, columns=["item", "answer_kind", "text", "correct"])

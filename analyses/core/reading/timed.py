@@ -75,7 +75,7 @@ class _Worker:
 
 
 def done(jobs: Sequence[Sequence[Any]]) -> list[Any]:
-    """Results of jobs `[function, *arguments]` (functions of `mathematics`, by name), in order; None over the limits."""
+    """Results of jobs `[function of mathematics, *arguments]`, in order; None for one over its limits."""
     if not jobs:
         return []
     with _LOCK:  # threads of a dashboard take turns: the workers are few
@@ -153,7 +153,7 @@ def _limits() -> Any:
     import signal
 
     if not hasattr(signal, "ITIMER_PROF"):
-        return lambda seconds: None
+        return lambda _: None
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

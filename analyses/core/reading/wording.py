@@ -9,10 +9,56 @@ from collections import Counter
 from analyses.core.reading.answers import EDGES, Found, find, last_sentence
 from analyses.core.reading.exact_numbers import COMMAND
 
-MATHEMATICAL = frozenset("arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log ln exp sqrt pi inf infinity lim mod gcd lcm max min and or".split())
+MATHEMATICAL = frozenset(
+    (
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "log",
+        "ln",
+        "exp",
+        "sqrt",
+        "pi",
+        "inf",
+        "infinity",
+        "lim",
+        "mod",
+        "gcd",
+        "lcm",
+        "max",
+        "min",
+        "and",
+        "or",
+    )
+)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 POLAR = {"yes": "yes", "no": "no", "true": "yes", "false": "no"}
-NEGATION = frozenset("not no never neither nor isn't wasn't aren't cannot can't doesn't without unlike".split())
+NEGATION = frozenset(
+    (
+        "not",
+        "no",
+        "never",
+        "neither",
+        "nor",
+        "isn't",
+        "wasn't",
+        "aren't",
+        "cannot",
+        "can't",
+        "doesn't",
+        "without",
+        "unlike",
+    )
+)
 WORD = re.compile(r"(?:^|(?<=[\s(\[{\"'*-]))[A-Za-z][A-Za-z'’-]+(?=[\s:,.;!?)\]}\"'*]|$)")
 
 
@@ -96,7 +142,9 @@ def polar(found: Found) -> str | None:
 
 
 LONE = re.compile(r"[\s$*_`({\[\\]*(?:(?:option|choice|answer)\s+)?\(?([A-Za-z])[)}\]*_`.:$\s\\]*", re.IGNORECASE)
-LEADING = re.compile(r"[\s$*_`({\[]*(?:(?:option|choice|answer)\s+)?[*_`({\[]*([A-Z])(?:[)}\]*_`.:,]|\s*$|\s+[-–—]|\s*\n)")
+LEADING = re.compile(
+    r"[\s$*_`({\[]*(?:(?:option|choice|answer)\s+)?[*_`({\[]*([A-Z])(?:[)}\]*_`.:,]|\s*$|\s+[-–—]|\s*\n)"
+)
 SPOKEN = re.compile(r"\b(?i:option|choice)(?:\s+is)?:?\s+[*_`(]*([A-Z])\b|\(([A-Z])\)|\*\*\(?([A-Z])\)?\*\*")
 SEVERAL = re.compile(r"[\s(\[{]*[A-Z](?:\s*(?:,|;|\band\b|&)?\s*[A-Z])+[\s)\]}.]*")
 
