@@ -9,6 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from probe import generation as generation
+    from probe import recompute as recompute
+    from probe import replay as replay
+    from probe import turns as turns
+    from probe import weights as weights
     from probe.checkpoints.search import discover
     from probe.checkpoints.series import Checkpoint
     from probe.errors import InputError, ProbeError
@@ -65,7 +70,12 @@ __all__ = [
 ]
 
 
+_ROOMS = ("generation", "recompute", "replay", "turns", "weights")  # modules by their own names, as `probe.replay`
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"probe.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'probe' has no attribute {name!r}")
     return getattr(import_module(f"probe.{_HOME[name]}"), name)

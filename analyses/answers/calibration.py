@@ -27,15 +27,19 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
-from analyses.core import stats
+import probe
+from analyses.core import reading, stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.reading.answered import readable
 from analyses.core.reading.answers import find
 from analyses.core.reading.exact_numbers import NUMBER
 from analyses.core.reading.grading import grader
+from analyses.core.reading.kept_responses import Decoding, asked_as, question, responses
 from analyses.core.result import Result
 from analyses.core.stats import resample_counts
 from probe.errors import InputError
+from probe.tokens import SPANS, Encoded, plan, tokenize_prompts
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -71,7 +75,6 @@ def calibration(
         batch_size: items per forward pass.
         seed: of the bootstrap.
     """
-    from analyses.core.reading.kept_responses import Decoding, question, responses
 
     if bins < 1:
         raise InputError(f"bins={bins}; expected at least 1")
@@ -111,13 +114,8 @@ def _scored(
     model: Model, asked: list[tuple[str, str | Item]], drawn: dict[str, Any], template: Any, batch_size: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Log-probability and entropy at every response token, under the very ids that were drawn."""
-    from analyses.core.reading.kept_responses import asked_as
-    from analyses.core.reading.readouts import streamed
-    from analyses.core.reading.teacher_forced import scored
-    from probe import Prompts
-    from probe.tokens import SPANS, Encoded, plan, tokenize_prompts
 
-    items = Prompts(tuple(asked_as(name, said) for name, said in asked if drawn[name].ids))
+    items = probe.Prompts(tuple(asked_as(name, said) for name, said in asked if drawn[name].ids))
     how: dict[str, Any] = {"template": template, "max_length": model.shape.n_ctx, **asdict(model.framing)}
     starts = tokenize_prompts(model.tokenizer, items, **how)
     answer = SPANS.index("answer")
@@ -128,11 +126,11 @@ def _scored(
     last = f"resid_post.{model.shape.n_layers - 1}"
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for batch in plan(whole, batch_size, pad_id=model.pad_id):
-        tokens = scored(batch)
+        tokens = reading.scored(batch)
         tokens = tokens.where(tokens.in_span("answer"))
         batch = batch.to(model.device)
         rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
-        read = streamed(rows, model.unembed, tokens.target, k=0)
+        read = reading.streamed(rows, model.unembed, tokens.target, k=0)
         owner = tokens.item.cpu().numpy()
         for i, item in enumerate(batch.items):
             mine = owner == i
@@ -209,7 +207,6 @@ def _errors(kept: pd.DataFrame, bins: int, seed: int, draws: int = 1000) -> xr.D
 
 def figures(result: Result) -> dict[str, Figure]:
     """Calibration error, Brier score and confidence of wrong answers, over steps where there are any."""
-    from analyses.core.figures import curve, forest
 
     rows = result.summary()
     rows = rows[rows["quantity"].isin(["ece", "brier", "confidence_wrong", "confidence"])]

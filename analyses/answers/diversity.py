@@ -27,6 +27,7 @@ import xarray as xr
 from analyses.answers import _variety as variety
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.reading.votes import clusters, majority, pass_at_k
 from analyses.core.result import Result
 from analyses.core.stats import has_series, since
@@ -103,7 +104,6 @@ def _of(responses: pd.DataFrame, max_words: int) -> dict[str, Any]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Effective answers and distinct n-grams by group, over steps where there are any."""
-    from analyses.core.figures import curve, forest
 
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

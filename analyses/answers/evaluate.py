@@ -29,8 +29,11 @@ import xarray as xr
 
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
+from analyses.core.published import joined
 from analyses.core.reading.answered import BY, covariates, from_log, graded, readable, said_of_golds
 from analyses.core.reading.grading import Expected, grader
+from analyses.core.reading.kept_responses import Decoding, question, responses
 from analyses.core.reading.votes import majority, pass_at_k
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -132,7 +135,6 @@ def _generated(
     batch_size: int,
 ) -> pd.DataFrame:
     """One row per response and kind of gold answer; a prompt with several kinds is answered once."""
-    from analyses.core.reading.kept_responses import Decoding, question, responses
 
     asked = {item.id: question(item) for item in items}
     ways = {"greedy": Decoding(**how)}
@@ -210,8 +212,6 @@ def _warnings(table: pd.DataFrame) -> list[str]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Accuracy by group, over steps where there are any; pass@k against k."""
-    from analyses.core.figures import curve, forest
-    from analyses.core.published import joined
 
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

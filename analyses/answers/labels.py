@@ -20,6 +20,7 @@ Control: the same checkpoint twice (no leak items beyond the error rate); matche
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ import xarray as xr
 
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import forest
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -202,7 +204,6 @@ def agreement(first: pd.DataFrame, second: pd.DataFrame) -> float:
 
 def relabelled(prompts: Prompts, table: pd.DataFrame) -> Prompts:
     """The prompts with their labels as groups, for analyses that compare groups; items without a label are left out."""
-    from dataclasses import replace
 
     of = dict(zip(zip(table["item"], table["answer_kind"], strict=True), table["label"], strict=True))
     kept = tuple(replace(i, group=of[i.key]) for i in prompts.items if i.key in of)
@@ -213,7 +214,6 @@ def relabelled(prompts: Prompts, table: pd.DataFrame) -> Prompts:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Share of each label by design group."""
-    from analyses.core.figures import forest
 
     rows = result.summary()
     rows = rows[rows["quantity"].isin(LABELS)]

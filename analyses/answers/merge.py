@@ -23,11 +23,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
 from analyses.answers import _variety as variety
-from analyses.core import stats
+from analyses.answers._checkpoint_average import merge_checkpoints
+from analyses.core import reading, stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.reading.answered import readable
 from analyses.core.reading.grading import Grader, grader
+from analyses.core.reading.kept_responses import Decoding, question, responses
 from analyses.core.reading.votes import clusters
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -75,13 +79,11 @@ def merge(
         batch_size: items per forward pass.
         seed: of the samples and of the bootstrap.
     """
-    from analyses.answers._checkpoint_average import merge_checkpoints
-    from analyses.core.reading.comparable import pair_warnings
 
     graded_by = grader(grade, pattern)
     if generate:
         readable(prompts, graded_by)
-    warnings = pair_warnings(base, tuned)
+    warnings = reading.pair_warnings(base, tuned)
     how = (max_new_tokens, template, samples, temperature, seed, batch_size)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,14 +103,12 @@ def merge(
 
 def _at(base: Model, tuned: Model, weight: float, scratch: Path) -> Model:
     """A handle on the average; the ends are the handles given."""
-    from analyses.answers._checkpoint_average import merge_checkpoints
-    from probe import Model
 
     if weight in (0.0, 1.0):
         return base if weight == 0.0 else tuned
     out = merge_checkpoints(*_folders(base, tuned), scratch / f"{weight:g}", weight)
     dtype = str(base.dtype).removeprefix("torch.")
-    return Model.load(out, backend=base.backend_name, dtype=dtype, device=str(base.device))
+    return probe.Model.load(out, backend=base.backend_name, dtype=dtype, device=str(base.device))
 
 
 def _folders(base: Model, tuned: Model) -> tuple[str, str]:
@@ -120,17 +120,17 @@ def _folders(base: Model, tuned: Model) -> tuple[str, str]:
 
 def _nll(model: Model, prompts: Prompts, template: Any, batch_size: int) -> list[dict[str, Any]]:
     """Summed NLL of each item's answer and its number of tokens."""
-    from analyses.core.reading.readouts import streamed
-    from analyses.core.reading.teacher_forced import batches, columns, scored
 
     last = f"resid_post.{model.shape.n_layers - 1}"
     frames: list[pd.DataFrame] = []
-    for batch in batches(model, prompts, "merge", batch_size=batch_size, template=template):
-        tokens = scored(batch)
+    for batch in reading.batches(model, prompts, "merge", batch_size=batch_size, template=template):
+        tokens = reading.scored(batch)
         tokens = tokens.where(tokens.in_span("rationale", "answer"))
         rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
-        nll = -streamed(rows, model.unembed, tokens.target, k=0).logprob_nats
-        frames.append(pd.DataFrame({**columns(batch.items, tokens.item), "nll_nats": nll.cpu().double().numpy()}))
+        nll = -reading.streamed(rows, model.unembed, tokens.target, k=0).logprob_nats
+        frames.append(
+            pd.DataFrame({**reading.columns(batch.items, tokens.item), "nll_nats": nll.cpu().double().numpy()})
+        )
     keys = ["item", "group", "answer_kind"]
     summed = pd.concat(frames).groupby(keys, sort=True)["nll_nats"].agg(["sum", "count"]).reset_index()
     named = summed.rename(columns={"sum": "nll_nats", "count": "n_tokens"})
@@ -141,7 +141,6 @@ def _responses(
     model: Model, prompts: Prompts, graded_by: Grader, how: tuple[Any, ...]
 ) -> dict[tuple[str, str], dict[str, float]]:
     """Correctness of the greedy response and effective number of answers of the samples, per item."""
-    from analyses.core.reading.kept_responses import Decoding, question, responses
 
     max_new_tokens, template, samples, temperature, seed, batch_size = how
     asked = list({i.id: question(i) for i in prompts.items}.items())
@@ -170,7 +169,6 @@ def _aggregates(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Each quantity against the weight of the tuned checkpoint; with steps, one line a step."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     color, facet = (["group", "answer_kind"], None) if "step" not in rows else ("step", ["group", "answer_kind"])

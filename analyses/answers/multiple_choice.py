@@ -26,8 +26,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core import stats
+import probe
+from analyses.core import reading, stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from probe.errors import InputError
 from probe.readers.columns import letter
@@ -67,14 +69,13 @@ def multiple_choice(
         batch_size: options per forward pass.
         seed: of the bootstrap over items.
     """
-    from probe import Prompts
 
     bare = [i.id for i in prompts.items if i.correct is None]
     if bare:
         raise InputError(
             f"{len(bare)} item(s) without choices ({', '.join(bare[:5])}); give columns choices and correct"
         )
-    asked = Prompts(
+    asked = probe.Prompts(
         tuple(o for i in prompts.items for o in _options(i, score, "" if template == "chat" else delimiter)),
         prompts.source,
     )
@@ -92,16 +93,14 @@ def _options(item: Item, score: str, delimiter: str) -> list[Item]:
 
 
 def _scored(model: Model, asked: Prompts, template: Any, batch_size: int) -> pd.DataFrame:
-    from analyses.core.reading.readouts import streamed
-    from analyses.core.reading.teacher_forced import batches, scored
 
     last = f"resid_post.{model.shape.n_layers - 1}"
     rows: list[dict[str, Any]] = []
-    for batch in batches(model, asked, "multiple choice", batch_size=batch_size, template=template):
-        tokens = scored(batch)
+    for batch in reading.batches(model, asked, "multiple choice", batch_size=batch_size, template=template):
+        tokens = reading.scored(batch)
         tokens = tokens.where(tokens.in_span("rationale", "answer"))
         residual = model.run(batch, read=[last], logits="none")[last]
-        log_p = streamed(tokens.rows(residual), model.unembed, tokens.target, k=0).logprob_nats.cpu().numpy()
+        log_p = reading.streamed(tokens.rows(residual), model.unembed, tokens.target, k=0).logprob_nats.cpu().numpy()
         owner = tokens.item.cpu().numpy()
         for n, item in enumerate(batch.items):
             own = log_p[owner == n].astype(float)
@@ -145,7 +144,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Accuracy by rule: over steps where there are any, else side by side."""
-    from analyses.core.figures import curve, forest
 
     rows = result.summary()
     rows = rows[rows["quantity"] == "accuracy"]

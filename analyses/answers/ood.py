@@ -24,6 +24,8 @@ import xarray as xr
 
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
+from analyses.core.published import joined
 from analyses.core.result import Result
 from analyses.core.stats import since
 from probe.errors import InputError
@@ -103,8 +105,6 @@ def _gap(rows: pd.DataFrame, inside: tuple[str, ...], reference: int | None, see
 
 def figures(result: Result) -> dict[str, Figure]:
     """Change of accuracy by group, and the gap outside minus inside."""
-    from analyses.core.figures import curve, forest
-    from analyses.core.published import joined
 
     rows = result.summary()
     change = rows[rows["quantity"] == "accuracy_change"]

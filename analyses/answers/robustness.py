@@ -27,8 +27,10 @@ import xarray as xr
 from analyses.answers._perturbations import IRRELEVANT, PARAPHRASES, PREAMBLES, Texts, perturbed
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.reading.answered import readable
 from analyses.core.reading.grading import Grader, grader
+from analyses.core.reading.kept_responses import Decoding, question, responses
 from analyses.core.result import Result
 
 if TYPE_CHECKING:
@@ -89,7 +91,6 @@ def robustness(
 def _answered(
     model: Model, asked: dict[Any, Any], graded_by: Grader, max_new_tokens: int, template: Any, batch_size: int
 ) -> pd.DataFrame:
-    from analyses.core.reading.kept_responses import Decoding, question, responses
 
     # One response per text, whatever kinds of gold answers it has.
     texts = {(item.id, variant): question(item) for ((_, variant), item) in asked.items()}
@@ -153,7 +154,6 @@ def _inconsistency(table: pd.DataFrame) -> pd.DataFrame:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Drop of accuracy by perturbation, over steps where there are any."""
-    from analyses.core.figures import curve, forest
 
     rows = result.summary()
     rows = rows[rows["quantity"] == "drop"]

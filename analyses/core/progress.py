@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from tqdm import tqdm
+
 from analyses.core.stopping import heard
 
 T = TypeVar("T")
@@ -13,7 +15,6 @@ T = TypeVar("T")
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Iterate with a bar and ETA on standard error once it takes more than two seconds; Ctrl-C is heard before each."""
-    from tqdm import tqdm
 
     quiet = True if os.environ.get("PROBE_PROGRESS") == "0" else None  # None: only on a terminal
     for item in tqdm(items, desc=what, total=total, delay=2, leave=False, disable=quiet):

@@ -21,8 +21,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, scatter
+from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
+from analyses.core.stats import estimate
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,11 +72,10 @@ def advantage_modulation(
         batch_size: responses per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading import rollout_tokens as reading
 
     if not temperatures or min(temperatures) <= 0:
         raise InputError(f"temperatures={temperatures}; expected at least one, all above 0")
-    rollouts = reading.readable(rollouts, model)
+    rollouts = rollout_tokens.readable(rollouts, model)
     rollouts.require("advantage", by="advantage_modulation")
     heats = sorted(temperatures)
 
@@ -80,8 +83,8 @@ def advantage_modulation(
         return _by_temperature(logits[0], heats)
 
     plan: dict[str, Any] = {"columns": ["advantage"], "batch_size": batch_size, "what": "advantage modulation"}
-    frame = reading.read([model], rollouts, values, **plan)
-    marks = reading.segments(rollouts)
+    frame = rollout_tokens.read([model], rollouts, values, **plan)
+    marks = rollout_tokens.segments(rollouts)
     frame["segment"] = 0 if marks is None else marks.to_numpy()
     table = _segments(frame)
     steps = [_empg_step(part, k, k_future, zeta) for _, part in table.groupby("rollout_step", sort=True)]
@@ -91,17 +94,19 @@ def advantage_modulation(
 
 
 def _by_temperature(logits: Tensor, heats: Sequence[float]) -> dict[str, Any]:
-    from analyses.core.reading.softmax_terms import entropy, log_probs
 
-    found = {f"at_{i}": entropy(log_probs(logits.double() / heat)) for i, heat in enumerate(heats)}
-    return {"entropy_nats": entropy(log_probs(logits)), "slope": heat_derivative(logits.double(), 1.0), **found}
+    found = {f"at_{i}": reading.entropy(reading.log_probs(logits.double() / heat)) for i, heat in enumerate(heats)}
+    return {
+        "entropy_nats": reading.entropy(reading.log_probs(logits)),
+        "slope": heat_derivative(logits.double(), 1.0),
+        **found,
+    }
 
 
 def heat_derivative(logits: Float[Tensor, "*row vocab"], temperature: float) -> Float[Tensor, "*row"]:
     """dH/dT = Var_{p_T}(z) / T^3 >= 0 for p_T = softmax(z / T): exact."""
-    from analyses.core.reading.softmax_terms import covariance, log_probs
 
-    return covariance(log_probs(logits / temperature), logits, logits) / temperature**3
+    return reading.covariance(reading.log_probs(logits / temperature), logits, logits) / temperature**3
 
 
 def score_norm(logp: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
@@ -174,7 +179,6 @@ def outside_band(table: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
 def _aggregate(
     table: pd.DataFrame, frame: pd.DataFrame, heats: Sequence[float], target: float, seed: int
 ) -> xr.Dataset:
-    from analyses.core.stats import estimate
 
     rows = frame.assign(n=1.0)
     slope: dict[str, Any] = {"per": "n", "seed": seed, "name": "dH_dT", "units": "nats per unit T"}
@@ -197,7 +201,6 @@ def _aggregate(
 
 def figures(result: Result) -> dict[str, Any]:
     """Entropy by temperature, EMPG's weight by entropy, and the share outside EPO's band over steps."""
-    from analyses.core.figures import curve, scatter
 
     rows = result.summary()
     extra = ["step"] if "step" in rows else None

@@ -22,8 +22,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, scatter
+from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
+from analyses.core.stats import estimate
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -62,14 +66,12 @@ def differential_entropy(
         batch_size: responses per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading import rollout_tokens as reading
-    from analyses.core.reading.comparable import pair_warnings
 
-    warnings = pair_warnings(base, tuned)
-    rollouts = reading.readable(rollouts, base)
+    warnings = reading.pair_warnings(base, tuned)
+    rollouts = rollout_tokens.readable(rollouts, base)
     plan: dict[str, Any] = {"batch_size": batch_size, "what": "differential entropy"}
-    frame = reading.read([base, tuned], rollouts, _values, **plan)
-    table = reading.per_response(frame, list(frame.columns[frame.columns.str.endswith("_nats")]))
+    frame = rollout_tokens.read([base, tuned], rollouts, _values, **plan)
+    table = rollout_tokens.per_response(frame, list(frame.columns[frame.columns.str.endswith("_nats")]))
     table["delta_entropy_nats"] = table["entropy_base_nats"] - table["entropy_tuned_nats"]
     table["delta_nll_nats"] = table["nll_tuned_nats"] - table["nll_base_nats"]
     table["did_concentration_nats"] = np.log(base.shape.d_vocab) - table["did_entropy_nats"]
@@ -82,13 +84,12 @@ def differential_entropy(
 
 
 def _values(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
-    from analyses.core.reading.softmax_terms import entropy, log_probs
 
-    logp, logq = (log_probs(z) for z in logits)
+    logp, logq = (reading.log_probs(z) for z in logits)
     at = targets[:, None]
     return {
-        "entropy_base_nats": entropy(logp),
-        "entropy_tuned_nats": entropy(logq),
+        "entropy_base_nats": reading.entropy(logp),
+        "entropy_tuned_nats": reading.entropy(logq),
         "nll_base_nats": -logp.gather(-1, at)[:, 0],
         "nll_tuned_nats": -logq.gather(-1, at)[:, 0],
         "did_entropy_nats": did_entropy(logits[0], logits[1]),
@@ -97,9 +98,8 @@ def _values(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
 
 def did_entropy(base: Float[Tensor, "row vocab"], tuned: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
     """H(softmax(z_tuned - z_base)) in [0, ln V]; ln V exactly where the change is the same for every token."""
-    from analyses.core.reading.softmax_terms import entropy, log_probs
 
-    return entropy(log_probs(tuned.double() - base.double()))
+    return reading.entropy(reading.log_probs(tuned.double() - base.double()))
 
 
 def trimmed(delta_nll: Float[np.ndarray, " response"], gamma: float) -> Bool[np.ndarray, " response"]:
@@ -130,7 +130,6 @@ def selected(
 
 
 def _aggregate(table: pd.DataFrame, frame: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
 
     found = [estimate(table, q, ["rollout_step"], seed=seed, units="nats", long_name=n) for q, n in QUANTITIES.items()]
     name = "did_entropy_by_class_nats"
@@ -142,7 +141,6 @@ def _aggregate(table: pd.DataFrame, frame: pd.DataFrame, seed: int) -> xr.Datase
 
 def figures(result: Result) -> dict[str, Any]:
     """Change of NLL against change of entropy of each response, with the selection; the means over steps."""
-    from analyses.core.figures import curve, scatter
 
     rows = result.summary()
     rows = rows[rows["quantity"].isin(QUANTITIES)]

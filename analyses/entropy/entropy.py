@@ -20,8 +20,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest, tokens
+from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
+from analyses.core.stats import estimate
 
 if TYPE_CHECKING:
     from probe import Model, Prompts, Rollouts
@@ -55,13 +59,12 @@ def entropy(
         batch_size: responses per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading import rollout_tokens as reading
 
-    rollouts = reading.readable(rollouts, model)
+    rollouts = rollout_tokens.readable(rollouts, model)
     logged = "H" in rollouts.columns
     if logged:
         rollouts.require("H", by="entropy")
-    frame = reading.read(
+    frame = rollout_tokens.read(
         [model],
         rollouts,
         _entropies,
@@ -70,21 +73,23 @@ def entropy(
         at_temperature=at_temperature,
         what="entropy",
     )
-    frame = reading.regrouped(frame, prompts).rename(columns={"H": "logged_entropy_nats"})
+    frame = rollout_tokens.regrouped(frame, prompts).rename(columns={"H": "logged_entropy_nats"})
     frame["logged_entropy_nats"] = frame.get("logged_entropy_nats", np.nan)
-    responses = reading.per_response(frame, SHOWN)
+    responses = rollout_tokens.per_response(frame, SHOWN)
     table = responses if level == "response" else _token_rows(frame, model)
     table.insert(0, "step", table["rollout_step"])  # a sweep puts the checkpoint's step here
     data = _aggregate(
-        responses, frame.assign(segment=reading.segments(rollouts)), rollouts.has_groups or prompts is not None, seed
+        responses,
+        frame.assign(segment=rollout_tokens.segments(rollouts)),
+        rollouts.has_groups or prompts is not None,
+        seed,
     )
     return Result.of(table, data, warnings=[*rollouts.notes, *_unread(rollouts)])
 
 
 def _entropies(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
-    from probe.recompute import statistics
 
-    found = statistics(logits[0], targets)
+    found = probe.recompute.statistics(logits[0], targets)
     return {"entropy_nats": found["H"], "surprisal_nats": -found["logp"]}
 
 
@@ -99,7 +104,6 @@ def _unread(rollouts: Rollouts) -> list[str]:
 
 
 def _aggregate(responses: pd.DataFrame, frame: pd.DataFrame, has_groups: bool, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
 
     over = ["rollout_step", "group"] if has_groups else ["rollout_step"]
     names = {
@@ -118,7 +122,6 @@ def _aggregate(responses: pd.DataFrame, frame: pd.DataFrame, has_groups: bool, s
 
 def figures(result: Result) -> dict[str, Any]:
     """Entropy over the rollouts' steps (same states and on-policy), by position and by class; a strip of tokens."""
-    from analyses.core.figures import curve, forest, tokens
 
     rows = result.summary()
     extra = [c for c in ("step", "group") if c in rows]

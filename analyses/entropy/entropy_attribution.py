@@ -23,8 +23,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest, heatmap
+from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
+from analyses.core.stats import estimate
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -68,25 +72,23 @@ def entropy_attribution(
         batch_size: responses per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading import rollout_tokens as reading
-    from analyses.core.reading.comparable import pair_warnings
 
-    warnings = pair_warnings(base, tuned)
-    rollouts = reading.readable(rollouts, base)
+    warnings = reading.pair_warnings(base, tuned)
+    rollouts = rollout_tokens.readable(rollouts, base)
     rollouts.require("advantage", by="entropy_attribution")
     if centre == "none":
-        reading.refuse_uncentred(rollouts, "entropy_attribution")
+        rollout_tokens.refuse_uncentred(rollouts, "entropy_attribution")
     ratio = "old_logp" in rollouts.columns
     if ratio:
         rollouts.require("old_logp", by="entropy_attribution")
     columns = ["advantage", *(["old_logp"] if ratio else [])]
     plan: dict[str, Any] = {"batch_size": batch_size, "what": "entropy attribution"}
-    frame = reading.read([base, tuned], rollouts, _values, columns=columns, **plan)
+    frame = rollout_tokens.read([base, tuned], rollouts, _values, columns=columns, **plan)
     frame["advantage"] = frame["advantage"].astype(float)
     if centre == "group":
-        frame["advantage"] = reading.centred(frame)
+        frame["advantage"] = rollout_tokens.centred(frame)
     frame["ratio"] = np.exp(frame["logp_nats"] - frame.pop("old_logp")) if ratio else 1.0
-    frame["sign"] = reading.sign_of(frame["advantage"])
+    frame["sign"] = rollout_tokens.sign_of(frame["advantage"])
     calls = [
         _marked(call, clip_b_mu, clip_v_mu, clip_v_max, steer_weights, steer_min, steer_max)
         for _, call in frame.groupby("rollout_step", sort=True)
@@ -97,16 +99,15 @@ def entropy_attribution(
 
 
 def _values(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
-    from analyses.core.reading.softmax_terms import baseline, discriminator, entropy, log_probs
 
-    logp, logq = (log_probs(z) for z in logits)
+    logp, logq = (reading.log_probs(z) for z in logits)
     at = targets[:, None]
     return {
         "logp_nats": logp.gather(-1, at)[:, 0],
-        "entropy_nats": entropy(logp),
-        "S": discriminator(logp).gather(-1, at)[:, 0],
-        "B": baseline(logp),
-        "exact_nats": entropy(logq) - entropy(logp),
+        "entropy_nats": reading.entropy(logp),
+        "S": reading.discriminator(logp).gather(-1, at)[:, 0],
+        "B": reading.baseline(logp),
+        "exact_nats": reading.entropy(logq) - reading.entropy(logp),
     }
 
 
@@ -203,7 +204,6 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _aggregate(table: pd.DataFrame, seed: int, draws: int = 200) -> xr.Dataset:
     """Agreement of each signal with intervals over items, and means of signals by class and sign."""
-    from analyses.core.stats import estimate
 
     parts = [
         estimate(
@@ -268,7 +268,6 @@ def _resampled_agreement(table: pd.DataFrame, seed: int, draws: int) -> tuple[in
 
 def figures(result: Result) -> dict[str, Any]:
     """Agreement of every signal with the exact change; mean exact change and mean prediction by class and sign."""
-    from analyses.core.figures import curve, forest, heatmap
 
     rows = result.summary()
     agreed = rows[rows["quantity"] == "agreement"]

@@ -21,8 +21,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import TEMPLATE, curve, forest
+from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
+from analyses.core.stats import bootstrap_ratio, estimate
 
 if TYPE_CHECKING:
     from probe import Model, Prompts, Rollouts
@@ -62,17 +66,15 @@ def entropy_change(
         batch_size: responses per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading import rollout_tokens as reading
-    from analyses.core.reading.comparable import pair_warnings
 
-    warnings = pair_warnings(base, tuned)
-    rollouts = reading.readable(rollouts, base)
+    warnings = reading.pair_warnings(base, tuned)
+    rollouts = rollout_tokens.readable(rollouts, base)
     has_advantage = "advantage" in rollouts.columns
     plan: dict[str, Any] = {"batch_size": batch_size, "at_temperature": at_temperature, "what": "entropy change"}
-    frame = reading.read([base, tuned], rollouts, _parts, columns=["advantage"] if has_advantage else [], **plan)
-    frame = reading.regrouped(frame, prompts)
+    frame = rollout_tokens.read([base, tuned], rollouts, _parts, columns=["advantage"] if has_advantage else [], **plan)
+    frame = rollout_tokens.regrouped(frame, prompts)
     frame["advantage"] = frame["advantage"].astype(float) if has_advantage else np.nan
-    frame["sign"] = reading.sign_of(frame["advantage"])
+    frame["sign"] = rollout_tokens.sign_of(frame["advantage"])
     own, why = sampled_by(rollouts, base, at_temperature)
     frame["visitation_nats"] = _visitation(frame) if own else np.nan
     table = frame.drop(columns="kl_forward")
@@ -85,13 +87,12 @@ def entropy_change(
 
 
 def _parts(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
-    from analyses.core.reading.softmax_terms import change, entropy, log_probs
 
-    logp, logq = (log_probs(z) for z in logits)
-    found = change(logp, logq)
+    logp, logq = (reading.log_probs(z) for z in logits)
+    found = reading.change(logp, logq)
     return {
-        "entropy_base_nats": entropy(logp),
-        "entropy_tuned_nats": entropy(logq),
+        "entropy_base_nats": reading.entropy(logp),
+        "entropy_tuned_nats": reading.entropy(logq),
         "exact_nats": found.exact,
         "first_order_nats": found.first_order,
         "cross_entropy_term_nats": found.cross_entropy_term,
@@ -132,7 +133,6 @@ def _visitation(frame: pd.DataFrame) -> np.ndarray:
 
 def _aggregate(table: pd.DataFrame, has_groups: bool, seed: int) -> xr.Dataset:
     """Means over tokens (ratios of sums, so that parts add up), and what each class and sign contributed."""
-    from analyses.core.stats import estimate
 
     rows = table.assign(not_first_order_nats=table["exact_nats"] - table["first_order_nats"], n_tokens=1.0)
     names = {"entropy_base_nats": "H(p), base", "entropy_tuned_nats": "H(q), tuned", **PARTS}
@@ -157,7 +157,6 @@ def _aggregate(table: pd.DataFrame, has_groups: bool, seed: int) -> xr.Dataset:
 
 def _contributions(rows: pd.DataFrame, seed: int) -> xr.Dataset:
     """First-order change summed over the tokens of a class and sign, per token of the whole log: these add up."""
-    from analyses.core.stats import bootstrap_ratio
 
     items = sorted(rows["item"].unique())
     classes, signs = sorted(rows["token_class"].unique()), sorted(rows["sign"].unique())
@@ -179,7 +178,6 @@ def _contributions(rows: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Any]:
     """The waterfall from one entropy to the other, and the parts (over steps where there are several)."""
-    from analyses.core.figures import curve, forest
 
     rows = result.summary()
     parts = rows[rows["quantity"].isin(PARTS)]
@@ -194,8 +192,6 @@ def figures(result: Result) -> dict[str, Any]:
 def _waterfall(rows: pd.DataFrame) -> Any:
     """From H of base to H of tuned: the first-order part of each token class and advantage sign, then the rest."""
     import plotly.graph_objects as go
-
-    from analyses.core.figures import TEMPLATE
 
     def value(name: str) -> float:
         return float(rows.loc[rows["quantity"] == name, "value"].iloc[0])

@@ -24,8 +24,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, scatter
+from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
+from analyses.core.stats import estimate
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -66,14 +70,12 @@ def entropy_covariance(
         batch_size: responses per forward pass.
         seed: of the bootstrap over items and of Clip-Cov's draw.
     """
-    from analyses.core.reading import rollout_tokens as reading
-    from analyses.core.reading.comparable import pair_warnings
 
-    warnings = pair_warnings(base, tuned)
-    rollouts = reading.readable(rollouts, base)
+    warnings = reading.pair_warnings(base, tuned)
+    rollouts = rollout_tokens.readable(rollouts, base)
     rollouts.require("advantage", *(["micro_batch_id"] if scope == "micro_batch" else []), by="entropy_covariance")
     carried = ["advantage", "old_logp", "micro_batch_id", "clip_low", "clip_high"]
-    frame = reading.read(
+    frame = rollout_tokens.read(
         [base, tuned],
         rollouts,
         _values,
@@ -82,7 +84,7 @@ def entropy_covariance(
         what="entropy covariance",
     )
     frame["advantage"] = frame["advantage"].astype(float)
-    frame["cov_pg"] = reading.centred(frame) * frame.pop("s")
+    frame["cov_pg"] = rollout_tokens.centred(frame) * frame.pop("s")
     keys = ["rollout_step"] + ["micro_batch_id"] * (scope == "micro_batch")
     chosen = {"ratio": clip_ratio, "low": clip_low, "high": clip_high, "fraction": kl_fraction}
     parts = [_one_call(part, number, seed, **chosen) for number, (_, part) in enumerate(frame.groupby(keys, sort=True))]
@@ -93,16 +95,15 @@ def entropy_covariance(
 
 
 def _values(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
-    from analyses.core.reading.softmax_terms import change, discriminator, log_probs
 
-    logp, logq = (log_probs(z) for z in logits)
-    found = change(logp, logq)
+    logp, logq = (reading.log_probs(z) for z in logits)
+    found = reading.change(logp, logq)
     at = targets[:, None]
     return {
         "logp_nats": logp.gather(-1, at)[:, 0],
         "cov_logit": -found.first_order,
         "exact_nats": found.exact,
-        "s": discriminator(logp).gather(-1, at)[:, 0],
+        "s": reading.discriminator(logp).gather(-1, at)[:, 0],
     }
 
 
@@ -168,7 +169,6 @@ def top_fraction_means(c: Float[np.ndarray, " token"], fractions: Sequence[float
 
 
 def _aggregate(table: pd.DataFrame, fractions: Sequence[float], seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
 
     rows = table.assign(n_tokens=1.0)
     units = {"cov_logit": "nats", "cov_pg": "nats x advantage", "cov_token_pooled": "nats x advantage"}
@@ -193,7 +193,6 @@ def _aggregate(table: pd.DataFrame, fractions: Sequence[float], seed: int) -> xr
 
 def figures(result: Result) -> dict[str, Any]:
     """Each covariance over the rollouts' steps, and the pooled one of a token against the exact change there."""
-    from analyses.core.figures import curve, scatter
 
     rows = result.summary()
     extra = [c for c in ("step",) if c in rows]

@@ -21,6 +21,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import scatter
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -120,7 +121,6 @@ def _verdict(data: xr.Dataset) -> str:
 
 def figures(result: Result) -> dict[str, Any]:
     """Reward against entropy with the law, and both over steps."""
-    from analyses.core.figures import scatter
 
     table = result.table
     rows = pd.concat(

@@ -25,8 +25,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest, scatter
+from analyses.core.progress import progress
+from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
+from analyses.core.stats import estimate, resample_counts
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,20 +88,16 @@ def entropy_step(
 
 def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Model, Model, Direction]]:
     """(step after the update, model before, model after, change of the weights) of each update, in order."""
-    from analyses.core.progress import progress
-    from analyses.core.reading.comparable import pair_warnings
-    from analyses.core.reading.tangent import difference, optimizer_step
-    from probe import Model
 
     # Through a run, checkpoints know how this run loads models; a plain list is loaded as by default.
-    load: Any = getattr(checkpoints, "load", Model.load)
+    load: Any = getattr(checkpoints, "load", probe.Model.load)
     if any(c.step is None for c in checkpoints):
         raise InputError("entropy_step needs checkpoints with steps (folders named checkpoint-N)")
     series = sorted(checkpoints, key=lambda c: int(c.step or 0))
     if direction == "optimizer":
         for after in progress([c for c in series if c.step], "entropy per update"):  # nothing made step 0
             base, tuned = load(after, check=False), load(after, check=False)
-            delta = optimizer_step(after.folder, tuned)
+            delta = reading.optimizer_step(after.folder, tuned)
             _move_back(base, delta)
             yield int(after.step or 0), base, tuned, delta
         return
@@ -106,12 +108,12 @@ def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Mo
             "update saved, or direction='optimizer' with optimizer.pt in each"
         )
     base, spare = load(series[0]), load(series[1])
-    pair_warnings(base, spare)  # refuses another tokenizer; later checkpoints are refused by `swap`
+    reading.pair_warnings(base, spare)  # refuses another tokenizer; later checkpoints are refused by `swap`
     for number, after in enumerate(progress(series[1:], "entropy per update")):
         if number:
             base, spare = spare, base
             spare.swap(after, prove=False)
-        yield int(after.step or 0), base, spare, difference(spare, base)
+        yield int(after.step or 0), base, spare, reading.difference(spare, base)
 
 
 def _move_back(model: Model, delta: Direction) -> None:
@@ -135,16 +137,15 @@ def _sampled_before(rollouts: Rollouts, step: int) -> int:
 
 
 def _tokens(base: Model, tuned: Model, delta: Direction, log: Rollouts, batch_size: int) -> pd.DataFrame:
-    from analyses.core.reading import rollout_tokens as reading
 
-    log = reading.readable(log, base)
+    log = rollout_tokens.readable(log, base)
     logged = [c for c in ("advantage", "old_logp") if c in log.columns]
-    frame = reading.read([base, tuned], log, _signals, columns=logged, batch_size=batch_size, what="states")
+    frame = rollout_tokens.read([base, tuned], log, _signals, columns=logged, batch_size=batch_size, what="states")
     frame["gradient_nats"] = _along(base, delta, log, batch_size)
     if "advantage" not in frame:
         return frame.assign(pooled=np.nan, tabular=np.nan, omega=np.nan)
     advantage = frame["advantage"].astype(float)
-    own = reading.centred(frame.assign(advantage=advantage))
+    own = rollout_tokens.centred(frame.assign(advantage=advantage))
     # A log without log-probs of its sampling policy leaves the ratio at 1: on-policy.
     ratio = np.exp(frame["logp"] - frame["old_logp"]) if "old_logp" in frame else 1.0
     frame["pooled"] = -(frame["logp"] - frame["logp"].mean()) * (advantage - advantage.mean())
@@ -154,31 +155,28 @@ def _tokens(base: Model, tuned: Model, delta: Direction, log: Rollouts, batch_si
 
 
 def _signals(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
-    from analyses.core.reading.softmax_terms import change, entropy, log_probs, sampled_change
 
-    logp, logq = (log_probs(z) for z in logits)
+    logp, logq = (reading.log_probs(z) for z in logits)
     own = logp.gather(-1, targets[:, None])[:, 0]
-    found = change(logp, logq)
+    found = reading.change(logp, logq)
     return {
         "measured_nats": found.exact,
         "first_order_nats": found.first_order,
         "logp": own,
-        "s_minus_b": -sampled_change(logp, targets, 1.0),
-        "above": (1 - own.exp()) * (own + entropy(logp)),
+        "s_minus_b": -reading.sampled_change(logp, targets, 1.0),
+        "above": (1 - own.exp()) * (own + reading.entropy(logp)),
     }
 
 
 def _along(base: Model, delta: Direction, log: Rollouts, batch_size: int) -> np.ndarray:
     """<grad H, delta> at every masked-in token, in the order of the log's tokens."""
-    from analyses.core.reading.tangent import along
-    from probe.recompute import response_batches
 
     parts: list[np.ndarray] = []
     for rows, table in log.windows(["prompt_token_ids", "response_token_ids", "response_mask"]):
         found: dict[int, np.ndarray] = {}
-        for batch in response_batches(base, table, batch_size):
+        for batch in probe.recompute.response_batches(base, table, batch_size):
             item, pos = (batch.span == _ANSWER).nonzero(as_tuple=True)
-            _, derivative = along(base, batch, delta, lambda z, i=item, p=pos: _entropy_at(z, i, p))
+            _, derivative = reading.along(base, batch, delta, lambda z, i=item, p=pos: _entropy_at(z, i, p))
             for place, one in enumerate(batch.items):
                 found[int(one.id)] = derivative[item == place].cpu().numpy()
         masks = table["response_mask"].to_pylist() if "response_mask" in table.column_names else None
@@ -192,9 +190,8 @@ _ANSWER = 4  # index of "answer" in probe.tokens.SPANS
 
 
 def _entropy_at(logits: Tensor, item: Tensor, pos: Tensor) -> Tensor:
-    from analyses.core.reading.softmax_terms import entropy
 
-    return entropy(logits[item, pos - 1].double().log_softmax(-1))
+    return reading.entropy(logits[item, pos - 1].double().log_softmax(-1))
 
 
 def _with_used(tokens: pd.DataFrame, log: Rollouts, step: int) -> pd.DataFrame:
@@ -228,7 +225,6 @@ def _counted(name: str) -> str:
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
 
     rows = table.copy()
     found: list[xr.Dataset] = []
@@ -268,7 +264,6 @@ def _correlations(table: pd.DataFrame, seed: int, draws: int = 1000) -> xr.Datas
 
 def _resampled_means(table: pd.DataFrame, seed: int, draws: int) -> dict[str, np.ndarray]:
     """Mean over tokens of each update, [draw, update]; row 0 is the data themselves."""
-    from analyses.core.stats import resample_counts
 
     out: dict[str, list[np.ndarray]] = {s: [] for s in ("measured_nats", *SIGNALS)}
     for at, batch in table.groupby("rollout_step", sort=True):
@@ -310,7 +305,6 @@ def _verdict(data: xr.Dataset) -> str:
 
 def figures(result: Result) -> dict[str, Any]:
     """Measured and predicted change per update, prediction against measurement, and every signal's correlation."""
-    from analyses.core.figures import curve, forest, scatter
 
     rows = result.summary()
     per_update = rows[rows["quantity"].isin(["measured_nats", "gradient_nats"])]

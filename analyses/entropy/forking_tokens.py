@@ -21,8 +21,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, heatmap
+from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
+from analyses.core.stats import estimate
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -69,16 +73,15 @@ def forking_tokens(
         batch_size: responses per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading import rollout_tokens as reading
 
-    rollouts = reading.readable(rollouts, model)
+    rollouts = rollout_tokens.readable(rollouts, model)
 
     def values(logits: tuple[Any, ...], _targets: Any) -> dict[str, Any]:
         return _values(logits[0], siren_p, siren_form == "forced")
 
     micro = ["micro_batch_id"] * ("micro_batch_id" in rollouts.columns)
     plan: dict[str, Any] = {"batch_size": batch_size, "at_temperature": at_temperature, "what": "forking tokens"}
-    table = reading.read([model], rollouts, values, columns=micro, **plan)
+    table = rollout_tokens.read([model], rollouts, values, columns=micro, **plan)
     calls = table.groupby(["rollout_step", *micro])["entropy_nats"]
     table["top_20"] = calls.transform(lambda x: top_share(x.to_numpy(), share)).astype(bool)
     steps = table.groupby("rollout_step")["entropy_nats"]
@@ -92,12 +95,11 @@ def forking_tokens(
 
 
 def _values(logits: Tensor, p: float, forced: bool) -> dict[str, Any]:
-    from analyses.core.reading.softmax_terms import entropy, log_probs
 
-    logp = log_probs(logits)
+    logp = reading.log_probs(logits)
     bound, tail = top_k_entropy(logp, 10)
     return {
-        "entropy_nats": entropy(logp),
+        "entropy_nats": reading.entropy(logp),
         "top_p_entropy_nats": top_p_entropy(logp, p, forced=forced),
         "top_10_entropy_nats": bound,
         "tail_mass": tail,
@@ -177,7 +179,6 @@ def siren_penalty(masked_entropies: Float[np.ndarray, " step"], weight: float = 
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
 
     rows = table.assign(n_tokens=1.0)
     found = [
@@ -206,7 +207,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Any]:
     """Overlap of the marks, which classes of tokens they mark, and their shares over steps."""
-    from analyses.core.figures import curve, heatmap
 
     def cells(name: str) -> pd.DataFrame:
         frame = result.data[name].to_dataframe(name="value").reset_index()

@@ -23,10 +23,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
 from analyses.core.analysis import analysis
-from analyses.core.reading import votes
+from analyses.core.figures import curve
+from analyses.core.reading import rollout_tokens, votes
 from analyses.core.reading.grading import read
 from analyses.core.result import Result
+from analyses.core.stats import estimate
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,9 +67,8 @@ def semantic_entropy(
         batch_size: responses per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading import rollout_tokens as reading
 
-    rollouts = reading.readable(rollouts, model)
+    rollouts = rollout_tokens.readable(rollouts, model)
     responses = _responses(model, rollouts, answer, batch_size)
     keys = ["rollout_step", "item", "group", "group_uid"]
     rows = [
@@ -86,10 +88,11 @@ def semantic_entropy(
 
 def _responses(model: Model, rollouts: Rollouts, answer: str | None, batch_size: int) -> pd.DataFrame:
     """One row per response: its text, answer (None: unparsed), mean log-likelihood and reward."""
-    from analyses.core.reading import rollout_tokens as reading
 
     columns = ["reward"] if "reward" in rollouts.columns else []
-    frame = reading.read([model], rollouts, _logp, columns=columns, batch_size=batch_size, what="semantic entropy")
+    frame = rollout_tokens.read(
+        [model], rollouts, _logp, columns=columns, batch_size=batch_size, what="semantic entropy"
+    )
     grouped = frame.groupby(["rollout_step", "item", "group", "group_uid", "sample"], sort=True)
     out = grouped.agg(mean_logp=("logp", "mean")).reset_index()
     out["text"] = [model.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for _, ids in grouped["token"]]
@@ -100,9 +103,8 @@ def _responses(model: Model, rollouts: Rollouts, answer: str | None, batch_size:
 
 
 def _logp(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
-    from probe.recompute import statistics
 
-    return {"logp": statistics(logits[0], targets)["logp"]}
+    return {"logp": probe.recompute.statistics(logits[0], targets)["logp"]}
 
 
 def final_answers(texts: Sequence[str], answer: str | None) -> tuple[list[str | None], list[str | None]]:
@@ -195,7 +197,6 @@ def _plans(responses: pd.DataFrame, words: int, share: float) -> pd.Series:
 
 
 def _aggregate(table: pd.DataFrame, plans: pd.Series, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
 
     found = [estimate(table, q, ["rollout_step"], seed=seed, units="nats") for q in FORMS]
     data = xr.merge(found)
@@ -206,7 +207,6 @@ def _aggregate(table: pd.DataFrame, plans: pd.Series, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Any]:
     """The three forms over the rollouts' steps, and the entropy of plans."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     extra = ["step"] if "step" in rows else None

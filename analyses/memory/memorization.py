@@ -22,14 +22,17 @@ Control: non-members of the same distribution; the base checkpoint; shuffled lab
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core import stats
+import probe
+from analyses.core import reading, stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from analyses.memory import _membership as membership
 from analyses.memory._answer_grids import seen_of, unseen_of
@@ -99,17 +102,14 @@ def _tokens(model: Model, prompts: Prompts, span: str, batch_size: int) -> pd.Da
     """One row per scored token: log-probability, mean and variance of log p there, whether it is the top token."""
     import torch
 
-    from analyses.core.reading.readouts import log_softmax, row_chunks
-    from analyses.core.reading.teacher_forced import batches, columns, scored
-
     last = f"resid_post.{model.shape.n_layers - 1}"
     frames: list[pd.DataFrame] = []
-    for batch in batches(model, prompts, "memorization", batch_size=batch_size):
-        at = scored(batch)
+    for batch in reading.batches(model, prompts, "memorization", batch_size=batch_size):
+        at = reading.scored(batch)
         rows = at.rows(model.run(batch, read=[last], logits="none")[last])
         parts: list[torch.Tensor] = []
-        for chunk in row_chunks(len(rows)):
-            log_p = log_softmax(model.unembed(rows[chunk]))
+        for chunk in reading.row_chunks(len(rows)):
+            log_p = reading.log_softmax(model.unembed(rows[chunk]))
             p = log_p.exp()
             own = log_p.gather(-1, at.target[chunk, None].to(log_p.device))
             mean = (p * log_p.clamp(min=-1e4)).sum(-1, keepdim=True)
@@ -117,7 +117,7 @@ def _tokens(model: Model, prompts: Prompts, span: str, batch_size: int) -> pd.Da
             is_top = (log_p > own).sum(-1) == 0
             parts.append(torch.stack([own[:, 0], mean[:, 0], variance, is_top.float()], -1).cpu())
         numbers = torch.cat(parts).double().numpy()
-        named = {**columns(batch.items, at.item), "pos": at.pos.cpu().numpy(), "in_span": _in_span(at, span)}
+        named = {**reading.columns(batch.items, at.item), "pos": at.pos.cpu().numpy(), "in_span": _in_span(at, span)}
         frames.append(pd.DataFrame(named).assign(**dict(zip(("l", "mu", "var", "top"), numbers.T, strict=True))))
     return pd.concat(frames, ignore_index=True)
 
@@ -178,9 +178,6 @@ def _exposures(
     out = np.full(len(table), np.nan)
     if not candidates:
         return out
-    from dataclasses import replace
-
-    from probe import Prompts
 
     rng = np.random.default_rng(seed)
     items = {i.key: i for i in prompts.items}
@@ -192,7 +189,7 @@ def _exposures(
         for number, answer in enumerate([item.answer, *(others[j] for j in chosen)]):
             asked.append(replace(item, id=f"{row}/{number}", answer=answer, golds=()))
             owner.append(row)
-    tokens = _tokens(model, Prompts(tuple(asked), "candidates"), "answer", batch_size)
+    tokens = _tokens(model, probe.Prompts(tuple(asked), "candidates"), "answer", batch_size)
     nll = -tokens[tokens["in_span"]].groupby("item")["l"].sum().reindex([a.id for a in asked]).to_numpy()
     for row in range(len(table)):
         mine = nll[np.asarray(owner) == row]
@@ -244,7 +241,6 @@ def _told(found: dict[str, dict[str, stats.Estimate]], shift: float) -> xr.Datas
 
 def figures(result: Result) -> dict[str, Figure]:
     """AUROC by score, and the share reproduced against the prefix length."""
-    from analyses.core.figures import curve, forest
 
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

@@ -35,6 +35,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, explained
 from analyses.core.result import NOT_ASSESSABLE, STAGES, Result
 from analyses.memory._curves import Curves, banded, from_items, from_table
 from analyses.memory._stage_rule import OVER_FIT, Staged, matched, stage_rule
@@ -274,7 +275,6 @@ def _in_words(c: Curves, s: Staged, rho: float) -> str:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Accuracy and ln perplexity by step with the bounds of the rule, stages shaded, the checkpoint to ship starred."""
-    from analyses.core.figures import curve, explained
 
     rows = result.summary()
     color = "run" if "run" in rows else None

@@ -27,9 +27,13 @@ import xarray as xr
 
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
+from analyses.core.published import beside
 from analyses.core.reading.answered import readable
 from analyses.core.reading.grading import Grader, grader
+from analyses.core.reading.kept_responses import Decoding, responses
 from analyses.core.result import Result
+from analyses.memory._random_calculation import random_calculation
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,8 +76,6 @@ def partial_prompt(
         raise InputError(f"fractions {fractions}; expected some in (0, 1)")
     items = list(prompts.items)
     if controls:
-        from analyses.memory._random_calculation import random_calculation
-
         items += random_calculation(n=controls, seed=seed).items
     graded_by = grader(grade, pattern)
     readable(prompts, graded_by)
@@ -90,7 +92,6 @@ def _completed(
     batch_size: int,
     graded_by: Grader,
 ) -> pd.DataFrame:
-    from analyses.core.reading.kept_responses import Decoding, responses
 
     cut = {(i.id, f): split(i.prompt, f, unit, model.tokenizer) for i in items for f in shown}
     asked = [(f"{name}@{f:g}", start) for (name, f), (start, rest) in cut.items() if start.strip() and rest.strip()]
@@ -200,8 +201,6 @@ def _warnings(table: pd.DataFrame) -> list[str]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Each measure against the share shown, by group; published values of the same benchmarks dotted beside them."""
-    from analyses.core.figures import curve
-    from analyses.core.published import beside
 
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str), source="this run")

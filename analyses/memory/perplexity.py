@@ -23,9 +23,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.result import COMPANIONS, Result
+from analyses.core.stats import estimate
 from analyses.core.work import Case, Work
+from probe.prompts import SPANS
 
 if TYPE_CHECKING:
     from analyses.core.reading.teacher_forced import Scored
@@ -72,18 +76,16 @@ def perplexity(
         batch_size: items per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading.readouts import streamed
-    from analyses.core.reading.teacher_forced import batches, scored
 
     last = f"resid_post.{model.shape.n_layers - 1}"
     options: dict[str, Any] = {"template": template, "boundary": boundary, "include_eos": include_eos}
     tables: list[pd.DataFrame] = []
-    for batch in batches(model, prompts, "perplexity", batch_size=batch_size, **options):
-        tokens = scored(batch)
+    for batch in reading.batches(model, prompts, "perplexity", batch_size=batch_size, **options):
+        tokens = reading.scored(batch)
         if score == "answer":
             tokens = tokens.where(tokens.in_span("rationale", "answer"))
         residual = model.run(batch, read=[last], logits="none")[last]
-        nll = -streamed(tokens.rows(residual), model.unembed, tokens.target, k=0).logprob_nats
+        nll = -reading.streamed(tokens.rows(residual), model.unembed, tokens.target, k=0).logprob_nats
         tables.append(_token_table(model, batch.items, tokens, nll.cpu().numpy()))
     table = _by_mask(pd.concat(tables, ignore_index=True)).merge(prompts.roles(), how="left")
     if score == "answer":
@@ -92,12 +94,10 @@ def perplexity(
 
 
 def _token_table(model: Model, items: Any, tokens: Scored, nll: np.ndarray) -> pd.DataFrame:
-    from analyses.core.reading.teacher_forced import columns, token_classes
-    from probe.prompts import SPANS
 
     spans = np.asarray(SPANS, dtype=object)[tokens.span.cpu().numpy()]
-    classes = token_classes(model.tokenizer, tokens.target)
-    named = columns(items, tokens.item)
+    classes = reading.token_classes(model.tokenizer, tokens.target)
+    named = reading.columns(items, tokens.item)
     return pd.DataFrame({**named, "pos": tokens.pos.cpu().numpy(), "span": spans, "token_class": classes, "nll": nll})
 
 
@@ -123,7 +123,6 @@ def _by_mask(tokens: pd.DataFrame) -> pd.DataFrame:
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Micro and macro log-perplexity with intervals over items, and their exponentials."""
-    from analyses.core.stats import estimate
 
     per_item = table.assign(mean=table["nll_nats"] / table["n_tokens"])
     per_item["ppl"] = np.exp(per_item["mean"])
@@ -151,7 +150,6 @@ def _exponential(nll: xr.Dataset) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Any]:
     """Perplexity by mask: over steps where there are any, else side by side."""
-    from analyses.core.figures import curve, forest
 
     rows = result.summary()
     rows = rows[(rows["quantity"] == "ppl") & (rows["variant"] == "micro") & rows["mask"].isin(["prompt", "answer"])]

@@ -27,6 +27,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
 from analyses.memory import _answer_grids as answer_grids
 from analyses.memory._answer_grids import EVERYTHING, LEAKED, UNSEEN, Array, Grid, is_in
@@ -235,7 +236,6 @@ def _specific(data: xr.Dataset, kind: str, group: str, word: str, floor: float) 
 
 def figures(result: Result) -> dict[str, Figure]:
     """Change of ln PPL of answer and prompt by group, the index, and what the answer's change is made of."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     drawn: dict[str, Figure] = {}

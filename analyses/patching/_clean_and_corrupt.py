@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from analyses.core import reading
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,12 +56,11 @@ def _lengths(model: Model, prompts: Prompts, plan: dict[str, Any]) -> dict[tuple
 
 
 def _rotated(model: Model, prompts: Prompts, plan: dict[str, Any]) -> tuple[Prompts, list[str]]:
-    from analyses.core.reading.patch_gates import prompt_columns
 
     same: dict[tuple[str, int], list[int]] = defaultdict(list)
     number = {item.key: n for n, item in enumerate(prompts.items)}
     for batch in model.batches(prompts, **plan):
-        for item, columns in zip(batch.items, prompt_columns(batch), strict=True):
+        for item, columns in zip(batch.items, reading.prompt_columns(batch), strict=True):
             same[item.answer_kind, len(columns)].append(number[item.key])
     partner: dict[int, int] = {}
     for members in same.values():

@@ -10,6 +10,8 @@ import pandas as pd
 import torch
 
 from analyses.core.reading.patch_gates import prompt_columns
+from probe import Edit, patch
+from probe.replay import Clean, answer_logprob, attention, clean_metric, replay
 from probe.sites import Site
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ class PromptPair:
     """Clean and corrupt prompts of one batch."""
 
     def __init__(self, model: Model, clean: TokenBatch, corrupt: TokenBatch) -> None:
-        from probe.replay import answer_logprob
 
         self.model, self.batches = model, {"clean": clean, "corrupt": corrupt}
         self.metric: Metric = answer_logprob(clean)
@@ -34,7 +35,6 @@ class PromptPair:
     @cached_property
     def runs(self) -> dict[str, Clean]:
         """Both unedited runs as replay needs them (not needed for plain estimates)."""
-        from probe.replay import Clean
 
         return {name: Clean(self.model, batch) for name, batch in self.batches.items()}
 
@@ -75,7 +75,6 @@ class PromptPair:
         self, read: Sequence[Site], start: Callable[[Tensor], Tensor]
     ) -> tuple[dict[Site, Tensor], dict[Site, Tensor]]:
         """Values and gradients of one run of the corrupt prompts whose first residual state is `start` of its own."""
-        from probe import Edit
 
         batch, last = self.batches["corrupt"].to(self.model.device), Site("resid_post", self.model.shape.n_layers - 1)
         begin = Edit(Site("resid_pre", 0), lambda x: start(x).detach().requires_grad_())
@@ -116,7 +115,6 @@ class PromptPair:
 
     def _moved(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
         """Change of every head's z in the corrupt run under other queries or keys [item pos head d_head]."""
-        from probe.replay import attention
 
         corrupt = self.runs["corrupt"]
         old_q, old_k, v = corrupt.qkv[layer]
@@ -143,7 +141,6 @@ class PromptPair:
 
     def exact(self, cells: pd.DataFrame) -> pd.DataFrame:
         """The exact effect of the chosen cells on every item of this batch."""
-        from probe.replay import clean_metric, replay
 
         runs, batch = self.runs, self.batches["clean"]
         edits = [self._patch(cell) for cell in cells.itertuples()]
@@ -155,7 +152,6 @@ class PromptPair:
         )
 
     def _patch(self, cell: Any) -> Edit:
-        from probe import patch
 
         site = Site(str(cell.site), *(None if pd.isna(v) else int(v) for v in (cell.layer, cell.head)))
         where: Any = "all_prompt"

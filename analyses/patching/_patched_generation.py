@@ -10,6 +10,8 @@ import pandas as pd
 
 from analyses.core.progress import progress
 from analyses.core.reading.patch_gates import place
+from probe import Edit
+from probe.generation import Sampling, prompt_batches
 
 if TYPE_CHECKING:
     from analyses.core.reading.grading import Grader
@@ -32,7 +34,6 @@ def accuracy_rows(
     template: str,
 ) -> list[pd.DataFrame]:
     """Rows per direction and site: greedy accuracy (1, 0, NaN if ungraded) of base, tuned and patched runs."""
-    from probe.generation import Sampling, prompt_batches
 
     base, tuned = pair
     how = Sampling(max_new_tokens, 0.0, 1.0, 0, (), 1)
@@ -66,7 +67,6 @@ def _scorer(batch: TokenBatch, grade: Grader, max_new_tokens: int) -> Callable[[
 
 
 def _patch(source: Model, batch: TokenBatch, site: Site, positions: str, at: Sequence[int]) -> Edit:
-    from probe import Edit
 
     value = source.run(batch, read=[site], logits="none")[site]
     spot = place(batch, positions, at)

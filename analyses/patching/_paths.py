@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from probe import patch
 from probe.backends.hf import logits_of
 from probe.errors import InputError
 from probe.replay import attention
@@ -130,7 +131,6 @@ class Paths:
 
     def edit(self, sender: Site, receiver: Receiver) -> Edit:
         """The patch of `orig` that sets the receiver's input to what reaches it from the sender."""
-        from probe import patch
 
         delta = self.arriving(sender, receiver)
         if receiver.kind == "final":

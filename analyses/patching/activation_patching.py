@@ -22,9 +22,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, heatmap
 from analyses.core.progress import progress
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.patching._clean_and_corrupt import paired_batches
 
 if TYPE_CHECKING:
     from probe import Edit, Model, Prompts, Site, TokenBatch
@@ -66,12 +71,10 @@ def activation_patching(
         batch_size: items per unpatched forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading.patch_gates import chosen_sites
-    from analyses.patching._clean_and_corrupt import paired_batches
 
     plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
     pairs, warnings = paired_batches(model, prompts, corrupt, **plan)
-    places = chosen_sites(model, sites, layers, heads)
+    places = reading.chosen_sites(model, sites, layers, heads)
     variants = ("denoise", "noise") if variant == "both" else (variant,)
     frames = [
         _effects(model, clean, other, places, positions, which)
@@ -87,12 +90,10 @@ def activation_patching(
 def _effects(
     model: Model, clean: TokenBatch, corrupt: TokenBatch, sites: Sequence[Site], positions: str, variant: str
 ) -> pd.DataFrame:
-    from analyses.core.reading.patch_gates import share
-    from probe.replay import Clean, answer_logprob, clean_metric, replay
 
-    metric = answer_logprob(clean)
-    runs = {"clean": Clean(model, clean), "corrupt": Clean(model, corrupt)}
-    values = {name: clean_metric(run, metric).numpy().astype(float) for name, run in runs.items()}
+    metric = probe.replay.answer_logprob(clean)
+    runs = {"clean": probe.replay.Clean(model, clean), "corrupt": probe.replay.Clean(model, corrupt)}
+    values = {name: probe.replay.clean_metric(run, metric).numpy().astype(float) for name, run in runs.items()}
     source, target = ("clean", "corrupt") if variant == "denoise" else ("corrupt", "clean")
     names = {
         "item": [i.id for i in clean.items],
@@ -104,7 +105,7 @@ def _effects(
     frames: list[pd.DataFrame] = []
     for group in _held(runs[source], sites, positions):
         for (site, pos, _), found in zip(
-            group, replay(runs[target], [edit for *_, edit in group], metric).numpy(), strict=True
+            group, probe.replay.replay(runs[target], [edit for *_, edit in group], metric).numpy(), strict=True
         ):
             at = {"site": site.kind, "layer": site.layer, "head": site.head, "pos": pos}
             rows = pd.DataFrame({**names, **at, "metric_patched": found.astype(float)})
@@ -112,36 +113,33 @@ def _effects(
     table = pd.concat(frames, ignore_index=True).assign(variant=variant, positions=positions)
     into = table[f"metric_{target}"].to_numpy()
     table["effect"] = table["metric_patched"].to_numpy() - into
-    table["recovery"] = share(table["effect"].to_numpy(), table[f"metric_{source}"].to_numpy() - into)
+    table["recovery"] = reading.share(table["effect"].to_numpy(), table[f"metric_{source}"].to_numpy() - into)
     columns = ["item", "group", "answer_kind", "site", "layer", "head", "pos", "positions", "variant"]
     return table[[*columns, "metric_clean", "metric_corrupt", "metric_patched", "effect", "recovery"]]
 
 
 def _has(batch: TokenBatch, pos: int | None) -> np.ndarray:
     """Which items have this position in their prompt."""
-    from analyses.core.reading.patch_gates import prompt_columns
 
-    return np.array([pos is None or pos < len(columns) for columns in prompt_columns(batch)])
+    return np.array([pos is None or pos < len(columns) for columns in reading.prompt_columns(batch)])
 
 
 def _held(source: Clean, sites: Sequence[Site], positions: Any) -> Iterator[list[tuple[Site, int | None, Edit]]]:
     """(site, position, patch) in groups whose values fit in memory; patches of one site share its value."""
-    from analyses.core.reading.patch_gates import prompt_columns
-    from probe import patch
 
-    columns = prompt_columns(source.batch)
+    columns = reading.prompt_columns(source.batch)
     group: list[tuple[Site, int | None, Edit]] = []
     held = 0
     for site in sites:
         value = source.value(site)
         if positions != "each":
-            group.append((site, None, patch(site, value, positions)))
+            group.append((site, None, probe.patch(site, value, positions)))
         else:
             for pos in range(max(map(len, columns))):
                 mask = source.batch.mask & False
                 for row, own in enumerate(columns):
                     mask[row, own[pos : pos + 1]] = True
-                group.append((site, pos, patch(site, value, mask)))
+                group.append((site, pos, probe.patch(site, value, mask)))
         held += value.nbytes
         if held > HELD_BYTES:
             yield group
@@ -152,7 +150,6 @@ def _held(source: Clean, sites: Sequence[Site], positions: Any) -> Iterator[list
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Mean effect and recovery (ratio of sums) per cell and group; heads apart from whole sites."""
-    from analyses.core.stats import estimate
 
     table = table.assign(
         layer=table["layer"].fillna(-1).astype(int),
@@ -174,7 +171,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Any]:
     """Layer by position (or by head) coloured by effect; curves over layers where positions are patched together."""
-    from analyses.core.figures import curve, heatmap
 
     rows = result.summary()
     drawn: dict[str, Any] = {}

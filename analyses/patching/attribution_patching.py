@@ -22,9 +22,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, heatmap, scatter
 from analyses.core.progress import progress
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.patching._clean_and_corrupt import paired_batches
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,15 +72,13 @@ def attribution_patching(
         batch_size: items per forward pass.
         seed: of the random choice and of the bootstrap over items.
     """
-    from analyses.core.reading.patch_gates import chosen_sites
-    from analyses.patching._clean_and_corrupt import paired_batches
     from analyses.patching._gradients import PromptPair
 
     if steps < 1 or verify < 0:
         raise InputError(f"steps={steps}, verify={verify}; expected at least 1 step and 0 verified cells")
     plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
     pairs, warnings = paired_batches(model, prompts, corrupt, **plan)
-    places = chosen_sites(model, sites, layers, ())
+    places = reading.chosen_sites(model, sites, layers, ())
     runs = [PromptPair(model, clean, other) for clean, other in pairs]
     estimates = [
         pair.estimates(places, positions, steps, qk_fix)
@@ -131,7 +133,6 @@ def _agreement(table: pd.DataFrame, chosen: Sequence[str]) -> float:
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Mean estimate and exact effect per cell and group, and the rank correlations."""
-    from analyses.core.stats import estimate
 
     rows = table.assign(layer=table["layer"].fillna(-1).astype(int))
     parts: list[xr.Dataset] = []
@@ -163,7 +164,6 @@ def _verdict(table: pd.DataFrame) -> str | None:
 
 def figures(result: Result) -> dict[str, Any]:
     """Estimates by layer (and head, or position), and estimate against exact effect of the verified cells."""
-    from analyses.core.figures import curve, heatmap, scatter
 
     rows = result.summary()
     drawn: dict[str, Any] = {}

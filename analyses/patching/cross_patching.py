@@ -26,10 +26,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, heatmap
 from analyses.core.progress import progress
+from analyses.core.reading.grading import grader as graded_by
 from analyses.core.result import Result
+from analyses.core.stats import estimate
 from analyses.core.work import Case, Work, replayed
+from analyses.patching._group_contrast import verdict
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -115,17 +121,13 @@ def cross_patching(
         batch_size: items per unpatched forward pass.
         seed: of the bootstrap and the permutations.
     """
-    from analyses.core.reading.comparable import pair_warnings
-    from analyses.core.reading.grading import grader as graded_by
-    from analyses.core.reading.patch_gates import chosen_sites, refuse_outside, same_ids, two_groups
-    from analyses.patching._group_contrast import verdict
     from analyses.patching._patched_generation import accuracy_rows
 
-    warnings = pair_warnings(base, tuned)
-    places = chosen_sites(base, sites, layers, heads)
-    groups = two_groups([i.group for i in prompts.items], contrast)
-    batches = same_ids(base, tuned, prompts, batch_size=batch_size, template=template, boundary=boundary)
-    refuse_outside(batches, at)
+    warnings = reading.pair_warnings(base, tuned)
+    places = reading.chosen_sites(base, sites, layers, heads)
+    groups = reading.contrasted_groups([i.group for i in prompts.items], contrast)
+    batches = reading.same_ids(base, tuned, prompts, batch_size=batch_size, template=template, boundary=boundary)
+    reading.refuse_outside(batches, at)
     ways = DIRECTIONS if direction == "both" else (direction,)
     frames: list[pd.DataFrame] = []
     gates: list[Gate] = []
@@ -153,12 +155,16 @@ class _Pair:
     """Both checkpoints' unpatched runs of one batch."""
 
     def __init__(self, base: Model, tuned: Model, batch: TokenBatch) -> None:
-        from probe.replay import Clean, answer_logprob, clean_metric
 
         self.batch = batch
-        self.metric: Metric = answer_logprob(batch)
-        self.clean: dict[str, Clean] = {"base": Clean(base, batch), "tuned": Clean(tuned, batch)}
-        self.values = {name: clean_metric(c, self.metric).numpy().astype(float) for name, c in self.clean.items()}
+        self.metric: Metric = probe.replay.answer_logprob(batch)
+        self.clean: dict[str, probe.replay.Clean] = {
+            "base": probe.replay.Clean(base, batch),
+            "tuned": probe.replay.Clean(tuned, batch),
+        }
+        self.values = {
+            name: probe.replay.clean_metric(c, self.metric).numpy().astype(float) for name, c in self.clean.items()
+        }
 
     def sides(self, way: str) -> tuple[str, str]:
         """(source, target) of a direction."""
@@ -166,29 +172,25 @@ class _Pair:
 
     def edits(self, way: str, sites: Sequence[Site], positions: str, at: Sequence[int]) -> list[Edit]:
         """One patch per site with the source's value there."""
-        from analyses.core.reading.patch_gates import place
-        from probe import patch
 
         source, target = (self.clean[name] for name in self.sides(way))
-        where: Any = place(target.batch, positions, at)
-        return [patch(site, source.value(site).to(target.decoder.device), where) for site in sites]
+        where: Any = reading.place(target.batch, positions, at)
+        return [probe.patch(site, source.value(site).to(target.decoder.device), where) for site in sites]
 
     def gate(self, way: str, sites: Sequence[Site], positions: str, at: Sequence[int]) -> Gate:
         """The proofs of `analyses.core.reading.patch_gates.gate` on this batch, for a few of the sites."""
-        from analyses.core.reading.patch_gates import gate
 
         few = [sites[n] for n in sorted({0, len(sites) // 2, len(sites) - 1})]
-        return gate(self.clean[self.sides(way)[1]], self.metric, self.edits(way, few, positions, at))
+        return reading.gate(self.clean[self.sides(way)[1]], self.metric, self.edits(way, few, positions, at))
 
     def effects(self, way: str, sites: Sequence[Site], positions: str, at: Sequence[int]) -> pd.DataFrame:
         """Rows of this batch: every item at every site."""
-        from probe.replay import replay
 
         source, target = self.sides(way)
         patched: list[np.ndarray] = []
         for group in self._held(self.clean[source], sites):
             edits = self.edits(way, group, positions, at)
-            patched.append(replay(self.clean[target], edits, self.metric).numpy().astype(float))
+            patched.append(probe.replay.replay(self.clean[target], edits, self.metric).numpy().astype(float))
             for name in (source, target):
                 for layer in {s.layer for s in group if s.layer is not None}:
                     self.clean[name].forget(layer)
@@ -222,7 +224,6 @@ class _Pair:
 
 
 def _table(frames: Sequence[pd.DataFrame], floor: float) -> pd.DataFrame:
-    from analyses.core.reading.patch_gates import share
 
     table = pd.concat(frames, ignore_index=True)
     into_base = (table["direction"] == "tuned_to_base").to_numpy()
@@ -230,7 +231,7 @@ def _table(frames: Sequence[pd.DataFrame], floor: float) -> pd.DataFrame:
     target, source = np.where(into_base, base, tuned), np.where(into_base, tuned, base)
     table["effect"] = table["metric_patched"].to_numpy() - target
     table["gap"] = source - target
-    table["recovery"] = share(table["effect"].to_numpy(), table["gap"].to_numpy())
+    table["recovery"] = reading.share(table["effect"].to_numpy(), table["gap"].to_numpy())
     table["below_floor"] = table["effect"].abs() <= floor
     table["positions"] = ""
     names = ["item", "group", "answer_kind", "site", "layer", "head", "positions", "direction"]
@@ -256,7 +257,6 @@ def _curves(
     seed: int,
     unit: str,
 ) -> xr.Dataset:
-    from analyses.core.stats import estimate
     from analyses.patching._group_contrast import contrast
 
     # A site outside the blocks (embed) is drawn before the first one.
@@ -276,12 +276,10 @@ def _curves(
 
 def _recovery(table: pd.DataFrame, by: list[str], name: str, label: dict[str, Any]) -> xr.Dataset:
     """Ratio of summed effects to summed gaps, NaN where the checkpoints do not differ on these items."""
-    from analyses.core.reading.patch_gates import SMALLEST_GAP
-    from analyses.core.stats import estimate
 
     found = estimate(table, "effect", by, per="gap", name=name, units="1", long_name="recovery", **label)
     gap = estimate(table, "gap", by, name="gap", units="", draws=2, seed=0)["gap"]
-    known = abs(gap) >= SMALLEST_GAP
+    known = abs(gap) >= reading.SMALLEST_GAP
     for part in ("", "_ci_low", "_ci_high"):
         attrs = found[name + part].attrs
         found[name + part] = (found[name + part].where(known) + 0.0).assign_attrs(attrs)
@@ -290,7 +288,6 @@ def _recovery(table: pd.DataFrame, by: list[str], name: str, label: dict[str, An
 
 def figures(result: Result) -> dict[str, Any]:
     """Effect, recovery and group contrast over layers; heads as a map."""
-    from analyses.core.figures import curve, heatmap
 
     rows = result.summary()
     several = [d for d in ("step", "source_step", "direction", "answer_kind") if d in rows and rows[d].nunique() > 1]

@@ -25,10 +25,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import forest, heatmap
 from analyses.core.progress import progress
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.patching._clean_and_corrupt import paired_batches
 from probe.errors import InputError
+from probe.interventions import Edit, selected
 
 if TYPE_CHECKING:
     from analyses.patching._paths import Paths, Receiver
@@ -90,22 +96,18 @@ def _inputs(
     base: Model, tuned: Model | None, prompts: Prompts, corrupt: str, batch_size: int, template: str, boundary: str
 ) -> tuple[list[tuple[TokenBatch, TokenBatch]], list[str]]:
     """(orig, new) batches: the same ids twice for two checkpoints, clean and corrupt ones for one."""
-    from analyses.core.reading.comparable import pair_warnings
-    from analyses.core.reading.patch_gates import same_ids
-    from analyses.patching._clean_and_corrupt import paired_batches
 
     plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
     if tuned is None:
         return paired_batches(base, prompts, corrupt, **plan)
-    warnings = pair_warnings(base, tuned)
-    return [(b, b) for b in same_ids(base, tuned, prompts, **plan)], warnings
+    warnings = reading.pair_warnings(base, tuned)
+    return [(b, b) for b in reading.same_ids(base, tuned, prompts, **plan)], warnings
 
 
-def _senders(model: Model, names: Sequence[str]) -> list[Site]:
+def _senders(model: Model, names: Sequence[str]) -> list[probe.Site]:
     """Senders in the order of the pass; a kind stands for all of its sites (every head for z)."""
-    from probe import Site
 
-    found: list[Site] = []
+    found: list[probe.Site] = []
     for name in names:
         site = None if name in ("z", "mlp_out", "attn_out", "embed") else model.site(name)
         kind = name if site is None else site.kind
@@ -116,7 +118,7 @@ def _senders(model: Model, names: Sequence[str]) -> list[Site]:
             continue
         for whole in [site] if site is not None else model.sites(kind):
             heads = range(model.shape.n_heads) if kind == "z" else (None,)
-            found += [Site(kind, whole.layer, head) for head in heads]
+            found += [probe.Site(kind, whole.layer, head) for head in heads]
     return sorted(set(found))
 
 
@@ -153,16 +155,13 @@ def _effects(
     freeze_mlps: bool,
 ) -> pd.DataFrame:
     """Rows of one batch: every path that exists; the others have effect 0 without being run."""
-    from analyses.core.reading.patch_gates import share
     from analyses.patching._paths import Paths
-    from probe.interventions import Edit, selected
-    from probe.replay import Clean, answer_logprob, clean_metric
 
-    orig, new = Clean(base, clean), Clean(tuned, other)
-    metric = answer_logprob(clean)
+    orig, new = probe.replay.Clean(base, clean), probe.replay.Clean(tuned, other)
+    metric = probe.replay.answer_logprob(clean)
     where = selected(Edit(base.sites("resid_pre")[0], lambda x: x, positions), orig.batch)
     paths = Paths(orig, new, where, freeze_mlps=freeze_mlps)
-    before, after = (clean_metric(c, metric).numpy().astype(float) for c in (orig, new))
+    before, after = (probe.replay.clean_metric(c, metric).numpy().astype(float) for c in (orig, new))
     names = {
         "item": [i.id for i in clean.items],
         "group": [i.group for i in clean.items],
@@ -176,7 +175,7 @@ def _effects(
         frames.append(pd.DataFrame({**names, "sender": str(sender), "receiver": str(receiver), "metric_path": path}))
     table = pd.concat(frames, ignore_index=True)
     table["effect"] = table["metric_path"] - table["metric_orig"]
-    table["share"] = share(table["effect"].to_numpy(), (table["metric_new"] - table["metric_orig"]).to_numpy())
+    table["share"] = reading.share(table["effect"].to_numpy(), (table["metric_new"] - table["metric_orig"]).to_numpy())
     return table
 
 
@@ -184,13 +183,12 @@ def _run(
     paths: Paths, senders: Sequence[Site], receivers: Sequence[Receiver], metric: Metric
 ) -> Iterator[tuple[Site, Receiver, np.ndarray | None]]:
     """The metric of every path; as many at once as their patched values fit in memory."""
-    from probe.replay import replay
 
     waiting: list[tuple[Site, Receiver, Any]] = []
     held, size = 0, paths.orig.inputs[0].nbytes
 
     def done() -> Iterator[tuple[Site, Receiver, np.ndarray]]:
-        values = replay(paths.orig, [edit for _, _, edit in waiting], metric).numpy().astype(float)
+        values = probe.replay.replay(paths.orig, [edit for _, _, edit in waiting], metric).numpy().astype(float)
         yield from ((s, r, v) for (s, r, _), v in zip(waiting, values, strict=True))
 
     for receiver in receivers:
@@ -208,7 +206,6 @@ def _run(
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
 
     by = ["sender", "receiver", "group", "answer_kind"]
     label: dict[str, Any] = {"units": "nats/token", "long_name": "change of the answer's log-probability by the path"}
@@ -217,7 +214,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Any]:
     """Senders against receivers, coloured by effect; with one receiver, senders with their intervals."""
-    from analyses.core.figures import forest, heatmap
 
     rows = result.summary()
     facet = [d for d in ("group", "answer_kind", "step", "source_step") if d in rows and rows[d].nunique() > 1] or None

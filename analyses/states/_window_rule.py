@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from analyses.core.stats import Array, Labels, holm, permutation_max_t, resample_counts, two_sample_t
+from analyses.core.stats import Array, Labels, group_difference, holm, permutation_max_t, resample_counts, two_sample_t
 from probe.errors import InputError
 
 LEVEL = 0.05
@@ -276,7 +276,6 @@ def _necessity_gap(
     nec: Array, is_first: Array, anchor: int, other: int, width: int, draws: int, seed: int
 ) -> tuple[float, float]:
     """Paired interval of necessity(anchor) - necessity(other), each a difference of the groups' means."""
-    from analyses.core.stats import group_difference
 
     inside = [nec[:, w : w + width].mean(1) for w in (anchor, other)]
     gap = group_difference(inside[0] - inside[1], is_first, seed=seed, draws=draws)

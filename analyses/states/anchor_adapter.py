@@ -32,6 +32,7 @@ import xarray as xr
 
 from analyses.core.analysis import analysis
 from analyses.core.result import Result
+from analyses.core.stats import change_points, group_difference
 from analyses.states._evidence import (
     aligned,
     compared_groups,
@@ -160,7 +161,6 @@ def _about_width(width: int, found: dict[str, Family]) -> str:
 def _arrays(
     found: dict[str, Family], curves: dict[str, Curve], is_first: np.ndarray, n_layers: int, draws: int, seed: int
 ) -> xr.Dataset:
-    from analyses.core.stats import change_points, group_difference
 
     names = list(found)
     n_windows = len(found[names[0]].t)

@@ -20,8 +20,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, heatmap
 from analyses.core.result import Result
+from analyses.core.stats import estimate, resample_counts
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,14 +67,13 @@ def attention_entropy(
         batch_size: items per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading.teacher_forced import batches
 
     if not 0 <= collapsed_below <= overloaded_above <= 1:
         raise InputError(
             f"bands {collapsed_below}, {overloaded_above}: expected 0 <= collapsed_below <= overloaded_above <= 1"
         )
     plan = {"batch_size": batch_size, "template": template, "boundary": boundary}
-    parts = [_heads(model, batch) for batch in batches(model, prompts, "attention entropy", **plan)]
+    parts = [_heads(model, batch) for batch in reading.batches(model, prompts, "attention entropy", **plan)]
     table = pd.concat(parts, ignore_index=True)
     chosen = {"collapsed_below": collapsed_below, "overloaded_above": overloaded_above, "seed": seed}
     return _finished(table, chosen)
@@ -99,7 +102,6 @@ def _heads(model: Model, batch: TokenBatch) -> pd.DataFrame:
 
 def _reduced(model: Model, batch: TokenBatch) -> list[tuple[np.ndarray, np.ndarray]]:
     """Entropies [item, head] of every layer from one pass: an edit that looks and changes nothing."""
-    from probe import Edit, Site
 
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -112,7 +114,9 @@ def _reduced(model: Model, batch: TokenBatch) -> list[tuple[np.ndarray, np.ndarr
         return look
 
     layers = range(model.shape.n_layers)
-    model.run(batch, edits=[Edit(Site("pattern", layer), looking_at(layer)) for layer in layers], logits="none")
+    model.run(
+        batch, edits=[probe.Edit(probe.Site("pattern", layer), looking_at(layer)) for layer in layers], logits="none"
+    )
     return [found[layer] for layer in layers]
 
 
@@ -150,7 +154,6 @@ def _window(weights: Tensor, mask: Tensor) -> int:
 
 
 def _aggregate(table: pd.DataFrame, low: float, high: float, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
 
     by = ["layer", "head", "group", "answer_kind"]
     labels = {
@@ -163,7 +166,6 @@ def _aggregate(table: pd.DataFrame, low: float, high: float, seed: int) -> xr.Da
 
 def _shares(table: pd.DataFrame, low: float, high: float, seed: int) -> xr.Dataset:
     """Share of heads whose mean over items is in each band; an item draw moves the means, hence the shares."""
-    from analyses.core.stats import resample_counts
 
     data = xr.Dataset()
     cells = table.groupby(["answer_kind", "group"], sort=True)
@@ -199,7 +201,6 @@ BANDS = {"collapsed_share": "share of collapsed heads", "overloaded_share": "sha
 
 def figures(result: Result) -> dict[str, Any]:
     """Heads by layer as a map, and the shares over layers (over steps, where there are several)."""
-    from analyses.core.figures import curve, heatmap
 
     rows = result.summary()
     panels = [d for d in ("step", "group", "answer_kind") if d in rows]

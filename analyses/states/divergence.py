@@ -25,9 +25,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
 from analyses.core.work import Case, Work
+from probe.prompts import SPANS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,12 +101,10 @@ def divergence(
         batch_size: items per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading.comparable import pair_warnings
-    from analyses.core.reading.teacher_forced import batches
 
-    warnings = pair_warnings(base, tuned)
+    warnings = reading.pair_warnings(base, tuned)
     plan = {"batch_size": batch_size, "template": template, "boundary": boundary}
-    planned = list(batches(base, prompts, "divergence", **plan))
+    planned = list(reading.batches(base, prompts, "divergence", **plan))
     parts = _VARIANTS[variant](base, tuned, planned, site, head, positions)
     table = pd.concat(parts, ignore_index=True).assign(variant=variant)
     if distance:
@@ -112,13 +115,12 @@ def divergence(
 def _before_after(
     base: Model, tuned: Model, planned: list[TokenBatch], site: str, head: str, positions: str
 ) -> Iterator[pd.DataFrame]:
-    from probe.turns import Turn, spilled
 
     befores: Iterator[list[Tensor]] = (_states(base, batch, site, positions) for batch in planned)
     read: dict[str, Any] = {"base": base.unembed, "tuned": tuned.unembed}
-    if isinstance(base, Turn):  # the base's states wait on disk, and of its weights only the head stays
+    if isinstance(base, probe.turns.Turn):  # the base's states wait on disk, and of its weights only the head stays
         read["base"] = base.kept_head()
-        befores = spilled(befores)
+        befores = probe.turns.spilled(befores)
     first, second = {"own": ("base", "tuned")}.get(head, (head, head))
     for batch, before in zip(planned, befores, strict=True):
         after = _states(tuned, batch, site, positions)
@@ -157,8 +159,6 @@ def _chosen(batch: TokenBatch, positions: str) -> tuple[Tensor, Tensor]:
     """Row and column in the batch of every token read, item by item."""
     import torch
 
-    from probe.prompts import SPANS
-
     spans = {"prompt": ("prompt", "template"), "answer": ("rationale", "answer", "straddle")}.get(positions, SPANS)
     wanted = torch.tensor([SPANS.index(name) for name in spans], device=batch.span.device)
     item, column = (batch.mask & torch.isin(batch.span.long(), wanted)).nonzero(as_tuple=True)
@@ -167,30 +167,27 @@ def _chosen(batch: TokenBatch, positions: str) -> tuple[Tensor, Tensor]:
 
 def _states(model: Model, batch: TokenBatch, kind: str, positions: str) -> list[Tensor]:
     """The chosen tokens' states [token, d_model] at every layer."""
-    from analyses.core.reading.pooled_states import require_finite
 
     item, column = _chosen(batch, positions)
     sites = [f"{kind}.{layer}" for layer in range(model.shape.n_layers)]
     trace = model.run(batch, read=sites, logits="none")
     states = [trace[s][item.to(trace[s].device), column.to(trace[s].device)] for s in sites]
     for site, rows in zip(sites, states, strict=True):
-        require_finite(rows, site, [batch.items[i].id for i in item.tolist()], model)
+        reading.require_finite(rows, site, [batch.items[i].id for i in item.tolist()], model)
     return states
 
 
 def _table(model: Model, batch: TokenBatch, positions: str, pairs: list[tuple[Side, Side]]) -> pd.DataFrame:
     """Rows of one batch: every chosen token at every layer with its divergences."""
-    from analyses.core.reading.teacher_forced import columns, token_classes
-    from probe.prompts import SPANS
 
     item, column = _chosen(batch, positions)
     ids, offsets = batch.ids[item, column].cpu(), batch.offsets.to(item.device)[item]
     n_layers = len(pairs)
     per_token = {
-        **columns(batch.items, item),
+        **reading.columns(batch.items, item),
         "pos": (column - offsets).cpu().numpy(),
         "token": ids.numpy(),
-        "token_class": token_classes(model.tokenizer, ids),
+        "token_class": reading.token_classes(model.tokenizer, ids),
         "span": np.asarray(SPANS, dtype=object)[batch.span[item, column].long().cpu().numpy()],
     }
     table = pd.DataFrame({name: np.tile(values, n_layers) for name, values in per_token.items()})
@@ -202,16 +199,15 @@ def _table(model: Model, batch: TokenBatch, positions: str, pairs: list[tuple[Si
 
 def _streamed(pairs: list[tuple[Side, Side]]) -> np.ndarray:
     """Divergences [measure, layer, token]; two chunks of logits are held at a time, whatever the number of layers."""
-    from analyses.core.reading.readouts import divergences, row_chunks
 
     n_tokens = len(pairs[0][0][0])
     out = np.empty((len(MEASURES), len(pairs), n_tokens))
-    for rows in row_chunks(n_tokens, ROWS_AT_ONCE):
+    for rows in reading.row_chunks(n_tokens, ROWS_AT_ONCE):
         fixed: tuple[Any, Any] | None = None  # lens_to_final has one second side for all layers: computed once
         for layer, ((first, unembed_first), (second, unembed_second)) in enumerate(pairs):
             if fixed is None or fixed[0] is not second:
                 fixed = (second, unembed_second(second[rows]).float())
-            found = divergences(unembed_first(first[rows]).float(), fixed[1])
+            found = reading.divergences(unembed_first(first[rows]).float(), fixed[1])
             for number, name in enumerate(MEASURES):
                 out[number, layer, rows] = getattr(found, name).cpu().numpy()
     return out
@@ -219,7 +215,6 @@ def _streamed(pairs: list[tuple[Side, Side]]) -> np.ndarray:
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Curves over layers: tokens averaged within an item, then items; also per class of the token read."""
-    from analyses.core.stats import estimate
 
     by = ["layer", "group", "answer_kind"] + [d for d in ("checkpoint", "site") if table[d].nunique() > 1]
     names = {
@@ -239,7 +234,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Any]:
     """Divergence over layers by group, and by class of token."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     color = "step" if "step" in rows else "group"

@@ -22,7 +22,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -63,11 +65,10 @@ def legacy_classifier(
         batch_size: items per forward pass of the model.
         seed: of splits, initialisation and dropout.
     """
-    from analyses.core.reading.pooled_states import pooled_states, two_groups
 
-    first, second = two_groups(prompts, groups)
+    first, second = reading.two_groups(prompts, groups)
     kept = prompts.where(group=[first, second])
-    states = pooled_states(model, kept, pooling="mean", what="states", batch_size=batch_size, template=template)
+    states = reading.pooled_states(model, kept, pooling="mean", what="states", batch_size=batch_size, template=template)
     table, data = classified(states, states.groups == first, epochs, width, learning_rate, seed)
     verdict = f"none found, and none could be: {WARNING}"
     return Result.of(table, data.assign_attrs(groups=[first, second]), verdict=verdict, warnings=[WARNING])
@@ -170,7 +171,6 @@ def _curves(network: nn.ModuleDict, path: Tensor, is_first: np.ndarray) -> dict[
 
 def figures(result: Result) -> dict[str, Any]:
     """The three curves, under a title that says what they cannot show."""
-    from analyses.core.figures import curve
 
     rows = result.data[["force", "velocity", "importance"]].to_dataframe().reset_index()
     color = "step" if "step" in rows else None

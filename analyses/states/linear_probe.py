@@ -24,9 +24,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
+from analyses.core.stats import permuted_labels, resample_counts
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,16 +77,15 @@ def linear_probe(
         batch_size: items per forward pass.
         seed: of folds, permutations and bootstrap.
     """
-    from analyses.core.reading.pooled_states import pooled_states, strata_of, two_groups
 
-    first, second = two_groups(prompts, groups, needed=folds)
+    first, second = reading.two_groups(prompts, groups, needed=folds)
     kept = prompts.where(group=[first, second])
     plan = {"batch_size": batch_size, "template": template}
-    states = pooled_states(model, kept, pooling=pooling, what="linear probe", **plan)
+    states = reading.pooled_states(model, kept, pooling=pooling, what="linear probe", **plan)
     is_first = states.groups == first
     plain = covariate_matrix(states, covariates)
-    fold = outer_folds(is_first, folds, seed, None if together is None else strata_of(states, (together,)))
-    table, data = probed(states, is_first, plain, strata_of(states, strata), fold, permutations, draws, seed)
+    fold = outer_folds(is_first, folds, seed, None if together is None else reading.strata_of(states, (together,)))
+    table, data = probed(states, is_first, plain, reading.strata_of(states, strata), fold, permutations, draws, seed)
     return Result.of(table, data.assign_attrs(groups=[first, second]), verdict=_verdict(data, first, second))
 
 
@@ -111,7 +113,6 @@ def probed(
     seed: int,
 ) -> tuple[pd.DataFrame, xr.Dataset]:
     """Scores and AUC of every state, one state in memory at a time."""
-    from analyses.core.stats import permuted_labels, resample_counts
 
     labels = permuted_labels(is_first, permutations, seed, strata)
     rows: list[pd.DataFrame] = []
@@ -280,7 +281,6 @@ def _verdict(data: xr.Dataset, first: str, second: str) -> str:
 
 def figures(result: Result) -> dict[str, Any]:
     """AUC over states, and its gain over the covariates."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     color = "step" if "step" in rows else None

@@ -19,8 +19,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
 from analyses.core.work import Case, Work
 
 if TYPE_CHECKING:
@@ -73,9 +76,8 @@ def logit_lens(
         batch_size: items per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading.teacher_forced import batches
 
-    planned = batches(model, prompts, "logit lens", batch_size=batch_size, template=template, boundary=boundary)
+    planned = reading.batches(model, prompts, "logit lens", batch_size=batch_size, template=template, boundary=boundary)
     table = pd.concat([_lens(model, batch, site, top_k) for batch in planned], ignore_index=True)
     return _finished(table, {"seed": seed})
 
@@ -83,17 +85,14 @@ def logit_lens(
 def _lens(model: Model, batch: TokenBatch, site: str, top_k: int) -> pd.DataFrame:
     import torch
 
-    from analyses.core.reading.readouts import streamed
-    from analyses.core.reading.teacher_forced import columns, scored
-
-    tokens = scored(batch)
+    tokens = reading.scored(batch)
     tokens = tokens.where(tokens.in_span("answer", "rationale"))
     sites = [f"{site}.{layer}" for layer in range(model.shape.n_layers)]
     trace = model.run(batch, read=sites, logits="none")
     rows = torch.cat([tokens.rows(trace[s]) for s in sites])
-    found = streamed(rows, model.unembed, tokens.target.repeat(len(sites)), k=top_k)
+    found = reading.streamed(rows, model.unembed, tokens.target.repeat(len(sites)), k=top_k)
     layers = np.repeat(np.arange(len(sites)), len(tokens.target))
-    again = {k: np.tile(v, len(sites)) for k, v in columns(batch.items, tokens.item).items()}
+    again = {k: np.tile(v, len(sites)) for k, v in reading.columns(batch.items, tokens.item).items()}
     table = pd.DataFrame({**again, "layer": layers, "pos": np.tile(tokens.pos.cpu().numpy(), len(sites))})
     table["target"] = np.tile(tokens.target.cpu().numpy(), len(sites))
     for name in ("logprob_nats", "rank", "entropy_nats"):
@@ -106,7 +105,6 @@ def _lens(model: Model, batch: TokenBatch, site: str, top_k: int) -> pd.DataFram
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Curves over layers: tokens are averaged within an item, then items, with intervals over items."""
-    from analyses.core.stats import estimate
 
     top = table.assign(top1=(table["rank"] == 0).astype(float))
     return xr.merge([estimate(top, q, BY, seed=seed, units=u, long_name=n) for q, (u, n) in CURVES.items()])
@@ -114,7 +112,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Any]:
     """Curves over layers by group; with steps, one line a step."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     facet = ["group", "answer_kind"] if "step" in rows else ["answer_kind"]

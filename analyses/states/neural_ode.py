@@ -26,9 +26,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
+from analyses.core.stats import bootstrap_ratio, permuted_labels, resample_counts
+from analyses.states._separation import layer_statistics, split_half
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,14 +89,15 @@ def neural_ode(
         batch_size: items per forward pass.
         seed: of splits, initialisations, permutations and bootstrap.
     """
-    from analyses.core.reading.pooled_states import pooled_states, strata_of, two_groups
 
-    first, second = two_groups(prompts, groups, needed=6)
+    first, second = reading.two_groups(prompts, groups, needed=6)
     kept = prompts.where(group=[first, second])
-    states = pooled_states(model, kept, pooling=pooling, what="states", batch_size=batch_size, template=template)
+    states = reading.pooled_states(
+        model, kept, pooling=pooling, what="states", batch_size=batch_size, template=template
+    )
     settings = {"fit": fit, "at": at, "components": components, "hidden": hidden, "steps": steps, "held_out": held_out}
     table, data = fitted(
-        states, states.groups == first, strata_of(states, strata), seeds, permutations, draws, seed, **settings
+        states, states.groups == first, reading.strata_of(states, strata), seeds, permutations, draws, seed, **settings
     )
     return Result.of(table, data.assign_attrs(groups=[first, second]), verdict=_verdict(data, first, second))
 
@@ -108,8 +113,6 @@ def fitted(
     **settings: Any,
 ) -> tuple[pd.DataFrame, xr.Dataset]:
     """Everything averaged over seeds: residuals of held-out items, and quadratic forms of their field."""
-    from analyses.core.stats import permuted_labels, resample_counts
-    from analyses.states._separation import layer_statistics, split_half
 
     if seeds < 1:
         raise InputError(f"seeds={seeds}: at least 1 is needed, 10 for a finding")
@@ -203,7 +206,6 @@ def _collected(
     draws: int,
     seed: int,
 ) -> tuple[pd.DataFrame, xr.Dataset]:
-    from analyses.core.stats import bootstrap_ratio
 
     n_layers = null.shape[1]
     mean = {name: x / np.where(times > 0, times, np.nan)[:, None] for name, x in sums.items()}
@@ -256,7 +258,6 @@ def _verdict(data: xr.Dataset, first: str, second: str) -> str:
 
 def figures(result: Result) -> dict[str, Any]:
     """Held-out R2 and squared force over layers."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     color = "step" if "step" in rows else None

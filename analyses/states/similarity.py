@@ -20,8 +20,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate, resample_counts
 from analyses.core.work import Case, Work
 from probe.errors import InputError
 
@@ -68,16 +71,13 @@ def similarity(
         batch_size: items per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading.comparable import pair_warnings
-    from analyses.core.reading.pooled_states import pooled_states
-    from analyses.core.stats import estimate, resample_counts
 
-    warnings = pair_warnings(base, tuned)
+    warnings = reading.pair_warnings(base, tuned)
     n_items = len({item.id for item in prompts.items})
     if n_items < 4:
         raise InputError(f"{n_items} items: at least 4 are needed (unbiased HSIC divides by n - 3)")
     plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "pooling": pooling}
-    before, after = (pooled_states(m, prompts, what="similarity", **plan) for m in (base, tuned))
+    before, after = (reading.pooled_states(m, prompts, what="similarity", **plan) for m in (base, tuned))
     counts = resample_counts(len(before.items), draws, seed)
     rows: list[pd.DataFrame] = []
     drawn: list[dict[str, np.ndarray]] = []
@@ -182,7 +182,6 @@ def _curves(drawn: list[dict[str, np.ndarray]], n: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Any]:
     """CKA and Procrustes over states; relative change by group."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     color = "step" if "step" in rows else None

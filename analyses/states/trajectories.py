@@ -23,8 +23,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import permuted_labels, resample_counts
 from analyses.core.work import Case, Work
 from analyses.states._separation import layer_statistics, mean_weights, norm, split_half
 
@@ -78,13 +81,12 @@ def trajectories(
         batch_size: items per forward pass.
         seed: of bootstrap and permutations.
     """
-    from analyses.core.reading.pooled_states import pooled_states, strata_of, two_groups
 
-    first, second = two_groups(prompts, groups)
+    first, second = reading.two_groups(prompts, groups)
     kept = prompts.where(group=[first, second])
     plan = {"batch_size": batch_size, "template": template}
-    states = pooled_states(model, kept, pooling=pooling, what="trajectories", **plan)
-    labels = strata_of(states, strata)
+    states = reading.pooled_states(model, kept, pooling=pooling, what="trajectories", **plan)
+    labels = reading.strata_of(states, strata)
     table, found = curves(states, states.groups == first, labels, draws, permutations, seed)
     return Result.of(table, found.assign_attrs(groups=[first, second]), verdict=_verdict(found, first, second))
 
@@ -93,7 +95,6 @@ def curves(
     states: States, is_first: np.ndarray, strata: np.ndarray | None, draws: int, permutations: int, seed: int
 ) -> tuple[pd.DataFrame, xr.Dataset]:
     """All curves, one layer of states in memory at a time: each is a quadratic form in the items' Gram matrix."""
-    from analyses.core.stats import permuted_labels, resample_counts
 
     n = len(is_first)
     boot = np.concatenate([np.ones((1, n)), resample_counts(n, draws, seed, is_first)])
@@ -148,7 +149,6 @@ def _verdict(data: xr.Dataset, first: str, second: str) -> str:
 
 def figures(result: Result) -> dict[str, Any]:
     """The curves over layers, and the norms of the updates by group."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     color = "step" if "step" in rows else None

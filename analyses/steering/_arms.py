@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from analyses.core.progress import progress
+from analyses.core.reading.outcomes import graded, one_per_id
+from analyses.steering._steered_generation import steered_completions
 from probe.errors import InputError
 from probe.interventions import Edit
 from probe.replay import Clean, Metric, answer_logprob, replay
@@ -162,8 +164,6 @@ def completions(
         grade: grades a response against its item.
         how: of `steered_completions`.
     """
-    from analyses.core.reading.outcomes import graded, one_per_id
-    from analyses.steering._steered_generation import steered_completions
 
     asked = one_per_id(prompts)
     found: list[pd.DataFrame] = []

@@ -25,9 +25,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.steering._dose_response import dose_response
 from probe.errors import InputError
+from probe.interventions import add
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +87,6 @@ def entropy_steering(
     """
     from analyses.steering._arms import halves, responses
     from analyses.steering._uncertain_states import last_token_entropy, states_of_log, states_of_prompts
-    from probe.replay import answer_logprob
 
     doses = _doses(betas, draws)
     where = model.site(f"{site}.{model.shape.n_layers // 2 if layer is None else layer}")
@@ -101,7 +104,7 @@ def entropy_steering(
         yield from _runs(clean, where, arms, doses, positions)
 
     batches = model.batches(measures, **tokenized)
-    table = responses(model, batches, runs, what="entropy steering", metric=answer_logprob)
+    table = responses(model, batches, runs, what="entropy steering", metric=probe.replay.answer_logprob)
     entropy = responses(model, batches, runs, what="entropy steering (entropy)", metric=last_token_entropy)
     table = table.merge(entropy.rename(columns={"metric": "entropy_nats"}), on=ROWS, validate="one_to_one")
     return _result(table.sort_values(ROWS, kind="stable"), vector, seed, warnings)
@@ -141,7 +144,6 @@ def _runs(
     clean: Clean, where: Any, arms: Sequence[tuple[str, int, Tensor]], doses: Sequence[float], positions: Any
 ) -> Iterator[Run]:
     from analyses.steering._arms import Run
-    from probe.interventions import add
 
     for arm, draw, push in arms:
         for beta in doses:
@@ -150,7 +152,6 @@ def _runs(
 
 
 def _result(table: pd.DataFrame, vector: str, seed: int, warnings: list[str]) -> Result:
-    from analyses.steering._dose_response import dose_response
 
     groups = sorted(table["group"].unique())
     rows = table.rename(columns={"beta": "alpha"})
@@ -182,7 +183,6 @@ def _verdict(data: xr.Dataset, vector: str) -> str:
 
 def figures(result: Result) -> dict[str, Any]:
     """Entropy and answer log-probability against beta, vector and random directions."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     rows = rows.assign(items=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

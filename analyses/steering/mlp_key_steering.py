@@ -21,14 +21,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
+from analyses.core.reading.grading import grader
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.steering._dose_response import claims, dose_response
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,7 +102,6 @@ def mlp_key_steering(
         batch_size: items per forward pass.
         seed: of the split, the placebos and the bootstrap.
     """
-    from analyses.core.reading.grading import grader
     from analyses.steering._arms import completions, key_arms, responses, target_groups
 
     if max_new_tokens and selection == "item":
@@ -137,7 +142,6 @@ def _doses(alphas: Sequence[float]) -> list[float]:
 
 def _layers(model: Model, layers: Sequence[str], verdict: Result | None, role: str) -> tuple[list[int], list[str]]:
     """Layers to steer, and what to know about them."""
-    from probe.weights import check_layers
 
     if tuple(layers) == ("from-verdict",):
         return _found(model, verdict, role)
@@ -146,7 +150,7 @@ def _layers(model: Model, layers: Sequence[str], verdict: Result | None, role: s
     wrong = [x for x in layers if not str(x).lstrip("-").isdigit()]
     if wrong or not layers:
         raise InputError(f"layers={list(layers)}: {wrong or 'none'}; expected layer numbers, all or from-verdict")
-    return check_layers(model, sorted({int(x) for x in layers})), []
+    return probe.weights.check_layers(model, sorted({int(x) for x in layers})), []
 
 
 def _found(model: Model, verdict: Result | None, role: str) -> tuple[list[int], list[str]]:
@@ -188,7 +192,6 @@ def _chosen(
     pick: dict[str, Any],
     neurons: pd.DataFrame | None,
 ) -> Selection:
-    from dataclasses import replace
 
     from analyses.steering._arms import as_mask
     from analyses.steering._neurons import choose
@@ -231,8 +234,6 @@ def _placebos(
 def _result(
     table: pd.DataFrame, chosen: Selection, treatment: str, groups: Sequence[str], seed: int, warnings: list[str]
 ) -> Result:
-    from analyses.core.stats import estimate
-    from analyses.steering._dose_response import claims, dose_response
 
     parts = [dose_response(table, treatment=treatment, targets=groups, seed=seed), _neurons(chosen)]
     if "correct" in table:
@@ -273,7 +274,6 @@ def neurons_of(result: Result) -> pd.DataFrame:
 
 def figures(result: Result) -> dict[str, Any]:
     """Dose-response of treatment and placebos, and the slopes of every layer."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     rows = rows.assign(items=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

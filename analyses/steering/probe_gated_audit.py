@@ -27,8 +27,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
 from analyses.core.analysis import analysis
+from analyses.core.figures import forest
 from analyses.core.result import Result
+from analyses.core.stats import estimate, mcnemar_exact, paired_difference, wilson
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,9 +103,8 @@ def probe_gated_audit(
 
 
 def _check(model: Model, layer: int, alpha: float, top_n: int, quantile: float, tau: float | None, draws: int) -> None:
-    from probe.weights import check_layers
 
-    check_layers(model, [layer])
+    probe.weights.check_layers(model, [layer])
     if not math.isfinite(alpha) or not 0 < quantile <= 1 or draws < 1 or (tau is not None and math.isnan(tau)):
         raise InputError(
             f"alpha={alpha}, quantile={quantile}, draws={draws}, threshold={tau}; expected a finite alpha, a quantile "
@@ -118,7 +120,6 @@ def _measured(
 ) -> pd.DataFrame:
     """Every measured item untouched, steered, and with other neurons steered: both metrics."""
     from analyses.steering._arms import Run, random_neurons, responses, scale_keys, stream, top1_share
-    from probe.replay import answer_logprob
 
     masks = [("on", 0, neurons)]
     masks += [("other", d, random_neurons(neurons, stream(seed, "audit neurons", d))) for d in range(draws)]
@@ -131,7 +132,7 @@ def _measured(
         ]
         return [Run({"run": "off", "draw": 0, "alpha": 1.0}, []), *steered]
 
-    answers = responses(model, batches, runs, what="probe-gated audit", metric=answer_logprob)
+    answers = responses(model, batches, runs, what="probe-gated audit", metric=probe.replay.answer_logprob)
     exact = responses(model, batches, runs, what="probe-gated audit (exact)", metric=top1_share)
     exact = exact.assign(is_exact=(exact["metric"] == 1).astype(float)).drop(columns="metric")
     return answers.merge(exact, on=["run", "draw", "alpha", *KEYS])
@@ -174,7 +175,6 @@ def _arm(name: str, draw: int, off: pd.DataFrame, on: pd.DataFrame, score: pd.Se
 
 
 def _aggregate(table: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
 
     off = table.loc[table["arm"] == "off", [*KEYS, "metric", "is_exact"]]
     rows = table.merge(off, on=KEYS, suffixes=("", "_off")).assign(effect=lambda t: t["metric"] - t["metric_off"])
@@ -194,7 +194,6 @@ def _aggregate(table: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Data
 
 def _fire_rate(table: pd.DataFrame) -> xr.Dataset:
     """How often the gate fires, with Wilson intervals (0 of 30 is not "never")."""
-    from analyses.core.stats import wilson
 
     ids = table[table["arm"] == "gated"].drop_duplicates("item").groupby("group")["fires"].agg(["sum", "count"])
     found = [wilson(int(r["sum"]), int(r["count"])) for _, r in ids.iterrows()]
@@ -206,7 +205,6 @@ def _fire_rate(table: pd.DataFrame) -> xr.Dataset:
 
 def _mcnemar(rows: pd.DataFrame) -> xr.Dataset:
     """Items lost and gained against off, with the exact p, for the arms without draws."""
-    from analyses.core.stats import mcnemar_exact
 
     found: list[dict[str, Any]] = []
     for cell, part in rows[rows["arm"].isin(["gated", "ungated"])].groupby(["arm", "group", "answer_kind"]):
@@ -234,7 +232,6 @@ def _matched(rows: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset
 
     Of `ungated` only: a gate that spares the controls would make the difference by itself.
     """
-    from analyses.core.stats import paired_difference
 
     found: list[dict[str, Any]] = []
     for (arm, kind), part in rows[rows["arm"] == "ungated"].groupby(["arm", "answer_kind"]):
@@ -271,7 +268,6 @@ def _verdict(data: xr.Dataset, groups: Sequence[str]) -> str:
 
 def figures(result: Result) -> dict[str, Any]:
     """Effect and exactness of every arm by group, and how often the probe fires."""
-    from analyses.core.figures import forest
 
     rows = result.summary()
     rows = rows.assign(items=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

@@ -27,9 +27,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+import probe
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
+from analyses.core.stats import estimate
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,7 +88,6 @@ def counterfactual_mlp(
         batch_size: items per forward pass.
         seed: of the random ablations and of the bootstrap over items.
     """
-    from analyses.core.stats import estimate
 
     _check(model, parts, ablations, readouts, draws)
     planned = model.batches(prompts, batch_size=batch_size, template=template, boundary=boundary)
@@ -127,21 +130,19 @@ def _conditions(n_layers: int, parts: tuple[str, ...], ablations: tuple[str, ...
 
 def _weights(model: Model, condition: Condition, seed: int) -> AbstractContextManager[Any]:
     """Within the block, the ablated matrix in place of the part's own; activations are ablated by edits instead."""
-    from probe.weights import gaussian, replaced, revised, select
 
     changes: dict[str, Callable[[], Any]] = {
         "weight_mean": lambda: lambda slot, own: own if slot.kind == "bias" else own.mean().expand_as(own).clone(),
-        "norm_matched_random": lambda: gaussian(seed, condition.draw),
+        "norm_matched_random": lambda: probe.weights.gaussian(seed, condition.draw),
     }
     if condition.ablation not in changes:
         return nullcontext()
-    places = select(model, (f"mlp.{condition.part}",), [condition.layer])
-    return replaced(model, revised(model, places, changes[condition.ablation]()))
+    places = probe.weights.select(model, (f"mlp.{condition.part}",), [condition.layer])
+    return probe.weights.replaced(model, probe.weights.revised(model, places, changes[condition.ablation]()))
 
 
-def _edits(batch: TokenBatch, condition: Condition, seed: int) -> list[Edit]:
+def _edits(batch: TokenBatch, condition: Condition, seed: int) -> list[probe.Edit]:
     """The edit that ablates an activation, none where a matrix is ablated."""
-    from probe import Edit, Site
 
     change: dict[str, Callable[[Tensor], Tensor]] = {
         "zero": lambda x: x.new_zeros(x.shape),
@@ -150,7 +151,7 @@ def _edits(batch: TokenBatch, condition: Condition, seed: int) -> list[Edit]:
     }
     if condition.ablation not in change:
         return []
-    return [Edit(Site(PARTS[condition.part], condition.layer), change[condition.ablation])]
+    return [probe.Edit(probe.Site(PARTS[condition.part], condition.layer), change[condition.ablation])]
 
 
 def _sequence_mean(x: Tensor, batch: TokenBatch) -> Tensor:
@@ -236,17 +237,15 @@ def _bare_head(model: Model) -> Callable[[Tensor], Tensor]:
 
 def _jsd(first: Tensor, second: Tensor, head: Callable[[Tensor], Tensor]) -> np.ndarray:
     """JSD of the two readouts per row, a chunk of logits at a time."""
-    from analyses.core.reading.readouts import divergences, row_chunks
 
     found = np.empty(len(first))
-    for rows in row_chunks(len(first)):
-        found[rows] = divergences(head(first[rows]).float(), head(second[rows]).float()).jsd_nats.cpu().numpy()
+    for rows in reading.row_chunks(len(first)):
+        found[rows] = reading.divergences(head(first[rows]).float(), head(second[rows]).float()).jsd_nats.cpu().numpy()
     return found
 
 
 def figures(result: Result) -> dict[str, Any]:
     """JSD over layers: one figure a readout, one panel an ablation, one line a part."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     extra = [d for d in ("group", "answer_kind", "step") if d in rows]

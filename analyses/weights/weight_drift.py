@@ -22,7 +22,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.work import Case, Work
@@ -61,12 +63,11 @@ def weight_drift(base: Model, tuned: Model, *, top_k: int = 8, batch_size: int =
         batch_size: not used (weights have no items); every analysis of models has it.
         seed: of the random subspaces of angle_chance.
     """
-    from analyses.core.reading.comparable import pair_warnings
 
     del batch_size  # weights have no items
     if top_k < 1:
         raise InputError(f"top_k={top_k}: at least 1 direction is needed")
-    warnings = pair_warnings(base, tuned)
+    warnings = reading.pair_warnings(base, tuned)
     ours, theirs = _distinct(base), tuned.weights()
     chance = _Chance(seed)
     named = progress(ours.items(), "weight drift", total=len(ours))
@@ -166,7 +167,6 @@ def _arrays(table: pd.DataFrame) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Any]:
     """Drift over layers, one line a kind of matrix; with steps, one panel a quantity over steps."""
-    from analyses.core.figures import curve
 
     rows = result.summary()
     rows["kind"] = [

@@ -18,16 +18,20 @@ Control: `randomise` (damage by any change of that size), and items the tuning s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
+from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.progress import progress
+from analyses.core.reading.grading import grader
 from analyses.core.result import Result
+from analyses.core.stats import estimate, sign_flip_max_t
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,23 +103,21 @@ def weight_reset(
         batch_size: items per forward pass.
         seed: of the noise and of the bootstrap over items.
     """
-    from analyses.core.reading.comparable import pair_warnings
-    from analyses.core.reading.grading import grader
-    from analyses.core.reading.outcomes import responses_graded
-    from probe.weights import check_same_parameters, replaced
 
-    warnings = pair_warnings(base, tuned)
-    check_same_parameters(base, tuned)
+    warnings = reading.pair_warnings(base, tuned)
+    probe.weights.check_same_parameters(base, tuned)
     sets = _layer_sets(tuned.shape.n_layers, width, layers)
     plans = list(_plans(tuned, variants, parts, sets, shares, draws))
     batches = tuned.batches(prompts, batch_size=batch_size, template=template, boundary=boundary)
     grades, generated = grader(grade, pattern), {"max_new_tokens": max_new_tokens, "template": template}
 
     def scored(model: Model, condition: Condition) -> pd.DataFrame:
-        with replaced(model, condition.values):  # the model's own weights are back afterwards, whatever happens
+        with probe.weights.replaced(
+            model, condition.values
+        ):  # the model's own weights are back afterwards, whatever happens
             rows = _forced(model, batches)
             if max_new_tokens:
-                rows = rows.merge(responses_graded(model, prompts, grades, batch_size=batch_size, **generated))
+                rows = rows.merge(reading.responses_graded(model, prompts, grades, batch_size=batch_size, **generated))
         return _named(rows, condition)
 
     tables = [scored(base, Condition("base")), scored(tuned, Condition("tuned", alpha=1.0))]
@@ -146,14 +148,13 @@ def _plans(
     draws: int,
 ) -> Iterator[tuple[Condition, list[Place]]]:
     """Conditions with the places they change, values still to be made (one condition's are held at a time)."""
-    from probe.weights import select
 
     unknown = [v for v in variants if v not in VARIANTS]
     if unknown or not variants:
         raise InputError(f"variants={list(variants)}; expected some of {', '.join(VARIANTS)}")
     if draws < 1 or not shares:
         raise InputError(f"draws={draws}, shares={list(shares)}; expected at least one of each")
-    everywhere = select(tuned, parts)
+    everywhere = probe.weights.select(tuned, parts)
     for layers in sets:
         inside = [place for place in everywhere if place.layer in layers]
         if not inside:
@@ -167,25 +168,21 @@ def _plans(
 
 
 def _condition(base: Model, tuned: Model, plan: tuple[Condition, list[Place]], seed: int) -> Condition:
-    from dataclasses import replace
-
-    from probe.weights import gaussian, mixed_with, revised, taken_from
 
     condition, places = plan
     change = {
-        "randomise": lambda: gaussian(seed, condition.draw),
-        "interpolate": lambda: mixed_with(base, condition.alpha),
-    }.get(condition.variant, lambda: taken_from(base))()
-    return replace(condition, values=revised(tuned, places, change))
+        "randomise": lambda: probe.weights.gaussian(seed, condition.draw),
+        "interpolate": lambda: probe.weights.mixed_with(base, condition.alpha),
+    }.get(condition.variant, lambda: probe.weights.taken_from(base))()
+    return replace(condition, values=probe.weights.revised(tuned, places, change))
 
 
 def _forced(model: Model, batches: Sequence[TokenBatch]) -> pd.DataFrame:
     """The metric of every item."""
-    from analyses.core.reading.outcomes import answer_logprob
 
     rows: list[dict[str, Any]] = []
     for batch in batches:
-        for item, value in zip(batch.items, answer_logprob(model, batch), strict=True):
+        for item, value in zip(batch.items, reading.answer_logprob(model, batch), strict=True):
             rows.append({"item": item.id, "group": item.group, "answer_kind": item.answer_kind, "metric": value})
     return pd.DataFrame(rows)
 
@@ -199,7 +196,6 @@ def _named(table: pd.DataFrame, condition: Condition) -> pd.DataFrame:
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Effects and shares of the gap with intervals over items; p over all windows by the largest statistic."""
-    from analyses.core.stats import estimate
 
     rows = _against_references(table)
     plain = rows[rows["variant"] != "interpolate"]
@@ -237,7 +233,6 @@ def _against_references(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _levels(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
 
     rows = table[table["variant"].isin(["base", "tuned"])]
     label: dict[str, Any] = {"units": "nats/token", "long_name": "log-probability of the answer"}
@@ -246,7 +241,6 @@ def _levels(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def _accuracy(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Share of right responses: of the references, and of every window (blends left out)."""
-    from analyses.core.stats import estimate
 
     label: dict[str, Any] = {"units": "fraction", "long_name": "share of responses that are right"}
     references = table[table["variant"].isin(["base", "tuned"])]
@@ -259,7 +253,6 @@ def _accuracy(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def _corrected(rows: pd.DataFrame, seed: int) -> xr.Dataset:
     """Max-t p of each window's effect within a variant and group; not measured below six items."""
-    from analyses.core.stats import sign_flip_max_t
 
     found: list[xr.DataArray] = []
     for (variant, group, kind), part in rows.groupby(["variant", "group", "answer_kind"], sort=True):

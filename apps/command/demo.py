@@ -15,6 +15,7 @@ from analyses.core.running.run import run
 from analyses.core.running.sweep import sweep
 from analyses.core.store.store import Store
 from apps import gains
+from apps.report import write_report
 from probe import Prompts
 from probe.errors import InputError, ProbeError
 
@@ -136,7 +137,6 @@ def _reading(swept: dict[str, Result]) -> str:
 
 
 def _report(store: Store, path: Path) -> None:
-    from apps.report import write_report
 
     write_report(store, path)
     click.echo(f"Report:  {path}")

@@ -15,6 +15,7 @@ import click
 
 from analyses.core.store.files import is_here
 from analyses.core.store.store import Store
+from apps.catalog import listing
 from probe.errors import InputError
 
 SCRIPT = Path(__file__).with_name("app.py")
@@ -104,8 +105,6 @@ def _check(host: str, port: int) -> None:
 def main() -> None:
     """Streamlit's own command line, after everything a first visitor would wait for is imported and listed."""
     from streamlit.web import cli
-
-    from apps.catalog import listing
 
     for name in WARM:
         importlib.import_module(name)

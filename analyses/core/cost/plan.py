@@ -16,11 +16,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
+import probe
 from analyses.core.analysis import checked_options, get
 from analyses.core.cost.estimates import Cost, cost
 from analyses.core.work import Case, Size
 from probe import devices, families
+from probe.checkpoints.tokenizers import read_tokenizer
 from probe.errors import InputError
+from probe.prompts import Prompts
+from probe.shape import ModelShape
+from probe.tokens import SPANS, tokenize
 
 if TYPE_CHECKING:
     from analyses.core.analysis import Analysis
@@ -117,9 +122,8 @@ def plan(
     Raises:
         InputError: an analysis without a model, one that reads a rollout log, a checkpoint that is not whole.
     """
-    from probe import discover
 
-    of, series = get(name), discover(checkpoints)
+    of, series = get(name), probe.discover(checkpoints)
     models = sum(i.kind == "Model" for i in of.inputs)
     if not models or any(i.kind in ("Rollouts", "Checkpoints") for i in of.inputs):
         taken = ", ".join(i.kind for i in of.inputs)
@@ -151,7 +155,6 @@ def sizes(checkpoint: Checkpoint) -> tuple[Size, float]:
 
     Of pickles and shards, whose headers are no plain text, the configuration's own model is counted, without values.
     """
-    from probe.shape import ModelShape
 
     config: dict[str, Any] = json.loads((checkpoint.config_folder / "config.json").read_text())
     shape = ModelShape.of(SimpleNamespace(**_named(config)))
@@ -196,14 +199,13 @@ def _empty(folder: Path) -> dict[str, int]:
     return {n: p.numel() if p.ndim > 1 else -p.numel() for n, p in empty.named_parameters()}
 
 
-def _items(of: Analysis, prompts: Prompts | str | Path | None, limit: int | None) -> Prompts | None:
-    from probe import Prompts
+def _items(of: Analysis, prompts: probe.Prompts | str | Path | None, limit: int | None) -> probe.Prompts | None:
 
     if not any(i.kind == "Prompts" for i in of.inputs):
         return None
     if prompts is None:
         raise InputError(f"{of.name} reads prompts: give the file (--prompts)")
-    read = prompts if isinstance(prompts, Prompts) else Prompts.read(prompts)
+    read = prompts if isinstance(prompts, probe.Prompts) else probe.Prompts.read(prompts)
     return read if limit is None else read.limit(limit)
 
 
@@ -227,9 +229,6 @@ def _lengths(
     checkpoint: Checkpoint, items: Sequence[Item], n_ctx: int, options: Mapping[str, Any]
 ) -> tuple[list[int], list[int]]:
     """Tokens of prompt and answer of every item, as the analysis would make them."""
-    from probe.checkpoints.tokenizers import read_tokenizer
-    from probe.prompts import Prompts
-    from probe.tokens import SPANS, tokenize
 
     given = {k: options[k] for k in ("template", "boundary", "include_eos") if k in options}
     encoded = tokenize(read_tokenizer(checkpoint), Prompts(tuple(items)), max_length=n_ctx, **given)

@@ -1,1 +1,142 @@
-"""What is read off a model and a text: readouts, scored tokens, kept responses, grades."""
+"""What is read off a model and a text: readouts, scored tokens, kept responses, grades.
+
+Names are imported when first used, since most need torch: `from analyses.core import reading`, `reading.batches(...)`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analyses.core.reading.comparable import (
+        pair_warnings,
+    )
+    from analyses.core.reading.outcomes import (
+        answer_logprob,
+        responses_graded,
+    )
+    from analyses.core.reading.patch_gates import (
+        SMALLEST_GAP,
+        chosen_sites,
+        contrasted_groups,
+        gate,
+        place,
+        prompt_columns,
+        refuse_outside,
+        same_ids,
+        share,
+    )
+    from analyses.core.reading.pooled_states import (
+        pooled_states,
+        require_finite,
+        strata_of,
+        two_groups,
+    )
+    from analyses.core.reading.readouts import (
+        divergences,
+        log_softmax,
+        row_chunks,
+        streamed,
+    )
+    from analyses.core.reading.softmax_terms import (
+        baseline,
+        change,
+        covariance,
+        discriminator,
+        entropy,
+        log_probs,
+        sampled_change,
+    )
+    from analyses.core.reading.tangent import (
+        along,
+        difference,
+        optimizer_step,
+    )
+    from analyses.core.reading.teacher_forced import (
+        batches,
+        columns,
+        scored,
+        token_classes,
+    )
+
+__all__ = [
+    "SMALLEST_GAP",
+    "along",
+    "answer_logprob",
+    "baseline",
+    "batches",
+    "change",
+    "chosen_sites",
+    "columns",
+    "contrasted_groups",
+    "covariance",
+    "difference",
+    "discriminator",
+    "divergences",
+    "entropy",
+    "gate",
+    "log_probs",
+    "log_softmax",
+    "optimizer_step",
+    "pair_warnings",
+    "place",
+    "pooled_states",
+    "prompt_columns",
+    "refuse_outside",
+    "require_finite",
+    "responses_graded",
+    "row_chunks",
+    "same_ids",
+    "sampled_change",
+    "scored",
+    "share",
+    "strata_of",
+    "streamed",
+    "token_classes",
+    "two_groups",
+]
+_HOME = {
+    "SMALLEST_GAP": "patch_gates",
+    "along": "tangent",
+    "answer_logprob": "outcomes",
+    "baseline": "softmax_terms",
+    "batches": "teacher_forced",
+    "change": "softmax_terms",
+    "chosen_sites": "patch_gates",
+    "columns": "teacher_forced",
+    "contrasted_groups": "patch_gates",
+    "covariance": "softmax_terms",
+    "difference": "tangent",
+    "discriminator": "softmax_terms",
+    "divergences": "readouts",
+    "entropy": "softmax_terms",
+    "gate": "patch_gates",
+    "log_probs": "softmax_terms",
+    "log_softmax": "readouts",
+    "optimizer_step": "tangent",
+    "pair_warnings": "comparable",
+    "place": "patch_gates",
+    "pooled_states": "pooled_states",
+    "prompt_columns": "patch_gates",
+    "refuse_outside": "patch_gates",
+    "require_finite": "pooled_states",
+    "responses_graded": "outcomes",
+    "row_chunks": "readouts",
+    "same_ids": "patch_gates",
+    "sampled_change": "softmax_terms",
+    "scored": "teacher_forced",
+    "share": "patch_gates",
+    "strata_of": "pooled_states",
+    "streamed": "readouts",
+    "token_classes": "teacher_forced",
+    "two_groups": "pooled_states",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

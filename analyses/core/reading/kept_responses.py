@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import probe
 from analyses.core.keys import digest, source_hash
 from analyses.core.progress import progress
+from probe.checkpoints.files import cache_folder
 from probe.errors import InputError
 from probe.items import Item
 
@@ -94,7 +96,6 @@ class _Kept:
     """Responses on disk: one JSON line per item, appended as soon as its batch is done."""
 
     def __init__(self, model: Model, how: Decoding) -> None:
-        from probe.checkpoints.files import cache_folder
 
         key = digest([model.fingerprint(), asdict(how), source_hash(Path(__file__))])
         self.file = cache_folder() / "responses" / f"{key}.jsonl"
@@ -131,9 +132,8 @@ class _Kept:
 
 def _generated(model: Model, batch: Sequence[Item], how: Decoding) -> list[list[Response]]:
     """Responses to the items of one batch, in order."""
-    from probe import Prompts
 
-    asked = Prompts(tuple(batch), "generation")
+    asked = probe.Prompts(tuple(batch), "generation")
     options = {k: v for k, v in asdict(how).items() if k != "stop"}
     drawn = model.generate(asked, stop=how.stop, batch_size=len(batch), **options)
     found: dict[str, list[Response]] = {item.id: [] for item in batch}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +47,6 @@ def responses_graded(model: Model, prompts: Prompts, grade: Grader, **how: Any) 
 
 def one_per_id(prompts: Prompts) -> Prompts:
     """One item of every id: a response serves all kinds of answer."""
-    from dataclasses import replace
 
     return replace(prompts, items=tuple({item.id: item for item in prompts.items}.values()))
 

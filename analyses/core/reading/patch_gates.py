@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from probe import Site, patch
 from probe.errors import InputError, ProbeError
 from probe.prompts import SPANS
+from probe.replay import clean_metric, replay
+from probe.sites import GLOBAL_KINDS, KINDS
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -85,8 +88,6 @@ def chosen_sites(model: Model, kinds: Sequence[str], layers: Sequence[int], head
     Raises:
         InputError: a kind, layer or head this model does not have.
     """
-    from probe import Site
-    from probe.sites import GLOBAL_KINDS, KINDS
 
     found: list[Site] = []
     for kind in kinds:
@@ -125,8 +126,6 @@ def gate(clean: Clean, metric: Metric, edits: Sequence[Edit]) -> Gate:
     Raises:
         ProbeError: either proof fails.
     """
-    from probe import patch
-    from probe.replay import clean_metric, replay
 
     own = [patch(e.site, clean.value(e.site), e.positions) for e in edits]
     before = clean_metric(clean, metric)
@@ -168,7 +167,7 @@ def share(change: np.ndarray, gap: np.ndarray, smallest: float = SMALLEST_GAP) -
     return np.divide(change, gap, out=np.full(np.shape(change), np.nan), where=safe) + 0.0  # no -0.0
 
 
-def two_groups(names: Sequence[str], wanted: Sequence[str]) -> tuple[str, str] | None:
+def contrasted_groups(names: Sequence[str], wanted: Sequence[str]) -> tuple[str, str] | None:
     """The groups a contrast compares, first minus second: the ones named, leak and stable, or the only two.
 
     Raises:

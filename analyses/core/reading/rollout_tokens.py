@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+import probe
+from analyses.core.progress import progress
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,12 +40,10 @@ def read(
     Columns: rollout_step, item, group, group_uid, sample, pos (in the response, from 0), token (id), token_class,
     those of the log asked for, and those of `reduce`.
     """
-    from analyses.core.progress import progress
     from analyses.core.reading.teacher_forced import token_classes
-    from probe.recompute import token_values
     from probe.rollouts import WINDOW
 
-    windows = token_values(
+    windows = probe.recompute.token_values(
         models, rollouts, reduce, columns=columns, batch_size=batch_size, at_temperature=at_temperature
     )
     total = -(-len(rollouts) // WINDOW)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+import probe
 from analyses.core.analysis import Input
 from analyses.core.keys import digest
 from probe.errors import InputError
+from probe.readers.response_logs import read_responses
 
 if TYPE_CHECKING:
     from probe import Checkpoint
@@ -93,23 +95,21 @@ class ModelPool:
 
     def get(self, slot: str, checkpoint: Checkpoint) -> Any:
         """A handle holding ``checkpoint``; one handle per ``slot`` (input name)."""
-        from probe import Model
 
         options = self.loading.options()
         if self.loading.hold == "one":
             return self._turn(checkpoint, options)
         handle = self._handles.get(slot)
         if handle is None:
-            handle = self._handles[slot] = Model.load(checkpoint, **options)
+            handle = self._handles[slot] = probe.Model.load(checkpoint, **options)
         elif handle.checkpoint != checkpoint:
             handle.swap(checkpoint, allow_pickle=self.loading.allow_pickle)
         return handle
 
     def _turn(self, checkpoint: Checkpoint, options: dict[str, Any]) -> Any:
-        from probe.turns import Seat, Turn
 
-        self._seat = self._seat or Seat(options)
-        return Turn(self._seat, checkpoint)
+        self._seat = self._seat or probe.turns.Seat(options)
+        return probe.turns.Turn(self._seat, checkpoint)
 
 
 def resolve(wanted: Input, value: Any, pool: ModelPool, limit: int | None) -> Given:
@@ -122,13 +122,12 @@ def resolve(wanted: Input, value: Any, pool: ModelPool, limit: int | None) -> Gi
 
 
 def _model(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
-    from probe import Checkpoint
 
     if isinstance(value, str | Path):
         loading = pool.loading  # an adapter's folder and repo@revision are names too
-        named = Checkpoint.of(value, base=loading.base_model, config=loading.config_folder)
+        named = probe.Checkpoint.of(value, base=loading.base_model, config=loading.config_folder)
         value = replace(named, revision=pool.loading.revision or named.revision)
-    if isinstance(value, Checkpoint):
+    if isinstance(value, probe.Checkpoint):
         checkpoint = value
         prints = {
             "weights": checkpoint.fingerprint(),
@@ -151,11 +150,10 @@ def _identity(checkpoint: Checkpoint | None) -> dict[str, Any]:
 
 
 def _prompts(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
-    from probe import Prompts
 
     if isinstance(value, str | Path):
-        value = Prompts.read(value)
-    if not isinstance(value, Prompts):
+        value = probe.Prompts.read(value)
+    if not isinstance(value, probe.Prompts):
         raise InputError(f"{name}: expected a prompt file or Prompts; got {type(value).__name__}")
     prompts = value if limit is None else value.limit(limit)
     described = {"source": prompts.source, "n": len(prompts.items), "fingerprint": prompts.fingerprint()}
@@ -187,7 +185,6 @@ def _table(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
 
 
 def _frame(name: str, path: Path) -> pd.DataFrame:
-    from probe.readers.response_logs import read_responses
 
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
     readers |= dict.fromkeys((".jsonl", ".json", ".eval"), read_responses)
@@ -200,9 +197,8 @@ def _frame(name: str, path: Path) -> pd.DataFrame:
 
 
 def _checkpoints(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
-    from probe import discover
 
-    series = value if isinstance(value, list | tuple) else discover(value, config=pool.loading.config_folder)
+    series = value if isinstance(value, list | tuple) else probe.discover(value, config=pool.loading.config_folder)
     prints = [c.fingerprint() for c in series]
     described = {"n": len(series), "members": [_identity(c) for c in series]}
     identity = pool.loading.identity()
@@ -218,9 +214,8 @@ class Series(list["Checkpoint"]):
 
     def load(self, checkpoint: Checkpoint, **options: Any) -> Any:
         """The model of one of them, under this run's backend, dtype and device."""
-        from probe import Model
 
-        return Model.load(checkpoint, **self.loading.options(), **options)
+        return probe.Model.load(checkpoint, **self.loading.options(), **options)
 
 
 _RESOLVERS: dict[str, Callable[[str, Any, ModelPool, int | None], Given]] = {

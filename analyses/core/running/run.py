@@ -22,6 +22,7 @@ from analyses.core.running.shards import computed, within_memory
 from analyses.core.stopping import interruptible
 from analyses.core.store import SCHEMA, Store, StoreError
 from probe.errors import InputError
+from probe.tokens import tokenised
 
 PACKAGES = (
     "posttrain-probe",
@@ -127,7 +128,6 @@ def prepare(of: Analysis, given: Mapping[str, Any], store: Store | None, pool: M
 
 def execute(call: Call, pool: ModelPool) -> Result:
     """Compute ``call`` in one piece and attach its provenance."""
-    from probe.tokens import tokenised
 
     started, clock = datetime.now(UTC), time.perf_counter()
     arguments = {name: g.load() if g else None for name, g in call.inputs.items()}

@@ -12,6 +12,8 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import Analysis, get, unknown
+from analyses.core.cost.estimates import DTYPE_BYTES
+from analyses.core.cost.plan import sizes
 from analyses.core.keys import digest
 from analyses.core.progress import progress
 from analyses.core.result import Result
@@ -23,6 +25,9 @@ from analyses.core.running.workers import Engine, Task, compute
 from analyses.core.stopping import interruptible
 from analyses.core.store import Store
 from analyses.core.store.files import Stack, Stored, labelled
+from probe.checkpoints import Series, discover
+from probe.checkpoints.series import prefetch
+from probe.checkpoints.tokenizers import OneTokenizer
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,7 +111,6 @@ def _prepared(
     failures: Failures,
 ) -> tuple[list[Member], list[Call]]:
     """The members whose checkpoints can be told apart, and their calls; the others are kept as failures."""
-    from probe.checkpoints.tokenizers import OneTokenizer
 
     found: list[tuple[Member, Call]] = []
     one = OneTokenizer(trust_remote_code=pool.loading.trust_remote_code)
@@ -167,8 +171,6 @@ def _distribute(
 
 def _weights(checkpoint: Checkpoint, loading: Loading) -> float:
     """Bytes of a checkpoint's weights in memory; of its files where those do not say how many numbers they hold."""
-    from analyses.core.cost.estimates import DTYPE_BYTES
-    from analyses.core.cost.plan import sizes
 
     files = checkpoint.weight_files
     if (checkpoint.folder / "config.json").is_file() and all(f.suffix == ".safetensors" for f in files):
@@ -178,7 +180,6 @@ def _weights(checkpoint: Checkpoint, loading: Loading) -> float:
 
 def _read_ahead(following: Sequence[Member]) -> None:
     """Start reading the next member's checkpoints while the current one computes."""
-    from probe.checkpoints.series import prefetch
 
     for _, models in following:
         for checkpoint in models.values():
@@ -197,7 +198,6 @@ def _member(call: Call, store: Store | None, pool: ModelPool) -> Result:
 
 
 def _series(checkpoints: Sequence[Checkpoint | str] | str | Path, loading: Loading) -> Series:
-    from probe.checkpoints import Series, discover
 
     found = checkpoints
     if not isinstance(found, Series):

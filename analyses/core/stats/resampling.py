@@ -7,6 +7,7 @@ cells, and every cell sees the same draw. NaN in values means "not measured". Ne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb, prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -61,7 +62,6 @@ def permuted_labels(
 
 def n_arrangements(is_first: Bool[np.ndarray, " item"], strata: Labels | None = None) -> float:
     """Number of distinct relabellings within strata: 1 / this is the smallest p permutation can give."""
-    from math import comb, prod
 
     is_first = np.asarray(is_first, bool)
     return float(prod(comb(len(m), int(is_first[m].sum())) for m in members_of(len(is_first), strata)))

@@ -20,7 +20,7 @@ import streamlit as st
 
 from apps.catalog import Listing, located, not_found, run_names
 from apps.dashboard.widgets import address
-from probe.errors import ProbeError
+from probe.errors import InputError, ProbeError
 
 SITES = {
     "mlp_post": "MLP neurons (keys)",
@@ -206,7 +206,6 @@ def completions(recipe: Recipe) -> tuple[dict[str, str], tuple[int, ...]]:
     Raises:
         InputError: a layer or unit the model does not have, a prompt that does not fit.
     """
-    from probe.errors import InputError
 
     model = _model(recipe.checkpoint)
     if recipe.layer >= model.shape.n_layers:
