@@ -7,7 +7,7 @@ the next are made. Prefixes are the logged ids, so two models read here are read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,7 +231,7 @@ def recompute(
     import pyarrow.parquet as pq
 
     if not rollouts.has_ids:
-        rollouts = rollouts.tokenized(model.tokenizer)
+        rollouts = rollouts.tokenized(model.tokenizer, asdict(model.framing))
     target = Path(out)
     scratch = target.with_name(f".{target.name}.partial")
     values = token_values(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,9 @@ from probe.readers.repeats import repeated
 from probe.readers.rollout_files import FILE, open_log
 from probe.readers.runlog import RunLog
 from probe.readers.schema import AT_TEMPERATURE, FLOATS, IDS, REQUIRED, lacking, ruled_out
+
+if TYPE_CHECKING:
+    from probe.prompts import Prompts
 
 __all__ = ["WINDOW", "Rollouts", "RunLog"]
 
@@ -42,11 +45,13 @@ class Rollouts:
         data: the rows, lazily.
         source: where they were read from.
         said: what a reader of the numbers must know of how they were read (`notes` has these and more).
+        prompts: items whose answers stand in for responses (`of_prompts`).
     """
 
     data: pads.Dataset
     source: str = "memory"
     said: tuple[str, ...] = ()
+    prompts: Prompts | None = None
 
     @classmethod
     def read(cls, path: str | Path | Sequence[str | Path]) -> Rollouts:
@@ -69,6 +74,18 @@ class Rollouts:
         elif not isinstance(rows, pa.Table):
             rows = pa.Table.from_pylist([dict(r) for r in rows])
         return cls(pads.dataset(rows), source)._checked()
+
+    @classmethod
+    def of_prompts(cls, prompts: Prompts) -> Rollouts:
+        """Prompts with answers (an SFT set) as a log of one step: what was to be learned, not what was sampled.
+
+        Raises:
+            InputError: items without an answer (their ids).
+        """
+        from probe.readers.answers import table_of
+
+        note = f"{prompts.source} holds answers, not samples: they are read as the responses of one step (0)"
+        return cls(pads.dataset(table_of(prompts)), prompts.source, (note,), prompts)
 
     def _checked(self) -> Rollouts:
         names = set(self.columns)
@@ -264,11 +281,11 @@ class Rollouts:
         off = grouped["advantage"].mean().abs() > tolerance * grouped["size"].max()
         return [f"{step}/{uid}" for step, uid in off.index[off.to_numpy()].tolist()]
 
-    def tokenized(self, tokenizer: Any) -> Rollouts:
+    def tokenized(self, tokenizer: Any, framing: Mapping[str, Any] | None = None) -> Rollouts:
         """The log with ids for its texts, where the round trip through the tokenizer is exact.
 
         The ids the policy really sampled may have been other pieces of the same text, which no text log can show;
-        a note says so.
+        a note says so. `framing` (BOS, options of the chat template) is that of the model, for answers of prompts.
 
         Raises:
             InputError: responses whose text does not come back from its ids (named), or no text.
@@ -277,6 +294,11 @@ class Rollouts:
 
         if self.has_ids:
             return self
+        if self.prompts is not None:
+            from probe.readers import answers
+
+            table = answers.with_ids(self.data.to_table(), self.prompts, tokenizer, dict(framing or {}))
+            return replace(self, data=pads.dataset(table))
         table, note = with_ids(self.data.to_table(), tokenizer, self.source)
         return replace(self, data=pads.dataset(table), said=(*self.said, note))
 

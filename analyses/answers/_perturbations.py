@@ -164,7 +164,7 @@ def _renumbered(item: Item, new: Sequence[Fraction], answer: Fraction) -> Item:
     text = _written(answer)
     if last:
         text = item.answer[: last[-1].start()] + text + item.answer[last[-1].end() :]
-    return replace(item, prompt=prompt, answer=text)
+    return replace(item, prompt=prompt, answer=text, also=(), choices=(), correct=None)
 
 
 def _written(value: Fraction) -> str:
@@ -210,7 +210,12 @@ def _options(item: Item, rng: random.Random, texts: Texts) -> Item | None:  # no
     right = letters[order.index(letters.index(answer[1]))]
     start, end = answer.span(1)
     prompt = item.prompt[: found[0].start()] + told + item.prompt[found[-1].end() :]
-    return replace(item, prompt=prompt, answer=item.answer[:start] + right + item.answer[end:])
+    listed = len(item.choices) == len(order)
+    return replace(
+        item, prompt=prompt, answer=item.answer[:start] + right + item.answer[end:], also=(),
+        choices=tuple(item.choices[i] for i in order) if listed else (),
+        correct=letters.index(right) if listed else None,
+    )  # fmt: skip
 
 
 PERTURBATIONS: dict[str, Perturbation] = {

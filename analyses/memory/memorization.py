@@ -131,9 +131,7 @@ def _in_span(at: Any, span: str) -> Any:
 def _scores(
     tokens: pd.DataFrame, prompts: Prompts, span: str, share: float, prefixes: tuple[int, ...], length: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    texts = {
-        i.key: {"full": f"{i.prompt} {i.answer}", "prompt": i.prompt, "answer": i.answer}[span] for i in prompts.items
-    }
+    texts = {i.key: {"full": i.prompt + i.answer, "prompt": i.prompt, "answer": i.answer}[span] for i in prompts.items}
     rows, stretches = [], []
     for (item, kind), of in tokens.groupby(["item", "answer_kind"], sort=True):
         of = of.sort_values("pos")
@@ -187,7 +185,7 @@ def _exposures(
         others = sorted({i.answer for i in prompts.items if i.answer_kind == kind} - {item.answer})
         chosen = rng.permutation(len(others))[:candidates]
         for number, answer in enumerate([item.answer, *(others[j] for j in chosen)]):
-            asked.append(replace(item, id=f"{row}/{number}", answer=answer, golds=()))
+            asked.append(replace(item, id=f"{row}/{number}", answer=answer, also=()))
             owner.append(row)
     tokens = _tokens(model, probe.Prompts(tuple(asked), "candidates"), "answer", batch_size)
     nll = -tokens[tokens["in_span"]].groupby("item")["l"].sum().reindex([a.id for a in asked]).to_numpy()

@@ -16,7 +16,7 @@ from probe.readers.schemas import SCHEMAS
 INPUT_HELP = {
     "Model": "Checkpoint folder, BASE+ADAPTER, or Hub repository (repo@revision).",
     "Prompts": "Prompts: JSONL, JSON, CSV or Parquet (also of chat messages), or hf:NAME:SPLIT.",
-    "Rollouts": "Rollout log: Parquet file or folder.",
+    "Rollouts": "Rollout log (Parquet or JSONL, a file or a folder), or prompts with answers (an SFT set).",
     "RunLog": "Training log: trainer_state.json, CSV, or a folder that holds one.",
     "Table": "CSV or Parquet file.",
     "Checkpoints": "Folder with a series of checkpoints, a glob of folders, STEP=FOLDER, or a Hub repository.",

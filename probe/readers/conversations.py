@@ -74,16 +74,15 @@ def _call(content: str | None, where: str) -> Turn:
         raise InputError(f"{where}: a function_call that is no JSON: {str(content)[:60]!r}") from error
 
 
-def asked(of: Sequence[Turn], tools: Any, answer: Mapping[str, Any], where: str) -> tuple[str, Chat | None]:
-    """Prompt text of the last turn and the conversation it ends; None where it is one turn of the user's alone."""
+def asked(of: Sequence[Turn], tools: Any, answer: Mapping[str, Any], where: str) -> tuple[str, Chat]:
+    """Prompt text of the last turn and the conversation it ends."""
     *before, last = of
     content = last.get("content")
     if not content:
         raise InputError(f"{where}: the last turn before the answer, of {last['role']!r}, has no text")
     offered = tuple(dict(t) for t in parsed_list(tools)) if tools else ()
     rest = {k: v for k, v in last.items() if k != "content"}
-    chat = Chat(tuple(before), rest, offered, dict(answer))
-    return str(content), None if chat == Chat() else chat
+    return str(content), Chat(tuple(before), rest, offered, dict(answer))
 
 
 def split(of: Sequence[Turn], where: str) -> tuple[list[Turn], str, Turn]:

@@ -64,7 +64,7 @@ def test_a_conversation_is_the_same_from_every_kind_of_table(library: str, tmp_p
     assert read.items == Prompts.of(rows).items
     talk, plain = read.items
     assert (said(talk), talk.golds) == (([BRIEF, USER], "yo"), ("yo", "hey"))
-    assert (plain.prompt, plain.chat, plain.golds, plain.abstain) == ("hi", None, (), True)
+    assert (plain.prompt, plain.chat, plain.golds, plain.abstain) == ("hi", Chat(), (), True)
 
 
 def test_what_an_answers_turn_says_beside_its_text_and_tools_are_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ KEYS = ["rollout_step", "item", "group", "sample"]
 
 def readable(rollouts: Rollouts, model: Model) -> Rollouts:
     """The log with token ids: its own, or its texts' where the round trip through the tokenizer is exact."""
-    return rollouts if rollouts.has_ids else rollouts.tokenized(model.tokenizer)
+    return rollouts if rollouts.has_ids else rollouts.tokenized(model.tokenizer, asdict(model.framing))
 
 
 def read(

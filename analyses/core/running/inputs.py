@@ -21,7 +21,7 @@ from probe.errors import InputError
 from probe.readers.response_logs import read_responses
 
 if TYPE_CHECKING:
-    from probe import Checkpoint
+    from probe import Checkpoint, Rollouts
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,26 @@ def _reader(kind: str) -> Callable[[str, Any, ModelPool, int | None], Given]:
         import probe
 
         if isinstance(value, str | Path):
-            value = getattr(probe, kind).read(value)
+            value = _rollouts(value) if kind == "Rollouts" else getattr(probe, kind).read(value)
+        elif isinstance(value, probe.Prompts) and kind == "Rollouts":
+            value = probe.Rollouts.of_prompts(value)
         described = {"source": str(value.source), "fingerprint": value.fingerprint()}
         return Given(value.fingerprint(), described, lambda: value)
 
     return read
+
+
+def _rollouts(path: str | Path) -> Rollouts:
+    """A rollout log, or the answers of a prompt file."""
+    from probe import Prompts, Rollouts
+    from probe.readers.answers import is_prompt_file
+
+    try:
+        return Rollouts.read(path)
+    except InputError:
+        if not is_prompt_file(path):
+            raise
+        return Rollouts.of_prompts(Prompts.read(path))
 
 
 def _table(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
