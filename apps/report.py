@@ -13,8 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
 
+import jinja2
 import pandas as pd
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
+import analyses
 from analyses.core.result import COMPANIONS, Result
 from analyses.core.store.store import Store, StoreError
 from apps.catalog import Entry, Listing, listing
@@ -118,9 +122,6 @@ def write_report(store: Store, path: Path | str) -> Path:
 
 def render(store: Store) -> str:
     """The report as HTML; every text from a result is escaped by the template."""
-    import jinja2
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
     found = listing(store)
     sections, problems = _sections(store, found)
@@ -160,7 +161,6 @@ def _claims(entry: Entry) -> bool:
 
 def _figures(result: Result, budget: int) -> tuple[list[Any], list[str], int]:
     """(figures as HTML, what was left out and why, bytes used)."""
-    from markupsafe import Markup
 
     drawn: list[Any] = []
     notes: list[str] = []
@@ -180,10 +180,9 @@ def _figures(result: Result, budget: int) -> tuple[list[Any], list[str], int]:
 def figures_of(result: Result, notes: list[str]) -> Iterator[tuple[str, Any]]:
     """The analysis's figures, else one per quantity; a figure that cannot be drawn is told in ``notes``."""
     from analyses.core import figures
-    from analyses.core.analysis import names
 
     summary = result.summary()
-    if result.analysis in names():
+    if result.analysis in analyses.names():
         try:
             drawn = result.figures()
         except (ValueError, KeyError) as error:
@@ -196,9 +195,8 @@ def figures_of(result: Result, notes: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _section(entry: Entry, result: Result, drawn: list[Any], notes: list[str]) -> Section:
-    from analyses.core.analysis import get, names
 
-    known = get(entry.analysis) if entry.analysis in names() else None
+    known = analyses.get(entry.analysis) if entry.analysis in analyses.names() else None
     summary = result.summary().dropna(axis="columns", how="all")
     columns = [(str(c), c in ("value", *COMPANIONS)) for c in summary.columns]
     shown = [

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import jinja2
+
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,7 +119,6 @@ class _Template:
         return ((at, at + len(last)),)
 
     def _render(self, turns: Sequence[Turn], **how: bool) -> str:
-        import jinja2
 
         given = [dict(turn) for turn in turns]
         try:

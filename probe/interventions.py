@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from probe.errors import InputError
 from probe.sites import Site
+from probe.tokens import SPANS
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -131,8 +132,6 @@ def project_out(site: Site | str, direction: Tensor, positions: Positions = "all
 def selected(edit: Edit, batch: TokenBatch) -> Bool[Tensor, "item pos"]:
     """True where the edit applies: always within real tokens, never on padding."""
     import torch
-
-    from probe.tokens import SPANS
 
     mask = batch.mask
     if isinstance(edit.positions, torch.Tensor):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from probe.errors import InputError
@@ -227,8 +229,6 @@ def recompute(
     Raises:
         InputError: as in `token_values`.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if not rollouts.has_ids:
         rollouts = rollouts.tokenized(model.tokenizer, asdict(model.framing))
@@ -250,7 +250,6 @@ def recompute(
 
 
 def _filled(kept: pa.Table, table: pa.Table, frame: pd.DataFrame, at_temperature: bool) -> pa.Table:
-    import pyarrow as pa
 
     counts = lengths(table, "response_token_ids")
     mask = per_token(table, "response_mask", counts).astype(bool) if "response_mask" in table.column_names else None

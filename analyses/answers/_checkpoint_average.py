@@ -12,6 +12,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import safe_open
+
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ def merge_checkpoints(first: str | Path, second: str | Path, out: str | Path, we
         InputError: a weight outside 0..1, a folder without safetensors, other tensor names, shapes or dtypes,
             tokenizers of unlike ids, a target that exists.
     """
-    from safetensors import safe_open
     from safetensors.torch import save_file
 
     first, second, out = Path(first), Path(second), Path(out)
@@ -79,7 +80,6 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _names(file: Path) -> list[str]:
-    from safetensors import safe_open
 
     with safe_open(file, framework="pt") as handle:
         return list(handle.keys())

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core import stats
@@ -134,11 +135,11 @@ def _newcombe(c1: int, n1: int, c0: int, n0: int, alpha: float) -> tuple[float, 
 
 def _fisher(c0: Any, n0: Any, c1: Any, n1: Any) -> np.ndarray:
     """Benjamini-Hochberg adjusted one-sided p of "tuned is more often correct" per item."""
-    from scipy.stats import fisher_exact
     from statsmodels.stats.multitest import multipletests
 
     tests: list[Any] = [
-        fisher_exact([[b, m - b], [a, n - a]], alternative="greater") for a, n, b, m in zip(c0, n0, c1, n1, strict=True)
+        scipy.stats.fisher_exact([[b, m - b], [a, n - a]], alternative="greater")
+        for a, n, b, m in zip(c0, n0, c1, n1, strict=True)
     ]
     return np.asarray(multipletests([t.pvalue for t in tests], method="fdr_bh")[1])
 
@@ -156,7 +157,6 @@ def _covariates(first: pd.DataFrame, last: pd.DataFrame) -> pd.DataFrame:
 
 def _matches(table: pd.DataFrame) -> pd.Series:
     """For every leak item the stable item nearest in tuned accuracy and response length, each used once."""
-    from scipy.optimize import linear_sum_assignment
 
     out = pd.Series(np.nan, table.index, dtype="str")
     for _, of in table.groupby(["group", "answer_kind"], sort=True):
@@ -168,7 +168,7 @@ def _matches(table: pd.DataFrame) -> pd.Series:
         accuracy = of["c_tuned"] / of["n_tuned"]
         cost = np.abs(np.subtract.outer(accuracy[leak.index].to_numpy(), accuracy[stable.index].to_numpy()))
         cost = cost + np.abs(np.subtract.outer(length[leak.index].to_numpy(), length[stable.index].to_numpy())) / scale
-        rows, columns = linear_sum_assignment(np.nan_to_num(cost))
+        rows, columns = scipy.optimize.linear_sum_assignment(np.nan_to_num(cost))
         out[leak.index[rows]] = stable["item"].to_numpy()[columns]
     return out
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core import reading
@@ -194,12 +195,11 @@ def agreement(predicted: Float[np.ndarray, " token"], exact: Float[np.ndarray, "
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rho of values rounded to 1e-4 of their range: samples of one prompt share states, and rounding of
     fp32 must not decide which of two equal values ranks first."""
-    from scipy import stats
 
     rounded = [np.round(x / np.abs(x).max(), 4) for x in (a, b)]
     if any(np.ptp(x) == 0 for x in rounded):
         return float("nan")
-    return float(np.asarray(stats.spearmanr(*rounded))[0])
+    return float(np.asarray(scipy.stats.spearmanr(*rounded))[0])
 
 
 def _aggregate(table: pd.DataFrame, seed: int, draws: int = 200) -> xr.Dataset:

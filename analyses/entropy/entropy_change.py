@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import xarray as xr
 
 from analyses.core import reading
@@ -191,7 +192,6 @@ def figures(result: Result) -> dict[str, Any]:
 
 def _waterfall(rows: pd.DataFrame) -> Any:
     """From H of base to H of tuned: the first-order part of each token class and advantage sign, then the rest."""
-    import plotly.graph_objects as go
 
     def value(name: str) -> float:
         return float(rows.loc[rows["quantity"] == name, "value"].iloc[0])

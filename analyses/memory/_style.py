@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core import stats
@@ -46,9 +47,8 @@ def pool_measures(log_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     The marginal is -ln mean_j p(y_j|x); the entropy that of p normalised over the pool, 0 (one rationale) to ln m.
     """
-    from scipy.special import logsumexp
 
-    total: Any = logsumexp(log_p, axis=-1)
+    total: Any = scipy.special.logsumexp(log_p, axis=-1)
     share = np.exp(log_p - total[..., None])
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(share > 0, share * np.log(share), 0.0)

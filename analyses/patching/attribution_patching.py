@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core import reading
@@ -121,13 +122,12 @@ def _with_exact(table: pd.DataFrame, cells: pd.DataFrame, exact: pd.DataFrame | 
 
 def _agreement(table: pd.DataFrame, chosen: Sequence[str]) -> float:
     """Spearman's correlation of mean estimate and mean exact effect over the chosen cells; NaN below three."""
-    from scipy.stats import spearmanr
 
     rows = table[table["chosen"].isin(chosen)]
     cells = rows.groupby(CELL, dropna=False)[["estimate", "exact"]].mean()
     if len(cells) < 3 or (cells.nunique() < 2).any():
         return float("nan")
-    found: Any = spearmanr(cells["estimate"], cells["exact"])
+    found: Any = scipy.stats.spearmanr(cells["estimate"], cells["exact"])
     return float(found.statistic)
 
 

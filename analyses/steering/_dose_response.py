@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core.stats import estimate, group_difference, paired_difference, sign_flip_max_t
@@ -130,7 +131,6 @@ def matched_pairs(unaltered: pd.Series, targets: Sequence[str], other: str, kind
     As many pairs as there can be, then the nearest. A control used twice would make few controls look like many.
     Fewer than `ENOUGH` pairs count as none.
     """
-    from scipy.optimize import linear_sum_assignment
 
     of = unaltered.xs(kind, level="answer_kind").reset_index()
     mine, theirs = of[of["group"].isin(targets)], of[of["group"] == other]
@@ -138,7 +138,7 @@ def matched_pairs(unaltered: pd.Series, targets: Sequence[str], other: str, kind
         return []
     gap = np.abs(mine["unaltered"].to_numpy()[:, None] - theirs["unaltered"].to_numpy())
     far = 1 + WITHIN * min(gap.shape)  # one more pair is always worth more than nearer ones
-    rows, columns = linear_sum_assignment(np.where(gap <= WITHIN, gap, far))
+    rows, columns = scipy.optimize.linear_sum_assignment(np.where(gap <= WITHIN, gap, far))
     close = gap[rows, columns] <= WITHIN
     pairs = zip(mine["item"].to_numpy()[rows[close]], theirs["item"].to_numpy()[columns[close]], strict=True)
     return list(pairs) if close.sum() >= ENOUGH else []

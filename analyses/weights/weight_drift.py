@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core import reading
@@ -99,13 +100,12 @@ def _drift(name: str, before: Tensor, after: Tensor, top_k: int, chance: _Chance
 
 
 def _directions(base: np.ndarray, update: np.ndarray, size: float, top_k: int, chance: _Chance) -> dict[str, float]:
-    from scipy.linalg import subspace_angles
 
     k = max(1, min(top_k, min(base.shape) // 2))
     s, left, right = top_singular(update, k)
     _, base_left, base_right = top_singular(base, k)
     kept = s > 1e-12 * s[0]  # a rank-one update has one direction, whatever k is
-    angles = [subspace_angles(b, u[:, kept]) for b, u in ((base_left, left), (base_right, right))]
+    angles = [scipy.linalg.subspace_angles(b, u[:, kept]) for b, u in ((base_left, left), (base_right, right))]
     return {
         "spectral_norm": float(s[0]),
         "stable_rank": float((size / s[0]) ** 2),
@@ -123,10 +123,9 @@ def top_singular(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np
     if matrix.shape[0] > matrix.shape[1]:
         s, right, left = top_singular(matrix.T, k)
         return s, left, right
-    from scipy.linalg import eigh
 
     side = matrix.shape[0]
-    values, left = eigh(matrix @ matrix.T, subset_by_index=[side - k, side - 1])
+    values, left = scipy.linalg.eigh(matrix @ matrix.T, subset_by_index=[side - k, side - 1])
     left = left[:, ::-1]
     right = matrix.T @ left
     s = np.linalg.norm(right, axis=0)
@@ -143,13 +142,14 @@ class _Chance:
 
     def mean(self, dimension: int, k: int, other: int) -> float:
         """Degrees between spans of k and `other` random vectors of that dimension."""
-        from scipy.linalg import subspace_angles
 
         shape = (dimension, k, other)
         if shape not in self.known:
             rng = np.random.default_rng([self.seed, *shape])
             pairs = [(rng.normal(size=(dimension, k)), rng.normal(size=(dimension, other))) for _ in range(5)]
-            self.known[shape] = float(np.degrees(np.mean([subspace_angles(a, b).mean() for a, b in pairs])))
+            self.known[shape] = float(
+                np.degrees(np.mean([scipy.linalg.subspace_angles(a, b).mean() for a, b in pairs]))
+            )
         return self.known[shape]
 
 

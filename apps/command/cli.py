@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+import analyses
+import probe
 from probe.errors import InputError, ProbeError
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
@@ -104,11 +106,10 @@ def plan_command(
     """Say what ANALYSIS will read, compute, hold and write, before any weights are loaded."""
     from analyses.core.cost.plan import plan
     from apps.command.planning import option_values, plan_text
-    from probe import discover
 
     name = analysis.replace("-", "_")
     memory = None if gib is None else gib * 2**30
-    series = discover(checkpoints, base=base, config=config)
+    series = probe.discover(checkpoints, base=base, config=config)
     made = plan(name, checkpoints=series, memory=memory, **given, **option_values(name, options))
     click.echo(plan_text(made, as_json=as_json))
 
@@ -120,10 +121,9 @@ def plan_command(
 @json_option
 def show(key: str | None, analysis: str | None, results: str | None, as_json: bool) -> None:
     """Show one result (KEY, or enough of its beginning), or list all."""
-    from analyses.core.store.store import Store
     from apps.command.terminal import list_results, show_result
 
-    store = Store.at(results)
+    store = analyses.Store.at(results)
     if key is None:
         list_results(store, analysis, as_json)
     else:
@@ -139,9 +139,8 @@ def query(sql: str, results: str | None, as_json: bool) -> None:
 
     For example: probe query "SELECT step, sum(nll_nats) / sum(n_tokens) FROM perplexity GROUP BY 1 ORDER BY 1"
     """
-    from analyses.core.store.store import Store
 
-    rows = Store.at(results).query(sql)
+    rows = analyses.Store.at(results).query(sql)
     if as_json:
         click.echo(rows.to_json(orient="records"))
     else:
@@ -153,10 +152,9 @@ def query(sql: str, results: str | None, as_json: bool) -> None:
 @click.option("--out", "-o", type=click.Path(path_type=Path), default="report.html", show_default=True)
 def report(results: str | None, out: Path) -> None:
     """Write one self-contained HTML file: verdicts, figures, intervals, provenance, warnings."""
-    from analyses.core.store.store import Store
     from apps.report import write_report
 
-    write_report(Store.at(results), out)
+    write_report(analyses.Store.at(results), out)
     click.echo(str(out))
 
 
@@ -171,10 +169,9 @@ def report(results: str | None, out: Path) -> None:
 )
 def dashboard(results: str | None, port: int, host: str) -> None:
     """Browse the results in a web page (no torch, no model needed)."""
-    from analyses.core.store.store import Store
     from apps.dashboard.serve import serve
 
-    sys.exit(serve(Store.at(results), host, port))
+    sys.exit(serve(analyses.Store.at(results), host, port))
 
 
 @app.command()

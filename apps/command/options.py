@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+import analyses
 from analyses.core.analysis import Analysis, Input, Option
 from probe.readers.schemas import SCHEMAS
 
@@ -151,14 +152,13 @@ def analysis_command(of: Analysis, *, sweep: bool) -> click.Command:
 
 
 def _inputs(of: Analysis, sweep: bool) -> list[click.Option]:
-    from analyses.core.analysis import get
 
     own = [i for i in of.inputs if not (sweep and i.kind == "Model")]
     found = [_input(i) for i in own]
     # An upstream result may be given by the inputs it is computed from.
     names = {i.name for i in of.inputs}
     for source in {i.upstream: i for i in of.inputs if i.upstream}:
-        extra = [i for i in get(str(source)).inputs if i.name not in names]
+        extra = [i for i in analyses.get(str(source)).inputs if i.name not in names]
         found += [_input(Input(i.name, i.kind, optional=True)) for i in extra]
         names |= {i.name for i in extra}
     if sweep:
@@ -234,7 +234,6 @@ def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
 
 
 def _kinds(of: Analysis) -> set[str]:
-    from analyses.core.analysis import get
 
     own = {i.kind for i in of.inputs}
-    return own.union(*(_kinds(get(i.upstream)) for i in of.inputs if i.upstream))
+    return own.union(*(_kinds(analyses.get(i.upstream)) for i in of.inputs if i.upstream))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import probe
 from analyses.core.analysis import get
 from analyses.core.cost.plan import Plan
 from apps.command.options import Values
@@ -96,13 +97,12 @@ def plan_text(plan: Plan, *, as_json: bool = False) -> str:
 def hold(of: Analysis, inputs: Mapping[str, Any], settings: Mapping[str, Any], limit: int | None) -> str:
     """`both` where both checkpoints of a pair fit into memory, else `one` (which is said)."""
     from analyses.core.cost.plan import Rates, plan, weights_fit
-    from probe import Checkpoint, discover
 
     named = {"base": settings.get("base_model"), "config": settings.get("config_folder")}
     if "checkpoints" in inputs:
-        series = list(discover(inputs["checkpoints"], **named))
+        series = list(probe.discover(inputs["checkpoints"], **named))
     else:
-        series = [Checkpoint.of(inputs[i.name], **named) for i in of.inputs if i.kind == "Model"]
+        series = [probe.Checkpoint.of(inputs[i.name], **named) for i in of.inputs if i.kind == "Model"]
     device = settings["device"]
     if len(series) < 2 or device == "auto" or device.startswith("{") or weights_fit(series, device):
         return "both"

@@ -9,6 +9,8 @@ from typing import Any
 import click
 import pandas as pd
 
+import analyses
+import probe
 from analyses.core import claim
 from analyses.core.analysis import Analysis
 from analyses.core.result import Result
@@ -32,9 +34,6 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., int]:
         seen_groups: tuple[str, ...] = (),
         **given: Any,
     ) -> int:
-        from analyses.core.running.inputs import Loading
-        from analyses.core.running.run import run as run_one
-        from analyses.core.running.sweep import sweep as run_series
         from analyses.core.running.workers import Engine
 
         store = Store.at(results)
@@ -47,8 +46,8 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., int]:
             inputs["prompts"] = _read(inputs["prompts"], columns, seen_groups)
         if settings.get("hold") == "auto":
             settings["hold"] = hold(of, inputs, settings, limit)
-        loading = Loading(**settings)
-        runner: Any = run_series if sweep else run_one
+        loading = analyses.Loading(**settings)
+        runner: Any = analyses.sweep if sweep else analyses.run
         result = runner(of.name, store=store, loading=loading, limit=limit, **inputs)
         show_result(store, result, as_json)
         return FAILED if _told_failures(result) else 0
@@ -65,13 +64,12 @@ def _told_failures(result: Result) -> bool:
 
 
 def _read(path: str, columns: str | None, seen: tuple[str, ...]) -> Any:
-    from probe import Prompts
 
     try:
         mapping = json.loads(columns) if columns and columns.lstrip().startswith("{") else columns
     except json.JSONDecodeError as error:
         raise InputError(f"--columns is neither a name nor a JSON object: {error}") from error
-    prompts = Prompts.read(path, mapping)
+    prompts = probe.Prompts.read(path, mapping)
     return prompts.seen(*seen) if seen else prompts
 
 

@@ -11,7 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pandas as pd
+import pyarrow.parquet
 
 from analyses.core import claim
 from analyses.core.claim import Claim
@@ -32,7 +34,6 @@ def claims(root: Path, name: str, key: str) -> tuple[Claim, ...]:
 @lru_cache(maxsize=20_000)
 def verdict(root: Path, name: str, key: str) -> str:
     """The claims of a result in words, "" where it makes none; an older result's lie in one attribute."""
-    import h5py
 
     if said := claim.text(claims(root, name, key)):
         return said
@@ -49,7 +50,6 @@ def verdict(root: Path, name: str, key: str) -> str:
 @lru_cache(maxsize=20_000)
 def array_names(root: Path, name: str, key: str) -> frozenset[str]:
     """Names of a result's variables and dims, without reading its numbers."""
-    import h5py
 
     try:
         with h5py.File(Store(root).folder(name, key) / "arrays.nc") as file:
@@ -61,7 +61,6 @@ def array_names(root: Path, name: str, key: str) -> frozenset[str]:
 @lru_cache(maxsize=20_000)
 def table_columns(root: Path, name: str, key: str) -> dict[str, str]:
     """Columns of a result's table with their kinds, without reading its rows."""
-    import pyarrow.parquet
 
     try:
         schema = pyarrow.parquet.read_schema(Store(root).folder(name, key) / "table.parquet")

@@ -9,6 +9,7 @@ from pathlib import Path
 from pprint import pformat
 from typing import Any
 
+import analyses
 from apps.catalog import Entry
 
 SAVED = """
@@ -226,15 +227,14 @@ def commands(entries: Iterable[Entry]) -> list[str]:
 
 def command(entry: Entry) -> str | None:
     """The command that computes the result again; None where an input was not a file."""
-    from analyses.core.analysis import get, names
 
-    if entry.analysis not in names():
+    if entry.analysis not in analyses.names():
         return None
     inputs = dict(entry.record.get("inputs", {}))
     words = ["probe", "sweep" if entry.is_sweep else "run", entry.analysis]
     if entry.is_sweep:
         words += ["--checkpoints", entry.run]
-    for given in get(entry.analysis).inputs:
+    for given in analyses.get(entry.analysis).inputs:
         described = inputs.get(given.name)
         if described is None:
             continue

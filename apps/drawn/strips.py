@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tokenizers import Tokenizer
 
 from analyses.core import figures
 from apps.catalog import Entry, located, not_found
@@ -160,7 +161,6 @@ def _decoder(entry: Entry) -> Any:
 @lru_cache(maxsize=16)
 def _tokenizer(path: str) -> Any:
     """The tokenizer of a checkpoint folder, None if it is gone."""
-    from tokenizers import Tokenizer
 
     file = Path(path) / "tokenizer.json"
     return Tokenizer.from_file(str(file)) if file.is_file() else None

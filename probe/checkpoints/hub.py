@@ -8,6 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
 from probe.errors import InputError
 
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
@@ -23,21 +26,18 @@ def snapshot(repo: str, revision: str | None, weights: bool = True) -> Path:
     Raises:
         InputError: no such repository or revision, or not in the cache while offline.
     """
-    from huggingface_hub import snapshot_download
 
     return Path(_call(snapshot_download, repo, revision, allow_patterns=_FILES if weights else _SMALL))
 
 
 def revisions(repo: str) -> list[str]:
     """Names of the branches and tags of a repository (training steps are usually one branch each)."""
-    from huggingface_hub import HfApi
 
     refs = _call(HfApi().list_repo_refs, repo, None)
     return [ref.name for ref in (*refs.branches, *refs.tags)]
 
 
 def _call(function: Any, repo: str, revision: str | None, **options: Any) -> Any:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if revision is not None:
         options["revision"] = revision

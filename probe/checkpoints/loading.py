@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,6 @@ def _refuse_pickle(checkpoint: Checkpoint, reading: Reading) -> None:
 
 
 def _quietly(checkpoint: Checkpoint, read: Callable[[], Any]) -> Any:
-    import pickle
 
     from transformers.utils import logging
 

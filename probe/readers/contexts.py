@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jinja2
 import pyarrow as pa
 
 from probe.errors import InputError
@@ -237,7 +238,6 @@ def _shapes(tokenizer: Any, options: dict[str, Any]) -> Iterator[tuple[str, Any,
 
 def _stripped_rendering(tokenizer: Any, messages: list[dict[str, str]], options: dict[str, Any]) -> str | None:
     """The rendering without special tokens, sentinels kept whatever the tokenizer makes of them."""
-    import jinja2
 
     try:
         text = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options))
@@ -248,7 +248,6 @@ def _stripped_rendering(tokenizer: Any, messages: list[dict[str, str]], options:
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]], options: dict[str, Any]) -> list[int] | None:
-    import jinja2
 
     try:
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options)

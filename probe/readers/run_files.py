@@ -6,7 +6,9 @@ import csv
 import json
 import math
 import re
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import pandas as pd
 from probe.errors import InputError
 from probe.readers.lines import json_objects, text_of
 from probe.readers.run_values import STEP_NAMES, Row
+from probe.readers.tensorboard import scalars, started
+from probe.readers.wandb_file import history
 
 Reader = Callable[[Path, str | None], Iterator[Row]]
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
@@ -38,7 +42,6 @@ def _files_of(path: Path, run: str | None) -> tuple[list[Path], bool]:
         return [path], False
     if not path.is_dir():
         raise InputError(f"no run log at {path}; expected a file or a trainer's folder")
-    from probe.readers.tensorboard import started
 
     direct = [path / n for n in ("trainer_state.json", "metrics.jsonl") if (path / n).is_file()]
     if direct:
@@ -118,14 +121,12 @@ def _rows(file: Path, run: str | None) -> Iterator[Row]:
 
 
 def _events(file: Path, _: str | None) -> Iterator[Row]:
-    from probe.readers.tensorboard import scalars
 
     for step, tag, value in scalars(file):
         yield Row({"step": step, tag: value}, f"{file}: {tag}")
 
 
 def _wandb(file: Path, _: str | None) -> Iterator[Row]:
-    from probe.readers.wandb_file import history
 
     for number, cells in enumerate(history(file)):
         yield Row(cells, f"{file}, call {number} of log")
@@ -235,8 +236,6 @@ def _one_run(runs: set[str], run: str | None, file: Path) -> str:
 
 def _trackio(file: Path, run: str | None) -> Iterator[Row]:
     """trackio's database: table `metrics` of run_name, step and the scalars as JSON; newer ones also name a run_id."""
-    import sqlite3
-    from contextlib import closing
 
     try:
         with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:

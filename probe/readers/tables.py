@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from probe.errors import InputError
 from probe.readers.lines import json_objects, parsed, text_of
 
@@ -77,8 +80,6 @@ def _as_wide(row: list[str], header: list[str], where: str) -> list[str]:
 
 
 def _parquet_rows(file: Path) -> list[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         return memory_rows(pq.read_table(file), str(file))

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,7 +75,6 @@ class Pending:
 
 def parquet_schema() -> pa.Schema:
     """Columns of a rollout file, in the order of the schema in the documentation."""
-    import pyarrow as pa
 
     floats, text = pa.list_(pa.float32()), pa.string()
     fields: dict[str, pa.DataType] = {
@@ -93,8 +94,6 @@ def parquet_schema() -> pa.Schema:
 
 def write_step(pending: Pending, path: Path, meta: Mapping[str, Any]) -> None:
     """Write one rollout step as Parquet, under a temporary name and renamed."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     schema = parquet_schema()
     columns = dict(pending.columns)

@@ -21,6 +21,7 @@ Does not record: prompts' log-probs, the logits themselves, multimodal inputs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Generator, Mapping
@@ -304,7 +305,6 @@ def _prompt_id(item: Mapping[str, Any]) -> str:
     for name in ("prompt_id", "id"):
         if name in item:
             return str(item[name])
-    import hashlib
 
     return hashlib.sha256(json.dumps(item["prompt"], sort_keys=True).encode()).hexdigest()[:16]
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -150,11 +152,9 @@ def _limits() -> Any:
 
     Where the system has no such timers (Windows) only the clock of the other side limits.
     """
-    import signal
 
     if not hasattr(signal, "ITIMER_PROF"):
         return lambda _: None
-    import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 

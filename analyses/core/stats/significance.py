@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int
 
 from analyses.core.stats.resampling import (
@@ -55,7 +56,6 @@ def sign_flip(
 
     NaN differences are left out; NaN if none is left.
     """
-    from scipy import stats as scipy_stats
 
     kept = np.asarray(differences, float)
     kept = kept[~np.isnan(kept)]
@@ -66,7 +66,7 @@ def sign_flip(
     if len(kept) == 1:  # SciPy wants two observations; the exact distribution has two points
         as_predicted = (kept[0] > 0) == (alternative == "greater")
         return 0.5 if as_predicted and alternative != "two-sided" else 1.0
-    test = cast(Any, scipy_stats).permutation_test(
+    test = cast(Any, scipy.stats).permutation_test(
         (kept,), lambda x, axis: np.mean(x, axis=axis), permutation_type="samples", vectorized=True,
         n_resamples=draws, alternative=alternative, rng=np.random.default_rng(seed),
     )  # fmt: skip
@@ -143,9 +143,8 @@ def _max_t(t: Array, cells: tuple[int, ...], alternative: Alternative) -> MaxT:
 
 def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided exact McNemar p for `b` items lost and `c` gained; 1 when nothing changed."""
-    from scipy import stats as scipy_stats
 
-    return 1.0 if b + c == 0 else float(cast(Any, scipy_stats).binomtest(min(b, c), b + c, 0.5).pvalue)
+    return 1.0 if b + c == 0 else float(cast(Any, scipy.stats).binomtest(min(b, c), b + c, 0.5).pvalue)
 
 
 def holm(p: Sequence[float] | Array) -> Float[np.ndarray, " test"]:

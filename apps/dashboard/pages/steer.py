@@ -18,6 +18,7 @@ from typing import Any
 
 import streamlit as st
 
+import probe
 from apps.catalog import Listing, located, not_found, run_names
 from apps.dashboard.widgets import address
 from probe.errors import InputError, ProbeError
@@ -194,9 +195,8 @@ def _asked(found: Listing) -> tuple[Recipe | None, Recipe | None]:
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the model ...")
 def _model(path: str) -> Any:
-    from probe import Model
 
-    return Model.load(path)
+    return probe.Model.load(path)
 
 
 @st.cache_resource(max_entries=20, show_spinner=False)
@@ -226,12 +226,11 @@ def _size(model: Any, kind: str) -> int:
 
 
 def _edits(model: Any, recipe: Recipe, units: tuple[int, ...]) -> list[Any]:
-    from probe import scale
 
     site = f"{recipe.kind}.{recipe.layer}"
     if recipe.kind == "z":
-        return [scale(f"{site}.{head}", recipe.alpha) for head in units or range(model.shape.n_heads)]
-    return [scale(site, recipe.alpha, neurons=units or None)]
+        return [probe.scale(f"{site}.{head}", recipe.alpha) for head in units or range(model.shape.n_heads)]
+    return [probe.scale(site, recipe.alpha, neurons=units or None)]
 
 
 def _save(path: Path, script: str) -> None:

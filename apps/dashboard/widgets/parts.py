@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+import analyses
 from analyses.core import figures
 from analyses.core.result import Result
 from analyses.core.store.store import Store
@@ -140,13 +141,12 @@ def clickable(shown: Any, chosen: tuple[str, str] | None = None) -> Any:
 
 def origin(entry: Entry) -> None:
     """What the analysis measures, what it does not show, and where the numbers come from."""
-    from analyses.core.analysis import get, names
 
-    if entry.analysis in names():
+    if entry.analysis in analyses.names():
         label = "What this measures, and what it does not show"
         box = address.folded(label, key="meaning", icon=":material/menu_book:")
         if box.open:
-            for name, text in get(entry.analysis).sections.items():
+            for name, text in analyses.get(entry.analysis).sections.items():
                 box.markdown(f"**{name}.** {escaped(' '.join(text.split()))}")
     box = address.folded("Provenance", key="origin", icon=":material/history:")
     if not box.open:
