@@ -9,7 +9,7 @@ from pathlib import Path
 from pprint import pformat
 from typing import Any
 
-import analyses
+from analyses.core.analysis import get
 from apps.catalog import Entry
 
 SAVED = """
@@ -234,7 +234,7 @@ def command(entry: Entry) -> str | None:
     words = ["probe", "sweep" if entry.is_sweep else "run", entry.analysis]
     if entry.is_sweep:
         words += ["--checkpoints", entry.run]
-    for given in analyses.get(entry.analysis).inputs:
+    for given in get(entry.analysis).inputs:
         described = inputs.get(given.name)
         if described is None:
             continue
