@@ -98,6 +98,9 @@ def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Mo
         for after in progress([c for c in series if c.step], "entropy per update"):  # nothing made step 0
             base, tuned = load(after, check=False), load(after, check=False)
             delta = reading.optimizer_step(after.folder, tuned)
+            before = next((c for c in series if c.step == int(after.step or 0) - 1), None)
+            if before is not None:
+                _check_rebuilt(after, before, reading.difference(tuned, load(before, check=False)), tuned, delta)
             _move_back(base, delta)
             yield int(after.step or 0), base, tuned, delta
         return
@@ -114,6 +117,26 @@ def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Mo
             base, spare = spare, base
             spare.swap(after, prove=False)
         yield int(after.step or 0), base, spare, reading.difference(spare, base)
+
+
+def _check_rebuilt(
+    after: Checkpoint, before: Checkpoint, true: Direction, tuned: Model, delta: Direction
+) -> None:
+    """Raise if the rebuilt update does not lead from the checkpoint one update earlier.
+
+    Allowed is what saving weights in 16 bits rounds away, and 2 % of the update.
+    """
+    off = sum(float((true[n] - delta[n]).square().sum()) for n in true) ** 0.5
+    size = sum(float(d.square().sum()) for d in true.values()) ** 0.5
+    weights = tuned.weights().values()
+    coarse = all(bool((w == w.bfloat16()).all()) for w in weights)
+    rounding = 2**-8 * sum(float(w.square().sum()) for w in weights) ** 0.5 if coarse else 0.0
+    if off > 0.02 * size + rounding + 1e-12:
+        raise InputError(
+            f"{after.folder}: the update rebuilt from optimizer.pt is {off / max(size, 1e-12):.0%} away from the "
+            f"change of the weights since {before.label} (a rate, a decay or an order of parameters that is not known "
+            "here): use direction='difference'"
+        )
 
 
 def _move_back(model: Model, delta: Direction) -> None:

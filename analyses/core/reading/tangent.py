@@ -81,11 +81,14 @@ def _leaves(model: Model, direction: Direction) -> tuple[list[str], list[Tensor]
 def optimizer_step(folder: str | Path, model: Model) -> dict[str, Tensor]:
     """The last update a checkpoint's Adam optimizer made, rebuilt from `optimizer.pt` beside its weights.
 
-    delta = -lr [m / (1 - b1^n)] / [sqrt(v / (1 - b2^n)) + eps] - lr wd theta_before, in float32. `model` holds the
-    checkpoint's weights (after the update).
+    delta = -lr [m / (1 - b1^n)] / [sqrt(v / (1 - b2^n)) + eps] - lr wd theta_before, in float32, with the learning rate
+    that the update was made with (`probe.training.learning_rate`), v the largest so far under amsgrad, and no second
+    decay where L2 is coupled (there it is in m and v already). `model` holds the checkpoint's weights (after the
+    update).
 
     Raises:
-        InputError: no `optimizer.pt`, not Adam's state, or parameters that do not fit the model's.
+        InputError: no `optimizer.pt`, not Adam's state, parameters that do not fit the model's, a learning rate or a
+            kind of decay that nothing tells.
     """
     file = Path(folder) / "optimizer.pt"
     if not file.is_file():
@@ -94,26 +97,70 @@ def optimizer_step(folder: str | Path, model: Model) -> dict[str, Tensor]:
     names = _order(model)
     out: dict[str, Tensor] = {}
     weights = model.weights()
-    for group in saved["param_groups"]:
+    for group, rate in zip(saved["param_groups"], _rates(file, saved), strict=True):
+        decay = _decoupled_decay(file, group)
         for index in group["params"]:
             if index not in saved["state"] or index >= len(names):
                 continue  # a frozen parameter has no state
             state, weight = saved["state"][index], weights[names[index]]
-            if "exp_avg_sq" not in state or state["exp_avg"].shape != weight.shape:
-                raise InputError(f"{file}: state {index} is not Adam's for {names[index]} {tuple(weight.shape)}")
-            out[names[index]] = _adam(state, group, weight.detach())
+            _check_adam(file, state, group, names[index], weight)
+            out[names[index]] = _adam(state, group, weight.detach(), rate, decay)
     if not out:
         raise InputError(f"{file}: no state of any parameter")
     tied = {id(p): n for n, p in weights.items() if n in out}
     return {n: out[tied[id(p)]] if id(p) in tied else torch.zeros_like(p) for n, p in weights.items()}
 
 
-def _adam(state: Mapping[str, Any], group: Mapping[str, Any], after: Tensor) -> Tensor:
+def _rates(file: Path, saved: Mapping[str, Any]) -> list[float]:
+    from probe.training.learning_rate import learning_rates_used
+
+    steps = {int(float(s["step"])) for s in saved["state"].values() if "step" in s}
+    if len(steps) != 1:
+        raise InputError(f"{file}: parameters have made {sorted(steps)[:4] or 'no'} updates; expected one number")
+    return learning_rates_used(file.parent, saved["param_groups"], steps.pop())[0]
+
+
+def _decoupled_decay(file: Path, group: Mapping[str, Any]) -> float:
+    """The decay that is taken off the weights themselves (AdamW); 0 where it was part of the gradient (Adam).
+
+    Raises:
+        InputError: a decay of which nothing says which of the two it is.
+    """
+    from probe.training.learning_rate import training_arguments
+
+    decay = float(group["weight_decay"])
+    kind = group.get("decoupled_weight_decay")
+    if decay == 0 or kind is not None:
+        return decay if kind else 0.0
+    named = str(training_arguments(file.parent).get("optim", ""))
+    if named.startswith("adamw"):
+        return decay
+    raise InputError(
+        f"{file}: weight_decay {decay:g}, and neither the optimizer's state nor training_args.bin says whether it was "
+        "taken off the weights (AdamW) or added to the gradient (Adam); give adjacent checkpoints"
+    )
+
+
+def _check_adam(file: Path, state: Mapping[str, Any], group: Mapping[str, Any], name: str, weight: Tensor) -> None:
+    """Raise unless this is the state of plain Adam or AdamW (RAdam, NAdam and others keep the same names)."""
+    known = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+    if not {"exp_avg", "exp_avg_sq"} <= set(state) or state["exp_avg"].shape != weight.shape:
+        raise InputError(
+            f"{file}: the state of {name} {tuple(weight.shape)} is not Adam's ({', '.join(sorted(state))})"
+        )
+    largest = bool(group.get("amsgrad"))
+    # Every optimizer of torch lists `foreach`; only Adam's list `amsgrad` too.
+    if set(state) - known or ("foreach" in group and "amsgrad" not in group) or largest != ("max_exp_avg_sq" in state):
+        odd = sorted(set(state) - known) or ["amsgrad"]
+        raise InputError(f"{file}: the state of {name} is of another optimizer than Adam or AdamW ({', '.join(odd)})")
+
+
+def _adam(state: Mapping[str, Any], group: Mapping[str, Any], after: Tensor, rate: float, decay: float) -> Tensor:
     n, (b1, b2) = float(state["step"]), group["betas"]
-    m, v = state["exp_avg"] / (1 - b1**n), state["exp_avg_sq"] / (1 - b2**n)
-    step = -group["lr"] * m / (v.sqrt() + group["eps"])
-    shrink = 1 - group["lr"] * group["weight_decay"]
-    before = (after - step.to(after)) / shrink
+    second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
+    m, v = state["exp_avg"] / (1 - b1**n), second / (1 - b2**n)
+    step = -rate * m / (v.sqrt() + group["eps"])
+    before = (after - step.to(after)) / (1 - rate * decay)
     return (after - before).detach()
 
 
