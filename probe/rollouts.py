@@ -281,6 +281,22 @@ class Rollouts:
         off = grouped["advantage"].mean().abs() > tolerance * grouped["size"].max()
         return [f"{step}/{uid}" for step, uid in off.index[off.to_numpy()].tolist()]
 
+    def segmented(self, tokenizer: Any = None, pattern: str = "") -> Rollouts:
+        """The log with segments made anew: runs of its mask, or, with a tokenizer, what its tags (or a pattern) mark.
+
+        What a tag says a tool wrote is not the policy's: its tokens are masked out.
+
+        Args:
+            tokenizer: what reads the ids; without one the mask alone is used.
+            pattern: regular expression with groups named think, call, tool, answer or turn, in place of known tags.
+
+        Raises:
+            InputError: a pattern that is none.
+        """
+        from probe.readers.segments import segmented
+
+        return replace(self, data=pads.dataset(segmented(self.data.to_table(), tokenizer, pattern)))
+
     def tokenized(self, tokenizer: Any, framing: Mapping[str, Any] | None = None) -> Rollouts:
         """The log with ids for its texts, where the round trip through the tokenizer is exact.
 

@@ -57,3 +57,23 @@ def rows(
                     row |= {"logp_temperature": np.float32(1.0), "H": rng.uniform(0.1, 2, n).astype(np.float32)}
                 made.append(row)
     return made
+
+
+def full(**how: Any) -> list[dict[str, Any]]:
+    """`rows` with all that a recorder writes beside it, texts with answers, and segments (call, tool, answer)."""
+    rng = np.random.default_rng(how.get("seed", 0) + 1)
+    made = rows(**how)
+    for number, row in enumerate(made):
+        n = len(row["response_token_ids"])
+        entropy, old = row["H"].astype(float), row["old_logp"].astype(float)
+        squares = np.exp(-entropy) * rng.uniform(0.6, 1, n)
+        row |= {
+            "sum_p2": squares.astype(np.float32), "B": (squares * rng.uniform(0, 0.3, n)).astype(np.float32),
+            "sampling_logp": (old + rng.normal(0, 0.05, n)).astype(np.float32),
+            "new_logp": (old + rng.normal(0, 0.02, n)).astype(np.float32),
+            "response_text": f"so it is {number % 3}" if number % 5 else "no idea",
+            "segment_starts": [0, 1] if row["response_mask"].all() or n < 3 else [0, 1, 2],
+        }  # fmt: skip
+        whole = len(row["segment_starts"]) == 2
+        row["segment_type"] = ["turn", "answer"] if whole else ["call", "tool", "answer"]
+    return made

@@ -1,4 +1,4 @@
-"""Final answers of logged responses, without a model: a pattern's last match, else the last box, else the last number."""
+"""Final answers of logged responses: a pattern's last match, else the last box, else the last number."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def with_answers(rows: pd.DataFrame, rollouts: Rollouts, answer: str, tokenizer:
     found = [final_answer(text, cut) for text in _texts(rollouts, tokenizer, by)]
     if not any(f is not None for f in found):
         raise InputError(f"{by}: no response has an answer that can be read; give answer='a pattern with (a group)'")
-    rows = rows.assign(answer=found)
+    rows = rows.assign(answer=pd.Series(found, dtype=object).to_numpy())
     keys = pd.Series([f"?{i}" if f is None else f"={f}" for i, f in enumerate(found)])
     return rows.assign(cluster=keys.groupby([rows["cell"].to_numpy(), keys.to_numpy()]).ngroup().to_numpy())
 

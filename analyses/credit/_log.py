@@ -67,7 +67,7 @@ def measured(rollouts: Rollouts, *columns: str) -> str:
         return ""
     lacks = f"lacks {', '.join(gone)}" if gone else f"has no value in {', '.join(empty)}"
     return (
-        f"not measured: {rollouts.source} {lacks}; record the run with probe.recording, or fill the log with "
+        f"not measured: {rollouts.source} {lacks}; record the run with probe.training.recording, or fill the log with "
         "probe.recompute at the checkpoint that sampled"
     )
 

@@ -27,14 +27,15 @@ def edges(rows: pd.DataFrame, ids: pd.DataFrame, reward: np.ndarray) -> pd.DataF
     token = ids["response_token_ids"].to_numpy(np.int64)
     count = np.bincount(ids["response"].to_numpy(), minlength=len(rows))
     begin = np.cumsum(count) - count
-    node = rows["cell"].to_numpy(np.int64)
+    node = rows["cell"].to_numpy(np.int64).copy()
+    wide = int(token.max(initial=0)) + 1
     through, value = _of_nodes(node, reward)
     alive = np.flatnonzero((count > 0) & (through > 1))
     found: list[pd.DataFrame] = []
     pos = 0
     while len(alive):
         step = token[begin[alive] + pos]
-        _, child = np.unique(np.stack([node[alive], step]), axis=1, return_inverse=True)
+        _, child = np.unique(node[alive] * wide + step, return_inverse=True)
         after, worth = _of_nodes(child, reward[alive])
         children = _distinct(node[alive], child)
         part = {
@@ -59,10 +60,8 @@ def _of_nodes(node: np.ndarray, reward: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _distinct(parent: np.ndarray, child: np.ndarray) -> np.ndarray:
     """Number of different children of each one's parent."""
-    pairs = np.unique(np.stack([parent, child]), axis=1)
-    _, where = np.unique(parent, return_inverse=True)
-    _, own = np.unique(pairs[0], return_inverse=True)
-    return np.bincount(own)[where]
+    _, first = np.unique(child, return_index=True)  # a child has one parent
+    return np.bincount(parent[first])[parent]
 
 
 def all_ids(rollouts: Rollouts) -> pd.DataFrame:

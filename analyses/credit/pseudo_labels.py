@@ -2,9 +2,9 @@
 
 Definition: in a sampling group of n responses, A = (r - mean) / std (population std; 0 in a group without spread) under
     the true reward and under the pseudo-reward 1[answer = the majority's]. gap = |A_true - A_pseudo|_2 over the group:
-    0 where the majority is right, up to sqrt(4 n) where the two are opposites; for rewards of 0 and 1 with x votes for
-    a wrong majority and y correct ones it is sqrt(2 n (1 + sqrt(x y / ((n - x)(n - y))))); a reward without spread
-    has advantage 0, so that y = 0 gives sqrt(n), and x = n gives 0 where nothing is correct. Ties for the majority: the mean over the tied answers.
+    0 where the majority is right. For a wrong majority of x votes and y correct responses it is
+    sqrt(2 n (1 + sqrt(x y / ((n - x)(n - y))))), sqrt(n) at y = 0 and 0 at x = n. Ties for the majority: the mean over
+    the tied answers.
 Units: standard deviations of reward, as a norm over the group.
 Source: CARE / RLAVR (trainers often use the sample std).
 Does not show: what training on pseudo-labels would do; only how far the signal of this batch would be off.
@@ -35,7 +35,8 @@ def pseudo_labels(
     """Gap between advantages from the true reward and from the majority's answer, for every sampling group.
 
     Rows, one per sampling group: rollout_step, item, group, group_uid, n, votes (of the majority), n_correct, tied
-    (answers that share the majority), majority_right (share of the tied that are), gap, gap_per_response (gap / sqrt n).
+    (answers that share the majority), majority_right (share of the tied that are), gap, gap_per_response (gap /
+    sqrt n).
 
     Args:
         answer: regular expression whose last match holds the answer in its first group; empty takes the last box, else

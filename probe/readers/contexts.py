@@ -46,7 +46,7 @@ def with_ids(table: pa.Table, tokenizer: Any, source: str) -> tuple[pa.Table, st
     if bad:
         raise InputError(
             f"{source}: no token ids, and {len(bad)} text(s) do not come back from this tokenizer unchanged, so "
-            f"their tokens are unknown: {_named(table, bad)}. Record ids with probe.recording"
+            f"their tokens are unknown: {_named(table, bad)}. Record ids with probe.training.recording"
         )
     _refuse_unmasked_turns(table, texts, traces, tokenizer, source)
     for name, ids in (("prompt_token_ids", prompts), ("response_token_ids", responses)):
@@ -174,7 +174,7 @@ def _check_counts(table: pa.Table, prompts: Sequence[list[int] | None], source: 
         first = off[0]
         raise InputError(
             f"{source}: the log counts {said[first]} prompt tokens where its text gives {len(prompts[first] or [])} "
-            f"({_named(table, off)}): this is not the context that the policy saw. Record ids with probe.recording"
+            f"({_named(table, off)}): this is not what the policy saw. Record ids with probe.training.recording"
         )
 
 

@@ -117,7 +117,7 @@ def traced(prompt: Sequence[Turn] | None, turns: Sequence[Turn], tokenizer: Any,
         lacks = "its prompt is not a list of messages" if prompt is None else "this tokenizer has no chat template"
         raise InputError(
             f"{where}: a response of {len(turns)} turns ({', '.join(t['role'] for t in turns)}), but {lacks}: what "
-            "stands between the turns, and so what the policy saw, is unknown. Record ids with probe.recording"
+            "stands between the turns, and so what the policy saw, is unknown. Record ids with probe.training.recording"
         )
     pieces: list[tuple[str, bool, str]] = []
     seen = _rendered(prompt, [], tokenizer, opened=is_own(turns[0]))
@@ -129,7 +129,7 @@ def traced(prompt: Sequence[Turn] | None, turns: Sequence[Turn], tokenizer: Any,
         if not (closed.startswith(seen) and whole.startswith(closed)):
             raise InputError(
                 f"{where}: the chat template rewrites earlier turns (turn {number + 1}, {turn['role']}), so the text "
-                "that the policy saw cannot be rebuilt from the messages. Record ids and masks with probe.recording"
+                "that the policy saw cannot be rebuilt from the messages. Record ids with probe.training.recording"
             )
         pieces.extend(_pieces(turn, whole[len(seen) :], tokenizer, last=not following))
         seen = whole

@@ -128,6 +128,41 @@ def from_tags(
     return starts, types
 
 
+def tool_masked(
+    masks: Sequence[Sequence[bool]], starts: Sequence[Sequence[int]], types: Sequence[Sequence[str]]
+) -> list[list[bool]]:
+    """The masks with the tokens of tools' segments taken out."""
+    out: list[list[bool]] = []
+    for mask, begins, kinds in zip(masks, starts, types, strict=True):
+        kept = [bool(m) for m in mask]
+        for begin, end, kind in zip(begins, [*begins[1:], len(kept)], kinds, strict=True):
+            if kind == "tool":
+                kept[begin:end] = [False] * (end - begin)
+        out.append(kept)
+    return out
+
+
+def segmented(table: pa.Table, tokenizer: Any, pattern: str) -> pa.Table:
+    """The table with segments made anew from its masks, or from the tags (or the pattern) in its text.
+
+    What a tag says a tool wrote is masked out.
+    """
+    table = table.drop_columns([c for c in table.column_names if c in ("segment_starts", *PER_SEGMENT)])
+    ids = table["response_token_ids"].to_pylist()
+    masked = "response_mask" in table.column_names
+    masks = table["response_mask"].to_pylist() if masked else [[True] * len(i) for i in ids]
+    if tokenizer is None:
+        starts, types = from_masks(masks)
+    else:
+        texts = {i: str(tokenizer.decode([i], skip_special_tokens=False)) for i in {i for row in ids for i in row}}
+        starts, types = from_tags(ids, texts, pattern=pattern)
+        masks = tool_masked(masks, starts, types)
+        table = table.drop_columns(["response_mask"] if masked else [])
+        table = table.append_column("response_mask", pa.array(masks, pa.list_(pa.bool_())))
+    table = table.append_column("segment_starts", pa.array(starts, pa.list_(pa.int32())))
+    return table.append_column("segment_type", pa.array(types, pa.list_(pa.string())))
+
+
 def _pattern(tags: Mapping[str, str], pattern: str) -> re.Pattern[str]:
     if not pattern:
         parts = [f"(?P<{kind}_{n}><{t}>.*?(?:</{t}>|$))" for n, (t, kind) in enumerate(tags.items())]
