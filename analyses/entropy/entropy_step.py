@@ -119,9 +119,7 @@ def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Mo
         yield int(after.step or 0), base, spare, reading.difference(spare, base)
 
 
-def _check_rebuilt(
-    after: Checkpoint, before: Checkpoint, true: Direction, tuned: Model, delta: Direction
-) -> None:
+def _check_rebuilt(after: Checkpoint, before: Checkpoint, true: Direction, tuned: Model, delta: Direction) -> None:
     """Raise if the rebuilt update does not lead from the checkpoint one update earlier.
 
     Allowed is what saving weights in 16 bits rounds away, and 2 % of the update.
