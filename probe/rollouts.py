@@ -72,7 +72,8 @@ class Rollouts:
         if isinstance(rows, pd.DataFrame):
             rows = pa.Table.from_pandas(rows, preserve_index=False)
         elif not isinstance(rows, pa.Table):
-            rows = pa.Table.from_pylist([dict(r) for r in rows])
+            # Not from_pylist, which takes the columns of the first row for all.
+            rows = pa.table({name: [r.get(name) for r in rows] for name in dict.fromkeys(n for r in rows for n in r)})
         return cls(pads.dataset(rows), source)._checked()
 
     @classmethod
@@ -282,13 +283,8 @@ class Rollouts:
         return [f"{step}/{uid}" for step, uid in off.index[off.to_numpy()].tolist()]
 
     def segmented(self, tokenizer: Any = None, pattern: str = "") -> Rollouts:
-        """The log with segments made anew: runs of its mask, or, with a tokenizer, what its tags (or a pattern) mark.
-
-        What a tag says a tool wrote is not the policy's: its tokens are masked out.
-
-        Args:
-            tokenizer: what reads the ids; without one the mask alone is used.
-            pattern: regular expression with groups named think, call, tool, answer or turn, in place of known tags.
+        """The log with segments made anew: runs of its mask, or, with a tokenizer, what its tags (or a pattern with
+        groups named think, call, tool, answer or turn) mark; what a tag says a tool wrote is masked out.
 
         Raises:
             InputError: a pattern that is none.

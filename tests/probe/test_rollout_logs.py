@@ -384,3 +384,11 @@ def test_one_conversation_is_split_at_the_assistants_first_turn(tmp_path: Path) 
     (tmp_path / "none.jsonl").write_text(json.dumps({"step": 1, "messages": after, "reward": 1.0}) + "\n")
     with pytest.raises(InputError, match="line 1: messages has no prompt before an answer"):
         Rollouts.read(tmp_path / "none.jsonl")
+
+
+def test_a_column_that_only_later_rows_have_is_kept() -> None:
+    rows = [
+        {"step": 1, "prompt_id": "q", "response_token_ids": [1]},
+        {"step": 1, "prompt_id": "q", "response_token_ids": [2], "reward": 1.0},
+    ]
+    assert Rollouts.of(rows).scalars(["reward"])["reward"].tolist().count(1.0) == 1
