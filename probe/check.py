@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from probe import devices
-from probe.errors import ProbeError
+from probe.errors import InputError, ProbeError
 from probe.interventions import Edit
 from probe.prompts import Item
 from probe.sites import READ_ONLY, Site
@@ -58,7 +58,18 @@ def refer(hf_model: Any) -> Reference:
     ids = [torch.randint(vocab, (1, n), generator=rng) for n in _LENGTHS]
     with torch.no_grad():
         logits = [hf_model(input_ids=x.to(hf_model.device), use_cache=False).logits[0].float() for x in ids]
+    if not all(bool(x.isfinite().any(-1).all() and not x.isnan().any()) for x in logits):
+        raise InputError(_broken(hf_model))
     return Reference(tuple(tuple(x[0].tolist()) for x in ids), tuple(logits))
+
+
+def _broken(hf_model: Any) -> str:
+    """Why logits of plain transformers may be NaN or infinite."""
+    bad = [n for n, p in hf_model.named_parameters() if p.device.type != "meta" and not bool(p.isfinite().all())]
+    if bad:
+        return f"{len(bad)} weights are not finite (NaN or infinite), e.g. {bad[:3]}: the checkpoint is broken"
+    dtype = str(hf_model.dtype).removeprefix("torch.")
+    return f"logits are not finite in {dtype} though all weights are: load the model as bfloat16 or float32"
 
 
 def prove(model: Model) -> list[Proof]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from probe import backends
+from probe import backends, finite
 from probe.backends.visits import Visitor, check_passed, visitors
 from probe.errors import InputError
 from probe.prompts import Item, Prompts
@@ -133,6 +133,7 @@ class Stream:
         """Every completion, by item then sample."""
         logits = self._prefill()
         for step in range(self.sampling.max_new_tokens):
+            self._refuse_non_finite(logits, step)
             ids = self._draw(logits, step)
             self._record(ids)
             if step + 1 == self.sampling.max_new_tokens or not any(self.finish[r] is None for r in self.rows):
@@ -169,7 +170,20 @@ class Stream:
             changed = final(whole)
             out = (whole if changed is None else changed)[:, -1]
         check_passed(visits)
-        return out
+        return out.to(self.model.device)
+
+    def _refuse_non_finite(self, logits: Float[Tensor, "row vocab"], step: int) -> None:
+        """The arg max of NaN is a token like any other. Rows that have ended are not looked at."""
+        going = [n for n, row in enumerate(self.rows) if self.finish[row] is None]
+
+        def where(n: int) -> tuple[str, str, int]:
+            row = self.who[self.rows[going[n]]][0]
+            length = int(self.batch.mask[row].sum())
+            return f"{finite.label(self.model)}: logits", self.batch.items[row].id, length + step - 1
+
+        edited = bool(self.edits) or type(self) is not Stream
+        read = logits if len(going) == len(logits) else logits[going]
+        finite.require_logits(read, where, finite.advice(self.model, edited))
 
     def _decode_visits(self) -> dict[Site, Visitor]:
         """Visitors of the edits that reach generated tokens."""

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from probe import finite
 from probe.errors import InputError
 from probe.prompts import Item
 from probe.readers.arrow import flat, lengths, per_token, token_frame
@@ -96,7 +97,15 @@ def token_values(
     for rows, table in rollouts.windows([*columns, *extra], window):
         frame = token_frame(rows, table, columns)
         temperature = _temperatures(rows, table, rollouts.source) if at_temperature else None
-        yield frame.assign(**_read_window(models, table, frame, reduce, batch_size, temperature))
+        with finite.as_named(named_as_logged(rows)):
+            read = _read_window(models, table, frame, reduce, batch_size, temperature)
+        yield frame.assign(**read)
+
+
+def named_as_logged(rows: pd.DataFrame) -> dict[str, str]:
+    """What the log calls each row of `response_batches`: its item and sample."""
+    said = zip(rows["item"], rows["sample"], rows["step"], strict=True)
+    return {str(n): f"{item}, sample {sample} of step {step}" for n, (item, sample, step) in enumerate(said)}
 
 
 def check(model: Model, rollouts: Rollouts, at_temperature: bool = False) -> None:
@@ -165,6 +174,11 @@ def _read_batch(
     for model in models:
         site = f"resid_post.{model.shape.n_layers - 1}"
         states.append(model.run(batch, read=[site], logits="none")[site][item, pos])
+    offsets = batch.offsets.tolist()
+
+    def where(row: int) -> tuple[str, str, int]:
+        return "logits", batch.items[item[row]].id, int(pos[row]) - offsets[item[row]]
+
     device = states[0].device
     ids = torch.as_tensor(targets, device=device)
     size = min(4096, max(8, LOGITS_AT_ONCE // (models[0].shape.d_vocab * len(models))))
@@ -173,6 +187,8 @@ def _read_batch(
     for start in range(0, len(ids), size):
         chunk = slice(start, start + size)
         logits = [model.unembed(rows[chunk]).float().to(device) for model, rows in zip(models, states, strict=True)]
+        for model, z in zip(models, logits, strict=True):
+            finite.require_logits(z, where, finite.advice(model, bool(model.open_edits)), start)
         if temperature is not None:
             heat = torch.as_tensor(temperature[chunk], device=device, dtype=torch.float32)[:, None]
             logits = [z / heat for z in logits]

@@ -130,7 +130,8 @@ def _scored(
         tokens = tokens.where(tokens.in_span("answer"))
         batch = batch.to(model.device)
         rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
-        read = reading.streamed(rows, model.unembed, tokens.target, k=0)
+        named = tokens.named(batch.items, last)
+        read = reading.streamed(rows, model.unembed, tokens.target, k=0, where=named)
         owner = tokens.item.cpu().numpy()
         for i, item in enumerate(batch.items):
             mine = owner == i

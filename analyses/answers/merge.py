@@ -127,7 +127,8 @@ def _nll(model: Model, prompts: Prompts, template: Any, batch_size: int) -> list
         tokens = reading.scored(batch)
         tokens = tokens.where(tokens.in_span("rationale", "answer"))
         rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
-        nll = -reading.streamed(rows, model.unembed, tokens.target, k=0).logprob_nats
+        where = tokens.named(batch.items, last)
+        nll = -reading.streamed(rows, model.unembed, tokens.target, k=0, where=where).logprob_nats
         frames.append(
             pd.DataFrame({**reading.columns(batch.items, tokens.item), "nll_nats": nll.cpu().double().numpy()})
         )

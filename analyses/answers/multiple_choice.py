@@ -100,7 +100,9 @@ def _scored(model: Model, asked: Prompts, template: Any, batch_size: int) -> pd.
         tokens = reading.scored(batch)
         tokens = tokens.where(tokens.in_span("rationale", "answer"))
         residual = model.run(batch, read=[last], logits="none")[last]
-        log_p = reading.streamed(tokens.rows(residual), model.unembed, tokens.target, k=0).logprob_nats.cpu().numpy()
+        named = tokens.named(batch.items, last)
+        read = reading.streamed(tokens.rows(residual), model.unembed, tokens.target, k=0, where=named)
+        log_p = read.logprob_nats.cpu().numpy()
         owner = tokens.item.cpu().numpy()
         for n, item in enumerate(batch.items):
             own = log_p[owner == n].astype(float)

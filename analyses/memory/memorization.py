@@ -102,6 +102,8 @@ def _tokens(model: Model, prompts: Prompts, span: str, batch_size: int) -> pd.Da
     """One row per scored token: log-probability, mean and variance of log p there, whether it is the top token."""
     import torch
 
+    from probe.finite import require_logits
+
     last = f"resid_post.{model.shape.n_layers - 1}"
     frames: list[pd.DataFrame] = []
     for batch in reading.batches(model, prompts, "memorization", batch_size=batch_size):
@@ -109,7 +111,9 @@ def _tokens(model: Model, prompts: Prompts, span: str, batch_size: int) -> pd.Da
         rows = at.rows(model.run(batch, read=[last], logits="none")[last])
         parts: list[torch.Tensor] = []
         for chunk in reading.row_chunks(len(rows)):
-            log_p = reading.log_softmax(model.unembed(rows[chunk]))
+            logits = model.unembed(rows[chunk])
+            require_logits(logits, at.named(batch.items, last), reading.OVERFLOWN, chunk.start)
+            log_p = reading.log_softmax(logits)
             p = log_p.exp()
             own = log_p.gather(-1, at.target[chunk, None].to(log_p.device))
             mean = (p * log_p.clamp(min=-1e4)).sum(-1, keepdim=True)

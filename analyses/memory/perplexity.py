@@ -85,7 +85,8 @@ def perplexity(
         if score == "answer":
             tokens = tokens.where(tokens.in_span("rationale", "answer"))
         residual = model.run(batch, read=[last], logits="none")[last]
-        nll = -reading.streamed(tokens.rows(residual), model.unembed, tokens.target, k=0).logprob_nats
+        named = tokens.named(batch.items, last)
+        nll = -reading.streamed(tokens.rows(residual), model.unembed, tokens.target, k=0, where=named).logprob_nats
         tables.append(_token_table(model, batch.items, tokens, nll.cpu().numpy()))
     table = _by_mask(pd.concat(tables, ignore_index=True)).merge(prompts.roles(), how="left")
     if score == "answer":

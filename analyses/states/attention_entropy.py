@@ -114,9 +114,9 @@ def _reduced(model: Model, batch: TokenBatch) -> list[tuple[np.ndarray, np.ndarr
         return look
 
     layers = range(model.shape.n_layers)
-    model.run(
-        batch, edits=[probe.Edit(probe.Site("pattern", layer), looking_at(layer)) for layer in layers], logits="none"
-    )
+    looks = [probe.Edit(probe.Site("pattern", layer), looking_at(layer)) for layer in layers]
+    # The last state is read to be refused where it is not finite: a softmax of NaN may have been made 0.
+    model.run(batch, read=[probe.Site("resid_post", model.shape.n_layers - 1)], edits=looks, logits="none")
     return [found[layer] for layer in layers]
 
 

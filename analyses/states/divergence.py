@@ -18,7 +18,7 @@ Control: another group of items on the same pair; a checkpoint against itself is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from probe import Model, Prompts, TokenBatch
+    from probe.finite import Where
 
 MEASURES = ("jsd_nats", "kl_pq_nats", "kl_qp_nats", "total_variation")
 COLUMNS = ("jsd_nats", "kl_first_second_nats", "kl_second_first_nats", "total_variation")
@@ -171,10 +172,7 @@ def _states(model: Model, batch: TokenBatch, kind: str, positions: str) -> list[
     item, column = _chosen(batch, positions)
     sites = [f"{kind}.{layer}" for layer in range(model.shape.n_layers)]
     trace = model.run(batch, read=sites, logits="none")
-    states = [trace[s][item.to(trace[s].device), column.to(trace[s].device)] for s in sites]
-    for site, rows in zip(sites, states, strict=True):
-        reading.require_finite(rows, site, [batch.items[i].id for i in item.tolist()], model)
-    return states
+    return [trace[s][item.to(trace[s].device), column.to(trace[s].device)] for s in sites]
 
 
 def _table(model: Model, batch: TokenBatch, positions: str, pairs: list[tuple[Side, Side]]) -> pd.DataFrame:
@@ -192,12 +190,17 @@ def _table(model: Model, batch: TokenBatch, positions: str, pairs: list[tuple[Si
     }
     table = pd.DataFrame({name: np.tile(values, n_layers) for name, values in per_token.items()})
     table["layer"] = np.repeat(np.arange(n_layers), len(ids))
-    for name, values in zip(COLUMNS, _streamed(pairs), strict=True):
+    at = per_token["pos"]
+
+    def where(row: int, layer: int) -> tuple[str, str, int]:
+        return f"logits at layer {layer}", batch.items[int(item[row])].id, int(at[row])
+
+    for name, values in zip(COLUMNS, _streamed(pairs, where), strict=True):
         table[name] = values.flatten()
     return table
 
 
-def _streamed(pairs: list[tuple[Side, Side]]) -> np.ndarray:
+def _streamed(pairs: list[tuple[Side, Side]], where: Callable[[int, int], tuple[str, str, int]]) -> np.ndarray:
     """Divergences [measure, layer, token]; two chunks of logits are held at a time, whatever the number of layers."""
 
     n_tokens = len(pairs[0][0][0])
@@ -207,7 +210,8 @@ def _streamed(pairs: list[tuple[Side, Side]]) -> np.ndarray:
         for layer, ((first, unembed_first), (second, unembed_second)) in enumerate(pairs):
             if fixed is None or fixed[0] is not second:
                 fixed = (second, unembed_second(second[rows]).float())
-            found = reading.divergences(unembed_first(first[rows]).float(), fixed[1])
+            named: Where = lambda row, n=layer, start=rows.start: where(start + row, n)  # noqa: E731
+            found = reading.divergences(unembed_first(first[rows]).float(), fixed[1], named)
             for number, name in enumerate(MEASURES):
                 out[number, layer, rows] = getattr(found, name).cpu().numpy()
     return out

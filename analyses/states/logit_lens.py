@@ -90,7 +90,8 @@ def _lens(model: Model, batch: TokenBatch, site: str, top_k: int) -> pd.DataFram
     sites = [f"{site}.{layer}" for layer in range(model.shape.n_layers)]
     trace = model.run(batch, read=sites, logits="none")
     rows = torch.cat([tokens.rows(trace[s]) for s in sites])
-    found = reading.streamed(rows, model.unembed, tokens.target.repeat(len(sites)), k=top_k)
+    named = tokens.named(batch.items, *sites)
+    found = reading.streamed(rows, model.unembed, tokens.target.repeat(len(sites)), k=top_k, where=named)
     layers = np.repeat(np.arange(len(sites)), len(tokens.target))
     again = {k: np.tile(v, len(sites)) for k, v in reading.columns(batch.items, tokens.item).items()}
     table = pd.DataFrame({**again, "layer": layers, "pos": np.tile(tokens.pos.cpu().numpy(), len(sites))})

@@ -18,7 +18,7 @@ from analyses.core.reading.outcomes import graded, one_per_id
 from analyses.steering._steered_generation import steered_completions
 from probe.errors import InputError
 from probe.interventions import Edit
-from probe.replay import Clean, Metric, answer_logprob, replay
+from probe.replay import Clean, Metric, RunNotFiniteError, answer_logprob, replay
 from probe.sites import Site
 
 if TYPE_CHECKING:
@@ -55,7 +55,12 @@ def responses(
         clean = Clean(model, batch)
         runs = list(runs_of(clean))
         edits = [[_guarded(edit, run) for edit in run.edits] for run in runs]
-        values = replay(clean, edits, metric(clean.batch)).cpu().numpy()
+        try:
+            values = replay(clean, edits, metric(clean.batch)).cpu().numpy()
+        except RunNotFiniteError as error:
+            raise InputError(
+                f"the run with {_named(runs[error.run])} overflows; use a smaller dose ({error})"
+            ) from error
         tables += [_rows(batch, run, value) for run, value in zip(runs, values, strict=True)]
     return pd.concat(tables, ignore_index=True)
 
@@ -90,12 +95,6 @@ def _named(run: Run) -> str:
 
 
 def _rows(batch: TokenBatch, run: Run, values: Float[np.ndarray, " item"]) -> pd.DataFrame:
-    if not np.isfinite(values).all():
-        bad = [batch.items[i].id for i in np.flatnonzero(~np.isfinite(values))[:5]]
-        named = ", ".join(f"{name}={value}" for name, value in run.columns.items())
-        raise InputError(
-            f"the run with {named} overflows: its metric is not finite in item(s) {bad}; use a smaller dose"
-        )
     items = {"item": [i.id for i in batch.items], "group": [i.group for i in batch.items]}
     items["answer_kind"] = [i.answer_kind for i in batch.items]
     return pd.DataFrame({**run.columns, **items, "metric": values.astype(float)})

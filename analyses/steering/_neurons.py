@@ -14,6 +14,7 @@ from analyses.core.progress import progress
 from analyses.core.reading.readouts import streamed
 from analyses.core.reading.teacher_forced import Scored, scored
 from probe.errors import InputError
+from probe.finite import by_row
 from probe.weights import down_rows
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def top_tokens(model: Model, layer: int, k: int = 10, neurons: Sequence[int] | N
     rows = down_rows(model, layer)
     rows = rows if neurons is None else rows[torch.tensor(list(neurons), device=rows.device)]
     nothing = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
-    return streamed(rows, model.unembed, nothing, k=k).top_ids.to(model.device)
+    where = by_row(f"what neurons of block {layer} write")
+    return streamed(rows, model.unembed, nothing, k=k, where=where).top_ids.to(model.device)
 
 
 def overlap(top_ids: Int[Tensor, "neuron k"], answer: Int[Tensor, " token"]) -> Float[Tensor, " neuron"]:

@@ -9,7 +9,7 @@ reads. fp32 results equal one full forward pass per run to rounding (tests: 1e-5
 """
 
 from probe.replay.clean import Clean
-from probe.replay.engine import clean_metric, replay
+from probe.replay.engine import RunNotFiniteError, clean_metric, replay
 from probe.replay.metric import Metric, answer_logprob, logit_difference
 
-__all__ = ["Clean", "Metric", "answer_logprob", "clean_metric", "logit_difference", "replay"]
+__all__ = ["Clean", "Metric", "RunNotFiniteError", "answer_logprob", "clean_metric", "logit_difference", "replay"]

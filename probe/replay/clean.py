@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from probe import finite
 from probe.errors import InputError
 from probe.replay import attention
 from probe.replay.decoder import Decoder, moved, nothing, rows_of
@@ -48,6 +49,7 @@ class Clean:
         with torch.no_grad():
             self.inputs, self.calls, last = self.decoder.enter(self.batch.ids, self.batch.mask, self.batch.position_ids)
             self.inputs.append(last)
+<<<<<<< HEAD
             self._refuse_non_finite()
         if prove and plain not in _PROVEN:
             from probe.replay.passes import why_not_by_rows
@@ -58,6 +60,16 @@ class Clean:
         self._settle()
         self._frozen = [
             attention.Frozen(k, v, _mask(call)) for (_, k, v), call in zip(self._qkv, self.calls, strict=False)
+=======
+            self._refuse_non_finite(model)
+            self.qkv = [
+                self.decoder.projections(n, x, call)
+                for n, (x, call) in enumerate(zip(self.inputs, self.calls, strict=False))
+            ]
+            self._settle()
+        self.frozen = [
+            attention.Frozen(k, v, _mask(call)) for (_, k, v), call in zip(self.qkv, self.calls, strict=True)
+>>>>>>> c37f62c (finite: NaN or infinite states and logits are refused where they are read)
         ]
         self._values: dict[tuple[str, int], Tensor] = {}
         self._scaling: dict[int, tuple[float, float | None]] = {}
@@ -201,15 +213,10 @@ class Clean:
             self.decoder.block(layer, self.inputs[layer][zeros, zeros][None], call, note)
         return self._scaling[layer]
 
-    def _refuse_non_finite(self) -> None:
-        for number, x in enumerate(self.inputs):
-            finite = (x.isfinite().all(-1) | ~self.batch.mask.to(x.device)).all(-1)
-            if not bool(finite.all()):
-                bad = [self.batch.items[i].id for i in (~finite).nonzero().flatten().tolist()]
-                site = Site("resid_pre", number) if number < self.n_layers else Site("resid_post", number - 1)
-                raise InputError(
-                    f"{site} is not finite (NaN or inf) in item(s) {bad[:5]}: no patch of it means anything"
-                )
+    def _refuse_non_finite(self, model: Model) -> None:
+        """What a patch is made of, and the logits it is read by."""
+        sites = [*(Site("resid_pre", n) for n in range(self.n_layers)), Site("resid_post", self.n_layers - 1)]
+        finite.require(dict(zip(sites, self.inputs, strict=True)), self.batch, model)
 
 
 def _mask(call: dict[str, Any]) -> Tensor | None:

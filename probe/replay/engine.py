@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from probe.finite import NotFiniteError, advice, label
 from probe.interventions import Edit, selected
 from probe.replay import attention, inside
 from probe.replay.budget import Budget, budget_of
@@ -64,7 +65,28 @@ def replay(
                 full = base[item].clone()
                 full[values[0]] = values[1]
                 out[run, item] = full[rows[item]].mean()
+        _refuse_non_finite(clean, edits, metric, rows, out)
     return out
+
+
+class RunNotFiniteError(NotFiniteError):
+    """The metric of an edited run is NaN or infinite; `run` is its number."""
+
+    run: int = 0
+
+
+def _refuse_non_finite(
+    clean: Clean, edits: Sequence[Sequence[Edit]], metric: Metric, rows: Tensor, out: Float[Tensor, "run item"]
+) -> None:
+    bad = ~out.isfinite() & rows.any(1)
+    if not bool(bad.any()):
+        return
+    run, item = (int(n) for n in bad.nonzero()[0])
+    sites = ", ".join(str(edit.site) for edit in edits[run]) or "nothing"
+    what = f"{label(clean.model)}: {metric.name} with {sites} edited"
+    error = RunNotFiniteError(what, clean.batch.items[item].id, None, advice(clean.model, bool(edits[run])))
+    error.run = run
+    raise error
 
 
 def clean_metric(clean: Clean, metric: Metric, *, max_bytes: int | None = None) -> Float[Tensor, " item"]:

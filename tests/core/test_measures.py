@@ -179,5 +179,5 @@ def test_streamed_refuses_bad_input(head):
         measures.streamed(rows, unembed, torch.zeros(3, dtype=int))
     broken = rows.clone()
     broken[40] = torch.nan
-    with pytest.raises(InputError, match=r"not finite in rows \[40\]"):
+    with pytest.raises(InputError, match=r"not finite .* of item 'row 40'"):
         measures.streamed(broken, unembed, torch.zeros(70, dtype=int), rows_at_once=16)

@@ -45,7 +45,7 @@ def test_a_state_that_is_not_finite_is_named(folder, prompts):
     broken = Model.load(folder, check=False)
     with torch.no_grad():
         broken.weights()["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
-    with pytest.raises(InputError, match=r"m: resid_post\.1 is not finite for \d+ item\(s\), e\.g\. \['q"):
+    with pytest.raises(InputError, match=r"m: resid_post\.1 is not finite .* at position 0 of item 'q"):
         pooled_states(broken, prompts)
 
 

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     )
     from analyses.core.reading.pooled_states import (
         pooled_states,
-        require_finite,
         strata_of,
         two_groups,
     )
     from analyses.core.reading.readouts import (
+        OVERFLOWN,
         divergences,
         log_softmax,
         row_chunks,
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "OVERFLOWN",
     "SMALLEST_GAP",
     "along",
     "answer_logprob",
@@ -82,7 +83,6 @@ __all__ = [
     "pooled_states",
     "prompt_columns",
     "refuse_outside",
-    "require_finite",
     "responses_graded",
     "row_chunks",
     "same_ids",
@@ -95,6 +95,7 @@ __all__ = [
     "two_groups",
 ]
 _HOME = {
+    "OVERFLOWN": "readouts",
     "SMALLEST_GAP": "patch_gates",
     "along": "tangent",
     "answer_logprob": "outcomes",
@@ -118,7 +119,6 @@ _HOME = {
     "pooled_states": "pooled_states",
     "prompt_columns": "patch_gates",
     "refuse_outside": "patch_gates",
-    "require_finite": "pooled_states",
     "responses_graded": "outcomes",
     "row_chunks": "readouts",
     "same_ids": "patch_gates",

@@ -29,7 +29,8 @@ def answer_logprob(model: Model, batch: TokenBatch, edits: Sequence[Edit] = ()) 
     tokens = scored(batch.to(model.device))
     tokens = tokens.where(tokens.in_span("answer"))
     residual = model.run(batch, read=[last], edits=edits, logits="none")[last]
-    logprob = streamed(tokens.rows(residual), model.unembed, tokens.target, k=0).logprob_nats
+    named = tokens.named(batch.items, last)
+    logprob = streamed(tokens.rows(residual), model.unembed, tokens.target, k=0, where=named).logprob_nats
     total = torch.zeros(len(batch), device=logprob.device).index_add(0, tokens.item, logprob)
     return (total / torch.bincount(tokens.item, minlength=len(batch))).cpu().numpy().astype(float)
 

@@ -16,10 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import InputError
+from probe.finite import Where, by_row, require_logits
 
 ROWS_AT_ONCE = 64  # 32-128 rows keep the matrix product efficient; 8 is about twice as slow
 LOG_ZERO = -1e4  # stands for log 0 where two of them are subtracted; exp of it is 0 in float32
 ELEMENTS_AT_ONCE = 1 << 18
+OVERFLOWN = "The states are finite, their readout is not: check the head, or load the model in a wider dtype"
 
 Unembed: TypeAlias = Callable[[Float[Tensor, "row d_model"]], Float[Tensor, "row vocab"]]
 
@@ -102,12 +104,17 @@ def total_variation(log_p: Float[Tensor, "*row vocab"], log_q: Float[Tensor, "*r
     return (log_p.exp() - log_q.exp()).abs_().sum(-1).mul_(0.5)
 
 
-def divergences(first: Float[Tensor, "row vocab"], second: Float[Tensor, "row vocab"]) -> Divergences:
+def divergences(
+    first: Float[Tensor, "row vocab"], second: Float[Tensor, "row vocab"], where: Where | None = None
+) -> Divergences:
     """All divergences of two arrays of logits (log-probabilities are logits too), a few rows at a time.
 
-    From the logits to the sums, the temporaries of a block of `ELEMENTS_AT_ONCE` stay in cache.
+    Rows that are not finite are refused, as `where` names them. From the logits to the sums, the temporaries of a
+    block of `ELEMENTS_AT_ONCE` stay in cache.
     """
     second = second.to(first.device)  # the two models of a pair may lie on two devices
+    for logits in (first, second):
+        require_logits(logits, where or by_row("logits"), OVERFLOWN)
     size = max(1, ELEMENTS_AT_ONCE // first.shape[-1])
     blocks = [_divergences(first[c], second[c]) for c in row_chunks(len(first), size)]
     if not blocks:
@@ -148,6 +155,7 @@ def streamed(
     k: int = 5,
     n_tokens: int | None = None,
     rows_at_once: int = ROWS_AT_ONCE,
+    where: Where | None = None,
 ) -> Readout:
     """Log-prob and rank of targets, entropy and top-k of every row, holding one chunk of logits at a time.
 
@@ -158,6 +166,7 @@ def streamed(
         k: how many of the most likely tokens to keep (0 for none).
         n_tokens: size of the tokenizer, where the model's vocabulary is wider; ids beyond it are summed.
         rows_at_once: rows per chunk; memory is about 3 x rows_at_once x vocab x 4 bytes.
+        where: what, of which item and position a row is, for errors.
 
     Raises:
         InputError: rows and targets differ in number, or the logits of a row are not finite.
@@ -165,17 +174,20 @@ def streamed(
     if len(rows) != len(targets):
         raise InputError(f"{len(rows)} rows but {len(targets)} targets: give the target(s) of every row")
     several = targets if targets.ndim == 2 else targets[:, None]
-    parts = [
-        _read(unembed(rows[c]).float(), several[c], k, n_tokens, c.start) for c in row_chunks(len(rows), rows_at_once)
-    ]
+    named = where or by_row("logits")
+    parts: list[tuple[Tensor, ...]] = []
+    for chunk in row_chunks(len(rows), rows_at_once):
+        logits = unembed(rows[chunk]).float()
+        require_logits(logits, named, OVERFLOWN, chunk.start)
+        parts.append(_read(logits, several[chunk], k, n_tokens))
     if not parts:
-        parts = [_read(unembed(rows[:1].new_zeros(1, rows.shape[-1])).float()[:0], several, k, n_tokens, 0)]
+        parts = [_read(unembed(rows[:1].new_zeros(1, rows.shape[-1])).float()[:0], several, k, n_tokens)]
     joined = [torch.cat(column) for column in zip(*parts, strict=True)]
     shape = targets.shape
     return Readout(joined[0].reshape(shape), joined[1].reshape(shape), *joined[2:])
 
 
-def _read(logits: Tensor, targets: Tensor, k: int, n_tokens: int | None, first: int) -> tuple[Tensor, ...]:
+def _read(logits: Tensor, targets: Tensor, k: int, n_tokens: int | None) -> tuple[Tensor, ...]:
     """The fields of Readout for one chunk of logits [row, vocab] and targets [row, target]."""
     own = logits.gather(-1, targets.to(logits.device))
     rank = torch.stack([(logits > own[:, i : i + 1]).sum(-1) for i in range(own.shape[1])], dim=-1)
@@ -184,9 +196,6 @@ def _read(logits: Tensor, targets: Tensor, k: int, n_tokens: int | None, first: 
     shifted = logits - peak
     p = shifted.exp()
     mass = p.sum(-1, keepdim=True)
-    if not torch.isfinite(mass).all():
-        bad = (~torch.isfinite(mass.squeeze(-1))).nonzero().flatten() + first
-        raise InputError(f"logits are not finite in rows {bad[:5].tolist()}: check the states (NaN or overflow)")
     log_mass = mass.log()
     padded = p[:, n_tokens:].sum(-1) / mass.squeeze(-1) if n_tokens else torch.zeros(len(p), device=p.device)
     entropy = log_mass.squeeze(-1) - p.mul_(shifted.clamp_(min=LOG_ZERO)).sum(-1) / mass.squeeze(-1)

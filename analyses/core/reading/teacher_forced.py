@@ -5,7 +5,7 @@ A residual read at position p predicts the token at p+1, so a sequence's first t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from probe.prompts import SPANS, Item, TokenBatch
 
 if TYPE_CHECKING:
     from probe import Model, Prompts
+    from probe.finite import Where
 
 OPERATORS = frozenset("+-−*×·/÷=<>≤≥^%√±")
 TOKEN_CLASSES = ("number", "word", "operator", "punctuation", "space", "special")
@@ -50,6 +51,15 @@ class Scored:
     def rows(self, activations: Shaped[Tensor, "item pos ..."]) -> Shaped[Tensor, "token ..."]:
         """Activations at the columns that predict each token."""
         return activations[self.item, self.column]
+
+    def named(self, items: Sequence[Item], *sites: str, first: int = 0) -> Where:
+        """What errors call row `first` + n of these tokens' readouts, stacked site by site."""
+
+        def of(row: int) -> tuple[str, str, int]:
+            number, token = divmod(row + first, len(self.target))
+            return f"logits of {sites[number]}", items[int(self.item[token])].id, int(self.pos[token])
+
+        return of
 
     def in_span(self, *names: str) -> Bool[Tensor, " token"]:
         """True for tokens of the named spans."""
