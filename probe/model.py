@@ -16,6 +16,7 @@ from probe.backends.visits import Visitor, check_passed, visitors
 from probe.checkpoints import fit, tokenizers
 from probe.checkpoints import loading as huggingface
 from probe.checkpoints.series import Checkpoint
+from probe.dtypes import dtype_named
 from probe.errors import InputError
 from probe.generation import Completion, Sampling, generate
 from probe.interventions import Edit
@@ -86,7 +87,7 @@ class Model:
         Args:
             checkpoint: a model folder, an adapter's folder, a Hub repository, or a `Checkpoint`.
             backend: `transformer_lens` or `nnsight`.
-            dtype: `float32`, `bfloat16`, `float16` or `float64`.
+            dtype: `float32`, `bfloat16` or `float16` (`fp32`, `bf16`, `fp16`).
             device: a torch device.
             check: run the proofs of `probe.check` (a handful of tiny forward passes).
             allow_pickle: read `pytorch_model.bin` (with `weights_only`); off, because a pickle runs code.
@@ -109,7 +110,7 @@ class Model:
             source = replace(source, revision=revision)
         framing = Framing(bos, dict(template_options or {}))
         if remote:
-            return cls._remote(source, backend, dtype, framing)
+            return cls._remote(source, backend, dtype_named(dtype), framing)
         reading = huggingface.Reading(dtype, device, attn_implementation, device_map, allow_pickle, trust_remote_code)
         tokenizer = tokenizers.read_tokenizer(source, trust_remote_code=trust_remote_code)
         model = cls._build(huggingface.read_model(source, reading), tokenizer, backend, source, prove=check)

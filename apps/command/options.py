@@ -12,6 +12,7 @@ import click
 
 import analyses
 from analyses.core.analysis import Analysis, Input, Option
+from probe import dtypes
 from probe.readers.schemas import SCHEMAS
 
 INPUT_HELP = {
@@ -32,7 +33,7 @@ SOURCES = ("base_model", "config_folder")
 LOADING = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code", "hold", *SOURCES)
 SETTINGS = (*LOADING, "bos", "template_options")
 BACKENDS = click.Choice(["transformer_lens", "nnsight"])
-DTYPES = click.Choice(["float32", "bfloat16", "float16", "float64"])
+DTYPES = click.Choice(list(dtypes.NAMES))
 PAIRS = click.Choice(["first", "adjacent", "all"])
 HOLD_HELP = (
     "Checkpoints of a pair in memory; `one` spills the base's states to disk, `auto` only where both do not fit."

@@ -67,6 +67,7 @@ class TransformerLensBackend(HuggingFaceBackend):
         tree = sharing_copy(self.plain)
         name, family = type(self.plain).__name__, self.config.model_type
         bridge = build_bridge_from_module(tree, name, hf_config=tree.config, model_name=family)
+        _keep_dtype(bridge, self.dtype)
         ports = _ports(bridge)
         ids = (torch.arange(7, device=self.device)[None] * 5 + 2) % int(self.config.vocab_size)
         tokens = Tokens(ids, torch.ones_like(ids).bool(), torch.arange(7, device=self.device)[None])

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from probe import devices
 from probe.checkpoints.adapters import attached
@@ -16,12 +16,8 @@ from probe.checkpoints.fit import check_loaded, refuse_other_heads
 from probe.checkpoints.quantised import missing_package
 from probe.checkpoints.series import Checkpoint
 from probe.checkpoints.shards import state_of
+from probe.dtypes import dtype_named
 from probe.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True)
@@ -36,8 +32,7 @@ class Reading:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype={self.dtype!r}; expected one of {', '.join(DTYPES)}")
+        object.__setattr__(self, "dtype", dtype_named(self.dtype))
         devices.check(self.device)
 
 

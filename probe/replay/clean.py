@@ -49,8 +49,7 @@ class Clean:
         with torch.no_grad():
             self.inputs, self.calls, last = self.decoder.enter(self.batch.ids, self.batch.mask, self.batch.position_ids)
             self.inputs.append(last)
-<<<<<<< HEAD
-            self._refuse_non_finite()
+            self._refuse_non_finite(model)
         if prove and plain not in _PROVEN:
             from probe.replay.passes import why_not_by_rows
 
@@ -60,16 +59,6 @@ class Clean:
         self._settle()
         self._frozen = [
             attention.Frozen(k, v, _mask(call)) for (_, k, v), call in zip(self._qkv, self.calls, strict=False)
-=======
-            self._refuse_non_finite(model)
-            self.qkv = [
-                self.decoder.projections(n, x, call)
-                for n, (x, call) in enumerate(zip(self.inputs, self.calls, strict=False))
-            ]
-            self._settle()
-        self.frozen = [
-            attention.Frozen(k, v, _mask(call)) for (_, k, v), call in zip(self.qkv, self.calls, strict=True)
->>>>>>> c37f62c (finite: NaN or infinite states and logits are refused where they are read)
         ]
         self._values: dict[tuple[str, int], Tensor] = {}
         self._scaling: dict[int, tuple[float, float | None]] = {}

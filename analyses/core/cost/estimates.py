@@ -16,7 +16,7 @@ from probe.errors import InputError
 if TYPE_CHECKING:
     from analyses.core.analysis import Analysis
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TABLE_BYTES = 4_800  # a Parquet file's schema and footer
 
 

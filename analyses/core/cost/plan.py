@@ -22,6 +22,7 @@ from analyses.core.cost.estimates import Cost, cost
 from analyses.core.work import Case, Size
 from probe import devices, families
 from probe.checkpoints.tokenizers import read_tokenizer
+from probe.dtypes import dtype_named
 from probe.errors import InputError
 from probe.prompts import Prompts
 from probe.shape import ModelShape
@@ -131,6 +132,7 @@ def plan(
     size, stored = sizes(series[0])
     chosen = checked_options(of, options)
     case = _case(size, models, series[0], _items(of, prompts, limit), chosen)
+    dtype = dtype_named(dtype)
     one = cost(of, case, dtype, stored)
     found = rates or measured(dtype, device, series[0])
     members = 1 if models == 2 and len(series) == 2 else len(series)  # a sweep of pairs holds the first with itself

@@ -17,6 +17,7 @@ import pandas as pd
 import probe
 from analyses.core.analysis import Input
 from analyses.core.keys import digest
+from probe.dtypes import dtype_named
 from probe.errors import InputError
 from probe.readers.response_logs import read_responses
 
@@ -59,6 +60,9 @@ class Loading:
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     base_model: str | None = None
     config_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", dtype_named(self.dtype))  # one key, however it is spelt
 
     def identity(self) -> dict[str, str]:
         """What can change a number."""
