@@ -65,7 +65,7 @@ def refer(hf_model: Any) -> Reference:
 
 def _broken(hf_model: Any) -> str:
     """Why logits of plain transformers may be NaN or infinite."""
-    bad = [n for n, p in hf_model.named_parameters() if p.device.type != "meta" and not bool(p.isfinite().all())]
+    bad = [n for n, p in hf_model.named_parameters() if devices.has_numbers(p) and not bool(p.isfinite().all())]
     if bad:
         return f"{len(bad)} weights are not finite (NaN or infinite), e.g. {bad[:3]}: the checkpoint is broken"
     dtype = str(hf_model.dtype).removeprefix("torch.")

@@ -52,6 +52,11 @@ def check(name: str) -> None:
         )
 
 
+def has_numbers(x: torch.Tensor) -> bool:
+    """Whether a tensor holds numbers: a parameter that a device map put elsewhere has only a shape."""
+    return x.device.type != "meta"
+
+
 def _count(device: torch.device) -> int:
     import torch
 

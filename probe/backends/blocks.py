@@ -144,7 +144,8 @@ class Block:
         parts = [self._value(place) for place in chosen]
         if any(part.shape != pre.shape for part in parts):
             return False
-        return equal(sum(parts, pre.float()), post)
+        # Over several devices, what a block takes comes from another than what it gives.
+        return equal(sum((part.to(post.device) for part in parts), pre.float().to(post.device)), post)
 
     def _middle(self, block: Call) -> None:
         """The first module that reads the stream after attention wrote to it and before the MLP does."""
@@ -155,7 +156,8 @@ class Block:
         written = max(self.seen.calls[p.path].left for p in before)
         ended = self.seen.calls[self.found["mlp_out"].path].left
         known = {kept_in(block.first), *(kept_in(self.seen.calls[p.path].out) for p in before)}
-        want = sum((self._value(p) for p in before), block.values["in"].float())
+        parts = [self._value(p) for p in before]
+        want = sum(parts, block.values["in"].float().to(parts[0].device))
         for child in self.seen.under(self.prefix):
             if not written < child.entered < ended or child.first is None or kept_in(child.first) in known:
                 continue

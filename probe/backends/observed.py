@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from probe import families
+from probe import devices, families
 from probe.backends.softmax import Door, Softmaxes, is_over_keys
 from probe.errors import InputError
 
@@ -47,7 +47,7 @@ class Call:
     def is_rewritten(self, side: str) -> bool:
         """Whether the model wrote into this tensor after the module had it."""
         now, then = self.first if side == "in" else self.out, self.values.get(side)
-        return now is not None and then is not None and now.device.type != "meta" and not torch.equal(now, then)
+        return now is not None and then is not None and devices.has_numbers(now) and not torch.equal(now, then)
 
 
 @dataclass
@@ -138,10 +138,11 @@ def observe(hf_model: Any) -> Observed:
             f"{type(hf_model).__name__} does not run on token ids alone ({type(error).__name__}: {error}); expected a "
             "decoder-only language model"
         ) from error
+    is_real = devices.has_numbers(hf_model.get_input_embeddings().weight)
     last = getattr(out, "last_hidden_state", None)
     if last is None or last.shape[:2] != ids.shape:
         raise InputError(f"{type(hf_model).__name__}: its decoder gives no last_hidden_state [item pos d_model]")
-    return Observed(blocks, path, 2, n_pos, noted.calls, noted.doors, noted.fused, device.type != "meta", last)
+    return Observed(blocks, path, 2, n_pos, noted.calls, noted.doors, noted.fused, is_real, last)
 
 
 class _Notes:

@@ -159,6 +159,19 @@ def _shifted_row(row: int) -> Visit:
     return shifted
 
 
+def _keep_dtype(bridge: Any, dtype: torch.dtype) -> None:
+    """Rotated queries and keys in the model's own type.
+
+    OLMo's rotary factors are float32; its own code rounds after rotating, the bridge's goes on in float32 and then
+    meets values in half precision.
+    """
+    for block in bridge.blocks:
+        for name in ("hook_rot_q", "hook_rot_k"):
+            point = getattr(getattr(block, "attn", None), name, None)
+            if point is not None:
+                point.register_forward_hook(lambda _module, _args, out: out.to(dtype))
+
+
 def _split_again(attention: Any) -> None:
     """Renew the q, k, v that the bridge cloned out of a fused matrix; stale ones give no error."""
     split: Callable[[Any], Any] | None = getattr(attention, "split_qkv_matrix", None)

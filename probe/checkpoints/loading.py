@@ -98,7 +98,7 @@ def _from_shards(checkpoint: Checkpoint, *, trust_remote_code: bool, **options: 
 
 def offloaded(hf_model: Any) -> list[str]:
     """Parameters that a device map left on disk or in other memory: they come and go with their module's pass."""
-    return [name for name, p in hf_model.named_parameters() if p.device.type == "meta"]
+    return [name for name, p in hf_model.named_parameters() if not devices.has_numbers(p)]
 
 
 def _refuse_offloaded_ends(folder: Path, model: Any) -> None:

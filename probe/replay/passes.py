@@ -34,10 +34,10 @@ def whole_run(
     if any(edit.site.kind in _AFTER for edit in edits):
         logits = clean.model.run(clean.batch, edits=edits).logits
         assert logits is not None
-        values = metric.score(logits[item, pos], item, pos)
+        values = metric.score(logits.to(item.device)[item, pos], item, pos)
     else:
         last = Site("resid_post", clean.n_layers - 1)
-        resid = clean.model.run(clean.batch, [last], edits, logits="none")[last]
+        resid = clean.model.run(clean.batch, [last], edits, logits="none")[last].to(item.device)
         values = of_rows(metric, clean.decoder, resid[item, pos], item, pos, at_once)
     out = torch.full(rows.shape, float("nan"))
     out[item.cpu(), pos.cpu()] = values.float().cpu()

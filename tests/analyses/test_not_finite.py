@@ -21,13 +21,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "merge": {"generate": False, "weights": (0.0, 1.0)},
     "probe_gated_audit": {"top_n": 4},
 }
+CHOICES = (" ans 1", " ans 2")
 READ = [n for n in names() if {"Model"} & {i.kind for i in get(n).inputs} and n != "weight_drift"]
 
 
 def item(n: int) -> Item:
     word = "fox" if n == 3 else "dog"
     corrupt = f"what {word} is {n % 10} take 7 ?"
-    return Item(f"q{n}", f"what {word} is {n % 10} plus 7 ?", f" ans {n % 8}", "ab"[n // 6], meta={"corrupt": corrupt})
+    return Item(
+        f"q{n}",
+        f"what {word} is {n % 10} plus 7 ?",
+        f" ans {n % 8}",
+        "ab"[n // 6],
+        meta={"corrupt": corrupt},
+        choices=CHOICES,
+        correct=n % 2,
+    )
 
 
 PROMPTS = Prompts(tuple(item(n) for n in range(12)))
