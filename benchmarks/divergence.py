@@ -23,7 +23,7 @@ PEAK = """
 import re, sys, torch
 torch.set_num_threads(1)
 from benchmarks import divergence as b
-import numpy, scipy.spatial.distance, scipy.special, analyses.states.divergence, analyses.core.reading.pooled_states
+import numpy, scipy.spatial.distance, scipy.special, analyses.states.divergence, analyses.core.reading.pooled
 run = b.PEAKS[sys.argv[1]]()
 read = lambda name: int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 start = read("VmRSS")
@@ -83,7 +83,7 @@ def states_of_a_thousand_items() -> Callable[[], None]:
     """Pooled states of 1,000 items x 29 states x 3,584 dims from a stand-in model, then one layer's update."""
     from types import SimpleNamespace
 
-    from analyses.core.reading import pooled_states as states
+    from analyses.core.reading import pooled as states
     from probe import Item, Prompts, TokenBatch
 
     items = tuple(Item(f"i{k}", "p", "a") for k in range(N_ITEMS))

@@ -31,7 +31,7 @@ from probe.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from analyses.core.reading.pooled_states import States
+    from analyses.core.reading.pooled import States
     from probe import Model, Prompts
 
 ROWS = 3  # rows 0-2 are all that the encoder sees

@@ -33,7 +33,7 @@ from analyses.core.stats import permuted_labels, resample_counts
 from probe.errors import InputError
 
 if TYPE_CHECKING:
-    from analyses.core.reading.pooled_states import States
+    from analyses.core.reading.pooled import States
     from probe import Model, Prompts
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)

@@ -36,7 +36,7 @@ from analyses.states._separation import layer_statistics, split_half
 from probe.errors import InputError
 
 if TYPE_CHECKING:
-    from analyses.core.reading.pooled_states import States
+    from analyses.core.reading.pooled import States
     from probe import Model, Prompts
 
 NAMES = {

@@ -32,7 +32,7 @@ from analyses.core.work import Case, Work
 from analyses.states._separation import layer_statistics, mean_weights, norm, split_half
 
 if TYPE_CHECKING:
-    from analyses.core.reading.pooled_states import States
+    from analyses.core.reading.pooled import States
     from probe import Model, Prompts
 
 UNITS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.core.reading.pooled_states import pooled_states, strata_of, two_groups
+from analyses.core.reading.pooled import pooled_states, strata_of, two_groups
 from probe import Item, Model, Prompts
 from probe.errors import InputError
 from tests import tiny

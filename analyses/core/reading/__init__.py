@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         same_ids,
         share,
     )
-    from analyses.core.reading.pooled_states import (
+    from analyses.core.reading.pooled import (
         pooled_states,
         strata_of,
         two_groups,
@@ -116,7 +116,7 @@ _HOME = {
     "optimizer_step": "tangent",
     "pair_warnings": "comparable",
     "place": "patch_gates",
-    "pooled_states": "pooled_states",
+    "pooled_states": "pooled",
     "prompt_columns": "patch_gates",
     "refuse_outside": "patch_gates",
     "responses_graded": "outcomes",
@@ -125,10 +125,10 @@ _HOME = {
     "sampled_change": "softmax_terms",
     "scored": "teacher_forced",
     "share": "patch_gates",
-    "strata_of": "pooled_states",
+    "strata_of": "pooled",
     "streamed": "readouts",
     "token_classes": "teacher_forced",
-    "two_groups": "pooled_states",
+    "two_groups": "pooled",
 }
 
 
