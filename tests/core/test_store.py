@@ -101,6 +101,19 @@ def test_query_sees_all_results_of_an_analysis_with_their_keys(tmp_path: Path) -
         store.query("SELECT * FROM nothing")
 
 
+@pytest.mark.parametrize("name", ["results[1]", "results*", "results?", "it's"])
+def test_a_folder_is_a_name_and_no_pattern(tmp_path: Path, name: str) -> None:
+    for at, value in ((name, 1.0), ("results1", 2.0), ("results", 3.0)):
+        Store(tmp_path / at).put(made(value=value))
+    assert Store(tmp_path / name).query("SELECT a FROM toy")["a"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("sql", ["", "-- nothing", "  "])
+def test_a_query_that_selects_nothing_is_refused(tmp_path: Path, sql: str) -> None:
+    with pytest.raises(InputError, match="selects nothing"):
+        Store(tmp_path).query(sql)
+
+
 def test_find_takes_a_prefix_and_refuses_an_ambiguous_one(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put(made(KEY))

@@ -154,10 +154,13 @@ class Store:
         with duckdb.connect() as connection:
             if not is_here(self.root):
                 connection.register_filesystem(cast(Any, self.root).fs)
-            for name in views:
-                connection.execute(_view(name, self.root))
             try:
-                return connection.sql(sql).df()
+                for name in views:
+                    connection.execute(_view(name, self.root))
+                found: Any = connection.sql(sql)
+                if found is None:
+                    raise InputError(f"the query {sql[:60]!r} selects nothing; expected SELECT ... FROM a view")
+                return found.df()
             except duckdb.Error as error:
                 raise InputError(f"{error}\nViews in {self.root}: {', '.join(views) or 'none'}.") from error
 
@@ -186,7 +189,9 @@ def _alive(pid: int) -> bool:
 
 
 def _view(name: str, root: Path) -> str:
-    files = str(root / name / "*" / "table.parquet").replace("'", "''")
+    # The folder is a name, not a pattern: a character of a pattern stands for itself within brackets.
+    here = re.sub(r"[\[*?]", lambda sign: f"[{sign[0]}]", str(root))
+    files = f"{here}/{name}/*/table.parquet".replace("'", "''")
     columns = "*, parse_dirpath(filename).regexp_extract('[0-9a-f]{16}$') AS key"
     return (
         f"CREATE VIEW {name} AS SELECT {columns.replace('*,', '* EXCLUDE (filename),')} "
