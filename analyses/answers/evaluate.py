@@ -155,7 +155,8 @@ def _aggregates(table: pd.DataFrame, ks: tuple[int, ...], seed: int) -> xr.Datas
     """Rates of greedy responses (of samples where there are none), pass@k and maj@k of samples."""
     table = table[table["status"] != "gold_unparsed"]
     greedy = table[table["decoding"] == "greedy"]
-    rows = (greedy if len(greedy) else table).copy()
+    per_length = table["decoding"] == "loglikelihood_norm"
+    rows = (greedy if len(greedy) else table[~per_length]).copy()
     rows["accuracy"] = rows["correct"]
     rows["accuracy_strict"] = (rows["status"] == "correct").astype(float)
     rows["unparsed"] = (rows["status"] == "unparsed").astype(float)
@@ -172,6 +173,10 @@ def _aggregates(table: pd.DataFrame, ks: tuple[int, ...], seed: int) -> xr.Datas
         stats.estimate(rows.astype({name: float}), name, BY, seed=seed, units=units, long_name=label)
         for name, (units, label) in wanted.items()
     ]
+    if per_length.any():
+        label = "accuracy by log-likelihood per character"
+        norm = table[per_length].assign(accuracy_norm=lambda t: t["correct"])
+        parts.append(stats.estimate(norm, "accuracy_norm", BY, seed=seed, units="1", long_name=label))
     sampled = table[table["decoding"] == "sampled"]
     if len(sampled):
         parts += _over_samples(sampled, ks, seed)

@@ -20,7 +20,7 @@ INPUT_HELP = {
     "Prompts": "Prompts: JSONL, JSON, CSV or Parquet (also of chat messages), or hf:NAME:SPLIT.",
     "Rollouts": "Rollout log (Parquet or JSONL, a file or a folder), or prompts with answers (an SFT set).",
     "RunLog": "Training log: trainer_state.json, CSV, or a folder that holds one.",
-    "Table": "CSV or Parquet file.",
+    "Table": "File of rows (CSV, Parquet, JSONL); as `--log` also what other programs logged, or a folder of it.",
     "Checkpoints": "Folder with a series of checkpoints, a glob of folders, STEP=FOLDER, or a Hub repository.",
     "Result": "Key of a stored result.",
 }

@@ -1,165 +1,176 @@
-"""Responses other programs logged, as rows `item, sample, prompt, text, gold, n_tokens, truncated, group`.
+"""Responses other programs logged, as rows: `item, sample, prompt, text, gold, n_tokens, truncated, group` and more.
 
-Read by shape, not by file name: lm-evaluation-harness samples (`--log_samples`), inspect logs (`.json`, and the
-zip archive `.eval`) and plain JSONL with one response (or list of them) per line. Never imports torch.
+| writer | known by | what is read |
+|---|---|---|
+| lm-evaluation-harness samples | `resps`, `doc_id` | text, or choices by log-likelihood; repeats; one filter |
+| inspect `.json`, `.eval` (zstd too) | `samples` with `output` | epochs, targets, choices, metadata |
+| verl `validation_data_dir` | `input`, `output`, `gts` | a file a step; the prompt's text names the item |
+| TRL `log_completions` | `prompt`, `completion` | text or messages; a file a step |
+| OpenRLHF, SkyRL, HumanEval, one's own | a response under a usual name | JSONL, JSON, CSV as text, Parquet |
+
+A folder is one log: its files' steps are columns, their own or by the writers' own names (`20.jsonl`,
+`completions_00020.parquet`, `checkpoint-20/samples_task.jsonl`). Read by shape, not by name. Never imports torch.
 """
 
 from __future__ import annotations
 
-import json
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
 from probe.errors import InputError
+from probe.readers import archives, response_rows
+from probe.readers.lines import json_objects, parsed, text_of
+from probe.readers.response_rows import Row
+from probe.readers.tables import Line, csv_rows, memory_rows
+from probe.readers.writers import step_of
 
 COLUMNS = ("item", "sample", "prompt", "text", "gold", "n_tokens", "truncated", "group")
-TEXT = ("text", "response", "responses", "output", "outputs", "completion", "completions", "generation", "generations")
-GOLD = ("gold", "answer", "target", "ground_truth", "label")
-PROMPT = ("prompt", "question", "problem", "input")
-NAME = ("item", "id", "doc_id", "idx")
-Row = Mapping[str, Any]
-Reader = Callable[[Row, str], Iterable[Row]]
+SUFFIXES = (".jsonl", ".json", ".eval", ".csv", ".tsv", ".parquet")
+STEP_FOLDER = re.compile(r"(?:checkpoint|ckpt|global_?step|step|iter)[-_]?(\d+)")
 
 
 def read_responses(path: Path) -> pd.DataFrame:
     """The responses of a log, one row each; `n_tokens` and `truncated` are NaN/None where the log does not say.
 
+    Further columns: `step` where the log has them, `decoding`, `verdict`, `choices`, `right_choice` where it says
+    them, and whatever else it says of an item or response. `gold` is a text, or a tuple of texts any of which counts.
+
     Raises:
-        InputError: no such file, a malformed line (its number), a shape that is none of the three, no response.
+        InputError: nothing there, a malformed line (its number), a shape that is none of the above, no response, the
+            same responses twice, files of which some have a step and others not.
     """
-    if not path.is_file():
-        raise InputError(f"no log at {path}; expected .jsonl, .json or .eval")
-    rows = _records(path)
-    kind = _shape(rows, path)
-    if kind is _harness:  # the same document is logged once per answer filter; responses are the same
-        rows = [r for r in rows if r.get("filter") == rows[0].get("filter")]
-    found = [row for number, record in enumerate(rows, start=1) for row in kind(record, f"{path}, record {number}")]
+    files = _files(path)
+    found: list[dict[str, Any]] = []
+    for file in files:
+        found += _of_file(file, path)
     if not found:
-        raise InputError(f"{path}: no responses in {len(rows)} records")
-    frame = pd.DataFrame(found).reindex(columns=COLUMNS)
-    twice = frame.loc[frame.duplicated(["item", "sample"]), "item"].tolist()
+        raise InputError(f"{path}: no responses in {len(files)} file(s)")
+    _steps(found, path)
+    _doubled(found, path)
+    frame = pd.DataFrame(_numbered(found))
+    frame = frame.reindex(columns=[*COLUMNS, *(c for c in frame.columns if c not in COLUMNS)])
+    keys = [c for c in ("step", "item", "sample", "decoding") if c in frame]
+    twice = frame.loc[frame.duplicated(keys), "item"].tolist()
     if twice:
         raise InputError(f"{path}: item(s) {twice[:5]} twice with one sample number; ids must be unique in a log")
     return frame
 
 
-def _records(path: Path) -> list[Row]:
-    if path.suffix == ".eval":
-        return _archive(path)
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise InputError(f"{path}: not a log of responses; expected {', '.join(SUFFIXES)} or a folder of them")
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"no log at {path}; expected {', '.join(SUFFIXES)} or a folder of them")
+    inside = (f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file())
+    found = [f for f in inside if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+    found = [f for f in found if not (f.suffix == ".json" and f.name.startswith(("results", "header", "config")))]
+    if not found:
+        raise InputError(f"{path}: no log in this folder; expected files {', '.join(SUFFIXES)}")
+    return sorted(found, key=lambda f: (len(f.name), str(f)))
+
+
+def _of_file(file: Path, root: Path) -> list[dict[str, Any]]:
+    """The responses of one file, with the step that its name or folder says where its rows say none."""
+    records = _records(file)
+    rows = response_rows.read(records, str(file), [_where(file, r, n) for n, r in enumerate(records, start=1)])
+    named = _named_step(file, root) if file != root else None
+    task = re.match(r"samples_(.+?)_\d{4}-\d\d-\d\dT", file.name)
+    return [
+        {
+            **r,
+            **({"step": named} if r.get("step") is None and named is not None else {}),
+            "task": task[1] if task else None,
+        }
+        for r in rows
+    ]
+
+
+def _named_step(file: Path, root: Path) -> int | None:
+    for part in reversed(file.parent.relative_to(root).parts):
+        found = STEP_FOLDER.fullmatch(part)
+        if found:
+            return int(found[1])
+    return step_of(file)
+
+
+def _where(file: Path, record: Row, number: int) -> str:
+    return f"{file}, line {record.number}" if isinstance(record, Line) else f"{file}, record {number}"
+
+
+def _records(file: Path) -> list[Row]:
+    """The objects of a file, each of which holds one response or several."""
+    if file.suffix == ".eval":
+        return list(archives.inspect_samples(file))
+    if file.suffix in (".csv", ".tsv"):
+        return list(csv_rows(file, "\t" if file.suffix == ".tsv" else ","))
+    if file.suffix == ".parquet":
+        return _parquet(file)
+    if file.suffix == ".json":
+        whole = parsed(text_of(file), str(file))
+        samples = whole.get("samples", [whole]) if isinstance(whole, dict) else whole
+        if not isinstance(samples, list) or not all(isinstance(s, dict) for s in samples):
+            raise InputError(f"{file}: expected one JSON object per response or item in a list, or under `samples`")
+        return list(samples)
+    return [Line(row, number) for number, row in json_objects(file, "one JSON object per response or item")]
+
+
+def _parquet(file: Path) -> list[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            whole = json.loads(text)
-            samples = whole.get("samples", []) if isinstance(whole, dict) else whole
-            return cast("list[Row]", samples)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    rows: list[Row] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: malformed JSON ({error.msg} at column {error.colno})") from error
-    return rows
+        return list(memory_rows(pq.read_table(file), str(file)))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file}: truncated or not Parquet ({error})") from error
 
 
-def _archive(path: Path) -> list[Row]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if n.startswith("samples/") and n.endswith(".json"))
-            return [json.loads(archive.read(name)) for name in names]
-    except (zipfile.BadZipFile, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not an inspect log ({error})") from error
+def _steps(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Raises: InputError where only some responses have a step; several tasks become groups."""
+    with_step = sum(r.get("step") is not None for r in rows)
+    if 0 < with_step < len(rows):
+        raise InputError(
+            f"{path}: {with_step} of {len(rows)} responses have a step and the others none; give a series its steps "
+            "(a column `step`, or files named by it), or its files one by one"
+        )
+    tasks = {r["task"] for r in rows}
+    for row in rows:
+        task = row.pop("task")
+        if len(tasks) > 1:
+            row.update(item=f"{task}/{row['item']}", group=str(task))
+        if not with_step:
+            row.pop("step", None)
 
 
-def _shape(rows: Sequence[Row], path: Path) -> Reader:
-    if not rows or not all(isinstance(r, dict) for r in rows):
-        raise InputError(f"{path}: {len(rows)} records; expected one JSON object per response or item")
-    first = rows[0]
-    for fits, read in READERS:
-        if fits(first):
-            return read
-    raise InputError(
-        f"{path}: fields {sorted(first)} hold no response; expected one of {list(TEXT)}, or resps (lm-eval)"
-    )
+def _doubled(rows: Sequence[Row], path: Path) -> None:
+    """Raises: InputError where every response without a number stands there more than once: a file copied twice."""
+    counts = Counter(repr(sorted(r.items(), key=lambda kv: str(kv[0]))) for r in rows if _is_unnumbered(r))
+    if counts and min(counts.values()) > 1:
+        named = next(str(r["item"]) for r in rows if _is_unnumbered(r))
+        raise InputError(
+            f"{path}: every response stands there twice or more (item {named} ...): a file copied twice? Samples that "
+            "are really alike need a number each (a column `sample`)"
+        )
 
 
-def _harness(row: Row, where: str) -> Iterable[Row]:
-    """lm-evaluation-harness: resps is a list over requests of lists over repeats."""
-    texts = [text for request in row["resps"] for text in (request if isinstance(request, list) else [request])]
-    if not all(isinstance(t, str) for t in texts):
-        raise InputError(f"{where}: responses are log-likelihoods, not text; log a generate_until task instead")
-    shared = {"item": str(row["doc_id"]), "prompt": _harness_prompt(row), "gold": str(row["target"]), "group": "all"}
-    for sample, text in enumerate(texts):
-        yield {**shared, "sample": sample, "text": text}
+def _is_unnumbered(row: Row) -> bool:
+    """True for a response with its item's id and no number; of items named by their prompts several may be alike."""
+    return row["sample"] is None and not row.get("by_prompt")
 
 
-def _harness_prompt(row: Row) -> str | None:
-    arguments = row.get("arguments")
-    if isinstance(arguments, dict):
-        arguments = next(iter(arguments.values()), {})
-        return str(next(iter(arguments.values()), "")) if isinstance(arguments, dict) else None
-    if isinstance(arguments, list) and arguments:
-        return str(arguments[0][0]) if isinstance(arguments[0], list) else str(arguments[0])
-    return None
-
-
-def _inspect(row: Row, where: str) -> Iterable[Row]:  # noqa: ARG001
-    """inspect: one record per (id, epoch); an errored sample is missing, not wrong."""
-    if row.get("error"):
-        return
-    output = row["output"]
-    choice = (output.get("choices") or [{}])[0]
-    text = output.get("completion")
-    if text is None:
-        text = choice.get("message", {}).get("content", "")
-    if isinstance(text, list):
-        text = "".join(part.get("text", "") for part in text)
-    target = row["target"]
-    yield {
-        "item": str(row["id"]),
-        "sample": int(row.get("epoch", 1)) - 1,
-        "prompt": row["input"] if isinstance(row.get("input"), str) else None,
-        "text": text,
-        "gold": str(target[0] if isinstance(target, list) else target),
-        "n_tokens": (output.get("usage") or {}).get("output_tokens"),
-        "truncated": choice.get("stop_reason") == "max_tokens" if "stop_reason" in choice else None,
-        "group": "all",
-    }
-
-
-def _plain(row: Row, where: str) -> Iterable[Row]:
-    name, texts = _first(row, NAME), _first(row, TEXT)
-    if name is None:
-        raise InputError(f"{where}: no id; expected one of {list(NAME)}, got {sorted(row)}")
-    gold, prompt = _first(row, GOLD), _first(row, PROMPT)
-    shared = {
-        "item": str(name),
-        "prompt": prompt,
-        "gold": None if gold is None else str(gold),
-        "n_tokens": row.get("n_tokens"),
-        "truncated": row.get("truncated"),
-        "group": str(row.get("group", "all")),
-    }
-    many = texts if isinstance(texts, list) else [texts]
-    start = int(row.get("sample", 0))
-    for sample, text in enumerate(many, start=start):
-        if not isinstance(text, str):
-            raise InputError(f"{where}: response {sample} is {type(text).__name__}, not text")
-        yield {**shared, "sample": sample, "text": text}
-
-
-def _first(row: Row, names: Sequence[str]) -> Any:
-    return next((row[n] for n in names if row.get(n) is not None), None)
-
-
-READERS: tuple[tuple[Callable[[Row], bool], Reader], ...] = (
-    (lambda first: {"resps", "target"} <= set(first), _harness),
-    (lambda first: "target" in first and isinstance(first.get("output"), dict), _inspect),
-    (lambda first: _first(first, TEXT) is not None, _plain),
-)
-"""What the first record of a log looks like, and what reads all of them; the first that fits does."""
+def _numbered(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Responses that the log does not number are the samples of their item in its order."""
+    seen = Counter[Any]()
+    out: list[dict[str, Any]] = []
+    for row in rows:
+        at = (row.get("step"), row["item"], row.get("decoding"))
+        row = {k: v for k, v in row.items() if k != "by_prompt"}
+        out.append({**row, "sample": seen[at] if row["sample"] is None else row["sample"]})
+        seen[at] += 1
+    return out

@@ -27,6 +27,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny.save(folder / "my-model", max_position_embeddings=256)
     (model / "chat_template.jinja").write_text(CHAT)
     for name, text in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     return folder
 

@@ -20,6 +20,7 @@ from analyses.core.keys import digest
 from probe.dtypes import dtype_named
 from probe.errors import InputError
 from probe.readers.response_logs import read_responses
+from probe.readers.tables import file_rows
 
 if TYPE_CHECKING:
     from probe import Checkpoint, Rollouts
@@ -198,21 +199,25 @@ def _table(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
     if not isinstance(value, pd.DataFrame):
         raise InputError(f"{name}: expected a CSV or Parquet file or a pandas frame; got {type(value).__name__}")
     frame = value
-    hashed = pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()
+    listed = {c: frame[c].map(repr) for c in frame.columns if frame[c].dtype == object}  # lists are no hash's matter
+    hashed = pd.util.hash_pandas_object(frame.assign(**listed), index=False).to_numpy().tobytes()
     fingerprint = hashlib.sha256(hashed + "\x1f".join(map(str, frame.columns)).encode()).hexdigest()[:16]
     return Given(fingerprint, {"source": source, "n": len(frame), "fingerprint": fingerprint}, lambda: frame)
 
 
 def _frame(name: str, path: Path) -> pd.DataFrame:
+    """The rows of a file: responses that another program logged, or a table of numbers."""
+    if name == "log":
+        return read_responses(path)
+    if not path.is_file() or path.suffix not in (".csv", ".tsv", ".parquet", ".jsonl", ".json"):
+        raise InputError(f"{name}: {path} is no file .csv, .tsv, .parquet, .jsonl or .json")
+    return pd.DataFrame(file_rows(path)).apply(_as_numbers)
 
-    readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-    readers |= dict.fromkeys((".jsonl", ".json", ".eval"), read_responses)
-    if path.suffix not in readers:
-        raise InputError(f"{name}: {path} is not .csv, .parquet, .jsonl, .json or .eval")
-    try:
-        return readers[path.suffix](path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: cannot read {path}: {error}") from error
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    """A column of a text file as numbers where every cell is one (or empty)."""
+    numbers = pd.to_numeric(column.replace("", None), errors="coerce")
+    return numbers if bool((numbers.notna() | column.isin(["", "nan", "NaN"]) | column.isna()).all()) else column
 
 
 def _checkpoints(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
