@@ -27,7 +27,6 @@ from probe.readers import archives, response_rows
 from probe.readers.lines import json_objects, parsed, text_of
 from probe.readers.response_rows import Row
 from probe.readers.tables import Line, csv_rows, memory_rows
-from probe.readers.writers import step_of
 
 COLUMNS = ("item", "sample", "prompt", "text", "gold", "n_tokens", "truncated", "group")
 SUFFIXES = (".jsonl", ".json", ".eval", ".csv", ".tsv", ".parquet")
@@ -97,6 +96,8 @@ def _named_step(file: Path, root: Path) -> int | None:
         found = STEP_FOLDER.fullmatch(part)
         if found:
             return int(found[1])
+    from probe.readers.writers import step_of  # imports pyarrow
+
     return step_of(file)
 
 
