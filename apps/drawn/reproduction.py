@@ -9,7 +9,7 @@ from pathlib import Path
 from pprint import pformat
 from typing import Any
 
-from analyses.core.analysis import get
+from analyses.core.analysis import get, names
 from apps.catalog import Entry
 
 SAVED = """
@@ -228,7 +228,7 @@ def commands(entries: Iterable[Entry]) -> list[str]:
 def command(entry: Entry) -> str | None:
     """The command that computes the result again; None where an input was not a file."""
 
-    if entry.analysis not in analyses.names():
+    if entry.analysis not in names():
         return None
     inputs = dict(entry.record.get("inputs", {}))
     words = ["probe", "sweep" if entry.is_sweep else "run", entry.analysis]
