@@ -28,6 +28,7 @@ from analyses.core.figures import TEMPLATE, curve, forest
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import bootstrap_ratio, estimate
+from analyses.entropy import _places
 
 if TYPE_CHECKING:
     from probe import Model, Prompts, Rollouts
@@ -80,9 +81,12 @@ def entropy_change(
     frame["visitation_nats"] = _visitation(frame) if own else np.nan
     table = frame.drop(columns="kl_forward")
     table.insert(0, "step", table["rollout_step"])  # a sweep puts the tuned checkpoint's step here
+    texts: Any = base.tokenizer
+    claims = _places.change_claims(table, "exact_nats", lambda i: str(texts.decode([i])), seed)
     return Result.of(
         table,
         _aggregate(table, rollouts.has_groups or prompts is not None, seed),
+        claims=claims,
         warnings=[*warnings, *rollouts.notes, *why],
     )
 
@@ -147,6 +151,9 @@ def _aggregate(table: pd.DataFrame, has_groups: bool, seed: int) -> xr.Dataset:
     if has_groups:
         found.append(estimate(rows, "exact_nats", ["group"], name="exact_by_group_nats", **by_class))
     found.append(_contributions(rows, seed))
+    found.append(
+        estimate(rows[rows["pos"] < _places.LAST_POS], "exact_nats", ["pos"], name="exact_by_pos_nats", **by_class)
+    )
     if rows["visitation_nats"].notna().any():
         summed = rows.groupby(["item", "rollout_step", "group_uid", "sample"], as_index=False)[
             ["first_order_nats", "visitation_nats"]
@@ -186,8 +193,19 @@ def figures(result: Result) -> dict[str, Any]:
     if "step" in rows:
         last = rows[rows["step"] == rows["step"].max()]
         drawn = curve(parts, x="step", facet="quantity", reference=0.0, title=title)
-        return {"waterfall": _waterfall(last), "parts": drawn}
-    return {"waterfall": _waterfall(rows), "parts": forest(parts, label="quantity", title=title)}
+        return {"waterfall": _waterfall(last), "parts": drawn, **_by_place(rows, "step")}
+    return {"waterfall": _waterfall(rows), "parts": forest(parts, label="quantity", title=title), **_by_place(rows)}
+
+
+def _by_place(rows: pd.DataFrame, color: str | None = None) -> dict[str, Any]:
+    """The exact change by position in the response and by class of the sampled token."""
+    by_pos, by_class = (rows[rows["quantity"] == f"exact_by_{by}_nats"] for by in ("pos", "class"))
+    return {
+        "by_pos": curve(
+            by_pos, x="pos", color=color, reference=0.0, title="Change of entropy by position, 95 % over items"
+        ),
+        "by_class": forest(by_class, label="token_class", color=color, title="Change of entropy by class of token"),
+    }
 
 
 def _waterfall(rows: pd.DataFrame) -> Any:

@@ -32,7 +32,8 @@ from analyses.core.figures import curve, forest, scatter
 from analyses.core.progress import progress
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
-from analyses.core.stats import estimate, resample_counts
+from analyses.core.stats import estimate
+from analyses.entropy import _over_updates, _places
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ else:
     from analyses.core.analysis import Checkpoints
 
 CLAIMED = ("pooled", "tabular", "omega")
+PLACED = ("measured_nats", "gradient_nats")
 SIGNALS = ("gradient_nats", "first_order_nats", *CLAIMED, *(f"{c}_used" for c in CLAIMED))
 
 
@@ -72,17 +74,21 @@ def entropy_step(
         seed: of the bootstrap over items.
     """
     parts: list[pd.DataFrame] = []
+    places: dict[str, list[pd.DataFrame]] = {"pos": [], "token_class": []}
     for step, base, tuned, delta in _updates(checkpoints, direction):
         at = _sampled_before(rollouts, step)
         log = rollouts.where(steps=[at])
         tokens = _with_used(_tokens(base, tuned, delta, log, batch_size), log, step)
         parts.append(_per_item(tokens).assign(step=step))
+        for by, sums in _places.per_place(tokens, PLACED).items():
+            places[by].append(sums)
     table = pd.concat(parts, ignore_index=True)
     order = ["step", "rollout_step", "item", "group", "n_tokens", "n_used", "measured_nats", *SIGNALS]
     off = rollouts.uncentred() if "advantage" in rollouts.columns else []
     notes = [f"advantages of {len(off)} group(s) were centred here: {', '.join(off[:5])}"] if off else []
     table = table[order].sort_values(["step", "item"], kind="stable")
-    data = _aggregate(table, seed)
+    sums = {by: pd.concat(found, ignore_index=True) for by, found in places.items()}
+    data = xr.merge([_aggregate(table, seed), _places.by_place(sums, PLACED, seed)])
     return Result.of(table, data, verdict=_verdict(data), warnings=[*rollouts.notes, *notes])
 
 
@@ -253,63 +259,8 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
         rows[name] = table[name] * table[_counted(name)]
         units = "nats" if name.endswith("_nats") else "nats per unit step"
         found.append(estimate(rows, name, ["step"], per=_counted(name), seed=seed, units=units))
-    found.append(_correlations(table, seed))
+    found.append(_over_updates.correlations(table, SIGNALS, _counted, seed))
     return xr.merge(found)
-
-
-def _correlations(table: pd.DataFrame, seed: int, draws: int = 1000) -> xr.Dataset:
-    """Pearson's r of each signal with the measured change over updates, resampling items within rollout batches,
-    and with the interval of updates taken as independent (Fisher's z)."""
-    drawn = _resampled_means(table, seed, draws)
-    value = np.array([[_r(drawn[s][d], drawn["measured_nats"][d]) for d in range(draws + 1)] for s in SIGNALS])
-    n = table["step"].nunique()
-    low, high = np.nanquantile(_finite(value[:, 1:]), [0.025, 0.975], axis=1)
-    r = value[:, 0]
-    margin = 1.959964 / np.sqrt(n - 3) if n > 3 else np.nan
-    with np.errstate(divide="ignore"):
-        z = np.arctanh(np.clip(r, -1, 1))
-    parts = {
-        "correlation": (r, low, high),
-        "correlation_over_updates": (r, np.tanh(z - margin), np.tanh(z + margin)),
-    }
-    data = xr.Dataset(coords={"signal": list(SIGNALS)})
-    for name, columns in parts.items():
-        for suffix, column in zip(("", "_ci_low", "_ci_high"), columns, strict=True):
-            data[name + suffix] = ("signal", np.where(np.isnan(r), np.nan, column))
-        data[f"{name}_n"] = ("signal", np.where(np.isnan(r), 0, n))
-        data[name].attrs.update(units="1", long_name="correlation with the measured change over updates")
-    agree = [float(np.mean(np.sign(drawn[s][0]) == np.sign(drawn["measured_nats"][0]))) for s in SIGNALS]
-    data["same_sign"] = ("signal", np.where(np.isnan(r), np.nan, agree))
-    return data
-
-
-def _resampled_means(table: pd.DataFrame, seed: int, draws: int) -> dict[str, np.ndarray]:
-    """Mean over tokens of each update, [draw, update]; row 0 is the data themselves."""
-
-    out: dict[str, list[np.ndarray]] = {s: [] for s in ("measured_nats", *SIGNALS)}
-    for at, batch in table.groupby("rollout_step", sort=True):
-        items = sorted(batch["item"].unique())
-        counts = np.vstack([np.ones(len(items)), resample_counts(len(items), draws, seed + int(str(at)))])
-        for _, update in batch.groupby("step", sort=True):
-            rows = update.set_index("item").reindex(items)
-            for name in out:
-                weight = counts * rows[_counted(name)].fillna(0).to_numpy()
-                total = weight @ rows[name].fillna(0.0).to_numpy()
-                measured = ~rows[name].isna().all() and (weight.sum(1) > 0)
-                out[name].append(np.divide(total, weight.sum(1), out=np.full(draws + 1, np.nan), where=measured))
-    return {name: np.stack(columns, axis=1) for name, columns in out.items()}
-
-
-def _r(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's r; NaN where fewer than three updates or one of the two does not vary."""
-    if len(a) < 3 or np.isnan(a).any() or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    """Rows without any number become 0, which the caller hides: nanquantile warns about them."""
-    return np.where(np.isnan(values).all(1, keepdims=True), 0.0, values)
 
 
 def _verdict(data: xr.Dataset) -> str:
@@ -347,4 +298,21 @@ def figures(result: Result) -> dict[str, Any]:
             y_title="measured change (nats)",
         ),
         "correlations": forest(both, label="signal", color="quantity", title="Correlation over updates"),
+        **_by_place(rows),
+    }
+
+
+def _by_place(rows: pd.DataFrame) -> dict[str, Any]:
+    """Measured and predicted change per token and update by position in the response and by class of token."""
+    by_pos, by_class = (
+        rows[rows["quantity"].isin([f"{q}_by_{by}_nats" for q in ("measured", "gradient")])]
+        for by in ("pos", "token_class")
+    )
+    return {
+        "by_pos": curve(
+            by_pos, x="pos", color="quantity", reference=0.0, title="Change of entropy per update, by position"
+        ),
+        "by_class": forest(
+            by_class, label="token_class", color="quantity", title="Change per update by class of token"
+        ),
     }

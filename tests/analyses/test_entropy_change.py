@@ -110,3 +110,26 @@ def test_a_sweep_over_pairs_draws_the_last_waterfall(tmp_path: Path) -> None:
     heights = np.array(figure.data[0].y)
     assert heights[:-1].sum() == pytest.approx(heights[-1], abs=1e-9)
     assert set(result.table["step"]) == {10, 20}
+
+
+def test_the_place_that_changed_is_named_with_its_tokens_and_can_be_none() -> None:
+    from analyses.entropy._places import change_claims
+
+    rng = np.random.default_rng(0)
+    rows = [
+        {"item": f"q{i}", "pos": pos, "token": 7 if pos == 0 else 3, "change": rng.normal(0, 0.01) - 0.5 * (pos == 0)}
+        for i in range(12)
+        for pos in range(20)
+    ]
+    tokens = pd.DataFrame(rows)
+    claim = change_claims(tokens, "change", {7: " think", 3: "x"}.__getitem__, seed=0)[0]
+    assert (claim.answer, claim.place) == ("found", "position 0")
+    assert claim.what == "entropy falls most at position 0, where 'think' is sampled"
+    assert claim.effect == pytest.approx(-0.5 / 20, abs=1e-3)
+    found = 0
+    for seed in range(20):
+        noise = tokens.assign(change=np.random.default_rng(seed).normal(0, 0.3, len(tokens)))
+        found += change_claims(noise, "change", str, seed=seed)[0].is_found
+    assert found <= 4
+    few = change_claims(tokens[tokens["item"] < "q3"], "change", str, seed=0)
+    assert few[0].answer == "cannot be judged" or few[0].n >= 5

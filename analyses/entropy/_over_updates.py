@@ -1,0 +1,70 @@
+"""Correlation of predictions with a measured change over updates, resampling the items behind each update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.core.stats import resample_counts
+
+
+def correlations(
+    table: pd.DataFrame, signals: Sequence[str], counted: Callable[[str], str], seed: int, draws: int = 1000
+) -> xr.Dataset:
+    """Pearson's r of each signal with the measured change over updates, resampling items within rollout batches,
+    and with the interval of updates taken as independent (Fisher's z)."""
+    drawn = _resampled_means(table, signals, counted, seed, draws)
+    value = np.array([[_r(drawn[s][d], drawn["measured_nats"][d]) for d in range(draws + 1)] for s in signals])
+    n = table["step"].nunique()
+    low, high = np.nanquantile(_finite(value[:, 1:]), [0.025, 0.975], axis=1)
+    r = value[:, 0]
+    margin = 1.959964 / np.sqrt(n - 3) if n > 3 else np.nan
+    with np.errstate(divide="ignore"):
+        z = np.arctanh(np.clip(r, -1, 1))
+    parts = {
+        "correlation": (r, low, high),
+        "correlation_over_updates": (r, np.tanh(z - margin), np.tanh(z + margin)),
+    }
+    data = xr.Dataset(coords={"signal": list(signals)})
+    for name, columns in parts.items():
+        for suffix, column in zip(("", "_ci_low", "_ci_high"), columns, strict=True):
+            data[name + suffix] = ("signal", np.where(np.isnan(r), np.nan, column))
+        data[f"{name}_n"] = ("signal", np.where(np.isnan(r), 0, n))
+        data[name].attrs.update(units="1", long_name="correlation with the measured change over updates")
+    agree = [float(np.mean(np.sign(drawn[s][0]) == np.sign(drawn["measured_nats"][0]))) for s in signals]
+    data["same_sign"] = ("signal", np.where(np.isnan(r), np.nan, agree))
+    return data
+
+
+def _resampled_means(
+    table: pd.DataFrame, signals: Sequence[str], counted: Callable[[str], str], seed: int, draws: int
+) -> dict[str, np.ndarray]:
+    """Mean over tokens of each update, [draw, update]; row 0 is the data themselves."""
+
+    out: dict[str, list[np.ndarray]] = {s: [] for s in ("measured_nats", *signals)}
+    for at, batch in table.groupby("rollout_step", sort=True):
+        items = sorted(batch["item"].unique())
+        counts = np.vstack([np.ones(len(items)), resample_counts(len(items), draws, seed + int(str(at)))])
+        for _, update in batch.groupby("step", sort=True):
+            rows = update.set_index("item").reindex(items)
+            for name in out:
+                weight = counts * rows[counted(name)].fillna(0).to_numpy()
+                total = weight @ rows[name].fillna(0.0).to_numpy()
+                measured = ~rows[name].isna().all() and (weight.sum(1) > 0)
+                out[name].append(np.divide(total, weight.sum(1), out=np.full(draws + 1, np.nan), where=measured))
+    return {name: np.stack(columns, axis=1) for name, columns in out.items()}
+
+
+def _r(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's r; NaN where fewer than three updates or one of the two does not vary."""
+    if len(a) < 3 or np.isnan(a).any() or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Rows without any number become 0, which the caller hides: nanquantile warns about them."""
+    return np.where(np.isnan(values).all(1, keepdims=True), 0.0, values)
