@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from probe import devices
+from probe.checkpoints.quantised import quantisation_of
 from probe.errors import InputError, ProbeError
 from probe.interventions import Edit
 from probe.prompts import Item
@@ -255,8 +256,8 @@ def _reference(model: Model) -> Reference:
 
 
 def _bound(model: Model, reference: Reference | None = None) -> float:
-    """1e-4 in float32; half-precision kernels differ by rounding, relative to the largest logit."""
-    if model.dtype in (torch.float32, torch.float64):
+    """1e-4 in float32; kernels in half precision or fewer bits differ by rounding, relative to the largest logit."""
+    if model.dtype in (torch.float32, torch.float64) and quantisation_of(model.backend.plain) is None:
         return 1e-4
     return 0.05 * max(1.0, reference.scale if reference else 1.0)
 
