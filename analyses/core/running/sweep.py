@@ -71,7 +71,9 @@ def sweep(
     members, calls = _prepared(_members(of, series, pairs), of, given, store, pool, limit, failures)
     key = _key(name, pairs, members, calls, failures)
     if store is not None and store.has(name, key):
-        return store.get(name, key)
+        found = store.get(name, key)  # made before, maybe from another folder with the same bytes
+        untold = [note for note in series.notes if note not in found.warnings]
+        return found.with_record(warnings=[*untold, *found.warnings])
     engine = engine or Engine()
     if engine.name == "ray":
         _distribute(name, key, members, calls, given, store, pool, limit, engine)
