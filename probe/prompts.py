@@ -146,11 +146,11 @@ class Prompts:
         return replace(self, items=kept)
 
     def subset(self, n: int, seed: int = 0) -> Prompts:
-        """A random subset of `n` ids, groups in proportion (largest remainders), in the given order.
+        """A random subset of `n` problems, groups in proportion (largest remainders), in the given order.
 
-        All answer kinds of a chosen id are kept. The same seed gives the same subset.
+        All wordings and answer kinds of a chosen problem are kept. The same seed gives the same subset.
         """
-        group_of = {item.id: item.group for item in self.items}
+        group_of = {item.problem: item.group for item in self.items}
         if not 1 <= n <= len(group_of):
             raise InputError(f"subset of {n} ids asked of {len(group_of)}; expected 1..{len(group_of)}")
         quota = _quota(list(group_of.values()), n)
@@ -159,7 +159,7 @@ class Prompts:
         for group in sorted(quota):
             ids = [i for i, g in group_of.items() if g == group]
             chosen.update(rng.sample(ids, quota[group]))
-        return replace(self, items=tuple(i for i in self.items if i.id in chosen))
+        return replace(self, items=tuple(i for i in self.items if i.problem in chosen))
 
     def frame(self) -> pd.DataFrame:
         """One row per item: its fields (golds and choices as lists) and the columns of `meta`."""

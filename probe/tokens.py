@@ -185,10 +185,16 @@ def _encode(
     else:
         ids, span, straddle = _joint(tokenizer, before, answer)
     if eos:
-        tail = (_ids(tokenizer, end) if end else ())[:1] or special(tokenizer, "eos")
+        tail = _end_of_turn(tokenizer, end) or special(tokenizer, "eos")
     closing = () if not tail or tuple(ids[-len(tail) :]) == tuple(tail) else tail
     whole = Encoded(item, (*ids, *closing), (*span, *[ANSWER] * len(closing)), straddle)
     return _led(whole, lead)
+
+
+def _end_of_turn(tokenizer: Any, end: str) -> tuple[int, ...]:
+    """The special token with which the template ends the answer's turn, if it does."""
+    first = _ids(tokenizer, end)[:1] if end else []
+    return tuple(i for i in first if i in tokenizer.added_tokens_decoder)
 
 
 def _asked(tokenizer: Any, item: Item, template: Template, how: Framing) -> Parts:

@@ -21,6 +21,7 @@ from probe.checkpoints.tokenizers import read_tokenizer
 from probe.errors import InputError
 from probe.model import Model
 from probe.shape import ModelShape
+from probe.tokens import Framing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,6 +77,12 @@ class Turn:
         """The tokenizer saved with this checkpoint."""
         trusted = bool(self.seat.options.get("trust_remote_code", False))
         return read_tokenizer(self.checkpoint, trust_remote_code=trusted)
+
+    @property
+    def framing(self) -> Framing:
+        """What is put around every text (see `Model.load`)."""
+        options = self.seat.options
+        return Framing(options.get("bos"), dict(options.get("template_options") or {}))
 
     def __getattr__(self, name: str) -> Any:
         if name in _VERBS:

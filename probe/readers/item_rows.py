@@ -182,7 +182,8 @@ class _Row:
         if value is not MISSING:
             return {"": self._golds("answer", value)}
         if isinstance(several, dict) and several and not _is_spanned(cast("dict[str, Any]", several)):
-            return {str(k): self._golds("answers", v) for k, v in cast("dict[str, Any]", several).items()}
+            of = cast("dict[str, Any]", several)  # a table of structs has every kind in every row, empty ones as well
+            return {k: self._golds("answers", v) for k, v in of.items() if not is_missing(v) or len(of) == 1}
         if several is not None:
             return {"": self._golds("answers", several)}
         raise InputError(

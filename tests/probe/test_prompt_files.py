@@ -138,6 +138,7 @@ def test_what_cannot_be_read_is_refused_with_its_row(row: dict[str, Any], messag
         ({"answers": {"text": [], "answer_start": []}}, ()),
         ({"answer": None, "answerable": False}, ()),
         ({"answer": "n/a", "abstain": "true"}, ()),
+        ({"answers": {"full": "a", "last": None}}, ("a",)),
         ({"golden": "x", "answer": "y"}, ("y",)),
     ],
 )

@@ -14,6 +14,8 @@ import analyses
 from analyses.core.running.inputs import Loading
 from probe import InputError, Item, Prompts
 from probe.checkpoints import loading as huggingface
+from probe.checkpoints.series import Checkpoint
+from probe.tokens import Framing
 from probe.turns import Seat, Turn, spilled
 from tests import tiny
 
@@ -107,3 +109,9 @@ def test_spilled_is_the_same_to_the_bit_and_made_before_it_is_read() -> None:
         assert made == [0, 1, 2]
         assert [x.dtype for x in got] == [x.dtype for x in want[number]]
         assert all(torch.equal(a, b) for a, b in zip(got, want[number], strict=True))
+
+
+def test_a_turn_knows_what_is_put_around_its_texts(tmp_path: Path) -> None:
+    seat = Seat({"bos": True, "template_options": {"loud": 1}})
+    assert Turn(seat, Checkpoint(str(tmp_path))).framing == Framing(True, {"loud": 1})
+    assert Turn(Seat({}), Checkpoint(str(tmp_path))).framing == Framing()

@@ -11,7 +11,7 @@ import os
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -233,7 +233,10 @@ def _lengths(
     """Tokens of prompt and answer of every item, as the analysis would make them."""
 
     given = {k: options[k] for k in ("template", "boundary", "include_eos") if k in options}
-    encoded = tokenize(read_tokenizer(checkpoint), Prompts(tuple(items)), max_length=n_ctx, **given)
+    some = tuple(
+        replace(i, answer="-") if i.abstain else i for i in items
+    )  # an unanswerable item is asked all the same
+    encoded = tokenize(read_tokenizer(checkpoint), Prompts(some), max_length=n_ctx, **given)
     inside = {SPANS.index("template"), SPANS.index("prompt")}
     prompt = [sum(s in inside for s in e.span) for e in encoded]
     return prompt, [len(e.ids) - p for e, p in zip(encoded, prompt, strict=True)]
