@@ -24,7 +24,7 @@ CHAT = (
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    model = tiny.save(folder / "my-model", max_position_embeddings=256)
+    model = tiny.save(folder / "my-model", max_position_embeddings=1024)
     (model / "chat_template.jinja").write_text(CHAT)
     for name, text in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -39,6 +39,6 @@ def test_what_the_page_says_goes_in(command: str, workplace: Path, monkeypatch: 
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("PROBE_CACHE", str(workplace / "cache"))
     with pytest.raises(SystemExit) as ended:
-        main(shlex.split(command)[1:])
+        main(shlex.split(command.replace(r"$'\n'", "'\n'"))[1:])  # as a shell reads it
     assert ended.value.code == 0
     assert os.listdir(workplace / "results")
