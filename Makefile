@@ -5,7 +5,7 @@ LAB := runs/lab-short
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test verify lint types contracts unit docs clean setup browser
+.PHONY: demo test verify gpu lint types contracts unit docs clean setup browser
 .DEFAULT_GOAL := demo
 
 # torch first and alone: any other order lets a dependency pull the newest build with its CUDA packages.
@@ -53,6 +53,10 @@ verify: setup browser
 	-$(BIN)/python -m pytest -m verify -p no:cacheprovider -p benchmarks._verify
 	-$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks._verify
+
+# On a machine with a GPU: the tests marked `gpu` on it, and timings at a 7B shape, in 10 minutes; writes benchmarks/GPU.md.
+gpu: setup
+	$(BIN)/python -m benchmarks._gpu
 
 clean:
 	rm -rf results site build dist .pytest_cache .ruff_cache
