@@ -266,6 +266,18 @@ def down_rows(model: Model, layer: int) -> Float[Tensor, "neuron d_model"]:
     Raises:
         InputError: a block without one row of neurons (routed experts).
     """
+    name = down_name(model, layer)
+    weight = model.weights()[name].detach()
+    # transformers' Conv1D stores [in, out]
+    return weight if families.is_conv1d(model.backend.config, name) else weight.T
+
+
+def down_name(model: Model, layer: int) -> str:
+    """Name of the down projection's weight, whose rows are a block's neurons.
+
+    Raises:
+        InputError: a block without one row of neurons (routed experts).
+    """
     check_layers(model, [layer])
     found = [s for s in places(model).get(Place("mlp.down", layer), ()) if s.kind == "weight"]
     if not found:
@@ -273,6 +285,4 @@ def down_rows(model: Model, layer: int) -> Float[Tensor, "neuron d_model"]:
             f"block {layer} of this {model.shape.family} model has no one down projection whose rows are its neurons"
             + (f": {why}" if (why := model.backend.why_absent(Site("mlp_post", layer))) else "")
         )
-    weight = model.weights()[found[0].name].detach()
-    # transformers' Conv1D stores [in, out]
-    return weight if families.is_conv1d(model.backend.config, found[0].name) else weight.T
+    return found[0].name

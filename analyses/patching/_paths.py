@@ -7,6 +7,7 @@ follows it, is recomputed (by replay). arXiv 2304.05969; new may be another prom
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ import torch
 
 from probe import patch
 from probe.backends.hf import logits_of
-from probe.errors import InputError
-from probe.replay import attention
+from probe.errors import InputError, ProbeError
+from probe.replay import attention, clean_metric, replay
 from probe.replay.decoder import nothing
 from probe.replay.ports import changed
 from probe.sites import Site
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from probe import Edit
-    from probe.replay import Clean
+    from probe.replay import Clean, Metric
 
 PARTS: tuple[str, ...] = ("q", "k", "v")
 
@@ -163,6 +164,39 @@ class Paths:
             scale, softcap = clean.scaling(layer)
             attended = attention.attend(q, k, v, clean.bias(layer), scale, softcap).transpose(1, 2)
             return clean.decoder.z_of(layer, clean.inputs[layer], clean.calls[layer], attended)
+
+
+def prove_self(
+    orig: Clean, where: Bool[Tensor, "item pos"], senders: Sequence[Site], receivers: Sequence[Receiver], metric: Metric
+) -> None:
+    """Prove on one batch that paths which carry a run's own values leave it as it is.
+
+    Nothing differs, so each receiver is recomputed from what it read anyway; another metric means that it does not
+    compute what the model does (a norm or a gate between attention and its output matrix, say).
+
+    Raises:
+        ProbeError: with the receiver and how far the metric moved.
+    """
+    own = Paths(orig, orig, where)
+    ends = {r.kind: [r] for r in receivers}
+    for receiver in reversed(receivers):
+        ends[receiver.kind] = [receiver, ends[receiver.kind][-1]]
+    proven = list(dict.fromkeys(r for pair in ends.values() for r in pair))
+    pairs = [(r, next((s for s in senders if own.reaches(s, r)), None)) for r in proven]
+    edits = [(r, own.edit(s, r)) for r, s in pairs if s is not None]
+    if not edits:
+        return
+    moved = (replay(orig, [edit for _, edit in edits], metric) - clean_metric(orig, metric)).abs()
+    allowed = 1e-4 if orig.decoder.dtype == torch.float32 else 0.1
+    for (receiver, _), values in zip(edits, moved, strict=True):
+        worst = float(values.nan_to_num(0.0).max())  # items without answer rows have no metric
+        if not worst <= allowed:
+            raise ProbeError(
+                f"gate: a run path-patched with itself changes its metric by {worst:.3g} at receiver {receiver}, at "
+                f"most {allowed:g} is rounding: this {orig.model.shape.family} model computes something between what "
+                "the receiver reads and what it writes that the path leaves out. Other receivers, and cross_patching, "
+                "may still be right"
+            )
 
 
 def _plus(x: Tensor, delta: Tensor) -> Tensor:

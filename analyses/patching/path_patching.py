@@ -81,6 +81,7 @@ def path_patching(
     pairs, warnings = _inputs(base, tuned, prompts, corrupt, batch_size, template, boundary)
     sent = _senders(base, senders)
     read = _receivers(base, receivers, kv)
+    _prove(base, pairs[0][0], sent, read)
     frames = [
         _effects(base, tuned or base, clean, other, sent, read, positions, freeze_mlps)
         for clean, other in progress(pairs, "path patching", total=len(pairs))
@@ -142,6 +143,13 @@ def _receivers(model: Model, names: Sequence[str], kv: str) -> list[Receiver]:
             raise InputError(f"receiver {name!r}: this model has {len(layers)} blocks and {n_heads} such heads")
         found += [Receiver(kind, layer, head, group) for layer in chosen_layers for head in chosen_heads]
     return list(dict.fromkeys(found))
+
+
+def _prove(base: Model, batch: TokenBatch, senders: Sequence[Site], receivers: Sequence[Receiver]) -> None:
+    from analyses.patching._paths import prove_self
+
+    orig = probe.replay.Clean(base, batch)
+    prove_self(orig, orig.batch.mask, senders, receivers, probe.replay.answer_logprob(orig.batch))
 
 
 def _effects(

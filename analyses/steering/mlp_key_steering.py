@@ -103,6 +103,7 @@ def mlp_key_steering(
         seed: of the split, the placebos and the bootstrap.
     """
     from analyses.steering._arms import completions, key_arms, responses, target_groups
+    from analyses.steering._plain_gate import prove_keys
 
     if max_new_tokens and selection == "item":
         raise InputError("max_new_tokens with selection='item' is not possible: one generation has one set of neurons")
@@ -122,7 +123,9 @@ def mlp_key_steering(
         for layer in wanted:
             yield from key_arms(clean, layer, doses, treatment, chosen.mask(layer, clean.batch), against[layer])
 
-    table = responses(model, model.batches(measures, **tokenized), runs, what="MLP key steering")
+    measured = model.batches(measures, **tokenized)
+    prove_keys(model, measured[0], {n: chosen.mask(n, measured[0]) for n in (wanted[0], wanted[-1])})
+    table = responses(model, measured, runs, what="MLP key steering")
     if max_new_tokens:
         arms = {n: (treatment, chosen, against[n]) for n in wanted}
         how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "steer_at": steer_at}

@@ -81,6 +81,7 @@ def probe_gated_audit(
     """
     from analyses.steering._arms import target_groups
     from analyses.steering._key_gate import fitted, keys_at, labelled, parts, ranked, threshold_of
+    from analyses.steering._plain_gate import prove_keys
 
     groups = target_groups(prompts, targets or prompts.groups[:1])
     at = model.shape.n_layers // 2 if layer is None else layer
@@ -95,7 +96,9 @@ def probe_gated_audit(
     tau, warnings = threshold_of(gate, keys, part, quantile, threshold)
     neurons = ranked(gate, *fit, top_n)
     measures = replace(prompts, items=tuple(i for i in prompts.items if part[i.id] == "measure"))
-    runs = _measured(model, model.batches(measures, **tokenized), at, alpha, neurons, draws, seed)
+    batches = model.batches(measures, **tokenized)
+    prove_keys(model, batches[0], {at: neurons[None]})
+    runs = _measured(model, batches, at, alpha, neurons, draws, seed)
     table = _arms(runs, gate, keys, tau, draws, seed)
     data = _aggregate(table, groups, seed).assign_attrs(threshold=tau, layer=at, targets=", ".join(groups))
     data["is_chosen"] = ("neuron", neurons.numpy())

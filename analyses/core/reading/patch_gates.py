@@ -152,7 +152,12 @@ def full_run(clean: Clean, metric: Metric, edits: Sequence[Edit]) -> Float[Tenso
     """The metric of one ordinary edited forward pass of the model, everything computed."""
     logits = clean.model.run(clean.batch, edits=edits).logits
     assert logits is not None
-    out = torch.full((len(clean.batch),), float("nan"))
+    return metric_of(logits, metric)
+
+
+def metric_of(logits: Float[Tensor, "item pos vocab"], metric: Metric) -> Float[Tensor, " item"]:
+    """The metric of every item from the logits of a whole batch."""
+    out = torch.full((len(logits),), float("nan"))
     rows = metric.rows.to(logits.device)
     for n in range(len(out)):
         pos = rows[n].nonzero().flatten()
