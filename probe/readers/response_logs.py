@@ -49,6 +49,7 @@ def read_responses(path: Path) -> pd.DataFrame:
         found += _of_file(file, path)
     if not found:
         raise InputError(f"{path}: no responses in {len(files)} file(s)")
+    found = [_worded(row) for row in found]
     _steps(found, path)
     _doubled(found, path)
     frame = pd.DataFrame(_numbered(found))
@@ -163,6 +164,15 @@ def _doubled(rows: Sequence[Row], path: Path) -> None:
 def _is_unnumbered(row: Row) -> bool:
     """True for a response with its item's id and no number; of items named by their prompts several may be alike."""
     return row["sample"] is None and not row.get("by_prompt")
+
+
+def _worded(row: dict[str, Any]) -> dict[str, Any]:
+    """A response to one of several wordings belongs to an item of its own, named as prompt files name it."""
+    variant = row.get("variant")
+    if variant is None or variant != variant or not str(variant):  # NaN: an empty cell
+        return row
+    problem = str(row["item"]).removesuffix(f"/{variant}")
+    return {**row, "item": f"{problem}/{variant}", "problem": problem, "variant": str(variant)}
 
 
 def _numbered(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import xarray as xr
 
 from analyses.answers.wordings import wordings
 from analyses.core.result import Result
+from analyses.core.running.run import run
 from probe.errors import InputError
 
 
@@ -70,3 +72,12 @@ def test_shares_of_samples_have_no_flips() -> None:
     made = wordings(Result.of(twice, xr.Dataset()))
     assert cell(made, "difference", variant="story") == pytest.approx(-0.2)
     assert np.isnan(cell(made, "mcnemar_p", variant="story"))
+
+
+def test_a_log_of_wordings_needs_no_prompts(tmp_path: Path) -> None:
+    rows = [{"id": f"p{n}", "variant": v, "response": "42" if n > 3 or not v else "41", "gold": "42"}
+            for n in range(8) for v in ("", "story")]  # fmt: skip
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    made = wordings(run("evaluate", log=str(tmp_path / "log.jsonl")))
+    assert cell(made, "difference", variant="story") == pytest.approx(-0.5)
+    assert set(made.table["problem"]) == {f"p{n}" for n in range(8)}
