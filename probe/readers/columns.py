@@ -26,6 +26,7 @@ class _Filler(string.Formatter):
     """Format strings over a row; a list with a format such as `A. ` or `(A) ` becomes lettered lines."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
+        value = parsed_list(value)
         if isinstance(value, list) and "A" in format_spec:
             lines = [format_spec.replace("A", letter(n)) + text(v) for n, v in enumerate(cast("list[Any]", value))]
             return "\n".join(lines)

@@ -80,9 +80,35 @@ def asked(of: Sequence[Turn], tools: Any, answer: Mapping[str, Any], where: str)
     content = last.get("content")
     if not content:
         raise InputError(f"{where}: the last turn before the answer, of {last['role']!r}, has no text")
-    offered = tuple(dict(t) for t in parsed_list(tools)) if tools else ()
+    offered = tuple(_tool(t, where) for t in _listed(tools, "tools", where)) if tools else ()
     rest = {k: v for k, v in last.items() if k != "content"}
     return str(content), Chat(tuple(before), rest, offered, dict(answer))
+
+
+def _listed(value: Any, name: str, where: str) -> list[Any]:
+    listed = parsed_list(value)
+    if not isinstance(listed, list):
+        raise InputError(f"{where}: {name} is {str(value)[:60]!r}; expected a list, or one written as JSON")
+    return cast("list[Any]", listed)
+
+
+def _tool(given: Any, where: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise InputError(f"{where}: a tool is {str(given)[:60]!r}; expected an object as chat templates take it")
+    return {str(k): v for k, v in cast("Mapping[Any, Any]", given).items()}
+
+
+def exchanges(history: Any, where: str) -> list[Turn]:
+    """Alpaca's history, pairs of what was asked and answered, as turns.
+
+    Raises:
+        InputError: no list of pairs.
+    """
+    pairs = _listed(history, "history", where) if history else []
+    if not all(isinstance(p, list) and len(cast("list[Any]", p)) == 2 for p in pairs):
+        raise InputError(f"{where}: history is {str(pairs)[:60]!r}; expected pairs of question and answer")
+    said = [(role, t) for pair in pairs for role, t in zip(("user", "assistant"), pair, strict=True)]
+    return [{"role": role, "content": text(t)} for role, t in said]
 
 
 def split(of: Sequence[Turn], where: str) -> tuple[list[Turn], str, Turn]:

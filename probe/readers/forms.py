@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from probe.readers import conversations
 from probe.readers.columns import MISSING, Row, is_missing, text, value_of
@@ -21,7 +21,7 @@ def completed(row: Row, fields: Mapping[str, Any], where: str) -> dict[str, Any]
     found = dict(fields)
     taken: list[str] = []
     if _lacks(found, "prompt"):
-        taken += _conversation(row, found, where) or _instruction(row, found) or _preference(row, found, where)
+        taken += _conversation(row, found, where) or _instruction(row, found, where) or _preference(row, found, where)
     if "answer" not in found and "answers" not in found:
         taken += _gold(row, found, where)
     if "group" not in found and "data_source" in row:  # verl
@@ -46,15 +46,12 @@ def _conversation(row: Row, found: dict[str, Any], where: str) -> list[str]:
     return [name]
 
 
-def _instruction(row: Row, found: dict[str, Any]) -> list[str]:
+def _instruction(row: Row, found: dict[str, Any], where: str) -> list[str]:
     """Alpaca: an instruction with or without an input, and an output; `history` holds earlier pairs."""
     if _lacks(row, "instruction"):
         return []
     asked = "\n".join(text(row[n]) for n in ("instruction", "input") if not _lacks(row, n) and text(row[n]).strip())
-    pairs = cast("list[list[Any]]", row.get("history") or [])
-    before = [
-        {"role": r, "content": text(t)} for pair in pairs for r, t in zip(("user", "assistant"), pair, strict=True)
-    ]
+    before = conversations.exchanges(row.get("history"), where)
     found["prompt"] = [*before, {"role": "user", "content": asked}] if before else asked
     if "answer" not in found and not _lacks(row, "output"):
         found["answer"] = row["output"]

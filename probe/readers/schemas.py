@@ -23,7 +23,8 @@ def _hellaswag_prompt(row: Row) -> str:
 
 
 def _hellaswag_choices(row: Row) -> list[str]:
-    return [_ending(e) for e in parsed_list(row["endings"])]
+    listed = parsed_list(row["endings"])
+    return [_ending(e) for e in listed] if isinstance(listed, list) else listed
 
 
 def _gpqa_order(row: Row) -> list[str]:

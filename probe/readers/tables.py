@@ -125,7 +125,21 @@ def dataset_rows(text: str) -> list[Row]:
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     name, config, split = parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
+    if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
+        return _from_disk(name, split, text)
     try:
         return memory_rows(load_dataset(name, config, split=split), text)
     except (DatasetNotFoundError, DatasetsError, FileNotFoundError, ConnectionError, ValueError) as error:
         raise InputError(f"{text}: datasets cannot load it: {str(error).splitlines()[0]}") from error
+
+
+def _from_disk(folder: str, split: str, text: str) -> list[Row]:
+    """Rows of what `save_to_disk` wrote: one split, or a dictionary of them."""
+    from datasets import DatasetDict, load_from_disk
+
+    saved = load_from_disk(folder)
+    if isinstance(saved, DatasetDict):
+        if split not in saved:
+            raise InputError(f"{text}: no split {split!r} in {folder}; there are: {', '.join(map(str, saved))}")
+        saved = saved[split]
+    return memory_rows(saved, text)

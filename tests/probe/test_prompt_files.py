@@ -112,6 +112,10 @@ def test_preferences_are_two_kinds_of_answer() -> None:
         ({"prompt": "q", "answer": "a", "group": "a\0b"}, "NUL"),
         ({"id": "x\ud83d", "prompt": "q", "answer": "a"}, "lone surrogate"),
         ({"prompt": "q \ud83d", "answer": "a"}, "row 1: prompt.*lone surrogate"),
+        ({"messages": [USER, REPLY], "tools": "add"}, "tools is 'add'"),
+        ({"messages": [USER, REPLY], "tools": [1]}, "a tool is '1'"),
+        ({"instruction": "q", "output": "a", "history": [["q"]]}, "expected pairs"),
+        ({"instruction": "q", "output": "a", "history": "none"}, "history is 'none'"),
         ({"prompt": "q", "choices": ["a", "b"]}, "without the right one"),
         ({"prompt": "q", "choices": ["a"], "answer": 0}, "two or more"),
         ({"prompt": "q", "choices": ["a", "b"], "answer": "Z"}, "names none"),
@@ -272,6 +276,27 @@ def test_what_is_broken_is_refused_with_file_and_line(tmp_path: Path, name: str,
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=message):
         Prompts.read(tmp_path / name)
+
+
+def test_lists_in_csv_cells_are_json(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text('question,choices,answer,subject\n2+2?,"[""3"", ""4""]",1,m\n')
+    item = Prompts.read(tmp_path / "p.csv", columns="mmlu").items[0]
+    assert (item.prompt, item.choices, item.answer) == ("2+2?\nA. 3\nB. 4\nAnswer:", ("3", "4"), "B")
+    bare = {"ind": 1, "activity_label": "Run", "ctx_a": "a", "ctx_b": "b", "label": "0", "endings": "stops"}
+    with pytest.raises(InputError, match="choices are 'stops'"):
+        one(bare, columns="hellaswag")
+
+
+def test_data_sets_saved_to_disk(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [{"id": "a", "messages": [USER, REPLY]}]
+    datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "two")
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "one")
+    for folder in ("one", "two"):
+        assert Prompts.read(f"hf:{tmp_path / folder}:test").items == Prompts.of(rows).items
+    with pytest.raises(InputError, match="no split 'train'"):
+        Prompts.read(f"hf:{tmp_path / 'two'}:train")
 
 
 def test_mixed_types_in_an_extra_column_are_kept_as_they_are(tmp_path: Path) -> None:
