@@ -80,7 +80,8 @@ def parquet_schema() -> pa.Schema:
     fields: dict[str, pa.DataType] = {
         "run_id": text, "policy_version": text, "step": pa.int64(), "prompt_id": text, "group_uid": text,
         "prompt_token_ids": pa.list_(pa.int32()), "response_token_ids": pa.list_(pa.int32()),
-        "response_mask": pa.list_(pa.bool_()), "finish_reason": text, "reward": pa.float64(),
+        "response_mask": pa.list_(pa.bool_()), "segment_starts": pa.list_(pa.int32()),
+        "segment_type": pa.list_(text), "finish_reason": text, "reward": pa.float64(),
         "reward_parts": pa.map_(text, pa.float64()), "advantage": pa.float32(), "adv_std_normalised": pa.bool_(),
         "adv_eps": pa.float32(), "temperature": pa.float32(), "top_p": pa.float32(), "top_k": pa.int32(),
         "sampling_logp": floats, "old_logp": floats, "new_logp": floats, "ref_logp": floats,
@@ -93,10 +94,14 @@ def parquet_schema() -> pa.Schema:
 
 
 def write_step(pending: Pending, path: Path, meta: Mapping[str, Any]) -> None:
-    """Write one rollout step as Parquet, under a temporary name and renamed."""
+    """Write one rollout step as Parquet, under a temporary name and renamed.
 
-    schema = parquet_schema()
+    Log-probs of another policy (the engine's, the reference's) that the trainer did not have are no column.
+    """
+
     columns = dict(pending.columns)
+    without = [n for n in ("sampling_logp", "ref_logp") if all(v is None for v in columns[n])]
+    schema = pa.schema([field for field in parquet_schema() if field.name not in without])
     columns.update(pending.floats)
     columns["new_logp_updates"] = [[values for _, values in seen] for seen in pending.updates]
     columns["update_steps"] = [[step for step, _ in seen] for seen in pending.updates]

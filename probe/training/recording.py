@@ -14,6 +14,9 @@ What a row means:
   division of the logits by `logp_temperature`; natural logarithms, fp32, over the whole vocabulary.
 - `new_logp` is the log-prob in the last loss call that used the row, `new_logp_updates` in each of them, and
   `update_steps` the optimizer steps before each; `grad_norm` and `lr` belong to the last of these updates.
+- `sampling_logp` is the engine's own log-prob of each token (vLLM), beside the trainer's `old_logp`; where the trainer
+  sampled by itself there is no such column. `segment_starts` and `segment_type` are the runs of the mask: what a tool
+  answered is a segment of its own.
 - `micro_batch_id` says which rows shared a loss call: some signals are defined per micro-batch.
 
 Does not record: prompts' log-probs, the logits themselves, multimodal inputs.
@@ -32,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe.errors import ProbeError
+from probe.readers.segments import from_masks
 from probe.training.recorded_step import Pending, parquet_schema, token_statistics, write_step
 
 if TYPE_CHECKING:
@@ -247,7 +251,11 @@ class RolloutRecorder:
         weights = getattr(self, "reward_weights", None)
         weight = np.ones(parts.shape[1]) if weights is None else weights.double().cpu().numpy()
         ends = set(getattr(self, "eos_token_ids", []))
+        # What a tool answered stands in the response, masked out: its runs are the segments.
+        starts, types = from_masks([row[keep] for row, keep in zip(masks, real, strict=True)])
         columns: dict[str, Any] = {
+            "segment_starts": starts,
+            "segment_type": types,
             "run_id": [args.run_name or Path(args.output_dir).name] * n,
             "policy_version": [f"checkpoint-{step}"] * n,
             "step": [step] * n,

@@ -303,3 +303,32 @@ def test_the_toolkits_reader_takes_the_files(run: Path, rollouts: pd.DataFrame):
     from probe.rollouts import Rollouts
 
     assert len(Rollouts.read(run / "rollouts")) == len(rollouts)
+
+
+def test_segments_are_the_runs_of_the_mask_and_absent_log_probs_no_column(run: Path, rollouts: pd.DataFrame):
+    # No tool spoke and the trainer sampled by itself.
+    assert all(list(starts) == [0] for starts in rollouts.segment_starts)
+    assert all(list(types) == ["turn"] for types in rollouts.segment_type)
+    assert not {"sampling_logp", "ref_logp"} & set(rollouts.columns)
+
+
+def test_an_engines_log_probs_and_a_tools_answer_are_written(tmp_path: Path):
+    from probe.readers.segments import from_masks
+    from probe.rollouts import Rollouts
+    from probe.training.recorded_step import Pending, write_step
+
+    mask = [True, True, False, True]
+    starts, types = from_masks([mask])
+    columns = {name: [None] for name in ("run_id", "policy_version", "finish_reason", "loss_agg", "ref_logp")}
+    columns |= {name: [1.0] for name in ("reward", "advantage", "adv_eps", "temperature", "top_p", "logp_temperature")}
+    columns |= {"clip_low": [0.2], "clip_high": [0.2], "top_k": [0], "adv_std_normalised": [True], "reward_parts": [[]]}
+    columns |= {"step": [0], "prompt_id": ["q"], "group_uid": ["0-0"], "prompt_token_ids": [[1]]}
+    columns |= {"response_token_ids": [[2, 3, 4, 5]], "response_mask": [mask], "sampling_logp": [[-1.0, -2, -3, -4]]}
+    pending = Pending(0, {**columns, "segment_starts": starts, "segment_type": types}, [[2, 3, 4, 5]])
+    write_step(pending, tmp_path / "step-000001.parquet", {})
+    log = Rollouts.read(tmp_path)
+    row = log.data.to_table().to_pylist()[0]
+    assert (row["segment_starts"], row["segment_type"]) == ([0, 2, 3], ["turn", "tool", "turn"])
+    assert row["sampling_logp"] == [-1, -2, -3, -4]
+    assert "ref_logp" not in log.columns
+    assert len(log) == 1
