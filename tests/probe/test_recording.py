@@ -170,81 +170,93 @@ def test_importing_the_module_loads_neither_torch_nor_trl():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def stand_in_for_verl(monkeypatch: pytest.MonkeyPatch):
+class Queue:
+    """verl's transfer queue held in memory: fields of nested tensors by key."""
+
+    def __init__(self, fields: dict[str, list]):
+        self.fields = fields
+
+    def kv_batch_get(self, *, keys, partition_id, select_fields):
+        class Data(dict):
+            pass
+
+        made = Data()
+        for name in select_fields:
+            rows = [self.fields[name][int(key.split("_")[1])] for key in keys]
+            nested = torch.is_tensor(rows[0])
+            made[name] = torch.nested.as_nested_tensor(rows, layout=torch.jagged) if nested else np.array(rows, object)
+        return made
+
+
+def stand_in_for_verl(monkeypatch: pytest.MonkeyPatch, queue: Queue) -> dict:
     """Modules with the few names the verl recipe uses; verl itself is not installed here."""
     import types
 
-    module = types.ModuleType("verl.trainer.ppo.ray_trainer")
+    registered: dict = {}
 
-    def compute_advantage(data, **_):
-        data.batch["advantages"] = torch.tensor([[1.0, 1, 0], [-1, -1, -1]])
-        return data
+    class PPOTrainerSync:
+        def _compute_advantage(self, batch, metrics):
+            return batch
 
-    class RayPPOTrainer:
-        def init_workers(self):
-            entropys = {"entropys": torch.full((2, 3), 0.5)}
-            self.actor_rollout_wg = types.SimpleNamespace(
-                compute_log_prob=lambda batch: types.SimpleNamespace(batch=dict(entropys))
-            )
+    def register_trainer(name):
+        return lambda cls: registered.setdefault(name, cls)
 
-        def fit(self):
-            self.global_steps = 1
-            self.actor_rollout_wg.compute_log_prob(self.data).batch.pop("entropys")
-            module.compute_advantage(self.data)
-
-    module.compute_advantage, module.RayPPOTrainer = compute_advantage, RayPPOTrainer
-    for name in ("verl", "verl.trainer", "verl.trainer.ppo"):
+    base, sync = (types.ModuleType(f"verl.trainer.ppo.v1.trainer_{n}") for n in ("base", "sync"))
+    base.register_trainer, sync.PPOTrainerSync = register_trainer, PPOTrainerSync
+    transfer = types.ModuleType("transfer_queue")
+    transfer.kv_batch_get = queue.kv_batch_get
+    for name in ("verl", "verl.trainer", "verl.trainer.ppo", "verl.trainer.ppo.v1"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    sys.modules["verl.trainer.ppo"].ray_trainer = module
-    sys.modules["verl.trainer"].ppo = sys.modules["verl.trainer.ppo"]
-    sys.modules["verl"].trainer = sys.modules["verl.trainer"]
-    return module
+    for module in (base, sync, transfer):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return registered
 
 
 def test_the_verl_recipe_writes_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from types import SimpleNamespace
 
-    from probe.training.recording import parquet_schema
+    from probe.rollouts import Rollouts
 
-    module = stand_in_for_verl(monkeypatch)
+    queue = Queue(
+        {
+            "uid": ["a", "a", "pad"],
+            "prompts": [torch.tensor(x) for x in ([3], [3, 4], [9])],
+            "responses": [torch.tensor(x) for x in ([5, 1], [6, 7, 8], [9])],
+            "response_mask": [torch.tensor(x) for x in ([1, 1], [1, 0, 1], [0])],
+            "rm_scores": [torch.tensor(x) for x in ([0.0, 1], [0.0, 0, 0], [0.0])],
+            "old_log_probs": [torch.tensor(x) for x in ([-1.0, -2], [-3.0, -4, -5], [0.0])],
+            "rollout_log_probs": [torch.tensor(x) for x in ([-1.5, -2], [-3.0, -4, -5], [0.0])],
+            "advantages": [torch.tensor(x) for x in ([1.0, 1], [-1.0, 0, -1], [0.0])],
+            "entropy": [torch.tensor(x) for x in ([0.5, 0.5], [0.5, 0.5, 0.5], [0.0])],
+        }
+    )
+    registered = stand_in_for_verl(monkeypatch, queue)
     text = (Path(__file__).parents[2] / "docs" / "record-with-verl.md").read_text()
-    recipe: dict = {}
-    exec(text.split("```python\n")[1].split("```")[0], recipe)
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    trainer = registered["sync_recorded"]()
     actor = SimpleNamespace(clip_ratio=0.2, clip_ratio_low=0.2, clip_ratio_high=0.28, loss_agg_mode="token-mean")
-    rollout = SimpleNamespace(temperature=1.0, top_p=1.0, top_k=-1)
-    trainer = recipe["RecordingPPOTrainer"]()
+    rollout = SimpleNamespace(temperature=1.0, top_p=1.0, top_k=-1, calculate_log_probs=True)
     trainer.config = SimpleNamespace(
         trainer=SimpleNamespace(default_local_dir=str(tmp_path), experiment_name="run"),
         actor_rollout_ref=SimpleNamespace(actor=actor, rollout=rollout),
         algorithm={"norm_adv_by_std_in_grpo": True},
     )
-    trainer.tokenizer = SimpleNamespace(eos_token_id=1)
-    trainer.data = SimpleNamespace(
-        batch={
-            "responses": torch.tensor([[5, 1, 0], [6, 7, 8]]),
-            "input_ids": torch.tensor([[0, 3, 5, 1, 0], [3, 4, 6, 7, 8]]),
-            "attention_mask": torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1]]),
-            "response_mask": torch.tensor([[1, 1, 0], [1, 0, 1]]),
-            "old_log_probs": torch.tensor([[-1.0, -2, 0], [-3, -4, -5]]),
-            "token_level_scores": torch.tensor([[0.0, 1, 0], [0, 0, 0]]),
-        },
-        non_tensor_batch={"uid": np.array(["a", "a"], dtype=object)},
-    )
-    trainer.init_workers()
-    trainer.fit()
-    assert module.compute_advantage.__name__ == "compute_advantage"
-    table = pq.read_table(tmp_path / "rollouts" / "step-000001.parquet")
-    assert table.schema.names == parquet_schema().names
+    trainer.tokenizer, trainer.global_steps, trainer.use_reference_policy = SimpleNamespace(eos_token_id=1), 1, False
+    tags = [{}, {}, {"is_padding": True}]
+    batch = SimpleNamespace(keys=["a_0_0", "a_1_0", "pad_2_0"], tags=tags, partition_id="train")
+    assert trainer._compute_advantage(batch, {}) is batch
+    table = pq.read_table(tmp_path / "rollouts" / "step-000001.rank-0.parquet")
+    assert "ref_logp" not in table.column_names
     rows = table.to_pylist()
     assert [row["response_token_ids"] for row in rows] == [[5, 1], [6, 7, 8]]
     assert [row["prompt_token_ids"] for row in rows] == [[3], [3, 4]]
     assert [row["finish_reason"] for row in rows] == ["stop", "length"]
     assert rows[1]["response_mask"] == [True, False, True]
+    assert (rows[1]["segment_starts"], rows[1]["segment_type"]) == ([0, 1, 2], ["turn", "tool", "turn"])
     assert [row["advantage"] for row in rows] == [1.0, -1.0]
-    assert rows[0]["old_logp"] == [-1.0, -2.0]
-    assert rows[0]["H"] == [0.5, 0.5]
-    assert rows[0]["step"] == 0
+    assert (rows[0]["old_logp"], rows[0]["sampling_logp"], rows[0]["H"]) == ([-1.0, -2.0], [-1.5, -2.0], [0.5, 0.5])
+    log = Rollouts.read(tmp_path / "rollouts")
+    assert (log.steps, log.index.groupby("group_uid").size().tolist()) == ([0], [2])
 
 
 def test_the_aligned_case_is_recorded_from_the_loss_pass(tiny_lab: Path, tmp_path: Path):  # noqa: F811
