@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 from probe.errors import InputError
 from probe.readers.columns import letter
+from probe.readers.conversations import is_conversation
+from probe.readers.conversations import turns as conversation
 from probe.readers.messages import all_text, cleaned, is_messages, own_text
 
 TEXT = ("text", "response", "responses", "output", "outputs", "completion", "completions", "generation", "generations",
@@ -30,6 +32,7 @@ def read(records: Sequence[Row], source: str, where: Sequence[str]) -> list[dict
     """The responses of all records of a file; `where` names each for errors."""
     if not records:
         raise InputError(f"{source}: empty; expected one JSON object per response or item")
+    records = [_of_conversation(r, at) for r, at in zip(records, where, strict=True)]
     kind = _shape(records[0], source)
     places = list(zip(records, where, strict=True))
     if kind is _harness:  # the same document is logged once per answer filter; responses are the same
@@ -38,6 +41,18 @@ def read(records: Sequence[Row], source: str, where: Sequence[str]) -> list[dict
     if not found and kind is _inspect:
         raise InputError(f"{source}: no responses: all {len(records)} samples ended in an error")
     return found
+
+
+def _of_conversation(row: Row, where: str) -> Row:
+    """A record whose prompt and response are one list of turns: the response is what follows the last question."""
+    name = next((n for n in ("messages", "conversations", "conversation") if is_conversation(row.get(n))), None)
+    if name is None or any(row.get(n) is not None for n in (*TEXT, "resps", "target")):
+        return row
+    turns = conversation(row[name], where)
+    asked = max((n for n, turn in enumerate(turns) if turn["role"] == "user"), default=-1)
+    rest = {k: v for k, v in row.items() if k != name}
+    said = {"prompt": turns[: asked + 1]} if asked >= 0 and not any(n in row for n in PROMPT) else {}
+    return {**rest, **said, "response": turns[asked + 1 :]}
 
 
 def _shape(first: Row, source: str) -> Reader:

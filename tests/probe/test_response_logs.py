@@ -245,3 +245,12 @@ def test_missing_and_broken_files(tmp_path: Path):
     (tmp_path / "x.eval").write_text("not a zip")
     with pytest.raises(InputError, match="not an inspect log"):
         read_responses(tmp_path / "x.eval")
+
+
+def test_the_response_of_a_conversation_is_what_follows_the_last_question(tmp_path: Path) -> None:
+    asked, said = {"role": "user", "content": "17 + 25?"}, {"role": "assistant", "content": "42"}
+    foreign = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "42"}]
+    ways = ({"messages": [asked, said]}, {"prompt": "q", "messages": [said]}, {"conversations": foreign})
+    rows = [{"id": str(n), "gold": "42", **way} for n, way in enumerate(ways)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert read_responses(tmp_path / "log.jsonl")["text"].tolist() == ["42"] * 3
