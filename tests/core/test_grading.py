@@ -266,6 +266,16 @@ def test_a_job_that_cannot_be_stopped_from_inside_is_ended_with_its_worker():
     ]  # fmt: skip
 
 
+def test_a_file_named_like_a_module_of_python_is_not_in_the_workers_way(tmp_path, monkeypatch):
+    (tmp_path / "types.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    worker = timed._Worker()
+    try:
+        assert worker.do(["reads", "x+1"]) is True
+    finally:
+        worker.close()
+
+
 def test_text_features():
     assert is_boxed(r"\boxed{1}")
     assert not is_boxed("boxed 1")

@@ -45,7 +45,7 @@ def told(text: str, marked: bool) -> tuple[str, Any] | None:
     if len(text) > LONGEST and marked:
         return None
     if marked:
-        number = as_number(text) or as_number(wording.without_words(text))
+        number = next((n for t in (text, *wording.less(text)) if (n := as_number(t)) is not None), None)
         if number is not None:
             return "number", number
     found = _expressions(text, marked)
@@ -90,6 +90,10 @@ def _stated(text: str) -> tuple[str, str, Any] | None:
 def _unmarked(found: Found) -> tuple[str, str, Any] | None:
     """What a response says where it marks nothing: the last formula, unless a number comes after it in the text."""
     text = found.text[-4000:]
+    if len(text) < 100 and "=" not in text and "$" not in text and not wording.is_prose(text):
+        whole = told(text, True)  # nothing but an answer
+        if whole is not None:
+            return text, *whole
     formulas = list(re.finditer(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", text, re.DOTALL))
     last = formulas[-1] if formulas else None
     after = numbers(plain(text[last.end() :])) if last else numbers(plain(text))

@@ -143,7 +143,7 @@ def marked_number(response: str) -> Number | None:
         if found.mark == "none":
             listed = numbers(plain(found.text))
             return listed[-1] if listed else None
-        number = as_number(found.text) or as_number(wording.without_words(found.text))
+        number = next((n for t in (found.text, *wording.less(found.text)) if (n := as_number(t)) is not None), None)
         if number is None and found.mark != "box" and len(found.text) < 1000:
             number = among_words(found.text)
         if number is not None or found.mark != "statement":

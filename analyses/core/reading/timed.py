@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import IO, Any
 
 from probe.errors import ProbeError
@@ -29,6 +30,11 @@ MEMORY = 3 * 2**30
 CLOCK = 120.0
 """Seconds by the clock after which a worker is ended that does not even use its processor time."""
 
+ROOT = Path(__file__).resolve().parents[3]
+START = (
+    "import json, sys; sys.path.extend(json.loads(sys.argv[1])); from analyses.core.reading import timed; timed.serve()"
+)
+
 _LOCK = threading.Lock()
 _IDLE: list[_Worker] = []
 
@@ -38,11 +44,14 @@ class _Worker:
 
     def __init__(self) -> None:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        places = os.pathsep.join(p or os.getcwd() for p in sys.path)
+        # This code's own folder first; where else this process looks comes last: a file of a person's that is called
+        # like a module of Python's (types.py beside a script) must not be in the worker's way.
+        first = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        last = json.dumps([p or os.getcwd() for p in sys.path])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "analyses.core.reading.timed"],
+            [sys.executable, "-c", START, last],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"},
+            env={**os.environ, "PYTHONPATH": first, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"},
         )  # fmt: skip
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -126,7 +135,7 @@ class _OverTime(BaseException):
     """Not an Exception: the libraries catch those."""
 
 
-def _serve() -> None:
+def serve() -> None:
     """The worker's side: read a job, do it under the limits, write its result."""
     from analyses.core.reading import mathematics
 
@@ -168,7 +177,3 @@ def _limits() -> Any:
         signal.setitimer(signal.ITIMER_VIRTUAL, 1.5 * seconds)  # its signal ends a process that is deep in C
 
     return limited
-
-
-if __name__ == "__main__":
-    _serve()

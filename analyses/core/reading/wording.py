@@ -75,6 +75,12 @@ def without_words(text: str) -> str:
     return rest if re.search(r"[0-9A-Za-z]", rest) else text
 
 
+def less(text: str) -> tuple[str, str]:
+    r"""A formula without the words beside it, and without the letter of an option before it: `\textbf{(D)} 5`."""
+    bare = without_words(text)
+    return bare, re.sub(r"^\s*(?:\([A-J]\)|[A-J][).:])[\s\\]*(?=\S)", "", bare)
+
+
 def _without(match: re.Match[str]) -> str:
     """What stays of a text command: an "and" or "or" parts a list, other words go, letters and numbers stay."""
     if match[1].strip().lower() in ("and", "or"):
