@@ -58,7 +58,12 @@ def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
     return Result.of(table, data, warnings=_warnings(table))
 
 
-@analysis(by_item=_finished)
+def _readable(prompts: Prompts, options: Mapping[str, Any]) -> None:
+    """Refuses prompts with gold answers that cannot be read, before any of them is answered."""
+    readable(prompts, grader(options["grade"], options["pattern"], options["abstain"]), options["skip_unreadable"])
+
+
+@analysis(by_item=_finished, check=_readable)
 def evaluate(
     model: Model | None = None,
     prompts: Prompts | None = None,
@@ -154,6 +159,8 @@ def _generated(
 def _aggregates(table: pd.DataFrame, ks: tuple[int, ...], seed: int) -> xr.Dataset:
     """Rates of greedy responses (of samples where there are none), pass@k and maj@k of samples."""
     table = table[table["status"] != "gold_unparsed"]
+    if table.empty:
+        return xr.Dataset()
     greedy = table[table["decoding"] == "greedy"]
     per_length = table["decoding"] == "loglikelihood_norm"
     rows = (greedy if len(greedy) else table[~per_length]).copy()

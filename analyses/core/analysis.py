@@ -26,6 +26,7 @@ from probe.errors import InputError
 
 DOC_SECTIONS = ("Definition", "Units", "Source", "Does not show", "Control")
 ByItem = Callable[[pd.DataFrame, Mapping[str, Any]], Result]
+Check = Callable[[Any, Mapping[str, Any]], None]
 
 
 class Kind:
@@ -85,6 +86,7 @@ class Analysis:
     `work` says what one item takes (see `analyses.core.work`); without it the signature does. `takes_turns`:
     the checkpoints of a pair may be in memory one after the other (`probe.turns`). `by_item`: each row belongs to one
     item whatever the others are; from the rows of all items and the options, it makes the result of all of them.
+    `check`: what must hold of all prompts, under the options, before anything is computed for some of them.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Analysis:
     work: Callable[[Case], Work] | None = None
     takes_turns: bool = False
     by_item: ByItem | None = None
+    check: Check | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Result:
         return self.function(*args, **kwargs)
@@ -136,7 +139,11 @@ class Analysis:
 def analysis(function: Callable[..., Result]) -> Analysis: ...
 @overload
 def analysis(
-    *, work: Callable[[Case], Work] | None = None, takes_turns: bool = False, by_item: ByItem | None = None
+    *,
+    work: Callable[[Case], Work] | None = None,
+    takes_turns: bool = False,
+    by_item: ByItem | None = None,
+    check: Check | None = None,
 ) -> Callable[[Callable[..., Result]], Analysis]: ...
 def analysis(function: Callable[..., Result] | None = None, **declared: Any) -> Any:
     """Register ``function`` under its own name (one analysis per file, file named alike).
@@ -145,7 +152,8 @@ def analysis(function: Callable[..., Result] | None = None, **declared: Any) -> 
         function: the analysis.
         declared: what the signature does not say, as `@analysis(work=...)`: see `Analysis`. `work`: what one item
             takes. `takes_turns`: it does all it does with base before it turns to tuned, or spills what it needs of
-            base. `by_item`: the result from the rows of all items, where each row needs its own item alone.
+            base. `by_item`: the result from the rows of all items, where each row needs its own item alone. `check`:
+            raises InputError on prompts of which some cannot be computed.
 
     Raises:
         TypeError: an input without a known type, or an option without annotation or default.

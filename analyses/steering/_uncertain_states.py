@@ -16,6 +16,7 @@ from torch import Tensor
 from analyses.core.progress import progress
 from analyses.core.reading.readouts import entropy_nats, log_softmax
 from analyses.core.reading.rollout_tokens import readable
+from analyses.core.reading.votes import clusters
 from probe.errors import InputError
 from probe.prompts import SPANS, Encoded, Item, plan
 from probe.replay import Metric
@@ -83,12 +84,12 @@ def states_of_log(model: Model, rollouts: Rollouts, site: Site, pattern: str | N
     """The sampling groups of a log: the prompt's last token, the entropy over the answers sampled there.
 
     An answer is the group of the pattern's last match in a response (the whole text without a pattern); responses
-    without a match count as one further answer.
+    without a match are each an answer of its own.
     """
     if pattern is not None and re.compile(pattern).groups < 1:
         raise InputError(f"pattern {pattern!r} has no group (...) that holds the answer")
     prompts: dict[tuple[int, str], list[int]] = {}
-    answers: dict[tuple[int, str], list[str]] = {}
+    answers: dict[tuple[int, str], list[str | None]] = {}
     log = readable(rollouts, model)
     for rows, table in log.windows(["prompt_token_ids", "response_token_ids"]):
         columns = (table.column(name).to_pylist() for name in ("prompt_token_ids", "response_token_ids"))
@@ -105,17 +106,17 @@ def states_of_log(model: Model, rollouts: Rollouts, site: Site, pattern: str | N
     return States(z, h, tuple(f"step {step}" for step, _ in keys))
 
 
-def _answer(tokenizer: Any, ids: Sequence[int], pattern: str | None) -> str:
+def _answer(tokenizer: Any, ids: Sequence[int], pattern: str | None) -> str | None:
     text = tokenizer.decode(ids, skip_special_tokens=True).strip()
     if pattern is None:
         return text
     found = list(re.finditer(pattern, text))
-    return found[-1].group(1).strip() if found else "\0no answer"
+    return found[-1].group(1).strip() if found else None
 
 
-def plugin_entropy(answers: Sequence[str]) -> float:
+def plugin_entropy(answers: Sequence[str | None]) -> float:
     """Entropy in nats of the observed shares of distinct answers (biased low for few samples), in [0, ln n]."""
-    shares = [count / len(answers) for count in Counter(answers).values()]
+    shares = [count / len(answers) for count in Counter(clusters(answers)).values()]
     return abs(-sum(p * math.log(p) for p in shares))
 
 

@@ -65,6 +65,7 @@ def test_entropy_of_answers_is_over_distinct_ones() -> None:
     assert plugin_entropy(["4", "4", "4"]) == 0
     assert plugin_entropy(["4", "5", "4", "5"]) == pytest.approx(np.log(2))
     assert plugin_entropy(list("abcd")) == pytest.approx(np.log(4))
+    assert plugin_entropy([None, None, "4", "4"]) == pytest.approx(1.5 * np.log(2))  # unreadable ones are alone
 
 
 def test_states_of_a_log_are_its_sampling_groups(tuned: Model) -> None:

@@ -104,6 +104,21 @@ def test_a_series_of_logs_has_steps():
     assert accuracy.values.tolist() == [0.5, 1.0]
 
 
+def test_gold_answers_of_all_shards_are_checked_before_the_first_is_answered(word_model: Model, tmp_path, monkeypatch):
+    from analyses import Store, run
+
+    items = [Item(f"q{i}", "what is 3 plus 7 ?", "10") for i in range(257)] + [Item("last", "what is 3 ?", "?!")]
+    monkeypatch.setattr(Model, "generate", lambda *_, **__: pytest.fail("generated before the golds were read"))
+    with pytest.raises(InputError, match="last"):
+        run(
+            "evaluate",
+            model=word_model,
+            prompts=Prompts(tuple(items)),
+            store=Store.at(tmp_path / "r"),
+            max_new_tokens=4,
+        )
+
+
 def test_other_columns_stay_with_their_items():
     rows = log([["7"], ["8"]], ["7", "7"]).assign(difficulty=[1, 2], source=["a", 3])
     table = evaluated(None, None, rows).table

@@ -30,16 +30,17 @@ LIMIT = 5
 
 def covariates(item: Item) -> dict[str, Any]:
     """What else is said of an item: the columns of its file, its wording, whether training may have shown it."""
-    own = {"variant": item.variant, "problem": item.problem} if item.variant else {}
-    seen = {} if item.seen is None else {"seen": item.seen}
-    return {k: v for k, v in {**item.meta, **own, **seen}.items() if k not in (*COLUMNS, *INNER)}
+    own: dict[str, Any] = {"variant": item.variant, "problem": item.problem} if item.variant else {}
+    own |= {} if item.seen is None else {"seen": item.seen}
+    own |= {"cluster": item.cluster} if item.cluster else {}
+    return {k: v for k, v in {**item.meta, **own}.items() if k not in (*COLUMNS, *INNER)}
 
 
 def readable(prompts: Prompts, grader: Grader, skip: bool = False) -> tuple[list[Item], list[Item]]:
     """Items whose gold answer the grader reads, and those whose it does not.
 
     Raises:
-        InputError: unreadable ones (their ids), unless they are to be skipped; or none that can be read.
+        InputError: unreadable ones (their ids), unless they are to be skipped.
     """
     kinds = grader.kinds([Expected.of(i) for i in prompts.items])
     out = [i for i, kind in zip(prompts.items, kinds, strict=True) if kind is None]
@@ -48,8 +49,8 @@ def readable(prompts: Prompts, grader: Grader, skip: bool = False) -> tuple[list
 
 
 def refuse_unreadable(bad: Sequence[tuple[str, str]], n: int, grader: Grader, skip: bool) -> None:
-    """Raises: InputError naming items whose gold answer cannot be read, unless they are skipped and others are left."""
-    if not bad or (skip and len(bad) < n):
+    """Raises: InputError naming items whose gold answer cannot be read, unless they are skipped."""
+    if not bad or skip:
         return
     named = ", ".join(f"{name} ({gold[:30]!r})" for name, gold in bad[:LIMIT])
     more = f" and {len(bad) - LIMIT} more" if len(bad) > LIMIT else ""

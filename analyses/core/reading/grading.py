@@ -95,9 +95,12 @@ class Grader:
         found: list[Kind | None] = [self._kind(g) for g in wanted]
         asked = list(dict.fromkeys(g for w, k in zip(wanted, found, strict=True) if k == "math" for g in w.golds))
         can = dict(zip(asked, timed.done([["reads", g] for g in asked]), strict=True))
-        other: Kind | None = "text" if self.name == "auto" else None
+
+        def otherwise(of: Expected) -> Kind | None:
+            return "text" if self.name == "auto" and all(wording.words(g) for g in of.golds) else None
+
         return [
-            k if k != "math" or all(can[g] or plainly.is_text_group(g) for g in w.golds) else other
+            k if k != "math" or all(can[g] or plainly.is_text_group(g) for g in w.golds) else otherwise(w)
             for w, k in zip(wanted, found, strict=True)
         ]
 

@@ -90,7 +90,12 @@ def _stated(text: str) -> tuple[str, str, Any] | None:
 def _unmarked(found: Found) -> tuple[str, str, Any] | None:
     """What a response says where it marks nothing: the last formula, unless a number comes after it in the text."""
     text = found.text[-4000:]
-    if len(text) < 100 and "=" not in text and "$" not in text and not wording.is_prose(text):
+    if (
+        len(text) < 100
+        and re.search(r"[0-9\\(\[{^+*/]", text)
+        and not re.search(r"[=$]", text)
+        and not wording.is_prose(text)
+    ):
         whole = told(text, True)  # nothing but an answer
         if whole is not None:
             return text, *whole

@@ -42,6 +42,8 @@ def shards(call: Call, pool: ModelPool) -> list[Call]:
         return []
     (wanted,) = [i for i in call.analysis.inputs if i.name == "prompts"]
     prompts = given.load()
+    if call.analysis.check is not None:
+        call.analysis.check(prompts, call.options)  # of all of them, before the first shard is computed
     parts = [
         replace(prompts, items=prompts.items[n : n + SHARD_ITEMS]) for n in range(0, len(prompts.items), SHARD_ITEMS)
     ]
