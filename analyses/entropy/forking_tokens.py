@@ -58,8 +58,9 @@ def forking_tokens(
     """Marks of high-entropy tokens by four methods at a checkpoint, and their overlaps.
 
     Rows, one per masked-in token: step (of the log; in a sweep, of the checkpoint), rollout_step, item, group,
-    group_uid, sample, pos, token, token_class, entropy_nats, top_p_entropy_nats, top_10_entropy_nats (ten most likely
-    and the rest as one: a lower bound), tail_mass, top_20, quantile, siren, window.
+    group_uid, sample, pos, token, token_class, entropy_nats, top_p_entropy_nats, nucleus_size (tokens it is over),
+    nucleus_mass, top_10_entropy_nats (ten most likely and the rest as one: a lower bound), tail_mass, top_20,
+    quantile, siren, window.
 
     Args:
         share: share of tokens that top_20 and quantile mark.
@@ -101,6 +102,7 @@ def _values(logits: Tensor, p: float, forced: bool) -> dict[str, Any]:
     return {
         "entropy_nats": reading.entropy(logp),
         "top_p_entropy_nats": top_p_entropy(logp, p, forced=forced),
+        **nucleus(logp, p, forced=forced),
         "top_10_entropy_nats": bound,
         "tail_mass": tail,
         "top_token": logp.argmax(-1),
@@ -117,15 +119,31 @@ def top_p_entropy(
     """
     import torch
 
+    kept = _kept(logp, p, cap, forced)
+    total = kept.sum(-1, keepdim=True)
+    return torch.special.entr(kept / total.clamp(min=1e-300)).sum(-1)
+
+
+def nucleus(
+    logp: Float[Tensor, "row vocab"], p: float, *, cap: int = 10_000, forced: bool = False
+) -> dict[str, Float[Tensor, " row"]]:
+    """How many tokens top-p entropy is taken over, and the mass they hold (at most p; 0 and 0 where the first alone
+    reaches p and is left out)."""
+    kept = _kept(logp, p, cap, forced)
+    return {"nucleus_size": (kept > 0).sum(-1).to(logp.dtype), "nucleus_mass": kept.sum(-1)}
+
+
+def _kept(logp: Tensor, p: float, cap: int, forced: bool) -> Tensor:
+    """Probabilities before the cumulative mass reaches p, 0 elsewhere; likeliest first."""
+    import torch
+
     top = logp.topk(min(cap, logp.shape[-1]), dim=-1).values.exp()
     mass = top.cumsum(-1)
     # A sum of all probabilities may end a rounding error above 1.
     keep = mass <= p + 1e-9 if forced else mass < p
     if forced:
         keep[:, 0] = True
-    kept = torch.where(keep, top, 0.0)
-    total = kept.sum(-1, keepdim=True)
-    return torch.special.entr(kept / total.clamp(min=1e-300)).sum(-1)
+    return torch.where(keep, top, 0.0)
 
 
 def top_k_entropy(logp: Float[Tensor, "row vocab"], k: int) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
@@ -188,6 +206,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
         )
         for m in MASKS
     ]  # fmt: skip
+    found.append(estimate(rows, "nucleus_size", ["rollout_step"], per="n_tokens", seed=seed, units="tokens"))
     data = xr.merge(found).assign_coords(signal=list(MASKS), variant=list(MASKS))
     marks = table[list(MASKS)].to_numpy(float)
     both, sizes = marks.T @ marks, marks.sum(0)

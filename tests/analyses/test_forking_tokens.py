@@ -12,6 +12,7 @@ import torch
 from analyses import run
 from analyses.core.reading.softmax_terms import entropy, log_probs
 from analyses.entropy.forking_tokens import (
+    nucleus,
     siren_penalty,
     top_k_entropy,
     top_p_entropy,
@@ -38,6 +39,17 @@ def test_top_p_entropy() -> None:
     z = log_probs(torch.randn(20, 50, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(top_p_entropy(z, 1.0, forced=True), entropy(z))
     assert float((top_p_entropy(z, 0.8) - entropy(z)).max()) < 0
+
+
+def test_the_nucleus_is_what_top_p_entropy_is_over() -> None:
+    def of(*p: float, **how: Any) -> list[float]:
+        found = nucleus(logp(*p), 0.8, **how)
+        return [float(found["nucleus_size"]), round(float(found["nucleus_mass"]), 12)]
+
+    assert of(0.5, 0.25, 0.15, 0.1) == [2, 0.75]
+    assert of(1.0, 0.0) == [0, 0]  # the crossing token is left out
+    assert of(1.0, 0.0, forced=True) == [1, 1]
+    assert of(*[0.09] * 10, 0.1) == [8, 0.73]
 
 
 def test_top_k_with_one_bucket_for_the_rest_is_a_bounded_lower_bound() -> None:
