@@ -162,8 +162,8 @@ def outside_band(table: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
     """The table with each segment's history and whether its entropy leaves the band around it.
 
     An entropy on the edge is inside: constant ones, 0 too, never leave. The history of a turn is the mean over
-        earlier steps of that turn's mean entropy. (The released code pads its history on the left, which misaligns turns:
-        not repeated here.)
+    earlier steps of that turn's mean entropy. (The released code pads its history on the left, which misaligns turns:
+    not repeated here.)
     """
     turns = table.pivot_table(
         index="rollout_step", columns="segment", values="entropy_nats", aggfunc="mean"
