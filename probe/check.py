@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from probe import devices
+from probe import devices, families
 from probe.checkpoints.quantised import quantisation_of
 from probe.errors import InputError, ProbeError
 from probe.interventions import Edit
@@ -41,10 +41,14 @@ class Proof:
 
 @dataclass(frozen=True)
 class Reference:
-    """Plain Hugging Face logits of a few short texts, each alone and unpadded."""
+    """Plain Hugging Face logits of a few short texts, each alone and unpadded.
+
+    `leak`: how much the first text's logits change where its end is left out (0 in a causal model).
+    """
 
     ids: tuple[tuple[int, ...], ...]
     logits: tuple[Float[Tensor, "pos vocab"], ...]
+    leak: float = 0.0
 
     @property
     def scale(self) -> float:
@@ -54,14 +58,16 @@ class Reference:
 
 def refer(hf_model: Any) -> Reference:
     """Logits of a model that no backend has touched yet."""
-    vocab = int(hf_model.config.vocab_size)
+    vocab = int(families.text_config(hf_model.config).vocab_size)
     rng = torch.Generator().manual_seed(0)
     ids = [torch.randint(vocab, (1, n), generator=rng) for n in _LENGTHS]
     with torch.no_grad():
         logits = [hf_model(input_ids=x.to(hf_model.device), use_cache=False).logits[0].float() for x in ids]
+        start = hf_model(input_ids=ids[0][:, : _LENGTHS[1]].to(hf_model.device), use_cache=False).logits[0].float()
     if not all(bool(x.isfinite().any(-1).all() and not x.isnan().any()) for x in logits):
         raise InputError(_broken(hf_model))
-    return Reference(tuple(tuple(x[0].tolist()) for x in ids), tuple(logits))
+    leak = float((start - logits[0][: _LENGTHS[1]]).abs().max().nan_to_num(nan=0.0))
+    return Reference(tuple(tuple(x[0].tolist()) for x in ids), tuple(logits), leak)
 
 
 def _broken(hf_model: Any) -> str:
@@ -76,6 +82,7 @@ def _broken(hf_model: Any) -> str:
 def prove(model: Model) -> list[Proof]:
     """Every proof, each holding.
 
+    - `causal`: what comes later changes no logit;
     - `logits`: equal to plain Hugging Face's (float32: < 1e-4), alone and padded on either side;
     - `logits_opened`: the same where attention is looked into (another road through the weights);
     - `residual`: resid_pre + attn_out + mlp_out = resid_post in every block, and mid where it exists;
@@ -95,7 +102,7 @@ def prove_logits(model: Model) -> list[Proof]:
     """Logits equal plain Hugging Face's: alone, left-padded, right-padded; and through `unembed`."""
     reference = _reference(model)
     bound = _bound(model, reference)
-    out: list[Proof] = []
+    out = [_hold(model, "causal", reference.leak, bound)]
     for name, batch in _arrangements(reference):
         got = model.run(batch).logits
         assert got is not None
@@ -268,9 +275,32 @@ def _hold(model: Model, name: str, value: float, bound: float, at_most: bool = T
         relation = "at most" if at_most else "more than"
         raise ProbeError(
             f"proof {name!r} failed for {model.shape.family} on {model.backend_name}: {value:.3g}, expected {relation} "
-            f"{bound:.3g}. No number of this model would be right; please report family and versions"
+            f"{bound:.3g}. No number of this model would be right. {_likely(model, name, value)}"
         )
     return Proof(name, value, bound, holds)
+
+
+_CAUSES = {
+    "causal": "Logits depend on what comes later: this is no causal language model (an encoder, or a configuration "
+    "without is_decoder)",
+    "logits_alone": "The likely cause: the family does something to its logits after the unembedding that this toolkit "
+    "does not know (probe.families.logit_scale, logit_cap)",
+    "logits_left_padded": "The likely cause: the family lets padding into its state or its positions, so that a number "
+    "would depend on the batch",
+    "logits_right_padded": "The likely cause: the family looks at padding that follows",
+    "residual": "The likely cause: a block adds more to the residual stream than its attention and its MLP",
+    "unembed": "The likely cause: something stands between the last block and the final norm",
+}
+
+
+def _likely(model: Model, name: str, value: float) -> str:
+    """What probably lies behind a failed proof."""
+    broken = next((n for n, p in model.weights().items() if p.is_floating_point() and not p.isfinite().all()), None)
+    if broken is not None:
+        return f"The weights hold NaN or infinity (first in {broken})"
+    if value != value or value == float("inf"):
+        return "The model's own states are not finite: try float32, and attn_implementation='sdpa' with padding"
+    return _CAUSES.get(name, "Please report family and versions")
 
 
 def fingerprint(model: Model, hasher: Callable[[], Any] = hashlib.sha256) -> str:

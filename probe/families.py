@@ -42,9 +42,6 @@ PAIRED_HEADS = ("diffllama",)
 EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions", "embeddings")
 UNEMBEDDINGS = ("lm_head", "embed_out")
 
-BLOCKS = re.compile(r"^(?:.*?\.)?(?:layers|h|blocks|block)\.(\d+)\.(.+)$")
-"""Parameter or module name -> number of the block, and what follows."""
-
 _PARTS: tuple[tuple[str, str], ...] = (
     (r"(?:^|\.|_)(?:\w*norm\w*|ln_\d|ln_f|ln_attn|ln_mlp|groupnorm)$", "norms"),
     (r"(?:mlp|feed_forward|block_sparse_moe|moe|ffn)\.(?:gate|router|expert_bias)(?:\..*)?$", "mlp.router"),

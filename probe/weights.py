@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from probe.backends.place import Map
     from probe.model import Model
 
 PARTS = (
@@ -74,19 +75,23 @@ class Slot:
 def places(model: Model) -> dict[Place, tuple[Slot, ...]]:
     """Every parameter of the model under the place it belongs to; together they are all of its weights."""
     found: dict[Place, list[Slot]] = {}
-    for name, values in model.weights().items():
-        for place, slot in _placed(name, values, model.backend.config):
+    own = model.weights()
+    beside = model.backend.plain.config is not model.backend.config  # it holds more than its text decoder
+    for name, values in own.items():
+        for place, slot in _placed(name, values, model.backend.config, model.backend.map, beside):
             found.setdefault(place, []).append(slot)
     order = {part: number for number, part in enumerate(PARTS)}
     ordered = sorted(found, key=lambda p: (-1 if p.layer is None else p.layer, order[p.part]))
     return {place: tuple(found[place]) for place in ordered}
 
 
-def _placed(name: str, values: Tensor, config: Any) -> list[tuple[Place, Slot]]:
-    block = families.BLOCKS.match(name)
-    layer = int(block.group(1)) if block else None
-    module = block.group(2) if block else name
-    kind = name.rpartition(".")[2]
+def _placed(name: str, values: Tensor, config: Any, where: Map, beside: bool) -> list[tuple[Place, Slot]]:
+    kind, layer, module = name.rpartition(".")[2], None, name
+    if name.startswith(f"{where.blocks}."):
+        number, _, module = name.removeprefix(f"{where.blocks}.").partition(".")
+        layer = int(number)
+    elif beside and not name.startswith(f"{where.trunk}.") and name.split(".")[-2] not in families.UNEMBEDDINGS:
+        return [(Place("other", None), Slot(name, kind=kind))]  # an image tower and the like
     # A parameter that is no matrix of a layer of its own (experts in one tensor) is told by its full name.
     module = module.removesuffix(f".{kind}") if kind in ("weight", "bias") else module
     last = module.rpartition(".")[2]

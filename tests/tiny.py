@@ -88,6 +88,13 @@ def model(family: str = "llama", *, seed: int = 0, vocab_size: int = 320, **chan
 
     torch.manual_seed(seed)
     built = AutoModelForCausalLM.from_config(config(family, vocab_size, **changes), attn_implementation="eager")
+    return perturbed(built, seed)
+
+
+def perturbed(built: Any, seed: int = 0) -> Any:
+    """The model with noise on every parameter, in eval mode."""
+    import torch
+
     rng = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in built.parameters():

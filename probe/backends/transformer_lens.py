@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # What TransformerLens raises at a family it does not know, in building a bridge and in running it.
 _NO_BRIDGE = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError, NotImplementedError,
-              AssertionError, ProbeError)  # fmt: skip
+              ImportError, AssertionError, ProbeError)  # fmt: skip
 
 
 class TransformerLensBackend(HuggingFaceBackend):

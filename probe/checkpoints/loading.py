@@ -11,6 +11,7 @@ from typing import Any
 
 from probe import devices
 from probe.checkpoints.adapters import attached
+from probe.checkpoints.classes import reader_of
 from probe.checkpoints.files import has_weights, pickle_files, weight_files
 from probe.checkpoints.fit import check_loaded, refuse_other_heads
 from probe.checkpoints.quantised import missing_package
@@ -66,10 +67,9 @@ def read_model(checkpoint: Checkpoint, reading: Reading) -> Any:
 
 def _read(checkpoint: Checkpoint, **options: Any) -> tuple[Any, dict[str, Any]]:
     """Model and report of loading, from a whole model's files or a trainer's shards."""
-    from transformers import AutoModelForCausalLM
-
-    read: Any = AutoModelForCausalLM.from_pretrained
+    trusted = bool(options["trust_remote_code"])
     if checkpoint.shards is None:
+        read = reader_of(checkpoint.folder, trust_remote_code=trusted).from_pretrained
         return _quietly(checkpoint, lambda: read(checkpoint.folder, **_LOCALLY, **options))
     return _quietly(checkpoint, lambda: _from_shards(checkpoint, **options))
 

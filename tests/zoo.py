@@ -1,0 +1,110 @@
+"""Every decoder family of transformers as a tiny random model: sizes by whatever name a configuration has for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests import tiny
+
+LAYERS = 4
+SIZES: dict[str, Any] = {
+    # depth and width
+    "num_hidden_layers": LAYERS, "n_layer": LAYERS, "n_layers": LAYERS, "num_layers": LAYERS, "hidden_size": 32,
+    "n_embd": 32, "d_model": 32, "word_embed_proj_dim": 32, "max_position_embeddings": 128, "n_positions": 128,
+    "max_seq_len": 128, "seq_length": 128,
+    # attention
+    "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4, "attention_heads": 4, "head_dim": 8,
+    "num_key_value_heads": 2, "num_kv_heads": 2, "rotary_dim": 4, "sliding_window": 16, "window_size": 16,
+    "attention_types": [[["global", "local"], 2]], "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8, "v_head_dim": 8, "qk_head_dim": 16, "index_head_dim": 8, "index_n_heads": 2, "index_topk": 4,
+    "attention_chunk_size": 16, "layer_types": None, "global_head_dim": 8, "query_pre_attn_scalar": 8,
+    # MLP and experts
+    "intermediate_size": 48, "n_inner": 48, "ffn_dim": 48, "ffn_hidden_size": 48, "expansion_ratio": 2,
+    "intermediate_size_mlp": 48, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4,
+    "moe_num_experts": 4, "num_experts_per_tok": 2, "moe_k": 2, "moe_topk": 2, "top_k_experts": 2,
+    "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24, "shared_intermediate_size": 24,
+    "n_shared_experts": 1, "num_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+    # states from position to position
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "state_size": 8, "mamba_d_ssm": 32,
+    "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1, "lru_width": 32, "expand": 2,
+    "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1,
+    "use_mamba_kernels": False,
+    # the rest
+    "vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0, "laurel_rank": 4,
+}  # fmt: skip
+
+LINEAR = ["linear_attention", "full_attention"] * 2
+MAMBA = ["mamba", "attention"] * 2
+OWN: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "codegen": {"n_inner": None},
+    "cohere": {"logit_scale": 0.3},
+    "cohere2": {"logit_scale": 0.3, "layer_types": None},
+    "deepseek_v2": {"topk_method": "greedy", "num_key_value_heads": 4, "head_dim": 8},
+    "deepseek_v3": {"num_key_value_heads": 4, "head_dim": 8},
+    "gemma2": {"attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0},
+    "gemma3n_text": {"intermediate_size": [48] * LAYERS, "activation_sparsity_pattern": [0.0] * LAYERS,
+                     "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gpt_neox": {},
+    "granite": {"residual_multiplier": 0.5, "embedding_multiplier": 3.0, "logits_scaling": 2.0,
+                "attention_multiplier": 0.2},
+    "granitemoehybrid": {"layer_types": MAMBA, "residual_multiplier": 0.5},
+    "llama4_text": {"interleave_moe_layer_step": 2, "no_rope_layers": [1, 1, 1, 0]},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 2},
+    "lfm3": {"layer_types": ["conv", "full_attention"] * 2},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "minicpm3": {"head_dim": 16, "num_key_value_heads": 4},
+    "olmo_hybrid": {"layer_types": LINEAR},
+    "phi": {"num_key_value_heads": 4},
+    "qwen3_5_moe_text": {"layer_types": LINEAR},
+    "qwen3_5_text": {"layer_types": LINEAR},
+    "qwen3_next": {"layer_types": LINEAR},
+    "smollm3": {"no_rope_layers": [1, 0, 1, 1]},
+}  # fmt: skip
+"""What a family needs beyond sizes."""
+
+CAUSAL = (
+    "afmoe", "apertus", "arcee", "bamba", "bitnet", "bloom", "codegen", "cohere", "cohere2", "cwm", "deepseek_v2",
+    "deepseek_v3", "diffllama", "doge", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "falcon", "falcon_h1",
+    "flex_olmo", "gemma", "gemma2", "gemma3_text", "gemma4_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "gpt2",
+    "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe", "granitemoehybrid", "helium",
+    "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm3", "jamba", "jais2", "kimi_linear", "lfm2", "llama",
+    "llama4_text", "mamba", "mamba2", "minicpm3", "minimax_m2", "ministral", "ministral3", "mistral", "mixtral",
+    "mpt", "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "opt", "persimmon", "phi",
+    "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next",
+    "seed_oss", "smollm3", "stablelm", "starcoder2", "vaultgemma", "xglm",
+)  # fmt: skip
+"""Families of the table in docs/families.md."""
+
+
+def config(family: str, vocab_size: int = 320, **changes: Any) -> Any:
+    """A configuration of the family at tiny size: of `SIZES`, those it has a field for."""
+    from transformers import AutoConfig
+
+    own = AutoConfig.for_model(family)
+    sizes = {n: v for n, v in SIZES.items() if (hasattr(own, n) or n == "head_dim") and v is not None}
+    sizes |= {"layer_types": None} if getattr(own, "layer_types", None) is not None else {}
+    common = {"vocab_size": vocab_size, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    given = common | sizes | OWN.get(family, {}) | changes
+    if family in ("falcon", "bloom", "mpt", "gptj", "codegen", "gpt_neox"):
+        given.pop("head_dim", None)
+    return AutoConfig.for_model(family, **given)
+
+
+def model(family: str, *, seed: int = 0, vocab_size: int = 320, **changes: Any) -> Any:
+    """A random model of a family, norms and biases perturbed so that no identity holds by accident."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    made = config(family, vocab_size, **changes)
+    try:
+        built = AutoModelForCausalLM.from_config(made, attn_implementation="eager")
+    except ValueError:  # a family with one kernel of its own
+        built = AutoModelForCausalLM.from_config(made)
+    built = tiny.perturbed(built.float(), seed)
+    with torch.no_grad():  # sizes that do not go together show here, not in what is tested
+        built(input_ids=torch.zeros(1, 3, dtype=torch.long), use_cache=False)
+    return built
