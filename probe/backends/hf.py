@@ -36,7 +36,7 @@ class HuggingFaceBackend:
         self.plain: Any = hf_model
         self.config: Any = families.text_config(hf_model.config)
         self._parameters: dict[str, nn.Parameter] = dict(hf_model.named_parameters(remove_duplicate=False))
-        with eager(hf_model):  # the kernel in which the softmax can be seen
+        with torch.no_grad(), eager(hf_model):  # the kernel in which the softmax can be seen
             self.map: Map = places(hf_model)
         self._places = self.map.places
         self.trunk: Any = hf_model.get_submodule(self.map.trunk)
