@@ -117,7 +117,8 @@ def _senders(model: Model, names: Sequence[str]) -> list[probe.Site]:
         if site is not None and (kind != "z" or site.head is not None):
             found.append(site)
             continue
-        for whole in [site] if site is not None else model.sites(kind):
+        everywhere = model.sites(kind) or [model.site(probe.Site(kind, 0))]  # none: the refusal says why
+        for whole in [site] if site is not None else everywhere:
             heads = range(model.shape.n_heads) if kind == "z" else (None,)
             found += [probe.Site(kind, whole.layer, head) for head in heads]
     return sorted(set(found))

@@ -83,7 +83,7 @@ def _heads(model: Model, batch: TokenBatch) -> pd.DataFrame:
     """Rows of one batch; each layer's pattern [item, head, pos, key_pos] is reduced as it passes and not kept."""
     n_queries = (batch.mask.sum(-1) - 1).cpu().numpy()
     parts: list[pd.DataFrame] = []
-    for layer, (raw, normalised) in enumerate(_reduced(model, batch)):
+    for layer, (raw, normalised) in _reduced(model, batch).items():
         n_items, n_heads = raw.shape
         index = np.repeat(np.arange(n_items), n_heads)
         columns = {
@@ -100,24 +100,35 @@ def _heads(model: Model, batch: TokenBatch) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _reduced(model: Model, batch: TokenBatch) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Entropies [item, head] of every layer from one pass: an edit that looks and changes nothing."""
+def _reduced(model: Model, batch: TokenBatch) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Entropies [item, head] of every layer that attends, from one pass: an edit that looks and changes nothing.
+
+    Raises:
+        InputError: no attention to read, or weights that do not sum to 1 over the keys (an attention sink beside them).
+    """
 
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def looking_at(layer: int) -> Any:
         def look(pattern: Tensor) -> Tensor:
+            off = float((pattern.float().sum(-1) - 1).abs().masked_fill(~real, 0.0).max())
+            if off > 0.05:
+                raise InputError(
+                    f"block {layer}: attention weights over the keys miss 1 by up to {off:.2f} (the family puts the "
+                    "rest on a sink beside the keys), so they have no entropy of their own"
+                )
             raw, normalised = head_entropy(pattern, batch.mask.to(pattern.device))
             found[layer] = raw.cpu().numpy(), normalised.cpu().numpy()
             return pattern
 
         return look
 
-    layers = range(model.shape.n_layers)
+    layers = [site.layer or 0 for site in model.sites("pattern")] or [int(model.site("pattern.0").layer or 0)]
+    real = batch.mask[:, None].to(model.device)
     looks = [probe.Edit(probe.Site("pattern", layer), looking_at(layer)) for layer in layers]
     # The last state is read to be refused where it is not finite: a softmax of NaN may have been made 0.
     model.run(batch, read=[probe.Site("resid_post", model.shape.n_layers - 1)], edits=looks, logits="none")
-    return [found[layer] for layer in layers]
+    return {layer: found[layer] for layer in layers}
 
 
 def head_entropy(pattern: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

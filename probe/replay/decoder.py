@@ -49,12 +49,16 @@ class _Stopped(Exception):
         self.qkv = (q, k, v)
 
 
-def _attention(_module: nn.Module, q: Tensor, k: Tensor, v: Tensor, _mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Called by transformers' attention modules, with its own names: some pass them as keywords."""
+    del module, attention_mask
     if kwargs.get("s_aux") is not None:
         raise NotByRowsError("its attention has a sink beside the keys")
     scale = kwargs.get("scaling")
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    return _ATTEND.get()(q, k, v, scale, kwargs.get("softcap")), None
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    return _ATTEND.get()(query, key, value, scale, kwargs.get("softcap")).contiguous(), None
 
 
 class _Read(Exception):

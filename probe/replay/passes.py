@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from probe.errors import InputError
 from probe.interventions import Edit
 from probe.prompts import Item
 from probe.replay.decoder import NotByRowsError
@@ -60,6 +61,11 @@ def why_not_by_rows(model: Model) -> str:
         fast = replay(clean, edits, metric)
     except NotByRowsError as reason:
         return str(reason)
+    except InputError:
+        raise
+    except (RuntimeError, TypeError, IndexError, KeyError, AttributeError, ValueError) as error:
+        # What a family's own code says to a call on rows of many texts.
+        return f"its blocks do not run on rows joined from several texts ({type(error).__name__})"
     rows = metric.rows.cpu()
     with torch.no_grad():
         whole = torch.stack([whole_run(clean, [edit], metric, rows, 64)[rows] for edit in edits])

@@ -85,6 +85,8 @@ def refuse_outside(batches: Sequence[TokenBatch], at: Sequence[int]) -> None:
 def chosen_sites(model: Model, kinds: Sequence[str], layers: Sequence[int], heads: Sequence[int]) -> list[Site]:
     """Sites of these kinds, one per head where the kind has heads.
 
+    Without `layers`: in every block that has the kind (blocks of a hybrid differ).
+
     Raises:
         InputError: a kind, layer or head this model does not have.
     """
@@ -97,7 +99,8 @@ def chosen_sites(model: Model, kinds: Sequence[str], layers: Sequence[int], head
         if kind in GLOBAL_KINDS:
             found.append(model.site(Site(kind)))
             continue
-        for layer in layers or range(model.shape.n_layers):
+        there = [s.layer for s in model.sites(kind) if s.layer is not None]
+        for layer in layers or there or range(model.shape.n_layers):
             whole = model.site(Site(kind, layer))
             if not {"head", "kv_head"} & set(whole.dims):
                 found.append(whole)
