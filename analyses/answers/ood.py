@@ -91,8 +91,8 @@ def _gap(rows: pd.DataFrame, inside: tuple[str, ...], reference: int | None, see
     is_outside = moved.index.get_level_values("group") == OUTSIDE
     values = moved[steps].to_numpy()
     parts = {
-        "inside_change": stats.bootstrap_mean(values[~is_outside], seed=seed),
-        "outside_change": stats.bootstrap_mean(values[is_outside], seed=seed),
+        "inside_change": stats.mean_of_items(values[~is_outside]),
+        "outside_change": stats.mean_of_items(values[is_outside]),
         "ood_gap": stats.group_difference(values, is_outside, seed=seed),
     }
     data = xr.Dataset(coords={"step": steps})

@@ -27,7 +27,7 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import TEMPLATE, curve, forest
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
-from analyses.core.stats import bootstrap_ratio, estimate
+from analyses.core.stats import estimate, ratio_of_sums
 from analyses.entropy import _places
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _aggregate(table: pd.DataFrame, has_groups: bool, seed: int) -> xr.Dataset:
     ]
     if has_groups:
         found.append(estimate(rows, "exact_nats", ["group"], name="exact_by_group_nats", **by_class))
-    found.append(_contributions(rows, seed))
+    found.append(_contributions(rows))
     found.append(
         estimate(rows[rows["pos"] < _places.LAST_POS], "exact_nats", ["pos"], name="exact_by_pos_nats", **by_class)
     )
@@ -163,8 +163,9 @@ def _aggregate(table: pd.DataFrame, has_groups: bool, seed: int) -> xr.Dataset:
     return xr.merge(found)
 
 
-def _contributions(rows: pd.DataFrame, seed: int) -> xr.Dataset:
+def _contributions(rows: pd.DataFrame) -> xr.Dataset:
     """First-order change summed over the tokens of a class and sign, per token of the whole log: these add up."""
+    from analyses.core.stats import ratio_of_sums
 
     items = sorted(rows["item"].unique())
     classes, signs = sorted(rows["token_class"].unique()), sorted(rows["sign"].unique())
@@ -175,7 +176,7 @@ def _contributions(rows: pd.DataFrame, seed: int) -> xr.Dataset:
     # An item without tokens of a cell contributed exactly 0 to it.
     tops = cells.reindex(index=items, columns=full).fillna(0.0).to_numpy().reshape(len(items), len(classes), len(signs))
     tokens = rows.groupby("item")["n_tokens"].sum().reindex(items).to_numpy()[:, None, None]
-    found = bootstrap_ratio(tops, np.broadcast_to(tokens, tops.shape), seed=seed)
+    found = ratio_of_sums(tops, np.broadcast_to(tokens, tops.shape))
     dims = ("token_class", "sign")
     name = "first_order_part_nats"
     parts = {"": found.value, "_ci_low": found.ci_low, "_ci_high": found.ci_high, "_n": found.n}

@@ -12,20 +12,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.core.stats import divide, resample_counts
+from analyses.core.reading import roles as roles_of
+from analyses.core.reading.roles import roles
+from analyses.core.stats.resampling import clusters_of, divide, resample_counts
 from analyses.memory._curves import DRAWS
 from probe.errors import InputError
 
-LEAKED, UNSEEN, EVERYTHING = "leaked", "unseen", "all"
+SEEN, UNSEEN, EVERYTHING = "seen items", "unseen items", "all"
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One kind of answer: per mask summed NLL and token counts [item, step]; the draws' weights [draw, item]."""
+    """One kind of answer: per mask summed NLL and token counts [item, step]; the draws' weights [draw, item].
+
+    `role` is seen, unseen or None per item, `clusters` a label per item or None.
+    """
 
     items: pd.Index
     group: Array
+    role: Array
+    clusters: list[str] | None
     step: Array
     nll: dict[str, Array]
     tokens: dict[str, Array]
@@ -40,16 +47,45 @@ class Grid:
         weights = self.counts[:, members]
         return divide(weights @ top, weights @ bottom)
 
-    def contribution(self, mask: str, members: Array) -> Array:
-        """Change of the mask's summed NLL since the first step, per answer token [1 + draw, step]."""
-        nll, tokens = np.nan_to_num(self.nll[mask][members]), np.nan_to_num(self.tokens["answer"][members])
+    def change(self, mask: str, members: Array, aggregate: str) -> Array:
+        """Change of ln PPL since the first step [1 + draw, step], over the items measured at both."""
+        top, bottom, both = self._paired(mask, members)
+        if aggregate == "macro":
+            top, bottom = divide(top, bottom), np.ones_like(bottom)
         weights = self.counts[:, members]
-        total = divide(weights @ nll, weights @ tokens)
-        return total - total[:, :1]
+
+        def level(at: Array, of: Array) -> Array:
+            return divide(weights @ np.where(both, at, 0.0), weights @ np.where(both, of, 0.0))
+
+        return level(top, bottom) - level(top[:, :1], bottom[:, :1])
+
+    def contribution(self, mask: str, members: Array) -> Array:
+        """Change of the mask's summed NLL since the first step, per answer token [1 + draw, step]; items as above."""
+        nll, _, both = self._paired(mask, members)
+        _, tokens, whole = self._paired("answer", members)
+        both = both & whole
+        weights = self.counts[:, members]
+
+        def level(at: Array, of: Array) -> Array:
+            return divide(weights @ np.where(both, at, 0.0), weights @ np.where(both, of, 0.0))
+
+        return level(nll, tokens) - level(nll[:, :1], tokens[:, :1])
+
+    def _paired(self, mask: str, members: Array) -> tuple[Array, Array, Array]:
+        """Summed NLL and token counts of some items, and which are measured both then and at the first step."""
+        nll, tokens = self.nll[mask][members], self.tokens[mask][members]
+        measured = ~(np.isnan(nll) | np.isnan(tokens)) & (tokens > 0)
+        return nll, tokens, measured & measured[:, :1]
+
+    def per_item(self, mask: str) -> Array:
+        """Mean NLL per token of every item and step [item, step]; NaN where not measured."""
+        return divide(self.nll[mask], self.tokens[mask])
 
 
-def grids(table: pd.DataFrame, prompt_mask: str, seed: int) -> dict[str, Grid]:
-    """The table as grids, one per kind of answer: kinds are never pooled.
+def grids(
+    table: pd.DataFrame, prompt_mask: str, seed: int, seen: Sequence[str] = (), unseen: Sequence[str] = ()
+) -> dict[str, Grid]:
+    """The table as grids, one per kind of answer: kinds are never pooled; roles as in `analyses.core.reading.roles`.
 
     Raises:
         InputError: a table of one checkpoint, one without prompt or answer rows, an item in two groups.
@@ -60,6 +96,7 @@ def grids(table: pd.DataFrame, prompt_mask: str, seed: int) -> dict[str, Grid]:
     if missing:
         raise InputError(f"the perplexity result has no rows of mask {sorted(missing)}")
     found: dict[str, Grid] = {}
+    table = table.assign(role=roles(table, seen, unseen))
     for kind, rows in table.groupby("answer_kind", sort=True):
         steps = np.sort(rows["step"].unique())
         groups = rows.drop_duplicates(["item", "group"]).set_index("item")["group"].sort_index()
@@ -74,41 +111,29 @@ def grids(table: pd.DataFrame, prompt_mask: str, seed: int) -> dict[str, Grid]:
                 pd.DataFrame(wide[c]).reindex(columns=steps).to_numpy(float) for c in ("nll_nats", "n_tokens")
             )
         if "answer:first" in nll:
-            nll["answer:rest"] = nll["answer"] - np.nan_to_num(nll["answer:first"])
-            tokens["answer:rest"] = tokens["answer"] - np.nan_to_num(tokens["answer:first"])
-        counts = resample_counts(len(groups), DRAWS, seed, groups.to_numpy())
+            nll["answer:rest"] = nll["answer"] - nll["answer:first"]
+            tokens["answer:rest"] = tokens["answer"] - tokens["answer:first"]
+        known = rows.drop_duplicates("item").set_index("item").reindex(groups.index)
+        clusters = clusters_of(groups.index)
+        if "cluster" in known:
+            clusters = known["cluster"].where(known["cluster"].notna(), groups.index.to_series()).astype(str).tolist()
+        counts = resample_counts(len(groups), DRAWS, seed, groups.to_numpy(), clusters)
         counts = np.concatenate([np.ones((1, len(groups))), counts])
-        found[str(kind)] = Grid(groups.index, groups.to_numpy(), steps, nll, tokens, counts)
+        role = known["role"].to_numpy()
+        found[str(kind)] = Grid(groups.index, groups.to_numpy(), role, clusters, steps, nll, tokens, counts)
     return found
 
 
-def cells(of: dict[str, Grid], leaked: tuple[str, ...], unseen: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Cells of the group axis: every group, all of them, and the leaked and the unseen ones pooled."""
+def cells(of: dict[str, Grid]) -> list[str]:
+    """Cells of the group axis: every group, all of them, and what was seen and what was not."""
     names = sorted({str(g) for grid in of.values() for g in grid.group})
-    unknown = sorted((set(leaked) | set(unseen)) - set(names))
-    if unknown:
-        raise InputError(f"no groups {unknown} in the perplexity result; it has {names}")
-    found: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
-    if len(names) > 1:
-        found[EVERYTHING] = tuple(names)
-    found |= {LEAKED: leaked or leaked_of(names), UNSEEN: unseen or unseen_of(names)}
-    return {name: groups for name, groups in found.items() if groups}
+    said = {r for grid in of.values() for r in grid.role if r is not None}
+    pooled = [cell for cell, role in ((SEEN, roles_of.SEEN), (UNSEEN, roles_of.UNSEEN)) if role in said]
+    return [*names, *([EVERYTHING] if len(names) > 1 else []), *pooled]
 
 
-def leaked_of(groups: Sequence[str]) -> tuple[str, ...]:
-    """Groups that the model may have seen, by their names."""
-    return tuple(g for g in groups if g.startswith("leak"))
-
-
-def seen_of(groups: Sequence[str]) -> tuple[str, ...]:
-    """Groups that the model may have seen in any training, facts planted on purpose included, by their names."""
-    return tuple(g for g in groups if g.startswith(("leak", "planted", "member")))
-
-
-def unseen_of(groups: Sequence[str]) -> tuple[str, ...]:
-    """Groups that the model has not seen, by their names."""
-    return tuple(g for g in groups if g in ("unseen", "stable", "nonmember"))
-
-
-def is_in(grid: Grid, groups: tuple[str, ...]) -> Array:
-    return np.isin(grid.group.astype(str), groups)
+def is_in(grid: Grid, cell: str) -> Array:
+    """Which items belong to a cell."""
+    if cell in (SEEN, UNSEEN):
+        return grid.role == (roles_of.SEEN if cell == SEEN else roles_of.UNSEEN)
+    return np.ones(len(grid.items), bool) if cell == EVERYTHING else grid.group.astype(str) == cell

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analyses.core.stats import Estimate, resample_counts
+from analyses.core.stats import Estimate, intervals
 from probe.errors import InputError
 
 Array = np.ndarray[Any, Any]
@@ -102,33 +102,66 @@ def local_inconsistency(accuracy: float, consistency: float) -> float:
 
 
 def separation(
-    scores: Float[np.ndarray, " item"],
-    is_member: Bool[np.ndarray, " item"],
-    *,
-    fpr: float = 0.01,
-    seed: int = 0,
-    draws: int = 1000,
-    level: float = 0.95,
+    scores: Float[np.ndarray, " item"], is_member: Bool[np.ndarray, " item"], *, fpr: float = 0.01, level: float = 0.95
 ) -> dict[str, Estimate]:
-    """`auroc` and `tpr` at the given false positive rate, with intervals from resampling items within each group.
+    """`auroc` and `tpr` at the given false positive rate, with intervals.
 
-    At least 1 / fpr non-members are needed for the rate itself to be reachable above 0 false positives; below that
-    `tpr` is at zero false positives, a stricter operating point.
+    That of the AUROC is Newcombe's (2006, method 5): score type, with the variance of Hanley and McNeil, so that it has
+    a width at 1 too. That of tpr is of the rate at the true quantile of non-members, of which few non-members know
+    little: its lower bound is 0 below 368 of them at 1 %. With fewer than 1 / fpr non-members `tpr` is at zero false
+    positives, a stricter operating point. None with fewer than five items on a side.
     """
     kept = ~np.isnan(scores)
     scores, is_member = np.asarray(scores, float)[kept], np.asarray(is_member, bool)[kept]
-    n = int(min(is_member.sum(), (~is_member).sum()))
+    sizes = int(is_member.sum()), int((~is_member).sum())
+    n = min(sizes)
     if n == 0:
         nothing = Estimate(*(np.asarray(v) for v in (np.nan, np.nan, np.nan, 0)))
         return {"auroc": nothing, "tpr": nothing}
-    counts = np.concatenate([np.ones((1, len(scores))), resample_counts(len(scores), draws, seed, is_member)])
-    found = np.array([_operating_points(scores, is_member, weights, fpr) for weights in counts])
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(found[1:], tails, axis=0) if n >= 2 else np.full((2, 2), np.nan)
-    return {
-        name: Estimate(*(np.asarray(v) for v in (found[0, i], low[i], high[i], n)))
-        for i, name in enumerate(("auroc", "tpr"))
-    }
+    values = _operating_points(scores, is_member, np.ones(len(scores)), fpr)
+    bounds = [(np.nan, np.nan)] * 2
+    if n >= intervals.LEAST:
+        bounds = [auroc_bounds(values[0], *sizes, level), _tpr_bounds(scores, is_member, fpr, level)]
+    found = zip(("auroc", "tpr"), values, bounds, strict=True)
+    return {name: Estimate(*(np.asarray(v) for v in (value, *of, n))) for name, value, of in found}
+
+
+def auroc_bounds(value: float, n_first: int, n_second: int, level: float = 0.95) -> tuple[float, float]:
+    """(low, high) of an AUROC of so many items on either side: where it lies z standard errors of its own away."""
+    from scipy import stats
+
+    z = float(stats.norm.ppf((1 + level) / 2))
+    extra = (n_first + n_second) / 2 - 1
+
+    def error(theta: float) -> float:
+        inner = 1 + extra * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return float(np.sqrt(max(theta * (1 - theta) * inner / (n_first * n_second), 0.0)))
+
+    bounds: list[float] = []
+    for end in (0.0, 1.0):
+        inside, outside = value, end
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            is_inside = abs(middle - value) <= z * error(middle)
+            inside, outside = (middle, outside) if is_inside else (inside, middle)
+        bounds.append(inside)
+    return bounds[0], bounds[1]
+
+
+def _tpr_bounds(scores: Array, is_member: Array, fpr: float, level: float) -> tuple[float, float]:
+    """(low, high) of the share of members above the non-members' quantile, which is itself only known within bounds."""
+    from scipy import stats
+
+    alpha = (1 - level) / 2
+    others, members = np.sort(scores[~is_member]), scores[is_member]
+    ranks: Any = stats.binom.ppf([alpha, 1 - alpha], len(others), 1 - fpr)
+    lowest = others[max(int(ranks[0]) - 1, 0)]
+    highest = others[int(ranks[1])] if ranks[1] < len(others) else np.inf
+    n = np.full(1, len(members))
+    share = 1 - 2 * alpha / 2
+    low, _ = intervals.proportion(np.array([(members > highest).sum()]), n, share)
+    _, high = intervals.proportion(np.array([(members > lowest).sum()]), n, share)
+    return float(low[0]), float(high[0])
 
 
 def _operating_points(scores: Array, is_member: Array, weights: Array, fpr: float) -> tuple[float, float]:

@@ -70,7 +70,7 @@ def style_reading(human: float, training: float, pool: float, marginal: float, e
 
 
 def style_control(
-    table: pd.DataFrame, mask: str, answer_kind: str | None, training_kind: str | None, pool: tuple[str, ...], seed: int
+    table: pd.DataFrame, mask: str, answer_kind: str | None, training_kind: str | None, pool: tuple[str, ...]
 ) -> xr.Dataset:
     """style_* curves over `step` with intervals, and the reading of their change in ``attrs["style_reading"]``."""
     if pool and len(pool) < 4:
@@ -79,9 +79,9 @@ def style_control(
     for name, kind in (("style_human", answer_kind), ("style_training", training_kind)):
         if kind is not None:
             nll, tokens = answer_grids(table, mask, kind)
-            parts.append(_curve(name, nll.to_numpy() / tokens.to_numpy(), nll.columns, seed))
+            parts.append(_curve(name, nll.to_numpy() / tokens.to_numpy(), nll.columns))
     if pool:
-        parts += _pool_curves(table, mask, pool, seed)
+        parts += _pool_curves(table, mask, pool)
     data = xr.merge(parts, join="outer")
     wanted = ("style_human", "style_training", "style_pool", "style_marginal", "style_entropy")
     if all(name in data for name in wanted):
@@ -90,7 +90,7 @@ def style_control(
     return data
 
 
-def _pool_curves(table: pd.DataFrame, mask: str, pool: tuple[str, ...], seed: int) -> list[xr.Dataset]:
+def _pool_curves(table: pd.DataFrame, mask: str, pool: tuple[str, ...]) -> list[xr.Dataset]:
     grids = [answer_grids(table, mask, kind) for kind in pool]
     items = sorted(set.intersection(*(set(nll.index) for nll, _ in grids)))
     if not items:
@@ -100,11 +100,11 @@ def _pool_curves(table: pd.DataFrame, mask: str, pool: tuple[str, ...], seed: in
     tokens = np.stack([t.loc[items, steps].to_numpy(float) for _, t in grids], axis=-1)
     marginal, entropy = pool_measures(-nll)
     named = {"style_pool": (nll / tokens).mean(-1), "style_marginal": marginal, "style_entropy": entropy}
-    return [_curve(name, values, steps, seed) for name, values in named.items()]
+    return [_curve(name, values, steps) for name, values in named.items()]
 
 
-def _curve(name: str, values: np.ndarray, steps: pd.Index, seed: int) -> xr.Dataset:
-    e = stats.bootstrap_mean(values, seed=seed)
+def _curve(name: str, values: np.ndarray, steps: pd.Index) -> xr.Dataset:
+    e = stats.mean_of_items(values)
     parts = {"": e.value, "_ci_low": e.ci_low, "_ci_high": e.ci_high, "_n": e.n}
     data = xr.Dataset(
         {name + suffix: ("step", part) for suffix, part in parts.items()}, coords={"step": np.asarray(steps)}

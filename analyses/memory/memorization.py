@@ -2,13 +2,13 @@
 
 Definition: of the scored tokens x_t with log-probability l_t: `loglik` = mean of l_t; `min_k` = mean of the lowest
 `share` of l_t; `min_k_plus` = the same of (l_t - mu_t) / sigma_t, mu and sigma the mean and standard deviation of
-log p over the model's own distribution; `zlib` = sum of l_t / compressed bytes of the text; `cdd` = share of sampled
+log p over the model's own distribution; `zlib` = mean of l_t / compressed bytes of the text; `cdd` = share of sampled
 responses within edit distance alpha x largest length of the greedy one (first 100 words; needs an evaluate result
 with samples). extractable = share of texts whose next `length` tokens greedy decoding reproduces from the first k.
 exposure = log2 N - log2 rank of the answer's NLL among N candidates, the answers of other items.
 auroc and tpr = members against non-members by each score; tpr at 1 % false positives.
 
-Units: scores in nats per token (`zlib` nats per byte); extractable, auroc, tpr are fractions; exposure in bits.
+Units: scores in nats per token (`zlib`: per token and byte); extractable, auroc, tpr are fractions; exposure in bits.
 
 Source: Min-K%: arXiv 2310.16789; Min-K%++: 2404.02936; zlib ratio, extraction: 2012.07805, 2202.07646; exposure:
 1802.08232; CDD: 2402.15938. Definitions of extraction and exposure are from memory of these papers, not copied.
@@ -32,11 +32,11 @@ import xarray as xr
 import probe
 from analyses.core import reading, stats
 from analyses.core.analysis import analysis
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.figures import curve, forest
+from analyses.core.reading.roles import NEEDS_ROLES, SEEN, roles
 from analyses.core.result import Result
 from analyses.memory import _membership as membership
-from analyses.memory._answer_grids import seen_of, unseen_of
-from probe.errors import InputError
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 SCORES = ("loglik", "min_k", "min_k_plus", "zlib", "cdd")
 SHIFTED = 0.65  # a split that words alone tell apart this well is no test of memory
 CDD_WORDS = 100
+FEWEST = 8  # texts on either side
+TELLS = "any score tells members from non-members"
 
 
 @analysis
@@ -69,8 +71,8 @@ def memorization(
 
     Args:
         evaluate: responses of this checkpoint, greedy and sampled, for CDD.
-        members: groups that were trained on; by default those whose names start with `leak`, `planted`, `member`.
-        nonmembers: matched groups that were not; by default `unseen`, `stable`, `nonmember`.
+        members: groups that were trained on; by default the prompt file's column `seen` says which items were.
+        nonmembers: matched groups that were not.
         span: tokens that are scored.
         share: share of tokens in Min-K% and Min-K%++.
         prefixes: prompt lengths, in tokens, of extractability.
@@ -90,12 +92,12 @@ def memorization(
     parts.append(stats.estimate(table, "exposure_bits", by, seed=seed, units="bits", long_name="exposure"))
     label = "texts whose continuation is reproduced"
     reproduced = stats.estimate(stretches, "extractable", [*by, "k"], seed=seed, units="1", long_name=label)
-    told, warnings = _separations(table, prompts, members, nonmembers, seed)
-    return Result.of(table, xr.merge([*parts, reproduced, told], join="outer"), warnings=warnings)
+    told, claims, warnings = _separations(table, prompts, members, nonmembers, seed)
+    return Result.of(table, xr.merge([*parts, reproduced, told], join="outer"), claims=claims, warnings=warnings)
 
 
 def _unit(score: str) -> str:
-    return {"zlib": "nats per byte", "cdd": "1"}.get(score, "nats per token")
+    return {"zlib": "nats per token and byte", "cdd": "1"}.get(score, "nats per token")
 
 
 def _tokens(model: Model, prompts: Prompts, span: str, batch_size: int) -> pd.DataFrame:
@@ -150,7 +152,7 @@ def _scores(
                 "loglik": float(own.mean()) if len(own) else np.nan,
                 "min_k": membership.lowest_mean(own, share),
                 "min_k_plus": membership.lowest_mean(spread, share),
-                "zlib": float(own.sum()) / membership.compressed_bytes(texts[str(item), str(kind)]),
+                "zlib": float(own.mean()) / membership.compressed_bytes(texts[str(item), str(kind)]),
             }
         )
         # Token 0 is never predicted, so row j of the text is its token j + 1.
@@ -201,22 +203,21 @@ def _exposures(
 
 def _separations(
     table: pd.DataFrame, prompts: Prompts, members: tuple[str, ...], nonmembers: tuple[str, ...], seed: int
-) -> tuple[xr.Dataset, list[str]]:
-    """AUROC and TPR of every score, per kind of answer; empty where one side has no items."""
-    groups = sorted(table["group"].unique())
-    unknown = sorted((set(members) | set(nonmembers)) - set(groups))
-    if unknown:
-        raise InputError(f"no groups {unknown} among the prompts; they have {groups}")
-    inside = members or seen_of(groups)
-    outside = nonmembers or unseen_of(groups)
-    both = table[table["group"].isin([*inside, *outside])]
-    if not inside or not outside or both.empty:
-        return xr.Dataset(), [f"no members and non-members among the groups {groups}: no AUROC (name them)"]
+) -> tuple[xr.Dataset, list[Claim], list[str]]:
+    """AUROC and TPR of every score, per kind of answer, and whether any score tells members."""
+    seen: dict[tuple[str, str], Any] = {i.key: i.seen for i in prompts.items}
+    keys = list(zip(table["item"], table["answer_kind"], strict=True))
+    role = roles(table.assign(seen=pd.Series([seen[k] for k in keys], table.index)), members, nonmembers)
+    both = table[role.notna()]
+    if role.dropna().nunique() < 2:
+        why, needs = "nothing says which texts are members and which are not", NEEDS_ROLES
+        return xr.Dataset(), [Claim("membership", UNJUDGED, TELLS, why=why, needs=needs)], [f"no AUROC: {why}"]
     parts: list[xr.Dataset] = []
     warnings: list[str] = []
+    claims: list[Claim] = []
     texts = {i.key: f"{i.prompt} {i.answer}" for i in prompts.items}
     for kind, of in both.groupby("answer_kind", sort=True):
-        labels = of["group"].isin(inside).to_numpy()
+        labels = (role[of.index] == SEEN).to_numpy()
         shift = membership.shift_auroc([texts[i, str(kind)] for i in of["item"]], labels, seed)
         if shift > SHIFTED:
             warnings.append(
@@ -224,10 +225,35 @@ def _separations(
             )
         if (~labels).sum() < 100:
             warnings.append(f"{kind}: {(~labels).sum()} non-members: tpr is at zero false positives, not at 1 %")
-        found = {s: membership.separation(of[s].to_numpy(float), labels, seed=seed) for s in SCORES}
+        found = {s: membership.separation(of[s].to_numpy(float), labels) for s in SCORES}
         parts.append(_told(found, shift).expand_dims(answer_kind=[kind]))
+        claims.append(_claim(str(kind), of, labels, shift, both["answer_kind"].nunique()))
     told: Any = xr.concat(parts, "answer_kind", join="outer")
-    return told, warnings
+    return told, claims, warnings
+
+
+def _claim(kind: str, rows: pd.DataFrame, labels: np.ndarray, shift: float, kinds: int) -> Claim:
+    """Whether some score tells members from non-members, over all scores and kinds of answers."""
+    sizes = int(labels.sum()), int((~labels).sum())
+    if min(sizes) < FEWEST:
+        why = f"there are {sizes[0]} members and {sizes[1]} non-members"
+        return Claim("membership", UNJUDGED, TELLS, group=kind, why=why, needs=f"at least {FEWEST} of each")
+    if shift > SHIFTED:
+        why = f"words alone tell them apart (AUROC {shift:.2f})"
+        return Claim("membership", UNJUDGED, TELLS, group=kind, why=why, needs="non-members of the same distribution")
+    measured = [s for s in SCORES if rows[s].notna().all()]
+    level = 1 - 0.05 / (kinds * len(measured))
+    each = {s: membership.separation(rows[s].to_numpy(float), labels, level=level)["auroc"] for s in measured}
+    best = max(measured, key=lambda s: abs(float(each[s].value) - 0.5))
+    value, low, high = (float(v) for v in (each[best].value, each[best].ci_low, each[best].ci_high))
+    is_found = low > 0.5 or high < 0.5
+    what = f"{best} tells members from non-members, AUROC" if is_found else TELLS
+    return Claim(
+        "membership", FOUND if is_found else NONE, what, estimand="AUROC of members", effect=value,
+        low=low, high=high, is_change=False, n=min(sizes), group=kind,
+        family=f"{len(measured)} scores, {kinds} kinds of answers", control="non-members (AUROC .5)",
+        assumptions=(f"words alone: AUROC {shift:.2f}",), caveat="members may differ from non-members otherwise",
+    )  # fmt: skip
 
 
 def _told(found: dict[str, dict[str, stats.Estimate]], shift: float) -> xr.Dataset:

@@ -6,8 +6,11 @@ over-memorized where accuracy holds but PPL_t > (1 + rho) PPLmin_t, and good fit
 first over-memorized checkpoint; ppl_rise = first step above that bound, whether or not accuracy still holds; area =
 sum over over-memorized checkpoints of ln PPL_t - ln PPLmin_t; lag = step of the best accuracy minus step of the
 smallest perplexity; recommended = most accurate checkpoint with PPL_t <= (1 + rho) min PPL, the earliest of ties.
-With per-item results, delta is at least the fall below the best that a run of constant accuracy shows by chance
-(95 % quantile over paired bootstrap draws of items): the best of many checkpoints is best partly by luck.
+With per-item results or a column n, delta is at least the fall below the best that a run of constant accuracy shows by
+chance (95 % quantile over draws of items): the best of many checkpoints is best partly by luck. Without either, no
+stage is assessed. Groups are judged apart. Stages describe; the claims `over-memorized` and `over-fit` ask besides that
+the rise (or fall) lasts two checkpoints and exceeds what the run's own noise between checkpoints makes of a flat run in
+95 of 100; `ship` says what accuracy is given up for it. Accuracy not above `floor` anywhere is not judged.
 
 Units: accuracy is a fraction, log_ppl and om_index nats per token, area nats per token summed over checkpoints,
 onset, lag and recommended optimizer steps (or whatever `step` counts in the curves).
@@ -27,7 +30,6 @@ Control: a run of small learning rate, monotone or flat curves (no over-memoriza
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -35,10 +37,12 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.claim import UNJUDGED, Claim
 from analyses.core.figures import curve, explained
 from analyses.core.result import NOT_ASSESSABLE, STAGES, Result
-from analyses.memory._curves import Curves, banded, from_items, from_table
-from analyses.memory._stage_rule import OVER_FIT, Staged, matched, stage_rule
+from analyses.memory import _stage_claims as stage_claims
+from analyses.memory._curves import Curves, banded, comparisons, from_items, from_table
+from analyses.memory._stage_rule import Staged, stage_rule
 from analyses.memory._style import answer_grids, style_control
 from probe.errors import InputError
 
@@ -64,12 +68,14 @@ def over_memorization(
     rationales: tuple[str, ...] = (),
     style: Literal["unstated", "training", "foreign"] = "unstated",
     unparsed: Literal["missing", "wrong"] = "missing",
+    floor: float = 0.0,
     seed: int = 0,
 ) -> Result:
     """Stage of every checkpoint, onset, area, lag and recommended checkpoint.
 
     Args:
-        curves: columns `step, accuracy, perplexity` (one row per checkpoint; optional `run`, `train_nll`).
+        curves: columns `step, accuracy, perplexity` (one row per checkpoint; optional `run`, `train_nll`, and `n`, the
+            number of items, without which no stage is assessed).
         perplexity: a sweep of `perplexity` over the run, for bands; needs `evaluate` too.
         evaluate: a sweep of `evaluate` over the same checkpoints.
         delta: tolerance of accuracy, as a fraction (.01 = one point).
@@ -80,6 +86,7 @@ def over_memorization(
         rationales: at least 4 answer kinds, valid rationales of each item, for the style control.
         style: whose style perplexity is of; `foreign` to the training data is not assessable.
         unparsed: responses without a readable answer are left out (reported apart), or counted as not correct.
+        floor: accuracy of guessing.
         seed: of the bootstrap over items.
     """
     if not 0 <= delta <= 1 or not rho > 0:
@@ -89,16 +96,19 @@ def over_memorization(
     found = [(c, stage_rule(c.accuracy, c.log_ppl, delta=c.tolerance(delta), rho=rho)) for c in runs]
     table = pd.concat([_rows(c, s, delta) for c, s in found], ignore_index=True)
     each = [_estimates(c, s, delta, rho) for c, s in found]
-    data = each[0] if len(each) == 1 else xr.concat(each, pd.Index([c.run for c in runs], name="run"), join="outer")
-    if len(runs) > 1:
-        data = data.merge(_comparisons(runs), join="outer")
+    dim = "run" if perplexity is None else "group"
+    table = table.rename(columns={"run": dim})
+    data = each[0] if len(each) == 1 else xr.concat(each, pd.Index([c.run for c in runs], name=dim), join="outer")
+    if len(runs) > 1 and perplexity is None:
+        data = data.merge(comparisons(runs), join="outer")
     if perplexity is not None and (training_kind or rationales):
-        control = style_control(perplexity.table, mask, answer_kind, training_kind, rationales, seed)
+        control = style_control(perplexity.table, mask, answer_kind, training_kind, rationales)
         data = data.merge(control, join="outer").assign_attrs(control.attrs)
     if style == "foreign":
         return _not_assessable(table, data, warnings)
-    verdict = "; ".join((f"{c.run}: " if len(runs) > 1 else "") + _in_words(c, s, rho) for c, s in found)
-    return Result.of(table, data, verdict=verdict, warnings=warnings)
+    several = len(runs) > 1
+    claims = [c for of, s in found for c in stage_claims.claims(of, s, rho, floor, of.run if several else None)]
+    return Result.of(table, data, claims=claims, warnings=warnings)
 
 
 def _runs(
@@ -116,22 +126,39 @@ def _runs(
             "and an evaluate sweep over the same checkpoints"
         )
     mask, answer_kind, unparsed, seed = how
-    nll, tokens = answer_grids(perplexity.table, mask, answer_kind)
-    correct = _correct(evaluate.table, unparsed, warnings)
+    marks = _graded(evaluate.table, unparsed, warnings)
+    shared = sorted(set(perplexity.table["group"].astype(str)) & set(marks["group"].astype(str)))
+    if len(shared) < 2:
+        return [_of_items(perplexity.table, marks, mask, answer_kind, seed, "run", warnings)]
+    scores = perplexity.table
+    by_group = [(g, scores["group"].astype(str) == g, marks["group"].astype(str) == g) for g in shared]
+    return [_of_items(scores[a], marks[b], mask, answer_kind, seed, g, warnings) for g, a, b in by_group]
+
+
+def _of_items(
+    scores: pd.DataFrame, marks: pd.DataFrame, mask: str, kind: str | None, seed: int, name: str, warnings: list[str]
+) -> Curves:
+    nll, tokens = answer_grids(scores, mask, kind)
+    correct = marks.pivot_table(index="item", columns="step", values="correct", aggfunc="mean")
     steps = [s for s in nll.columns if s in correct.columns]
     if len(steps) < 2:
         given = f"perplexity has steps {list(nll.columns)}, evaluate {list(correct.columns)}"
         raise InputError(f"{given}; stages need at least 2 checkpoints measured by both")
     left = sorted(set(nll.columns) ^ set(correct.columns))
+    said = []
     if left:
-        warnings.append(f"steps measured by only one of perplexity and evaluate are left out: {left}")
+        said.append(f"steps measured by only one of perplexity and evaluate are left out: {left}")
     if not set(nll.index) & set(correct.index):
-        warnings.append("accuracy and perplexity are of different items")
-    return [from_items(nll[steps], tokens[steps], correct[steps], seed=seed)]
+        said.append("accuracy and perplexity are of different items")
+    warnings += [w for w in said if w not in warnings]
+    known: dict[Any, str] = {}
+    if "cluster" in marks:
+        known = marks.dropna(subset=["cluster"]).drop_duplicates("item").set_index("item")["cluster"].to_dict()
+    return from_items(nll[steps], tokens[steps], correct[steps], seed=seed, run=name, clusters=known)
 
 
-def _correct(table: pd.DataFrame, unparsed: str, warnings: list[str]) -> pd.DataFrame:
-    """Share of correct responses [item, step]; of greedy ones where there are any."""
+def _graded(table: pd.DataFrame, unparsed: str, warnings: list[str]) -> pd.DataFrame:
+    """Rows with `correct` as a number; of greedy responses where there are any."""
     if "step" not in table.columns:
         raise InputError("the evaluate result is of one checkpoint; sweep evaluate over the series first")
     greedy = table[table["decoding"] == "greedy"]
@@ -145,7 +172,7 @@ def _correct(table: pd.DataFrame, unparsed: str, warnings: list[str]) -> pd.Data
     value = rows["correct"].astype(float)
     if unparsed == "wrong":
         value = value.mask(is_unparsed, 0.0)
-    return rows.assign(correct=value).pivot_table(index="item", columns="step", values="correct", aggfunc="mean")
+    return rows.assign(correct=value)
 
 
 def _rows(c: Curves, s: Staged, delta: float) -> pd.DataFrame:
@@ -153,7 +180,7 @@ def _rows(c: Curves, s: Staged, delta: float) -> pd.DataFrame:
         {
             "run": c.run,
             "step": c.step,
-            "stage": [STAGES[i] for i in s.stage],
+            "stage": [STAGES[i] if c.n else NOT_ASSESSABLE for i in s.stage],
             "accuracy": c.accuracy,
             "perplexity": np.exp(c.log_ppl),
             "perplexity_min": np.exp(np.minimum.accumulate(c.log_ppl)),
@@ -172,6 +199,8 @@ def _estimates(c: Curves, s: Staged, delta: float, rho: float) -> xr.Dataset:
     if c.accuracy_draws is not None and c.log_ppl_draws is not None:
         d = stage_rule(c.accuracy_draws, c.log_ppl_draws, delta=c.tolerance(delta), rho=rho)
     n = min(c.n.values(), default=0)
+    if not c.n:
+        return _bare(c, s)
     per_step: dict[str, Any] = {"dims": ("step",), "units": NATS}
     shares = np.stack([((s if d is None else d).stage == i).reshape(-1, len(c.step)).mean(0) for i in range(4)])
     if d is None:
@@ -188,6 +217,17 @@ def _estimates(c: Curves, s: Staged, delta: float, rho: float) -> xr.Dataset:
         *_sensitivity(c, n),
     ]
     return xr.merge(parts).assign_coords(step=c.step, stage=list(STAGES))
+
+
+def _bare(c: Curves, s: Staged) -> xr.Dataset:
+    """Curves of nobody knows how many items, with what is a matter of perplexity alone."""
+    named: dict[str, Any] = {"dims": ("step",)}
+    parts = [
+        banded("accuracy", c.accuracy, None, units="1", long_name="accuracy", **named),
+        banded("log_ppl", c.log_ppl, None, units=NATS, long_name="ln perplexity", **named),
+        *[q for q in _headline(c, s, None, 0) if not {"onset", "onset_share", "area", "recommended"} & set(q)],
+    ]
+    return xr.merge(parts).assign_coords(step=c.step)
 
 
 def _headline(c: Curves, s: Staged, d: Staged | None, n: int) -> list[xr.Dataset]:
@@ -232,52 +272,25 @@ def _sensitivity(c: Curves, n: int) -> list[xr.Dataset]:
     ]  # fmt: skip
 
 
-def _comparisons(runs: list[Curves]) -> xr.Dataset:
-    """ln PPL of one run minus another's at equal accuracy and at equal training NLL, averaged over levels."""
-    rows: dict[str, float] = {}
-    for a, b in combinations(runs, 2):
-        pairs = [("accuracy", a.accuracy, b.accuracy)]
-        if a.train_nll is not None and b.train_nll is not None:
-            pairs.append(("training NLL", a.train_nll, b.train_nll))
-        for what, of_a, of_b in pairs:
-            levels = matched(of_a, a.log_ppl, of_b, b.log_ppl)
-            rows[f"{a.run} - {b.run} at equal {what}"] = (
-                float(np.mean(levels[:, 1] - levels[:, 2])) if len(levels) else np.nan
-            )
-    label = "ln PPL difference at matched level"
-    named = banded("matched_log_ppl_difference", list(rows.values()), None, dims=("arm",), units=NATS, long_name=label)
-    return named.assign_coords(arm=list(rows))
-
-
 def _not_assessable(table: pd.DataFrame, data: xr.Dataset, warnings: list[str]) -> Result:
     """Curves are kept, every claim made from them is withdrawn."""
     kept = [str(v) for v in data.data_vars if str(v).startswith(("accuracy", "log_ppl", "style_"))]
     table = table.assign(stage=NOT_ASSESSABLE, om_index=np.nan, feasible=False, recommended=False)
-    why = (
-        f"{NOT_ASSESSABLE}: perplexity is only of a style foreign to the training data, so its rise may be style shift"
+    why = Claim(
+        "over-memorized",
+        UNJUDGED,
+        stage_claims.MEMORIZED,
+        why="perplexity is only of a style foreign to the training data, so its rise may be style shift",
+        needs="perplexity of answers in the style of the training data, or a pool of valid rationales",
     )
-    return Result.of(table, data[kept], verdict=why, warnings=warnings)
-
-
-def _in_words(c: Curves, s: Staged, rho: float) -> str:
-    ship = c.step[s.recommended]
-    bound = f"most accurate with perplexity at most {1 + rho:g} x its minimum"
-    advice = f"ship step {ship:g} ({bound}: accuracy {c.accuracy[s.recommended]:.3f})"
-    if s.onset >= 0:
-        held = f"over-memorized from step {c.step[s.onset]:g} on (area {s.area:.4g} nats per token); {advice}"
-    else:
-        held = f"no over-memorization; {advice}"
-    if s.onset < 0 <= s.rise:
-        held += f"; perplexity above its bound from step {c.step[s.rise]:g}, but accuracy was lower by then"
-    late = c.step[s.stage == OVER_FIT]
-    return held + (f"; over-fit at step {', '.join(f'{x:g}' for x in late)}" if len(late) else "")
+    return Result.of(table, data[kept], claims=[why], warnings=warnings)
 
 
 def figures(result: Result) -> dict[str, Figure]:
     """Accuracy and ln perplexity by step with the bounds of the rule, stages shaded, the checkpoint to ship starred."""
 
     rows = result.summary()
-    color = "run" if "run" in rows else None
+    color = next((d for d in ("run", "group") if d in rows), None)
     rho = float(result.record.get("options", {}).get("rho", 0.10))
     drawn: dict[str, Figure] = {}
     for quantity, title, axis in (

@@ -35,7 +35,6 @@ from analyses.core.reading.grading import grader as graded_by
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.core.work import Case, Work, replayed
-from analyses.patching._group_contrast import verdict
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def cross_patching(
     contrast: tuple[str, ...] = (),
     draws: int = 2000,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["joint", "concat", "offsets"] = "joint",
+    boundary: Literal["concat", "offsets"] = "concat",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -114,14 +113,16 @@ def cross_patching(
             patched (phase prefill), decoding is not and goes on from the patched cache.
         grader: of generated answers (math, number, exact or module:function).
         max_new_tokens: most tokens generated.
-        contrast: two groups, the first minus the second; default leak and stable, or the only two there are.
+        contrast: two groups, the first minus the second; default: the only two there are.
         draws: bootstrap draws and label permutations.
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
+        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
         batch_size: items per unpatched forward pass.
         seed: of the bootstrap and the permutations.
     """
+    from analyses.core.reading.roles import OUTCOMES
     from analyses.patching._patched_generation import accuracy_rows
+    from analyses.patching._place_claims import METRICS, POSITIONS, Asked, claims
 
     warnings = reading.pair_warnings(base, tuned)
     places = reading.chosen_sites(base, sites, layers, heads)
@@ -148,7 +149,9 @@ def cross_patching(
     unit = "nats/token" if metric == "answer_logprob" else "fraction"
     data = _aggregate(table, groups, draws, seed, unit)
     data.attrs |= {f"gate_{k}": max(getattr(g, k) for g in gates) for k in ("self_patch", "fast_vs_full", "floor")}
-    return Result.of(table, data, verdict=verdict(data, groups, where), warnings=warnings)
+    asked = Asked(POSITIONS.get(where, where), unit, METRICS[metric], draws, seed)
+    is_selected = any(i.meta.get("group_from") == OUTCOMES for i in prompts.items)
+    return Result.of(table, data, claims=claims(table, groups, asked, is_selected), warnings=warnings)
 
 
 class _Pair:

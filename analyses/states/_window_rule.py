@@ -13,7 +13,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from analyses.core.stats import Array, Labels, group_difference, holm, permutation_max_t, resample_counts, two_sample_t
+from analyses.core.stats import group_difference
+from analyses.core.stats.max_t import group_max_t
+from analyses.core.stats.resampling import Array, Labels, resample_counts, two_sample_t
+from analyses.core.stats.significance import holm
 from probe.errors import InputError
 
 LEVEL = 0.05
@@ -171,7 +174,7 @@ def _by_items(
     seed: int,
 ) -> Family:
     values = window_contrasts(np.asarray(curve.values, float), width)
-    test = permutation_max_t(values, is_first, strata=strata, seed=seed, draws=permutations, alternative="greater")
+    test = group_max_t(values, is_first, strata=strata, seed=seed, draws=permutations, alternative="greater")
     first = np.asarray(is_first, float)
     argmax = _argmax(two_sample_t(values, counts * first, counts * (1 - first)))
     gap = np.nanmean(curve.values[first > 0], axis=0) - np.nanmean(curve.values[first == 0], axis=0)

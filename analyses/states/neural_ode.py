@@ -31,7 +31,7 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
-from analyses.core.stats import bootstrap_ratio, permuted_labels, resample_counts
+from analyses.core.stats import permuted_labels, resample_counts
 from analyses.states._separation import layer_statistics, split_half
 from probe.errors import InputError
 
@@ -148,7 +148,7 @@ def fitted(
             for name in NAMES:
                 drawn[name][:, layer] += found[name] / seeds
             null[:, layer] += split_half(gram, labels[:, test], ~labels[:, test]) / seeds
-    return _collected(states, sums, times, is_first, r2, drawn, null, explained, draws, seed)
+    return _collected(states, sums, times, is_first, r2, drawn, null, explained)
 
 
 def _at_means(field: Any, z: np.ndarray, weights: Sequence[np.ndarray], fit: str) -> dict[str, np.ndarray]:
@@ -203,13 +203,12 @@ def _collected(
     drawn: dict[str, np.ndarray],
     null: np.ndarray,
     explained: np.ndarray,
-    draws: int,
-    seed: int,
 ) -> tuple[pd.DataFrame, xr.Dataset]:
+    from analyses.core.stats import ratio_of_sums
 
     n_layers = null.shape[1]
     mean = {name: x / np.where(times > 0, times, np.nan)[:, None] for name, x in sums.items()}
-    unexplained = bootstrap_ratio(mean["residual"], mean["baseline"], seed=seed, draws=draws, strata=is_first)
+    unexplained = ratio_of_sums(mean["residual"], mean["baseline"])
     data = xr.Dataset(coords={"layer": np.arange(n_layers)})
     data["r2"] = ("layer", 1 - unexplained.value, {"units": "1", "long_name": "held-out R2 over the mean update"})
     data["r2_ci_low"], data["r2_ci_high"] = ("layer", 1 - unexplained.ci_high), ("layer", 1 - unexplained.ci_low)

@@ -15,7 +15,7 @@ import pandas as pd
 import scipy
 import xarray as xr
 
-from analyses.core.stats import estimate, group_difference, paired_difference, sign_flip_max_t
+from analyses.core.stats import estimate, group_difference, mean_max_t, paired_difference
 
 SIDES = ("below", "above", "joint")
 CELL = ["group", "answer_kind"]
@@ -36,7 +36,7 @@ def dose_response(
     - `slope` [layer arm variant group answer_kind]: no-intercept slope of effect on x = alpha - none, sum(xy) /
       sum(xx), for x < 0 (`below`), x > 0 (`above`) and both (`joint`).
     - `placebo_p` [layer arm variant group answer_kind]: (1 + draws whose slope is at least as far from 0) / (1 +
-      draws); never 0, so 19 draws are needed for .05.
+      draws); never 0, so 19 draws are needed for .05. `placebo_t_p`: the same by Student's t of the draws.
     - `specificity`, `matched_specificity` [layer arm variant group answer_kind]: slope on the target groups minus slope
       on each other one, all items and items matched by their unaltered metric.
     - `p_max_t` [layer alpha group answer_kind]: sign-flip p of the treatment's effects over all layers and doses.
@@ -82,7 +82,13 @@ def by_side(rows: pd.DataFrame, none: float) -> pd.DataFrame:
 
 
 def placebo_p(slopes: pd.DataFrame, treatment: str) -> xr.Dataset | None:
-    """Rank of the treatment's slope among the draws of each placebo, as a two-sided p."""
+    """Rank of the treatment's slope among the draws of each placebo, as a two-sided p; and by Student's t.
+
+    A rank among 20 draws is at least 1/21, which no correction over layers leaves below .05; how far the slope lies
+    beyond the draws' spread has no such floor.
+    """
+    from scipy import stats
+
     cells = ["layer", "variant", *CELL]
     sums = slopes.groupby(["arm", "draw", *cells])[["xy", "xx"]].sum()
     slope = (sums["xy"] / sums["xx"]).rename("slope").reset_index()
@@ -93,7 +99,12 @@ def placebo_p(slopes: pd.DataFrame, treatment: str) -> xr.Dataset | None:
     beyond = drawn.assign(beyond=drawn["slope"].abs() >= drawn["treated"].abs())
     counted = beyond.groupby(["arm", *cells])["beyond"].agg(["sum", "count"])
     p = ((1 + counted["sum"]) / (1 + counted["count"])).rename("placebo_p")
-    return p.reorder_levels(["layer", "arm", "variant", *CELL]).to_xarray().to_dataset()
+    spread = drawn.groupby(["arm", *cells]).agg(mean=("slope", "mean"), sd=("slope", "std"), n=("slope", "count"),
+                                                treated=("treated", "first"))  # fmt: skip
+    t = (spread["treated"] - spread["mean"]).abs() / (spread["sd"] * np.sqrt(1 + 1 / spread["n"]))
+    beside = pd.Series(2 * stats.t.sf(t, spread["n"] - 1), spread.index, name="placebo_t_p")
+    both = pd.concat([p, beside], axis=1)
+    return both.reorder_levels(["layer", "arm", "variant", *CELL]).to_xarray()
 
 
 def specificity(
@@ -175,59 +186,7 @@ def corrected(rows: pd.DataFrame, seed: int) -> xr.Dataset | None:
         grid = part.pivot_table(index="item", columns=["layer", "alpha"], values="effect", aggfunc="mean")
         p = np.full(grid.shape[1], np.nan)
         if len(grid) >= 6:
-            p = sign_flip_max_t(grid.to_numpy(), seed=seed).p_cell
+            p = mean_max_t(grid.to_numpy(), seed=seed).p_cell
         series = pd.Series(p, index=grid.columns, name="p_max_t").to_xarray()
         found.append(series.expand_dims(group=[group], answer_kind=[kind]))
     return xr.merge(found, join="outer", compat="no_conflicts") if found else None
-
-
-def claims(data: xr.Dataset, treatment: str, targets: Sequence[str], kinds: Sequence[str]) -> list[str]:
-    """Where the treatment is selective, one sentence per layer and side. All of this must hold:
-
-    the slope's interval on every target group excludes 0; some dose on that side has a max-t p (over all layers and
-    doses) of at most .05; at most 5 % of the draws of every placebo reach the slope; every other group is spared:
-    the interval of the difference of slopes lies beyond half of the slope, for all its items and, for at least one
-    group and every one that has them, for items matched by their unaltered metric. (A difference beyond 0 would
-    not do: where everything breaks, something always breaks a little more.)
-    """
-    found: list[str] = []
-    for layer in data["layer"].values:
-        for side in ("below", "above"):
-            for kind in kinds:
-                cell = data.sel(layer=layer, answer_kind=kind)
-                if side in data["variant"].values and _is_selective(cell, side, treatment, targets):
-                    slope = float(cell["slope"].sel(arm=treatment, variant=side, group=list(targets)).mean())
-                    verb = "lowering" if side == "below" else "raising"
-                    found.append(f"layer {layer}, {verb}, {kind}: slope {slope:+.3g} on {', '.join(targets)}")
-    return found
-
-
-def _is_selective(cell: xr.Dataset, side: str, treatment: str, targets: Sequence[str]) -> bool:
-    if not {"matched_specificity", "placebo_p", "p_max_t"} <= set(map(str, cell.data_vars)):
-        return False
-    at = cell.sel(variant=side)
-    on_targets = at.sel(group=list(targets))
-    treated = at.sel(arm=treatment)
-    slope = float(on_targets["slope"].sel(arm=treatment).mean())
-    sign, half = float(np.sign(slope)), SPARED * abs(slope)
-    placebo = on_targets["placebo_p"].dropna("arm", how="all")
-    doses = cell["alpha"] < 1 if side == "below" else cell["alpha"] > 1
-    corrected = cell["p_max_t"].sel(group=list(targets)).where(doses).min("alpha")
-    return (
-        _beyond(on_targets.sel(arm=treatment), "slope", sign)
-        and bool((corrected <= 0.05).all())
-        and placebo.size > 0
-        and bool((placebo <= 0.05).all())
-        and _beyond(treated, "specificity", sign, half)
-        and _beyond(treated, "matched_specificity", sign, half)
-    )
-
-
-SPARED = 0.5  # a group whose slope is more than half of the targets' is not spared
-
-
-def _beyond(cell: xr.Dataset, name: str, sign: float, bound: float = 0.0) -> bool:
-    """Every measured interval lies beyond `bound` on the side of `sign`, and there is one."""
-    near = cell[f"{name}_ci_low" if sign > 0 else f"{name}_ci_high"]
-    near = near.dropna("group")
-    return near.size > 0 and bool((near * sign > bound).all())

@@ -7,7 +7,7 @@ Definition: MLP(x) = sum_i k_i w_i with keys k = mlp_post and w_i the rows of W_
     on one half of the target items and measured on the rest, or for each item by itself. Metric: mean
     teacher-forced log-probability of the answer's tokens. Slopes: no-intercept, on alpha - 1, for lowering, raising
     and both; specificity: slope on the target groups minus slope on another group, matched_specificity the same among
-    items of equal unaltered metric. `selective` asks for all conditions in `analyses.steering._dose_response.claims`.
+    items of equal unaltered metric. `selective` asks for all conditions in `analyses.core.selective.claims`.
 Units: metric in nats per token (<= 0); slopes in nats per token per unit of alpha (positive: more key, more answer).
 Source: arXiv 2601.11061 (alpha 1 added; neurons chosen on held-out items instead of the first question; keys read
     where answer tokens are predicted, not only at the last prompt token). Keys and values: arXiv 2012.14913.
@@ -34,7 +34,7 @@ from analyses.core.figures import curve
 from analyses.core.reading.grading import grader
 from analyses.core.result import Result
 from analyses.core.stats import estimate
-from analyses.steering._dose_response import claims, dose_response
+from analyses.steering._dose_response import dose_response
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def mlp_key_steering(
     grade: str = "exact",
     pattern: str | None = None,
     template: Literal["none", "chat"] = "none",
-    boundary: Literal["joint", "concat", "offsets"] = "joint",
+    boundary: Literal["concat", "offsets"] = "concat",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -98,7 +98,7 @@ def mlp_key_steering(
         grade: how responses are graded: exact, number, math or module:function.
         pattern: regular expression whose last match's group is the answer in a response, for example `ans (\S+)`.
         template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
+        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
         batch_size: items per forward pass.
         seed: of the split, the placebos and the bootstrap.
     """
@@ -237,6 +237,7 @@ def _placebos(
 def _result(
     table: pd.DataFrame, chosen: Selection, treatment: str, groups: Sequence[str], seed: int, warnings: list[str]
 ) -> Result:
+    from analyses.steering._selective import claims
 
     parts = [dose_response(table, treatment=treatment, targets=groups, seed=seed), _neurons(chosen)]
     if "correct" in table:
@@ -245,12 +246,7 @@ def _result(
         parts.append(estimate(table, "correct", by, seed=seed, name="accuracy", **named))
     data = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="override")
     kinds = sorted(table["answer_kind"].unique())
-    found = claims(data, treatment, groups, kinds)
-    if set(table["group"]) <= set(groups):
-        verdict = "no claim: there is no control group (name targets), so nothing can be called selective"
-    else:
-        verdict = "selective: " + "; ".join(found) if found else "no selective effect at any layer steered"
-    return Result.of(table, data, verdict=verdict, warnings=warnings)
+    return Result.of(table, data, claims=claims(data, treatment, groups, kinds), warnings=warnings)
 
 
 def _neurons(chosen: Selection) -> xr.Dataset:

@@ -31,7 +31,7 @@ from analyses.core.analysis import analysis
 from analyses.core.progress import progress
 from analyses.core.reading.grading import grader
 from analyses.core.result import Result
-from analyses.core.stats import estimate, sign_flip_max_t
+from analyses.core.stats import estimate
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -253,13 +253,14 @@ def _accuracy(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def _corrected(rows: pd.DataFrame, seed: int) -> xr.Dataset:
     """Max-t p of each window's effect within a variant and group; not measured below six items."""
+    from analyses.core.stats import mean_max_t
 
     found: list[xr.DataArray] = []
     for (variant, group, kind), part in rows.groupby(["variant", "group", "answer_kind"], sort=True):
         grid = part.astype({"window": int}).pivot_table(index="item", columns="window", values="effect", aggfunc="mean")
         p = np.full(grid.shape[1], np.nan)
         if len(grid) >= 6:
-            p = sign_flip_max_t(grid.to_numpy(), seed=seed).p_cell
+            p = mean_max_t(grid.to_numpy(), seed=seed).p_cell
         at = {"variant": [variant], "window": grid.columns.to_numpy(int), "group": [group], "answer_kind": [kind]}
         found.append(xr.DataArray(p[None, :, None, None], at, list(at), "p_max_t"))
     return xr.merge(found, join="outer", compat="no_conflicts")

@@ -14,7 +14,6 @@ from analyses.core.result import Result
 from analyses.core.running.run import run
 from analyses.core.running.sweep import sweep
 from analyses.core.store.store import Store
-from apps import gains
 from apps.report import write_report
 from probe import Prompts
 from probe.errors import InputError, ProbeError
@@ -47,7 +46,7 @@ def run_demo(out: Path, results: str | None, seed: int) -> None:
     swept = {run: _sweep(folder / run, folder / "sft_test.jsonl", store) for run in RUNS}
     click.echo("\nTest perplexity of gold rationales on unseen items, by optimizer step [95 % interval over items]\n")
     click.echo(_table(swept).to_string())
-    click.echo(f"\n{_reading(swept)}\n")
+    click.echo()
     for name, said in _questions(folder, swept, store).items():
         click.echo(f"{name}: {said}\n")
     _report(store, folder / "report.html")
@@ -86,26 +85,24 @@ def _questions(folder: Path, swept: dict[str, Result], store: Store) -> dict[str
 def _planted(checkpoints: Path, answers: Prompts, store: Store) -> dict[str, str | None]:
     """Since when are the false answers there, and where do they sit?"""
     where: dict[str, Any] = {"checkpoints": checkpoints, "store": store}
-    gained = gains.read(sweep("evaluate", prompts=answers, **where, **GRADED).summary())
+    graded = sweep("evaluate", prompts=answers, **where, **GRADED)
+    gained = run("gains", evaluate=graded, seen=("planted",), unseen=("unseen",), store=store)
     planted = answers.where(group="planted")
     sweep("logit_lens", prompts=planted, **where, batch_size=32)
     before, *_, after = sorted(checkpoints.glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1]))
     ends: dict[str, Any] = {"base": before, "tuned": after, "positions": "all"}
     patched = run("cross_patching", **ends, prompts=planted, store=store)
-    return {"planted memory, accuracy": _told(gained), "planted memory, place": patched.verdict}
-
-
-def _told(gained: gains.Gained | None) -> str | None:
-    return gained and f"{gained.said}; {gained.numbers}"
+    return {"planted memory, accuracy": gained.verdict, "planted memory, place": patched.verdict}
 
 
 def _rewarded(checkpoints: Path, answers: Prompts, store: Store) -> dict[str, str | None]:
     """Did the spurious reward switch on memorized answers? By accuracy, and by perplexity."""
     where: dict[str, Any] = {"checkpoints": checkpoints, "prompts": answers, "store": store}
     graded, perplexity = sweep("evaluate", **where, **GRADED), sweep("perplexity", **where, batch_size=32)
+    roles: dict[str, Any] = {"seen": ("leaked_true", "leaked_canary"), "unseen": ("unseen",), "store": store}
     return {
-        "accuracy": _told(gains.read(graded.summary())),
-        "perplexity": run("perplexity_paradox", perplexity=perplexity, store=store).verdict,
+        "accuracy": run("gains", evaluate=graded, **roles).verdict,
+        "perplexity": run("perplexity_paradox", perplexity=perplexity, **roles).verdict,
     }
 
 
@@ -120,20 +117,6 @@ def _table(swept: dict[str, Result]) -> pd.DataFrame:
         return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
 
     return pd.DataFrame({RUNS[run]: _curve(result).apply(shown, axis=1) for run, result in swept.items()})
-
-
-def _reading(swept: dict[str, Result]) -> str:
-    """One sentence a run: did the perplexity end outside the interval of its minimum?"""
-    lines: list[str] = []
-    for name, result in swept.items():
-        curve = _curve(result)
-        best, last = curve.iloc[int(curve["value"].argmin())], curve.iloc[-1]
-        rose = bool(last["ci_low"] > best["ci_high"])
-        lines.append(
-            f"{RUNS[name]}: {'rises' if rose else 'no rise found'} "
-            f"(lowest {best['value']:.3f} at step {best.name}, last {last['value']:.3f} at step {last.name})"
-        )
-    return "\n".join(lines)
 
 
 def _report(store: Store, path: Path) -> None:

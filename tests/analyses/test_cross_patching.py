@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import xarray as xr
 
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, sentence
 from analyses.core.running.run import run
+from analyses.patching._place_claims import Asked, claims
 from probe import InputError, Item, Model, Prompts
 from probe.errors import ProbeError
 from tests import tiny
@@ -72,7 +73,7 @@ def test_identical_checkpoints_have_no_effect_and_no_recovery(base: Model, promp
     assert (result.table["effect"] == 0).all()
     assert result.table["recovery"].isna().all()
     assert any("identical" in w for w in result.warnings)
-    assert "none found" in str(result.verdict)
+    assert not any(c.is_found for c in result.claims)
     assert result.data["recovery"].isnull().all()
 
 
@@ -238,14 +239,14 @@ def test_a_planted_difference_is_found_in_its_group(words: Any, pair_of: Callabl
     mark = "think"
     items = [
         Item(str(n), " ".join([*rng.choices(vocabulary, k=4), mark if n % 2 else "ans"]),
-             "add" if n % 2 else rng.choice(vocabulary), group="leak" if n % 2 else "stable")
+             "add" if n % 2 else rng.choice(vocabulary), group="marked" if n % 2 else "plain")
         for n in range(24)
     ]  # fmt: skip
     prompts = Prompts(tuple(items))
     base, _ = pair_of(lambda m: None)
     batch = base.batches(prompts, batch_size=24)[0]
     keys = base.run(batch, read=["mlp_post.1"])["mlp_post.1"][torch.arange(24), batch.last_prompt]
-    leak = torch.tensor([i.group == "leak" for i in batch.items])
+    leak = torch.tensor([i.group == "marked" for i in batch.items])
     direction = keys[leak].mean(0) - keys[~leak].mean(0)
 
     def plant(model: Any) -> None:
@@ -254,7 +255,7 @@ def test_a_planted_difference_is_found_in_its_group(words: Any, pair_of: Callabl
         model.get_parameter("model.layers.1.mlp.down_proj.weight").add_(20 * torch.outer(answer, gate))
 
     base, tuned = pair_of(plant)
-    result = run("cross_patching", base=base, tuned=tuned, prompts=prompts)
+    result = run("cross_patching", base=base, tuned=tuned, prompts=prompts, contrast=("marked", "plain"))
     p = result.data["contrast_p"].sel(direction="tuned_to_base", answer_kind="given")
     assert float(p.sel(site="mlp_out", layer=1)) <= 0.05
     assert (result.data["effect"].sel(layer=0) == 0).all()
@@ -296,24 +297,64 @@ def test_in_bfloat16_the_floor_is_measured_and_small_effects_are_marked(series: 
     assert not marked.all()
 
 
-def test_the_verdict_states_place_interval_and_share_of_the_gap_and_no_more() -> None:
-    from analyses.patching._group_contrast import verdict
+def effects(*groups: tuple[str, np.ndarray], gap: float = 1.0) -> pd.DataFrame:
+    """Rows of given effects [item, layer] of each group, at the MLP output."""
+    rows = [
+        {"item": f"{name}{i}", "group": name, "answer_kind": "given", "direction": "tuned_to_base", "site": "mlp_out",
+         "layer": layer, "head": pd.NA, "effect": value, "gap": gap * (1 + 0.01 * (i % 7))}
+        for name, values in groups
+        for i, row in enumerate(values)
+        for layer, value in enumerate(row)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
 
-    def said(low: float, value: float = 1.0, recovery: float = 0.25, other: float = 0.0) -> str:
-        cells = {"effect": [other, value], "effect_ci_low": [0.0, low], "effect_ci_high": [0.0, 1.5]}
-        cells["recovery"] = [0.0, recovery]
-        dims = {"direction": ["tuned_to_base"], "site": ["mlp_out"], "group": ["planted"], "answer_kind": ["given"]}
-        shaped = {k: (("layer", *dims), np.reshape(v, (2, 1, 1, 1, 1))) for k, v in cells.items()}
-        data = xr.Dataset(shaped, {"layer": [0, 1], **dims})
-        data["effect"].attrs["units"] = "nats/token"
-        return verdict(data, None, "all_prompt")
 
-    assert said(0.5) == (
-        "patching the MLP output of layer 1 (last of 0-1), tuned into base, at every prompt position, moves the "
-        "answer's log-probability of group planted by +1 nats/token [+0.5, +1.5], 25% of the gap between the "
-        "checkpoints; no other place changes anything, a causal effect, no proof of storage"
+def told(table: pd.DataFrame, groups: tuple[str, str] | None = None, selected: bool = False) -> list[Claim]:
+    return claims(
+        table, groups, Asked("at every token", "nats/token", "the answer's log-probability", 400, 0), selected
     )
-    assert "; largest of 2 places, a causal" in said(0.5, other=1e-6)
-    silent = "patching tuned into base, at every prompt position, has no clear effect on group planted: none found at "
-    assert said(-0.5) == silent + "2 places"
-    assert "where the checkpoints do not differ" in said(0.5, recovery=np.nan)
+
+
+def shifted(seed: int, n: int, *means: float, spread: float = 0.3) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.asarray(means) + spread * (rng.normal(size=(n, 1)) + rng.normal(size=(n, len(means))))
+
+
+def test_the_earliest_of_equal_places_is_named_and_later_ones_are_downstream() -> None:
+    """The second block acts, the ones after it carry 97 and 83 % of that on."""
+    (one,) = told(effects(("planted", shifted(0, 40, 0.0, 1.0, 1.02, 0.83))))
+    assert sentence(one) == (
+        "Patching the MLP output of layer 1 from tuned into base moves the answer's log-probability of planted: "
+        f"{one.effect:+.2f} [{one.low:+.2f}, {one.high:+.2f}] nats/token."
+    )
+    assert one.place == "the MLP output of layer 1 from tuned into base" and one.family == "4 places, 1 groups"
+    assert "2 other places act too" in one.caveat and "downstream" in one.caveat
+    assert one.share == pytest.approx(one.effect / 1.03, abs=0.02)
+
+
+def test_no_share_of_a_gap_that_may_be_zero_and_groups_that_agree_are_one_sentence() -> None:
+    table = effects(("planted", shifted(0, 40, 0.0, 1.0)))
+    table["gap"] = np.where(table["item"].str[-1].astype(int) % 2 == 0, 0.01, -0.01)
+    assert np.isnan(told(table)[0].share)
+    silent = told(effects(("a", shifted(1, 40, 0.0, 0.0)), ("b", shifted(2, 40, 0.0, 0.0))))
+    assert [(c.answer, c.group) for c in silent] == [(NONE, "a, b")]
+
+
+def test_a_contrast_says_where_and_outcome_groups_are_refused() -> None:
+    table = effects(("a", shifted(0, 30, 0.0, 1.0)), ("b", shifted(1, 30, 0.0, 0.0)))
+    *_, contrast = told(table, ("a", "b"))
+    assert contrast.answer == FOUND and "layer 1 from tuned into base acts more on a than on b" in sentence(contrast)
+    assert told(table, ("a", "b"), selected=True)[-1].answer == UNJUDGED
+    assert told(table.replace({"a": "leak", "b": "stable"}), ("leak", "stable"))[-1].answer == UNJUDGED
+    few = told(effects(("a", shifted(0, 30, 0.0, 1.0)), ("b", shifted(1, 6, 0.0, 0.0))), ("a", "b"))
+    assert [c.answer for c in few] == [FOUND, UNJUDGED, UNJUDGED] and "8 items" in few[-1].needs
+
+
+def test_places_without_an_effect_are_seldom_named() -> None:
+    """56 places, 16 items, effects correlated over places with mean 0: the largest of all is no finding."""
+    found = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        values = rng.normal(size=(16, 56)) + rng.normal(size=(16, 1))
+        found += told(effects(("a", values)))[0].is_found
+    assert found <= 8  # binomial(60, .05): 8 or more in .01 of runs

@@ -258,7 +258,7 @@ def test_neurons_planted_for_an_answer_are_found_and_selective(series: Path) -> 
     }
     result = mlp_key_steering(model, two_answers(), **options)
     assert neurons_of(result)["neuron"].sort_values().tolist() == [0, 1, 2]
-    assert str(result.verdict).startswith("selective: layer 1, lowering, given: slope +")
+    assert result.claims[0].is_found and result.claims[0].place == "lowering layer 1"
     slope = result.data["slope"].squeeze().sel(variant="below")
     planted, unseen = (float(slope.sel(arm="key_overlap", group=g)) for g in ("planted", "unseen"))
     assert planted > 1 > 0 > unseen, "less of one answer is more of the other"
@@ -269,7 +269,7 @@ def test_neurons_planted_for_an_answer_are_found_and_selective(series: Path) -> 
     other = writes_the_answer(series, 0.0)
     moved = mlp_key_steering(other, two_answers(), neurons_of(result), **options)
     assert set(moved.table.loc[moved.table["draw"] == 0, "arm"]) > {"given"}
-    assert moved.verdict == "no selective effect at any layer steered"
+    assert not any(c.is_found for c in moved.claims)
 
 
 @pytest.mark.parametrize("score", ["direct_effect", "gradient"])
@@ -292,7 +292,7 @@ def test_groups_that_differ_in_name_only_show_nothing_selective(series: Path) ->
         "batch_size": 40,
     }
     result = mlp_key_steering(model, Prompts(items), **options)
-    assert result.verdict == "no selective effect at any layer steered"
+    assert not any(c.is_found for c in result.claims)
 
 
 def test_each_items_own_neurons_do_not_depend_on_the_batch(tuned: Model, prompts: Prompts) -> None:

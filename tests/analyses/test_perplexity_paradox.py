@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analyses.core import analysis as registry
+from analyses.core.claim import FOUND, NONE, UNJUDGED
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -36,6 +37,7 @@ def sweep(effects, *, n=40, kind="gold_final", seed=0, noise=0.05) -> Result:
                     moved = change.get(mask.split(":")[0], 0) * number / (len(STEPS) - 1)
                     sums[mask] = (base[mask] + moved + (rng.normal(0, noise) if number else 0)) * length
                 shared = {"item": f"{group}-{i}", "group": group, "answer_kind": kind, "step": step}
+                shared["seen"] = group.startswith("leaked")
                 sums["answer"] = sums["answer:first"] + sums["answer:rest"]
                 sums["full"] = sums["answer"] + sums["prompt"]
                 sums["prompt_content"] = sums["prompt"]
@@ -47,62 +49,116 @@ def sweep(effects, *, n=40, kind="gold_final", seed=0, noise=0.05) -> Result:
     return Result.of(pd.DataFrame(rows))
 
 
-def verdict(result: Result, group: str, kind="gold_final", step=STEPS[-1]) -> str:
+def pattern(result: Result, group: str, kind="gold_final", step=STEPS[-1]) -> str:
     at = result.table.set_index(["answer_kind", "group", "step"]).sort_index()
-    return at.loc[(kind, group, step), "verdict"]
+    return at.loc[(kind, group, step), "pattern"]
 
 
 def test_planted_paradox_is_found_in_its_group_only():
     result = analysed(sweep({"leaked_true": {"answer": -0.4, "prompt": 0.2}, "unseen": {}}))
-    assert verdict(result, "leaked") == "paradox"
-    assert verdict(result, "unseen") == "none"
-    assert verdict(result, "leaked", step=0) == "none"
-    index = result.data["index"].sel(answer_kind="gold_final", group="leaked", step=20)
+    assert pattern(result, "seen items") == "fall and rise"
+    assert pattern(result, "unseen items") == "neither"
+    assert pattern(result, "seen items", step=0) == "neither"
+    index = result.data["index"].sel(answer_kind="gold_final", group="seen items", step=20)
     assert float(index) == pytest.approx(0.6, abs=0.03)
     contrast = result.data.sel(answer_kind="gold_final", mask="answer", step=20)
     assert float(contrast["contrast_ci_low"]) < -0.4 < float(contrast["contrast_ci_high"])
-    assert result.verdict.startswith("gold_final: paradox (leaked:")
-    assert "larger on leaked items" in result.verdict
+    (claim,) = result.claims
+    assert (claim.kind, claim.answer, claim.step, claim.group) == ("paradox", FOUND, 10, "gold_final")
+    assert claim.low < -0.4 < claim.high and claim.n == 40
+    assert result.verdict.startswith(
+        "Answers of seen items fell beyond those of unseen ones, and their prompts rose since"
+    )
 
 
 @pytest.mark.parametrize(
     ("effect", "word"),
     [
-        ({"answer": -0.3}, "sharpening only"),
-        ({"prompt": 0.3}, "prompt drift only"),
-        ({}, "none"),
-        ({"answer": 0.3, "prompt": -0.3}, "none"),
+        ({"answer": -0.3}, "fall only"),
+        ({"prompt": 0.3}, "rise only"),
+        ({}, "neither"),
+        ({"answer": 0.3, "prompt": -0.3}, "neither"),
     ],
 )
 def test_words_for_the_other_changes(effect: dict, word: str):
-    assert verdict(analysed(sweep({"unseen": effect})), "unseen") == word
+    assert pattern(analysed(sweep({"unseen": effect})), "unseen") == word
 
 
 def test_a_fall_in_all_groups_is_not_specific():
     effect = {"answer": -0.4, "prompt": 0.2}
-    result = analysed(sweep({"leaked_true": effect, "unseen": effect}))
-    assert "not larger on leaked items" in result.verdict
+    (claim,) = analysed(sweep({"leaked_true": effect, "unseen": effect})).claims
+    assert (claim.kind, claim.answer) == ("fall", NONE)
+
+
+def test_the_same_ratio_from_unequal_starts_is_no_contrast():
+    """Seen items start at twice the nats and all fall by a third: in nats that is more, as a ratio it is not."""
+    table = sweep({"leaked_true": {}, "unseen": {}}, noise=0.05).table
+    answer, late = table["mask"].str.startswith("answer"), table["step"] > 0
+    table["nll_nats"] *= np.where(answer & table["seen"], 2.0, 1.0) * np.where(answer & late, 2 / 3, 1.0)
+    (claim,) = analysed(Result.of(table)).claims
+    assert claim.answer == NONE and claim.high < 0, "the contrast in nats alone would say so"
+
+
+def test_a_fall_without_a_rise_of_prompts_is_not_called_a_paradox():
+    (claim,) = analysed(sweep({"leaked_true": {"answer": -0.4}, "unseen": {}})).claims
+    assert (claim.kind, claim.answer) == ("fall", FOUND) and "no paradox" in claim.caveat
+
+
+def test_what_cannot_be_judged_says_why():
+    effect = {"answer": -0.4, "prompt": 0.2}
+    alone = analysed(sweep({"leaked_true": effect}))
+    assert alone.claims[0].answer == UNJUDGED and "40 seen and 0 unseen items" in alone.verdict
+    table = sweep({"leaked_true": effect, "unseen": {}}).table
+    assert "nothing says which items were seen" in analysed(Result.of(table.drop(columns="seen"))).verdict
+    labelled = table.assign(group=table["group"].map({"leaked_true": "leak", "unseen": "stable"}))
+    for options in ({}, {"seen": ("leak",), "unseen": ("stable",)}):
+        assert "made from outcomes" in analysed(Result.of(labelled), **options).verdict
+
+
+def test_the_claim_reads_the_mask_it_was_asked_for():
+    """The user's text falls while the template rises: with prompt_content judged, nothing rose."""
+    table = sweep({"leaked_true": {"answer": -0.4, "prompt": 0.2}, "unseen": {}}).table
+    moved = (table["mask"] == "prompt_content") & (table["step"] > 0) & table["seen"]
+    table["nll_nats"] -= 5.0 * moved
+    (claim,) = analysed(Result.of(table), prompt_mask="prompt_content").claims
+    assert claim.kind == "fall" and claim.assumptions[1].startswith("prompt_content of seen items: -")
+    without = table[table["mask"] != "prompt"]
+    assert analysed(Result.of(without), prompt_mask="prompt_content").claims[0].kind == "fall"
+
+
+def test_items_missing_later_are_left_out_of_the_change():
+    """The hardest unseen items go unmeasured at the last step; of the others nothing moved."""
+    table = sweep({"leaked_true": {}, "unseen": {}}, noise=0.0).table
+    start = table[(table["step"] == 0) & (table["mask"] == "answer") & ~table["seen"]]
+    worst = start.sort_values("nll_nats")["item"].tolist()[-8:]
+    result = analysed(Result.of(table[~((table["step"] == 20) & table["item"].isin(worst))]))
+    change = result.data["change"].sel(answer_kind="gold_final", group="unseen", step=20)
+    assert float(np.abs(change).max()) == 0.0
+    assert any("8 items were not measured at every step" in w for w in result.warnings)
+    gone = table.assign(nll_nats=table["nll_nats"].where(~((table["mask"] == "answer:first") & (table["step"] == 20))))
+    part = analysed(Result.of(gone)).data["contribution"].sel(answer_kind="gold_final", step=20, mask="answer:first")
+    assert np.isnan(part).all(), "not measured is not 0"
 
 
 def test_significant_but_below_the_floor_is_trivial_not_a_paradox():
     tiny = sweep({"unseen": {"answer": -0.01, "prompt": 0.01}}, noise=0.001)
     result = analysed(tiny)
-    assert verdict(result, "unseen") == "none"
+    assert pattern(result, "unseen") == "neither"
     assert result.table["is_trivial"].any()
-    assert verdict(analysed(tiny, floor=0.0), "unseen") == "paradox"
+    assert pattern(analysed(tiny, floor=0.0), "unseen") == "fall and rise"
 
 
 def test_null_runs_are_rarely_flagged():
-    words = [verdict(analysed(sweep({"unseen": {}}, seed=s, noise=0.3), floor=0.0), "unseen") for s in range(20)]
-    assert words.count("paradox") == 0
-    assert words.count("none") >= 15
+    words = [pattern(analysed(sweep({"unseen": {}}, seed=s, noise=0.3), floor=0.0), "unseen") for s in range(20)]
+    assert words.count("fall and rise") == 0
+    assert words.count("neither") >= 15
 
 
 def test_identical_checkpoints_change_nothing_exactly():
     result = analysed(sweep({"leaked_true": {}, "unseen": {}}, noise=0.0))
     for name in ("change", "index", "contrast", "index_contrast", "contribution"):
         assert float(np.abs(result.data[name]).max()) == 0.0
-        assert float(np.abs(result.data[f"{name}_ci_high"]).max()) == 0.0
+        assert float(np.abs(result.data[f"{name}_ci_high"]).max()) == 0.0, name
 
 
 def test_contributions_of_first_and_rest_add_up_to_the_answers_change():
@@ -114,8 +170,8 @@ def test_contributions_of_first_and_rest_add_up_to_the_answers_change():
 
 def test_generated_answers_are_never_judged():
     result = analysed(sweep({"unseen": {"answer": -0.4, "prompt": 0.3}}, kind="gen_own"))
-    assert set(result.table["verdict"]) == {"not judged"}
-    assert "not judged" in result.verdict
+    assert set(result.table["pattern"]) == {"not judged"}
+    assert "by construction" in result.verdict
 
 
 def test_a_control_run_beside_it():
@@ -160,8 +216,8 @@ def test_bad_input():
         analysed(Result.of(one.table.query("step == 0")))
     with pytest.raises(InputError, match="no rows of mask"):
         analysed(Result.of(one.table.query("mask != 'prompt'")))
-    with pytest.raises(InputError, match="no groups"):
-        analysed(one, leaked=("nobody",))
+    with pytest.raises(InputError, match="nobody"):
+        analysed(one, seen=("nobody",))
 
 
 def test_an_item_in_two_groups_is_a_contradiction():

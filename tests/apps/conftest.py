@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.result import Result
 from analyses.core.store import SCHEMA, Store
 from tests.processes import started, until
@@ -85,13 +86,19 @@ def staged(source: Result) -> Result:
     table = pd.DataFrame({"run": "run", "step": STEPS, "stage": stages, "recommended": [False, True, False, False]})
     table = table.assign(accuracy=[0.5, 0.9, 0.9, 0.9], perplexity=[2.0, 2.0, 3.0, 4.0], om_index=[0.0, 0.0, 0.4, 0.7])
     data = estimate("accuracy", table["accuracy"].to_numpy(), {"step": list(STEPS)}, "1")
-    said = (
-        f"over-memorized from step 60 on; ship step 30 {HOSTILE} [x](http://evil.example) ![y](http://evil.example/p)"
-    )
+    hostile = f"ship step 30 {HOSTILE} [x](http://evil.example) ![y](http://evil.example/p)"
+    claims = [
+        Claim(
+            "over-memorized", FOUND, "accuracy held while perplexity rose", effect=0.7, low=0.5, high=0.9, step=60, n=9
+        ),
+        Claim("ship", FOUND, hostile, effect=0.0, low=0.0, high=0.0),
+        Claim("over-fit", NONE, "accuracy fell for good"),
+        Claim("worse", UNJUDGED, "accuracy fell", why="3 items", needs="8 items"),
+    ]
     record = {k: v for k, v in source.record.items() if k not in ("members", "pairs", "warnings")}
     record |= {"key": key("om", source.key), "analysis": "over_memorization", "kind": "run", "inputs": {}}
     record |= {"upstream": {"perplexity": source.key}, "options": {"delta": 0.01}, "warnings": [f"careful {HOSTILE}"]}
-    return Result.of(table, data, verdict=said).with_record(**record)
+    return Result.of(table, data, claims=claims).with_record(**record)
 
 
 def unknown() -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import sys
@@ -15,7 +16,8 @@ from analyses.core.analysis import names
 from analyses.core.store.store import Store
 from apps import catalog as reading
 from apps.dashboard.serve import SCRIPT
-from apps.dashboard.widgets import address, answers
+from apps.dashboard.widgets import address
+from apps.dashboard.widgets.address import escaped
 from apps.drawn import contents, reproduction
 from tests.apps.conftest import HOSTILE, key
 
@@ -169,7 +171,7 @@ def test_run_page_marks_stages_and_the_checkpoint_to_ship(store, monkeypatch):
     assert {"good fit", "over-memorized", "ship high"} <= {t.get("name") for t in spec["data"]}
     (star,) = [t for t in spec["data"] if t.get("name") == "ship high"]
     assert (star["x"], star["y"]) == ([30], [0.9])
-    assert "over\\-memorized from step 60 on" in words(app)
+    assert "Accuracy held while perplexity rose since step 60" in words(app)
 
 
 def test_two_runs_share_panels(store, monkeypatch):
@@ -208,41 +210,41 @@ def test_compare_opens_with_two_different_things(store, monkeypatch):
         assert "A and B are the same" not in words(opened(store, monkeypatch, page="Compare", analysis=analysis))
 
 
-def test_run_page_answers_across_runs_and_lists_every_run(store, monkeypatch):
+def test_run_page_says_every_claim_what_was_found_first_and_what_was_not_assessed(store, monkeypatch):
     app = opened(store, monkeypatch, page="Run")
-    (headline,) = [m for m in app.markdown if "**Ship" in m.value]
-    assert "**high over\\-memorized" in headline.value or "**high over-memorized, since step 60**" in headline.value
-    assert "**Ship high, step 30**: accuracy 0\\.900" in headline.value
-    assert "clearly above step 0" in headline.value
-    assert "**Where it sits** was not assessed" in headline.value
-    table = next(m.value for m in app.markdown if m.value.startswith("| training run"))
-    assert "| low | not assessed: no accuracy curve here |" in table.replace("\\", "")
-    assert "over-memorized since step 60" in table.replace("\\", "")
+    (said,) = [
+        m.value.replace("\\", "") for m in app.markdown if "accuracy held while" in m.value.lower() and "- " in m.value
+    ]
+    lines = said.splitlines()
+    assert "**high**: **Accuracy held while perplexity rose since step 60: +0.700 [+0.500, +0.900].**" in lines[0]
+    assert ":orange[" in lines[0]
+    order = [
+        next(i for i, line in enumerate(lines) if word in line) for word in ("Ship", "Cannot be judged", "None found")
+    ]
+    assert order == sorted(order)
+    assert "Not assessed: whether gains are memory" in said and "Not assessed: where it sits" in said
+    table = next(m.value for m in app.markdown if m.value.startswith("| training run")).replace("\\", "")
+    assert "what would let it be judged: 8 items" in table and "cannot be judged" in table
 
 
-def staged(*points: tuple[float, float, float], stages: tuple[str, ...], recommended: int) -> answers.Staged:
-    found = tuple(answers.Point(10.0 * i, *p) for i, p in enumerate(points))
-    return answers.Staged("r", found, stages, recommended, delta=0.01, rho=0.1, rise=float("nan"))
+def test_a_claim_is_the_same_text_everywhere(store, monkeypatch, capsys):
+    """Terminal, JSON, report and page, of one stored result."""
+    from analyses.core import claim
+    from apps.command.terminal import show_result
+    from apps.report import render
 
-
-def test_a_run_got_worse_only_where_its_intervals_part():
-    good, low, near = (0.9, 0.85, 0.95), (0.5, 0.4, 0.6), (0.88, 0.8, 0.93)
-    assert staged(good, low, stages=("good fit", "over-fit"), recommended=0).got_worse
-    assert not staged(good, near, stages=("good fit", "over-fit"), recommended=0).got_worse
-    assert not staged(low, good, stages=("under-trained", "good fit"), recommended=1).got_worse
-    nan = float("nan")
-    assert staged((0.9, nan, nan), (0.5, nan, nan), stages=("good fit", "over-fit"), recommended=0).got_worse
-
-
-def test_what_to_ship_says_whether_it_differs_from_the_start():
-    low, high, near = (0.5, 0.4, 0.6), (0.9, 0.8, 1.0), (0.6, 0.5, 0.7)
-    fit = ("under-trained", "good fit")
-    (clear,) = answers.ship([staged(low, high, stages=fit, recommended=1)])
-    (unclear,) = answers.ship([staged(low, near, stages=fit, recommended=1)])
-    (start,) = answers.ship([staged(high, low, stages=("good fit", "over-fit"), recommended=0)])
-    assert "clearly above step 0" in clear and "not told apart from step 0" in unclear
-    assert "no later checkpoint was more accurate" in start
-    assert not list(answers.ship([]))
+    result = next(store.get(n, k) for n, k in store.addresses() if n == "over_memorization")
+    sentences = [claim.sentence(c) for c in result.claims]
+    show_result(store, result, as_json=False)
+    terminal = capsys.readouterr().out
+    show_result(store, result, as_json=True)
+    as_json = json.loads(capsys.readouterr().out)["claims"]
+    page = " ".join(m.value for m in opened(store, monkeypatch, page="Run").markdown)
+    report = html.unescape(render(store))
+    for sentence in sentences:
+        assert f"verdict: {sentence}" in terminal and sentence in report
+        assert escaped(sentence) in page
+    assert [c["sentence"] for c in as_json] == sentences
 
 
 def test_recorded_paths_are_found_from_the_results_too(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ import pytest
 
 from analyses.answers import labels
 from analyses.core import analysis as registry
-from analyses.memory import _stage_rule as stages
+from analyses.core.claim import ANSWERS
+from analyses.core.result import NOT_ASSESSABLE, STAGES
 from analyses.memory import perplexity_paradox
 from apps.command.options import analysis_command
 from tests.conftest import ROOT
@@ -80,8 +81,7 @@ def test_commands_on_the_pages_are_those_of_the_command_line(reference: ModuleTy
 
 
 def test_the_words_of_verdicts_are_explained() -> None:
-    of = perplexity_paradox
-    said = [of.PARADOX, of.SHARPENING, of.DRIFT, of.NONE, of.UNJUDGED, *stages.STAGES, stages.NOT_ASSESSABLE]
-    said += [*labels.LABELS, "anchor", "adapter", "ambiguous", "selective", "none found"]
+    said = [*perplexity_paradox.PATTERNS.values(), perplexity_paradox.NEITHER, *STAGES, NOT_ASSESSABLE, *ANSWERS]
+    said += [*labels.LABELS, "anchor", "adapter", "ambiguous", "selective", "answers from memory", "paradox"]
     page = (ROOT / "docs" / "reference" / "words.md").read_text().lower()
     assert not [word for word in said if word not in page]

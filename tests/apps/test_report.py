@@ -17,7 +17,7 @@ def text(store) -> str:
 
 
 def test_verdicts_warnings_intervals_and_provenance_are_in_it(text):
-    assert "over-memorized from step 60 on; ship step 30" in text
+    assert "Accuracy held while perplexity rose since step 60: +0.700 [+0.500, +0.900]." in text
     assert "careful" in text
     assert '<th class="n">ci_low</th>' in text
     assert key("perplexity", "runs/high") in text

@@ -32,6 +32,6 @@ def test_permutation_keeps_strata():
 def test_same_seed_same_numbers(rng):
     x = rng.normal(size=(20, 6))
     first = np.arange(20) < 10
-    one, two = (stats.permutation_max_t(x, first, seed=4, draws=100) for _ in range(2))
+    one, two = (stats.group_max_t(x, first, seed=4, draws=100) for _ in range(2))
     assert one.p == two.p and np.array_equal(one.null, two.null)
     assert np.array_equal(stats.resample_counts(9, 50, 1), stats.resample_counts(9, 50, 1))

@@ -176,7 +176,7 @@ def share(change: np.ndarray, gap: np.ndarray, smallest: float = SMALLEST_GAP) -
 
 
 def contrasted_groups(names: Sequence[str], wanted: Sequence[str]) -> tuple[str, str] | None:
-    """The groups a contrast compares, first minus second: the ones named, leak and stable, or the only two.
+    """The groups a contrast compares, first minus second: the ones named, or the only two there are.
 
     Raises:
         InputError: a group no item has.
@@ -186,6 +186,4 @@ def contrasted_groups(names: Sequence[str], wanted: Sequence[str]) -> tuple[str,
         if len(wanted) != 2 or not set(wanted) <= set(there):
             raise InputError(f"contrast {list(wanted)}: expected two of the groups {there}")
         return wanted[0], wanted[1]
-    if {"leak", "stable"} <= set(there):
-        return "leak", "stable"
     return (there[0], there[1]) if len(there) == 2 else None

@@ -1,22 +1,22 @@
 """Intervals and tests over items; imports nothing of this project but its errors, and never torch."""
 
 from analyses.core.stats.estimates import (
-    CELLS_AT_ONCE,
     Estimate,
-    bootstrap_mean,
-    bootstrap_ratio,
     estimate,
     group_difference,
+    mean_of_items,
     paired_difference,
+    ratio_of_sums,
+    widened,
     wilson,
 )
-from analyses.core.stats.paired import (
-    has_series,
-    since,
-)
+from analyses.core.stats.intervals import percentiles
+from analyses.core.stats.max_t import Alternative, MaxT, group_max_t, mean_max_t
+from analyses.core.stats.paired import has_series, since
 from analyses.core.stats.resampling import (
     Array,
     Labels,
+    clusters_of,
     divide,
     members_of,
     n_arrangements,
@@ -24,44 +24,36 @@ from analyses.core.stats.resampling import (
     resample_counts,
     two_sample_t,
 )
-from analyses.core.stats.significance import (
-    Alternative,
-    MaxT,
-    bootstrap_argmax,
-    change_points,
-    holm,
-    mcnemar_exact,
-    permutation_max_t,
-    sign_flip,
-    sign_flip_max_t,
-)
+from analyses.core.stats.significance import bootstrap_argmax, change_points, holm, mcnemar_exact, sign_flip
 
 __all__ = [
-    "CELLS_AT_ONCE",
     "Alternative",
     "Array",
     "Estimate",
     "Labels",
     "MaxT",
     "bootstrap_argmax",
-    "bootstrap_mean",
-    "bootstrap_ratio",
     "change_points",
+    "clusters_of",
     "divide",
     "estimate",
     "group_difference",
+    "group_max_t",
     "has_series",
     "holm",
     "mcnemar_exact",
+    "mean_max_t",
+    "mean_of_items",
     "members_of",
     "n_arrangements",
     "paired_difference",
-    "permutation_max_t",
+    "percentiles",
     "permuted_labels",
+    "ratio_of_sums",
     "resample_counts",
     "sign_flip",
-    "sign_flip_max_t",
     "since",
     "two_sample_t",
+    "widened",
     "wilson",
 ]

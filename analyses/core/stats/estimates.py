@@ -1,43 +1,41 @@
-"""Estimates with intervals and tests, all of whose randomness is over items.
+"""Estimates with intervals, all of whose uncertainty is over items.
 
-Tokens of one item and rollouts of one prompt are not independent, so nothing here resamples them: rows are
-first reduced to one number per item (and cell), and only items are drawn again. SciPy and statsmodels do what
-they have; own code is what they lack: one resample of items shared by *every* cell (a matrix product, so that
-curves keep their correlation across layers), max-t permutation within strata, and the bootstrap of an argmax.
+Tokens of one item and rollouts of one prompt are not independent, so nothing here treats them so: rows are first
+reduced to one number per item (and cell), items to one per cluster where they come in clusters (templates, documents,
+wordings of one problem), and only these units count. Intervals are in closed form (`stats.intervals`): the percentile
+bootstrap leaves the truth out too often where there are few items, or skewed, or binary ones.
 
-NaN means "not measured" throughout: such an item is left out of that cell and of its `n`, never taken as 0.
-This file never imports torch.
+NaN means "not measured" throughout: such an item is left out of that cell and of its `n`, never taken as 0. An interval
+of NaN beside a value means "too few to have one". This file never imports torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
-from analyses.core.stats.resampling import (
-    Array,
-    Labels,
-    divide,
-    resample_counts,
-)
+from analyses.core.stats import intervals
+from analyses.core.stats.resampling import Array, Labels, clustered, clusters_of, codes_of, divide
 from probe.errors import InputError
 
 Values: TypeAlias = Float[np.ndarray, "item *cell"]
 
-CELLS_AT_ONCE = 4096  # draws x cells of one block stay near 64 MB
+RATES = ("1", "fraction")  # units of a share; zeros alone may as well be an effect in nats
+NUMBERS_AT_ONCE = 2_000_000  # units x cells of one block: its dozen temporary arrays stay near 200 MB
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A quantity with its interval and its number of items, each of the shape of the cells.
+    """A quantity with its interval and its number of units, each of the shape of the cells.
 
-    `ci_low`/`ci_high` are NaN where fewer than two items were measured; `n` counts items, never tokens.
+    `ci_low`/`ci_high` are NaN where there are too few units to have an interval (see `stats.intervals`); `n` counts
+    items (clusters where there are clusters), never tokens.
     """
 
     value: Float[np.ndarray, "*cell"]
@@ -46,79 +44,63 @@ class Estimate:
     n: Int[np.ndarray, "*cell"]
 
 
-def bootstrap_ratio(
+def ratio_of_sums(
     numerators: Values,
-    denominators: Values,
+    denominators: Values | float,
     *,
-    seed: int,
-    draws: int = 2000,
+    clusters: Labels | None = None,
     level: float = 0.95,
-    strata: Labels | None = None,
+    outcomes: intervals.Outcomes = "any",
 ) -> Estimate:
-    """Ratio of sums over items, `sum_i numerator / sum_i denominator`, per cell, with a percentile interval.
+    """Ratio of sums over items, `sum_i numerator / sum_i denominator`, per cell, with its interval.
 
-    One draw of items serves every cell, so differences and curves read across cells are resampled jointly.
-    An item with NaN in either array is left out of that cell. The micro average of a per-token quantity is
-    the ratio of per-item sums to per-item token counts; a no-intercept slope is that of sum(xy) to sum(xx).
+    An item with NaN in either array is left out of that cell. The micro average of a per-token quantity is the ratio
+    of per-item sums to per-item token counts; a no-intercept slope is that of sum(xy) to sum(xx).
 
     Args:
         numerators: one number per item and cell.
         denominators: same shape (or broadcastable to it).
-        seed: of the resampling.
-        draws: number of bootstrap draws.
+        clusters: one label per item; items of one label are one unit. None: every item is one.
         level: of the interval.
-        strata: item labels within which to resample, for cells that only some kinds of items enter.
+        outcomes: whether each number is a share of outcomes that are 0 or 1, or a paired change of those; where both
+            0 and 1 (and -1) are among the numbers, and nothing else, this is seen without being told.
     """
     numerators = np.asarray(numerators, dtype=float)
     denominators = np.broadcast_to(np.asarray(denominators, dtype=float), numerators.shape)
     n_items, cells = len(numerators), numerators.shape[1:]
     top, bottom = numerators.reshape(n_items, -1), denominators.reshape(n_items, -1)
     measured = ~(np.isnan(top) | np.isnan(bottom))
-    top, bottom = np.where(measured, top, 0.0), np.where(measured, bottom, 0.0)
-    n = measured.sum(0)
-    low, high = _ratio_interval(top, bottom, seed=seed, draws=draws, level=level, strata=strata)
-    low[n < 2], high[n < 2] = np.nan, np.nan
-    value = divide(top.sum(0), bottom.sum(0))
-    return Estimate(*(part.reshape(cells) for part in (value, low, high, n)))
+    value = divide(np.where(measured, top, 0.0).sum(0), np.where(measured, bottom, 0.0).sum(0))
+    if outcomes == "any" and (bottom[measured] == 1).all():
+        outcomes = _outcomes(top[measured])
+    if clusters is not None and n_items:
+        top, bottom = (clustered(np.where(measured, x, np.nan), codes_of(clusters)) for x in (top, bottom))
+    at_once = max(1, NUMBERS_AT_ONCE // max(len(top), 1))
+    blocks = [slice(i, i + at_once) for i in range(0, max(top.shape[1], 1), at_once)]
+    each = [intervals.of_ratio(top[:, b], bottom[:, b], level, outcomes=outcomes) for b in blocks]
+    bounds = (np.concatenate(part) for part in zip(*each, strict=True))
+    return Estimate(value.reshape(cells), *(part.reshape(cells) for part in bounds))
 
 
-def _ratio_interval(
-    top: Array, bottom: Array, *, seed: int, draws: int, level: float, strata: Any
-) -> tuple[np.ndarray, Array]:
-    """Percentile interval of the ratio of sums, in blocks of cells so that draws x cells stays small."""
-    n_items, n_cells = top.shape
-    low, high = np.full(n_cells, np.nan), np.full(n_cells, np.nan)
-    if n_items < 2:
-        return low, high
-    counts = resample_counts(n_items, draws, seed, strata)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    for start in range(0, n_cells, CELLS_AT_ONCE):
-        block = slice(start, start + CELLS_AT_ONCE)
-        drawn = divide(counts @ top[:, block], counts @ bottom[:, block])
-        seen = ~np.isnan(drawn).all(0)  # nanquantile warns about columns with nothing in them
-        if seen.any():
-            low[block][seen], high[block][seen] = np.nanquantile(drawn[:, seen], tails, axis=0)
-    return low, high
+def _outcomes(seen: Array) -> intervals.Outcomes:
+    """Whether numbers are outcomes: then a cell of zeros alone is a share too, and not an effect in nats."""
+    if not len(seen) or seen.min() == seen.max() or not np.isin(seen, [-1.0, 0.0, 1.0]).all():
+        return "any"
+    return "change" if seen.min() < 0 else "share"
 
 
-def bootstrap_mean(
-    values: Values,
-    *,
-    weights: Values | None = None,
-    seed: int,
-    draws: int = 2000,
-    level: float = 0.95,
-    strata: Labels | None = None,
+def mean_of_items(
+    values: Values, *, weights: Values | None = None, clusters: Labels | None = None, level: float = 0.95
 ) -> Estimate:
-    """Mean over items per cell with a percentile bootstrap interval; weighted mean if `weights` are given.
+    """Mean over items per cell with its interval; weighted mean if `weights` are given.
 
     With weights the mean is `sum(w v) / sum(w)`: for a micro average of per-token means give the token counts
-    as weights. If `values` are already per-item *sums*, use `bootstrap_ratio(sums, counts)`.
+    as weights. If `values` are already per-item *sums*, use `ratio_of_sums(sums, counts)`.
     """
     values = np.asarray(values, dtype=float)
     weights = np.asarray(1.0 if weights is None else weights, dtype=float)
     weights = np.broadcast_to(weights, values.shape)
-    return bootstrap_ratio(values * weights, weights, seed=seed, draws=draws, level=level, strata=strata)
+    return ratio_of_sums(values * weights, weights, clusters=clusters, level=level)
 
 
 def estimate(
@@ -129,8 +111,9 @@ def estimate(
     weight: str | None = None,
     per: str | None = None,
     item: str = "item",
+    cluster: str | None = "cluster",
     seed: int = 0,
-    draws: int = 2000,
+    draws: int = 0,
     level: float = 0.95,
     name: str | None = None,
     units: str = "",
@@ -141,8 +124,8 @@ def estimate(
     Rows of one item in one cell are first reduced to one number (their mean, so a long answer counts as much
     as a short one: the macro average). With `weight` the mean is weighted by that column,
     `sum(w v) / sum(w)`; with `per` it is the ratio of sums, `sum(value) / sum(per)`, the micro average of
-    columns such as `nll_nats` and `n_tokens`. Items are resampled jointly for all cells, within the dimensions
-    that partition them (such as `group`); `q_n` is the number of items. Cells without rows are NaN, n = 0.
+    columns such as `nll_nats` and `n_tokens`. `q_n` is the number of items, or of clusters where the table has a
+    column of them. Cells without rows are NaN, n = 0.
 
     Args:
         table: long-form rows; NaN in `value` is "not measured".
@@ -150,21 +133,27 @@ def estimate(
         by: columns that become dimensions, their sorted distinct values the coordinates.
         weight: column of weights of a weighted mean.
         per: column of denominators of a ratio of sums.
-        item: column that identifies the unit of resampling.
-        seed: of the bootstrap.
-        draws: number of draws.
+        item: column that identifies the item.
+        cluster: column of what several items share (template, document, problem): the unit of the interval wherever
+            it is present. Without it, clusters that the run of the analysis knows of are used (`core.resampling`).
+        seed: taken, and not used: the interval is in closed form.
+        draws: the same.
         level: of the interval.
         name: of the variable; the column's name by default.
         units: stored in `attrs["units"]`, for example "nats" or "1".
         long_name: stored in `attrs["long_name"]`, the label of an axis.
     """
+    del seed, draws
     by = list(by)
     _check_columns(table, [value, *by, item, *(c for c in (weight, per) if c)])
     if weight and per:
         raise InputError("give weight (weighted mean) or per (ratio of sums), not both")
     coords = {dim: _levels(pd.Series(table[dim])) for dim in by}
-    top, bottom, strata = _item_cells(table, value, coords, weight=weight, per=per, item=item)
-    result = bootstrap_ratio(top, bottom, seed=seed, draws=draws, level=level, strata=strata)
+    items, top, bottom = _item_cells(table, value, coords, weight=weight, per=per, item=item)
+    kinds = {2} if weight or per else set(table[value].dropna().unique().tolist())
+    is_rate = kinds <= {0, 1} and (kinds == {0, 1} or units in RATES)
+    clusters = _clusters(table, items, item, cluster)
+    result = ratio_of_sums(top, bottom, clusters=clusters, level=level, outcomes="share" if is_rate else "any")
     name = name or value
     attrs = {"units": units, "long_name": long_name or name.replace("_", " ")}
     parts = {"": result.value, "_ci_low": result.ci_low, "_ci_high": result.ci_high, "_n": result.n}
@@ -195,8 +184,8 @@ def _item_cells(
     weight: str | None,
     per: str | None,
     item: str,
-) -> tuple[np.ndarray, Array, Array | None]:
-    """Numerators and denominators [item, *cell], and each item's stratum where `by` partitions the items."""
+) -> tuple[Array, Array, Array]:
+    """The items, and their numerators and denominators [item, *cell]."""
     codes, items = pd.factorize(table[item], sort=True)
     index = [codes, *(pd.Categorical(table[dim], categories=levels).codes for dim, levels in coords.items())]
     shape = (len(items), *(len(levels) for levels in coords.values()))
@@ -212,51 +201,63 @@ def _item_cells(
     if not (weight or per):  # macro: each item is one number per cell, whatever its number of rows
         top, bottom = divide(top, seen), np.ones(shape)
     top[seen == 0], bottom[seen == 0] = np.nan, np.nan
-    return top, bottom, _partition(index, len(items))
+    return np.asarray(items), top, bottom
 
 
-def _partition(index: Sequence[np.ndarray], n_items: int) -> Array | None:
-    """A stratum code per item from the dimensions that are constant within every item (None if none is)."""
-    strata, found = np.zeros(n_items, dtype=int), False
-    for codes in index[1:]:
-        low, high = np.full(n_items, np.iinfo(int).max), np.full(n_items, -1)
-        np.minimum.at(low, index[0], codes)
-        np.maximum.at(high, index[0], codes)
-        if (low == high).all() and low.min() < low.max():
-            strata, found = strata * (int(low.max()) + 1) + low, True
-    return strata if found else None
+def _clusters(table: pd.DataFrame, items: Array, item: str, cluster: str | None) -> Labels | None:
+    """A label per item from the table's own column, else from what the run knows; None where each item stands alone."""
+    if cluster and cluster in table.columns and table[cluster].notna().any():
+        named = table.dropna(subset=[cluster]).drop_duplicates(item).set_index(item)[cluster]
+        return [named.get(i, i) for i in items]
+    return clusters_of(items)
 
 
-def paired_difference(first: Values, second: Values, *, seed: int, draws: int = 2000, level: float = 0.95) -> Estimate:
-    """Mean over items of `first - second`, measured on the same items, with a bootstrap interval."""
+def paired_difference(
+    first: Values, second: Values, *, clusters: Labels | None = None, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """Mean over items of `first - second`, measured on the same items, with its interval (`seed` is not used)."""
+    del seed
     if np.shape(first) != np.shape(second):
         raise InputError(f"paired values have shapes {np.shape(first)} and {np.shape(second)}: pair them by item")
-    return bootstrap_mean(np.asarray(first, float) - second, seed=seed, draws=draws, level=level)
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    both = np.concatenate([first.ravel(), second.ravel()])
+    both = both[~np.isnan(both)]
+    is_binary = bool(np.isin(both, [0.0, 1.0]).all()) and len(both) > 0 and both.min() < both.max()
+    return ratio_of_sums(first - second, 1.0, clusters=clusters, level=level, outcomes="change" if is_binary else "any")
 
 
 def group_difference(
-    values: Values, is_first: Bool[np.ndarray, " item"], *, seed: int, draws: int = 2000, level: float = 0.95
+    values: Values,
+    is_first: Bool[np.ndarray, " item"],
+    *,
+    clusters: Labels | None = None,
+    seed: int = 0,
+    draws: int = 0,
+    level: float = 0.95,
 ) -> Estimate:
-    """Mean of the first group minus mean of the rest, per cell; items resampled within each group.
+    """Mean of the first group minus mean of the rest, per cell, from the interval of each group's own mean.
 
-    `n` is the smaller of the two groups' numbers of measured items.
+    `n` is the smaller of the two groups' numbers of measured units. `seed` and `draws` are not used.
     """
+    del seed, draws
     values, is_first = np.asarray(values, float), np.asarray(is_first, bool)
-    n_items, cells = len(values), values.shape[1:]
-    flat = values.reshape(n_items, -1)
-    measured = ~np.isnan(flat)
-    filled = np.where(measured, flat, 0.0)
-    counts = resample_counts(n_items, draws, seed, is_first)
-    counts = np.concatenate([np.ones((1, n_items)), counts])
-    means = [divide((counts * side) @ filled, (counts * side) @ measured) for side in (is_first, ~is_first)]
-    difference = means[0] - means[1]
-    n = np.minimum(measured[is_first].sum(0), measured[~is_first].sum(0))
-    bounds = np.full((2, flat.shape[1]), np.nan)
-    enough = n >= 2
-    if enough.any():
-        tails = [(1 - level) / 2, (1 + level) / 2]
-        bounds[:, enough] = np.nanquantile(difference[1:, enough], tails, axis=0)
-    return Estimate(*(part.reshape(cells) for part in (difference[0], bounds[0], bounds[1], n)))
+    labels = None if clusters is None else np.asarray(codes_of(clusters))
+    sides = [
+        mean_of_items(values[own], clusters=None if labels is None else labels[own], level=level)
+        for own in (is_first, ~is_first)
+    ]
+    bounds = intervals.of_difference(*((s.value, s.ci_low, s.ci_high) for s in sides))
+    return Estimate(sides[0].value - sides[1].value, *bounds, np.minimum(sides[0].n, sides[1].n))
+
+
+def widened(value: float, low: float, high: float, *, n: int, looks: int) -> tuple[float, float, float]:
+    """An interval of one of many looks, widened so that those of all looks hold together (Bonferroni)."""
+    from scipy import stats as scipy_stats
+
+    if looks < 2 or n < 2:
+        return value, low, high
+    wide, narrow = (float(scipy_stats.t.ppf(1 - 0.025 / k, n - 1)) for k in (looks, 1))
+    return value, value - (value - low) * wide / narrow, value + (high - value) * wide / narrow
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:

@@ -6,7 +6,9 @@ cells, and every cell sees the same draw. NaN in values means "not measured". Ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import comb, prod
 from typing import Any, TypeAlias
 
@@ -20,14 +22,58 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Labels: TypeAlias = Sequence[Any] | Array
 
 
-def resample_counts(n: int, draws: int, seed: int, strata: Labels | None = None) -> Float[np.ndarray, "draw item"]:
-    """How often each of `n` items is taken in each bootstrap draw; with `strata`, within each stratum."""
+def resample_counts(
+    n: int, draws: int, seed: int, strata: Labels | None = None, clusters: Labels | None = None
+) -> Float[np.ndarray, "draw item"]:
+    """How often each of `n` items is taken in each bootstrap draw; within strata, whole clusters at a time."""
     rng = np.random.default_rng(seed)
     counts = np.zeros((draws, n))
+    if clusters is not None:
+        codes = codes_of(clusters)
+        first = np.unique(codes, return_index=True)[1]
+        within = None if strata is None else np.asarray(strata)[first]
+        return resample_counts(len(first), draws, seed, within)[:, codes]
     for members in members_of(n, strata):
         size = len(members)
         counts[:, members] = rng.multinomial(size, np.full(size, 1 / size), size=draws)
     return counts
+
+
+_CLUSTERS: ContextVar[Mapping[str, str] | None] = ContextVar("clusters of items", default=None)
+
+
+@contextmanager
+def clusters(of_items: Mapping[str, str]) -> Iterator[None]:
+    """While this is open, items that share a cluster are one unit: a fact of a run's inputs, not of each analysis."""
+    token = _CLUSTERS.set(of_items)
+    try:
+        yield
+    finally:
+        _CLUSTERS.reset(token)
+
+
+def clusters_of(items: Iterable[Any]) -> list[str] | None:
+    """A cluster label per item, of the run that is on; None where every item stands alone."""
+    known = _CLUSTERS.get()
+    if not known:
+        return None
+    names = list(map(str, items))
+    found = [known.get(name, name) for name in names]
+    return found if len(set(found)) < len(set(names)) else None
+
+
+def codes_of(labels: Labels) -> Array:
+    """Labels as numbers from 0, in sorted order."""
+    return np.unique(np.asarray(labels).astype(str), return_inverse=True)[1].ravel()
+
+
+def clustered(values: Float[np.ndarray, "item cell"], codes: Array) -> Float[np.ndarray, "cluster cell"]:
+    """Sums over the items of each cluster; NaN where none of a cluster's items was measured."""
+    measured = ~np.isnan(values)
+    sums, seen = np.zeros((2, int(codes.max()) + 1, values.shape[1]))
+    np.add.at(sums, codes, np.where(measured, values, 0.0))
+    np.add.at(seen, codes, measured)
+    return np.where(seen > 0, sums, np.nan)
 
 
 def members_of(n: int, strata: Labels | None) -> list[Array]:

@@ -1,48 +1,27 @@
-"""Tests over items: sign flips, permutation within strata with the maximum statistic, where a curve peaks.
+"""Tests over items: sign flips, exact tests of counts, where a curve peaks or breaks.
 
-SciPy, statsmodels and ruptures do what they have; own code is what they lack, namely one relabelling shared
-by all cells (max-t) and the bootstrap of an argmax. A p-value is never 0: the observed labelling counts among
-the draws. NaN means "not measured". Never imports torch.
+SciPy, statsmodels and ruptures do what they have; own code is what they lack, namely the bootstrap of an argmax. Many
+cells at once are `stats.max_t`'s. A p-value is never 0: what was observed counts among the draws. NaN means
+"not measured". Never imports torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 import scipy
 from jaxtyping import Bool, Float, Int
 
+from analyses.core.stats.max_t import Alternative
 from analyses.core.stats.resampling import (
     Array,
-    Labels,
     divide,
-    n_arrangements,
-    permuted_labels,
     resample_counts,
     two_sample_t,
 )
 from probe.errors import InputError
-
-Alternative: TypeAlias = Literal["two-sided", "greater", "less"]
-Values: TypeAlias = Float[np.ndarray, "item *cell"]
-
-
-@dataclass(frozen=True)
-class MaxT:
-    """Studentised statistics of all cells and p-values corrected over all of them.
-
-    `p_cell` is the single-step max-t adjusted p of each cell, `p` that of the largest statistic, `argmax` its
-    flat index and `null` the null distribution of the maximum.
-    """
-
-    t: Float[np.ndarray, "*cell"]
-    p_cell: Float[np.ndarray, "*cell"]
-    p: float
-    argmax: int
-    null: Float[np.ndarray, " draw"]
 
 
 def sign_flip(
@@ -71,74 +50,6 @@ def sign_flip(
         n_resamples=draws, alternative=alternative, rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(test.pvalue)
-
-
-def permutation_max_t(
-    values: Values,
-    is_first: Bool[np.ndarray, " item"],
-    *,
-    strata: Labels | None = None,
-    seed: int = 0,
-    draws: int = 2000,
-    alternative: Alternative = "two-sided",
-) -> MaxT:
-    """Which cells differ between two groups of items, corrected over all cells by the maximum statistic.
-
-    Welch t of first minus rest per cell; labels are permuted within strata; p = (1 + #{null max >= t}) /
-    (1 + draws), so never 0. A curve that is 0 for both groups has t 0 and p 1.
-    """
-    values, is_first = np.asarray(values, float), np.asarray(is_first, bool)
-    _check_groups(is_first, strata)
-    flat = values.reshape(len(values), -1)
-    labels = np.concatenate([is_first[None], permuted_labels(is_first, draws, seed, strata)]).astype(float)
-    t = two_sample_t(flat, labels, 1.0 - labels)
-    return _max_t(t, values.shape[1:], alternative)
-
-
-def _check_groups(is_first: Array, strata: Labels | None) -> None:
-    n_first, n_rest = int(is_first.sum()), int((~is_first).sum())
-    if min(n_first, n_rest) < 2:
-        raise InputError(f"groups of {n_first} and {n_rest} items: two groups need at least 2 items each")
-    if n_arrangements(is_first, strata) < 20:
-        raise InputError(
-            f"groups of {n_first} and {n_rest} items have fewer than 20 relabellings within the strata: no p "
-            "below .05 is possible, at least 3 items per group in one stratum are needed (or fewer strata)"
-        )
-
-
-def sign_flip_max_t(
-    differences: Values, *, seed: int = 0, draws: int = 2000, alternative: Alternative = "two-sided"
-) -> MaxT:
-    """Which cells of paired differences are not centred on 0, corrected over all cells; one sign per item.
-
-    An item's sign flips in all its cells at once, which keeps the correlation across cells.
-    """
-    differences = np.asarray(differences, float)
-    n_items = len(differences)
-    if n_items < 5:
-        raise InputError(f"{n_items} paired items: no p below .05 is possible; at least 6 items are needed")
-    flat = differences.reshape(n_items, -1)
-    measured = ~np.isnan(flat)
-    x, n = np.where(measured, flat, 0.0), measured.sum(0)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, n_items))
-    mean = divide(np.concatenate([np.ones((1, n_items)), signs]) @ x, np.maximum(n, 1))
-    spread = np.maximum((x**2).sum(0) - n * mean**2, 0.0)
-    spread[spread <= 1e-12 * (x**2).sum(0)] = 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(mean == 0, 0.0, mean / np.sqrt(spread / (n * (n - 1))))
-    t[:, n < 2] = np.nan
-    return _max_t(t, differences.shape[1:], alternative)
-
-
-def _max_t(t: Array, cells: tuple[int, ...], alternative: Alternative) -> MaxT:
-    """Row 0 of `t` is what was observed, the others its null; NaN cells take no part."""
-    directed = {"two-sided": np.abs(t), "greater": t, "less": -t}[alternative]
-    directed = np.where(np.isnan(directed), -np.inf, directed)
-    null = directed[1:].max(1)
-    p_cell = (1.0 + (null[:, None] >= directed[:1]).sum(0)) / (1.0 + len(null))
-    p_cell[np.isnan(t[0])] = np.nan
-    best = int(directed[0].argmax())
-    return MaxT(t[0].reshape(cells), p_cell.reshape(cells), float(p_cell[best]), best, null)
 
 
 def mcnemar_exact(b: int, c: int) -> float:

@@ -11,7 +11,7 @@ import streamlit as st
 from analyses.core.analysis import get, names
 from analyses.core.store.store import Store, StoreError
 from apps.catalog import Entry, Listing
-from apps.dashboard.widgets import address, answers, exports, parts, tables
+from apps.dashboard.widgets import address, exports, parts, tables
 from apps.drawn.reproduction import python_code
 from probe.errors import InputError
 
@@ -36,7 +36,7 @@ def show(found: Listing) -> None:
         key = address.select("Result", list(by_key), key="key", name=lambda k: by_key[k].label)
     entry = by_key[key]
     try:
-        parts.claims(entry, answers.tone(entry))
+        parts.claims(entry)
         summary = parts.summary_of(str(entry.root), entry.analysis, entry.key)
     except (StoreError, InputError) as error:
         st.error(address.escaped(error))

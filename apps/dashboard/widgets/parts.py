@@ -9,14 +9,14 @@ import pandas as pd
 import streamlit as st
 
 import analyses
-from analyses.core import figures
+from analyses.core import claim, figures
 from analyses.core.result import Result
 from analyses.core.store.store import Store
 from apps.catalog import Entry, located, not_found
 from apps.dashboard.widgets import address
 from apps.dashboard.widgets.address import escaped
+from apps.drawn import contents
 from apps.drawn.comparison import CATEGORIES
-from apps.drawn.contents import verdict
 from apps.report import figures_of, provenance
 
 
@@ -51,11 +51,15 @@ def frozen(where: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple((n, tuple(v) if isinstance(v, list) else v) for n, v in where.items())
 
 
-def claims(entry: Entry, tone: str) -> None:
-    """Verdict and warnings of a result, as text; ``tone`` (info, warning, error) colours the verdict."""
-    said = verdict(entry.root, entry.analysis, entry.key)
-    if said:
-        getattr(st, tone)(escaped(said), icon=":material/gavel:")
+def claims(entry: Entry) -> None:
+    """Claims and warnings of a result: each claim's sentence in its tone, what stands beside it below."""
+    stated = contents.claims(entry.root, entry.analysis, entry.key)
+    for one in stated:
+        card: Any = claim.card(one)
+        getattr(st, card["tone"])(escaped(card["sentence"]), icon=":material/gavel:")
+        st.caption(escaped("; ".join(f"{label}: {value}" for label, value in card["details"])))
+    if not stated and (said := contents.verdict(entry.root, entry.analysis, entry.key)):
+        st.info(escaped(said), icon=":material/gavel:")
     warnings = entry.record.get("warnings", [])
     for warning in warnings[:3]:
         st.warning(escaped(warning), icon=":material/warning:")

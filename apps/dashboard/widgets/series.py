@@ -11,7 +11,8 @@ import streamlit as st
 from analyses.core.store.store import StoreError
 from apps.catalog import Entry, Listing, run_names
 from apps.dashboard.widgets import address, parts
-from apps.drawn.contents import array_names, verdict
+from apps.drawn import contents
+from apps.drawn.contents import array_names
 from probe.errors import InputError
 
 
@@ -55,7 +56,9 @@ def claims(entries: Sequence[Entry], names: dict[str, str]) -> bool:
     said: dict[str, list[tuple[str, str]]] = {}
     for entry in entries:
         try:
-            text = verdict(entry.root, entry.analysis, entry.key)
+            if contents.claims(entry.root, entry.analysis, entry.key):
+                continue  # they stand among the answers above
+            text = contents.verdict(entry.root, entry.analysis, entry.key)
         except StoreError as error:
             st.error(address.escaped(error))
             continue
