@@ -15,7 +15,7 @@ import numpy as np
 
 from analyses.core.stats import group_difference
 from analyses.core.stats.max_t import group_max_t
-from analyses.core.stats.resampling import Array, Labels, resample_counts, two_sample_t
+from analyses.core.stats.resampling import Array, Labels, divide, resample_counts, two_sample_t
 from analyses.core.stats.significance import holm
 from probe.errors import InputError
 
@@ -178,7 +178,31 @@ def _by_items(
     first = np.asarray(is_first, float)
     argmax = _argmax(two_sample_t(values, counts * first, counts * (1 - first)))
     gap = np.nanmean(curve.values[first > 0], axis=0) - np.nanmean(curve.values[first == 0], axis=0)
-    return Family(test.t, _inside(gap, width), test.p_cell, test.p, np.nan, argmax)
+    p_window = np.maximum(test.p_cell, beyond_scale(values, is_first, counts))
+    return Family(test.t, _inside(gap, width), p_window, float(p_window[test.argmax]), np.nan, argmax)
+
+
+def beyond_scale(values: Array, is_first: Array, counts: Array) -> Array:
+    """p per window of the first group's contrast being no more than the second's times one factor, over all windows.
+
+    Answers that have more to lose lose more at every layer, in the same proportions: a difference of the groups' scale
+    is no place. The factor is the slope of the first group's profile over windows on the second's, freed of what noise
+    takes off it, at least 1, and 1 where the second group has no profile; it is estimated anew in every draw.
+    """
+    known = ~np.isnan(values)
+    filled, first = np.where(known, values, 0.0), np.asarray(is_first, bool)
+    weights = np.concatenate([np.ones((1, len(values))), counts])
+    one, other = (divide((weights * side) @ filled, (weights * side) @ known) for side in (first, ~first))
+    noise = np.nanvar(values[~first], axis=0, ddof=1) / np.maximum(known[~first].sum(0), 1)
+    size = (other**2).sum(1)
+    has_profile = size[0] > 2 * noise.sum()
+    freed = np.maximum(size - noise.sum() * np.where(np.arange(len(size)) > 0, 2, 1), 0.1 * size)
+    factor = np.maximum((one * other).sum(1) / freed, 1.0) if has_profile else np.ones(len(size))
+    difference = one - factor[:, None] * other
+    spread = difference[1:].std(0)
+    t = np.divide(difference, spread, out=np.zeros_like(difference), where=spread > 0)
+    null = (t[1:] - t[:1]).max(1)
+    return (1.0 + (null[:, None] >= t[:1]).sum(0)) / (1.0 + len(null))
 
 
 def _by_draws(curve: DrawnCurve, width: int) -> Family:

@@ -4,7 +4,8 @@ Definition: from results of other analyses on the same items, curves per item an
     with the block reset, or patched from base), suf = M(base patched from tuned) - M(base), jsd = before_after
     divergence, force = split-half squared force, probe = AUC of the linear probe. A window's contrast is its mean
     minus the mean of all other layers. Each kind is studentised between the groups; its p is that of the maximum
-    over windows under permuted labels, then Holm over kinds (and widths). Anchor = the window where nec is largest,
+    over windows, and of that beyond the second group's profile times one factor (a group that has more to lose is no
+    place), then Holm over kinds (and widths). Anchor = the window where nec is largest,
     if its Holm p <= .05, at least 80 % of bootstrap draws put it within one layer, and another kind is significant
     within one layer. Adapter = a later window with significant jsd where nec is smaller (the paired interval
     excludes 0). A window counts only where the first group is larger inside it, not merely less small than
@@ -31,6 +32,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.result import Result
 from analyses.core.stats import change_points, group_difference
 from analyses.states._evidence import (
@@ -122,7 +124,8 @@ def anchor_adapter(
     data.attrs |= {"groups": [first, second], "width": chosen}
     warnings = [f"{kind} was not measured" for kind in KINDS if kind not in curves]
     warnings += [_about_width(w, other) for w, other in others.items()]
-    return Result.of(_table([anchor, adapter], chosen), data, verdict=_sentence(anchor, adapter), warnings=warnings)
+    claims = _claims([anchor, adapter], nec, is_first, n_layers - chosen + 1)
+    return Result.of(_table([anchor, adapter], chosen), data, claims=claims, warnings=warnings)
 
 
 def _table(findings: list[Finding], width: int) -> pd.DataFrame:
@@ -138,19 +141,45 @@ def _span(first: float, width: int) -> str:
     return f"{int(first)}" if width == 1 else f"{int(first)}-{int(first) + width - 1}"
 
 
-def _sentence(anchor: Finding, adapter: Finding) -> str:
-    """One sentence a reader can quote."""
-    return "; ".join(_clause(f) for f in (anchor, adapter)) + "."
+def _claims(findings: list[Finding], nec: np.ndarray | None, is_first: np.ndarray, windows: int) -> list[Claim]:
+    """The two roles as claims; something significant that is not one window cannot be judged."""
+    from analyses.core.stats import group_difference, widened
 
-
-def _clause(found: Finding) -> str:
-    if found.verdict == "none found":
-        return f"{found.role}: none found ({found.reason})"
-    width = int(found.last_layer - found.first_layer) + 1
-    where = f"layer{'s' if width > 1 else ''} {_span(found.first_layer, width)}"
-    interval = f"95 % bootstrap {int(found.ci_low)}-{int(found.ci_high)}, p {found.p:.3f}"
-    tone = "" if found.verdict == found.role else "ambiguous, best "
-    return f"{found.role}: {tone}{where} ({interval}; {found.reason})"
+    said: list[Claim] = []
+    for found in findings:
+        what = f"one window of layers is the {found.role}"
+        if np.isnan(found.first_layer):
+            unmeasured = "not measured" in found.reason
+            if unmeasured:
+                needs = "a result of weight_reset or cross_patching (necessity), and of divergence"
+                said.append(Claim(found.role, UNJUDGED, what, why=found.reason, needs=needs))
+            else:
+                said.append(
+                    Claim(found.role, NONE, f"a window that is the {found.role}", p=found.p, caveat=found.reason)
+                )
+            continue
+        if found.verdict != found.role:
+            needs = "more items, or another kind of evidence"
+            said.append(Claim(found.role, UNJUDGED, what, why=found.reason, needs=needs, p=found.p))
+            continue
+        start, end = int(found.first_layer), int(found.last_layer)
+        shown: dict[str, Any] = {}
+        if nec is not None and found.role == "anchor":
+            e = group_difference(np.nanmean(nec[:, start : end + 1], axis=1), is_first)
+            numbers = (float(e.value), float(e.ci_low), float(e.ci_high))
+            value, low, high = widened(*numbers, n=int(e.n), looks=windows)
+            shown = {"effect": value, "low": low, "high": high, "unit": "of the metric", "n": int(e.n)}
+        place = f"layers {start}-{end}" if end > start else f"layer {start}"
+        said.append(
+            Claim(
+                found.role, FOUND, f"{place} are the {found.role}" if end > start else f"{place} is the {found.role}",
+                place=place, estimand="necessity there, first group minus second", p=found.p,
+                family=f"{windows} windows, all kinds of evidence", control="the second group, whatever its scale",
+                assumptions=(found.reason, f"95 % of the bootstrap in layers {int(found.ci_low)}-{int(found.ci_high)}"),
+                caveat="where an effect is concentrated, not what is stored", **shown,
+            )
+        )  # fmt: skip
+    return said
 
 
 def _about_width(width: int, found: dict[str, Family]) -> str:
