@@ -16,7 +16,8 @@ ROWS = FOLDER / "results.json"
 
 def names() -> list[str]:
     """Files that measure something."""
-    return sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_"))
+    files = [p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_")]
+    return sorted([*files, *(p.parent.name for p in FOLDER.glob("*/__main__.py"))])
 
 
 def machine() -> str:

@@ -1,7 +1,7 @@
 """Operating points of the localisation rule, by simulation: how often it finds what is there and what is not.
 
 Noise is AR(1) (rho .7) across 28 layers, with unit innovation or unit marginal standard deviation; the effect is
-added to the first group at layers 18-20. `detected`: necessity's max-t p <= .05 (one-sided, permuted labels, no
+added to the first group at layers 18-20. `detected`: necessity's max-t p <= .05 (one-sided, studentised bootstrap, no
 strata, Welch t of the window contrast, width 3). `near` and `exact`: detected and the largest window within one
 layer of, or exactly, the planted one. The full rule (`anchor`) also needs a second kind of evidence and 80 % of the
 bootstrap within one layer.
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from analyses.core.stats import permutation_max_t
 from analyses.states._window_rule import ItemCurve, families, find_adapter, find_anchor, window_contrasts
 from tests.planted import ar1
 
@@ -42,7 +41,7 @@ def rates(
     hits = {"detected": 0, "near": 0, "exact": 0}
     for seed in range(runs):
         values, is_first = simulated(np.random.default_rng(seed), n, size, flat, unit)
-        test = permutation_max_t(
+        test = group_max_t(
             window_contrasts(values, WIDTH), is_first, seed=seed, draws=permutations, alternative="greater"
         )
         found = test.p <= 0.05

@@ -159,7 +159,7 @@ def banded(
 ) -> xr.Dataset:
     """`name` with `_ci_low`, `_ci_high`, `_n`: percentiles over the draws in which it is defined (NaN: none).
 
-    The percentiles are those that suit `n` units (see `intervals.percentiles`); none below five,
+    The percentiles are those that suit `n` units (see `intervals.percentiles`); none below six,
     plain ones where n is not given.
 
     With `is_observed` the bounds are values that occurred: between two checkpoints there is no checkpoint.

@@ -109,7 +109,7 @@ def separation(
     That of the AUROC is Newcombe's (2006, method 5): score type, with the variance of Hanley and McNeil, so that it has
     a width at 1 too. That of tpr is of the rate at the true quantile of non-members, of which few non-members know
     little: its lower bound is 0 below 368 of them at 1 %. With fewer than 1 / fpr non-members `tpr` is at zero false
-    positives, a stricter operating point. None with fewer than five items on a side.
+    positives, a stricter operating point. None with fewer than six items on a side.
     """
     kept = ~np.isnan(scores)
     scores, is_member = np.asarray(scores, float)[kept], np.asarray(is_member, bool)[kept]

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from analyses.core.result import Result
+from analyses.core.stats import group_max_t, resample_counts
 from analyses.states import _window_rule as localisation
 from analyses.states import anchor_adapter as module
+from analyses.states._window_rule import beyond_scale, window_contrasts
 from analyses.states.anchor_adapter import anchor_adapter
 from probe.errors import InputError
 from tests.planted import ar1, bifurcation, evidence
@@ -49,7 +51,9 @@ def test_a_planted_anchor_and_adapter_are_found():
     assert (anchor["verdict"], anchor["first_layer"], anchor["last_layer"]) == ("anchor", 18, 20)
     assert anchor["ci_low"] >= 17 and anchor["ci_high"] <= 21 and anchor["p"] <= 0.05
     assert adapter["verdict"] == "adapter" and adapter["first_layer"] == 21
-    assert result.verdict.startswith("anchor: layers 18-20") and "adapter: layers 21-23" in result.verdict
+    assert result.verdict.startswith("Layers 18-20 are the anchor: +")
+    assert "Layers 21-23 are the adapter" in result.verdict
+    assert [c.answer for c in result.claims] == ["found", "found"] and result.claims[0].low > 0
     assert list(result.table.columns[:7]) == [
         "role", "first_layer", "last_layer", "ci_low", "ci_high", "p", "verdict",
     ]  # fmt: skip
@@ -58,7 +62,7 @@ def test_a_planted_anchor_and_adapter_are_found():
 def test_without_any_difference_none_is_found():
     result = anchor_adapter(**evidence(*planted(anchor=None)), **FAST)
     assert set(result.table["verdict"]) == {"none found"}
-    assert result.table["first_layer"].isna().all() and "none found" in result.verdict
+    assert result.table["first_layer"].isna().all() and "None found" in result.verdict
 
 
 def test_a_flat_difference_is_no_localisation():
@@ -200,6 +204,7 @@ def test_a_window_that_is_merely_least_negative_does_not_count():
 def test_missing_evidence_is_said():
     result = anchor_adapter(divergence=evidence(*planted())["divergence"], **FAST)
     assert set(result.table["verdict"]) == {"none found"} and "necessity was not measured" in result.verdict
+    assert result.claims[0].answer == "cannot be judged"
     assert "nec was not measured" in result.warnings and "force was not measured" in result.warnings
 
 
@@ -228,7 +233,7 @@ def test_bad_input_is_refused():
     with pytest.raises(InputError, match="different depth"):
         anchor_adapter(weight_reset=given["weight_reset"], divergence=deeper["divergence"])
     few = evidence(*planted(n=4))
-    with pytest.raises(InputError, match="at least 3 items per group"):
+    with pytest.raises(InputError, match="at least 5 in each"):
         anchor_adapter(**few)
     wide = given["weight_reset"].table.assign(layers="1,2")
     with pytest.raises(InputError, match="width 1"):
@@ -259,6 +264,22 @@ def test_operating_points_in_the_docstring_are_the_simulated_ones():
     stated = re.sub(r"\s+", " ", module.__doc__).partition("Operating points")[2].partition('So "none')[0]
     printed = {float(x) for x in re.findall(r"(?<![\w.])[01]?\.\d{3}\b", stated)}
     assert len(printed) >= 12 and printed <= {round(s, 3) for s in shares}
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.0])
+def test_a_group_with_more_to_lose_everywhere_is_not_located(factor):
+    """One relative profile in both groups, the first scaled: the raw contrast peaks where the common profile does."""
+    rng = np.random.default_rng(0)
+    profile = 1 + np.exp(-0.5 * ((np.arange(28) - 13) / 3) ** 2)
+    is_first = np.arange(120) < 60
+    values = profile * (1 + 0.3 * rng.normal(size=(120, 1))) + 0.3 * rng.normal(size=(120, 28))
+    values *= np.where(is_first, factor, 1.0)[:, None]
+    counts = resample_counts(120, 300, 0, is_first)
+    contrasts = window_contrasts(values, 3)
+    assert group_max_t(contrasts, is_first, draws=300, alternative="greater").p < 0.05, "in raw units it is found"
+    assert beyond_scale(contrasts, is_first, counts).min() > 0.05
+    values[is_first, 18:21] += 0.5
+    assert beyond_scale(window_contrasts(values, 3), is_first, counts)[18] < 0.05, "a place of its own still is"
 
 
 def test_figures_name_the_verdict():

@@ -49,9 +49,9 @@ def test_planted_diversity():
 
 
 def test_a_collapse_is_a_paired_fall_and_identical_steps_change_nothing():
-    many, one = [["1", "2", "3", "4"]] * 6, [["1"] * 4] * 6
+    many, one = [["1", "2", "3", "4"], ["1", "2", "3", "3"], ["1", "2", "2", "2"]] * 2, [["1"] * 4] * 6
     data = analysed(series(many, one, many)).data.sel(group="g", answer_kind="given")
-    assert float(data["modes_change"].sel(step=10)) == pytest.approx(-3)
+    assert float(data["modes_change"].sel(step=10)) == pytest.approx(1 - (4 + 8 / 3 + 1.6) / 3)
     assert float(data["modes_change"].sel(step=20)) == 0.0
     assert float(data["modes_change_ci_high"].sel(step=10)) < 0
     assert float(np.abs(data["self_bleu_change"].sel(step=0))) == 0.0

@@ -76,8 +76,8 @@ def test_templated_items_count_by_template(rng):
 
 
 def test_too_few_to_have_an_interval():
-    """Below five units, or where most agree and fewer than five differ; a share of 0/1 outcomes always has one."""
-    assert np.isnan(stats.mean_of_items(np.arange(4.0)).ci_low) and np.isfinite(
+    """Below six units, or where most agree and fewer than five differ; a share of 0/1 outcomes always has one."""
+    assert np.isnan(stats.mean_of_items(np.arange(5.0)).ci_low) and np.isfinite(
         stats.mean_of_items(np.arange(5.0)).ci_low
     )
     mostly = np.zeros(40)
@@ -121,10 +121,10 @@ def test_cells_beyond_one_block_are_the_same(rng, monkeypatch):
 
 
 def test_not_measured_is_left_out(rng):
-    x = rng.normal(size=(5, 3))
+    x = rng.normal(size=(6, 3))
     x[1:, 1], x[:, 2] = np.nan, np.nan
     out = stats.mean_of_items(x)
-    assert out.n.tolist() == [5, 1, 0]
+    assert out.n.tolist() == [6, 1, 0]
     assert out.value[1] == x[0, 1] and np.isnan(out.value[2])
     assert np.isnan(out.ci_low[1:]).all() and np.isfinite(out.ci_low[0])
 

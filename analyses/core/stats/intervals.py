@@ -24,7 +24,7 @@ import numpy as np
 Array: TypeAlias = np.ndarray[Any, Any]
 Outcomes: TypeAlias = Literal["share", "change", "any"]
 
-LEAST = 5  # units; below, no interval covers skewed data
+LEAST = 6  # units; below, no interval covers skewed data
 DIFFER = 5  # units that must differ from the value most of them share
 MANY = 64  # units from which on Wilson's interval of a proportion covers
 ROUNDS = 14  # of the fixed point for ratios; a mean needs one
