@@ -105,7 +105,9 @@ def grids(
             raise InputError(f"item(s) {twice[:5]} stand in two groups (contradictory labels): correct the prompt file")
         nll, tokens = {}, {}
         for mask, of in rows.groupby("mask"):
-            wide = of.pivot_table(index="item", columns="step", values=["nll_nats", "n_tokens"], aggfunc="sum")
+            wide = of.dropna(subset=["nll_nats", "n_tokens"]).pivot_table(
+                index="item", columns="step", values=["nll_nats", "n_tokens"], aggfunc="sum"
+            )
             wide = wide.reindex(groups.index)
             nll[str(mask)], tokens[str(mask)] = (
                 pd.DataFrame(wide[c]).reindex(columns=steps).to_numpy(float) for c in ("nll_nats", "n_tokens")
