@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.claim import Claim
-from analyses.core.stats import bootstrap_ratio, estimate
+from analyses.core.stats import estimate, ratio_of_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def by_place(sums: dict[str, pd.DataFrame], quantities: tuple[str, ...], seed: i
 
 
 def change_claims(
-    tokens: pd.DataFrame, quantity: str, text_of: Callable[[int], str], seed: int, sampled: str = "token"
+    tokens: pd.DataFrame, quantity: str, text_of: Callable[[int], str], sampled: str = "token"
 ) -> list[Claim]:
     """The position whose tokens made up most of the change of mean entropy, with the tokens sampled there.
 
@@ -48,7 +48,6 @@ def change_claims(
         tokens: rows with item, pos, the change, and the sampled token's id.
         quantity: the column of the change.
         text_of: the text of a token id.
-        seed: of the bootstrap over items.
         sampled: the column of ids.
 
     A position's part is its tokens' summed change over all tokens of the log; parts add up to the whole.
@@ -56,14 +55,14 @@ def change_claims(
     near = tokens[tokens["pos"] < LAST_POS]
     what = "entropy changed at one position more than elsewhere"
     items, positions = sorted(tokens["item"].unique()), sorted(near["pos"].unique().tolist())
-    if len(items) < 5:
-        why, needs = f"{len(items)} items in the log", "responses of five items or more"
+    if len(items) < 6:
+        why, needs = f"{len(items)} items in the log", "responses of six items or more"
         return [Claim("place", "cannot be judged", what, why=why, needs=needs, n=len(items))]
     tops = near.pivot_table(index="item", columns="pos", values=quantity, aggfunc="sum")
     tops = tops.reindex(index=items, columns=positions).fillna(0.0).to_numpy()  # no token of a place: exactly 0 of it
     count = tokens.groupby("item").size().reindex(items).to_numpy(float)[:, None]
     level = 1 - 0.05 / len(positions)  # holds for all positions looked at
-    found = bootstrap_ratio(tops, np.broadcast_to(count, tops.shape), seed=seed, level=level)
+    found = ratio_of_sums(tops, np.broadcast_to(count, tops.shape), level=level)
     best = int(np.argmax(np.abs(found.value)))
     low, high = float(found.ci_low[best]), float(found.ci_high[best])
     said: dict[str, Any] = {

@@ -82,7 +82,7 @@ def entropy_change(
     table = frame.drop(columns="kl_forward")
     table.insert(0, "step", table["rollout_step"])  # a sweep puts the tuned checkpoint's step here
     texts: Any = base.tokenizer
-    claims = _places.change_claims(table, "exact_nats", lambda i: str(texts.decode([i])), seed)
+    claims = _places.change_claims(table, "exact_nats", lambda i: str(texts.decode([i])))
     return Result.of(
         table,
         _aggregate(table, rollouts.has_groups or prompts is not None, seed),
@@ -165,7 +165,6 @@ def _aggregate(table: pd.DataFrame, has_groups: bool, seed: int) -> xr.Dataset:
 
 def _contributions(rows: pd.DataFrame) -> xr.Dataset:
     """First-order change summed over the tokens of a class and sign, per token of the whole log: these add up."""
-    from analyses.core.stats import ratio_of_sums
 
     items = sorted(rows["item"].unique())
     classes, signs = sorted(rows["token_class"].unique()), sorted(rows["sign"].unique())
