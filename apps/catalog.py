@@ -65,11 +65,19 @@ class Entry:
     def run(self) -> str:
         """Path of the folder its checkpoints lie in: what was trained; "" where no model was read.
 
+        Of rollouts alone: the folder their log lies in, which the trainer wrote beside its checkpoints.
         Equal weights have one stored result, so two runs that start alike share the first member: the folder of
         most checkpoints counts, the later one of two.
         """
         folders = [_run_folder(c["path"]) for c in reversed(self.checkpoints)]
-        return max(dict.fromkeys(folders), key=folders.count, default="")
+        return max(dict.fromkeys(folders), key=folders.count, default=self._run_of_log())
+
+    def _run_of_log(self) -> str:
+        """RUN of RUN/rollouts or RUN/rollouts/FILE; "" for a log that lies anywhere else."""
+        given = self.record.get("inputs", {}).get("rollouts")
+        path = PurePath(str(given.get("source") or "")) if isinstance(given, dict) else PurePath()
+        path = path.parent if path.suffix else path
+        return str(path.parent) if path.name in ("rollouts", "completions") else ""
 
     @cached_property
     def data_name(self) -> str:

@@ -27,7 +27,9 @@ SHOWN = ("quantity", "unit", "group", "value", "ci_low", "ci_high", "n")
 
 
 def over_steps(summary: pd.DataFrame) -> pd.DataFrame:
-    """Estimates over optimizer steps."""
+    """Estimates over optimizer steps; of one log, over the steps of the policies that sampled it."""
+    if "step" not in summary and "rollout_step" in summary:
+        summary = summary.rename(columns={"rollout_step": "step"})
     return _over(summary, "step", NOT_STEPS)
 
 

@@ -73,3 +73,26 @@ def test_what_is_missing_or_at_another_temperature_is_told() -> None:
     assert any("another temperature" in w for w in run("sampler_mismatch", rollouts=Rollouts.of(hot)).warnings)
     with pytest.raises(InputError, match="delta"):
         run("sampler_mismatch", rollouts=Rollouts.of(logs.full()), delta=0.0)
+
+
+def test_page_run_shows_it_over_steps_beside_the_training_log(tmp_path: Path) -> None:
+    import re
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from analyses import Store
+    from apps.catalog import listing
+    from apps.dashboard.pages.run import WANTED
+    from apps.drawn.curves import over_steps
+
+    folder = tmp_path / "grpo" / "rollouts"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(logs.full()), folder / "step-000001.parquet")
+    store = Store(tmp_path / "results")
+    result = run("sampler_mismatch", rollouts=str(folder), store=store)
+    entry = listing(store).entries[0]
+    assert entry.run == str(tmp_path / "grpo")
+    rows = over_steps(result.summary())
+    assert rows.loc[rows["panel"] == "kl_nats", "step"].tolist() == [0, 4]
+    assert any(re.search(pattern, "kl_nats") for pattern in WANTED)

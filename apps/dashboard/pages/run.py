@@ -14,7 +14,14 @@ from apps.drawn import curves
 from apps.drawn.contents import training_log
 from apps.drawn.reproduction import of_run
 
-WANTED = (r"^accuracy\b", r"^ppl · answer(?: ·|$)", r"^ppl · prompt(?: ·|$)", r"^log: entropy$", r"^log: reward$")
+WANTED = (
+    r"^accuracy\b",
+    r"^ppl · answer(?: ·|$)",
+    r"^ppl · prompt(?: ·|$)",
+    r"^log: entropy$",
+    r"^kl_nats$",
+    r"^log: reward$",
+)
 MAX_RUNS, MAX_OPEN = 4, 40
 
 
@@ -77,7 +84,7 @@ def _rows(entries: list[Entry], names: dict[str, str], logs: dict[str, str]) -> 
     found = [
         curves.over_steps(series.measured(e, {})).assign(analysis=e.analysis, key=e.key, run=names[e.run])
         for e in entries
-        if series.has_dims(e, "step")
+        if series.has_dims(e, "step", "rollout_step")
     ]
     return curves.joined([*found, *(curves.logged(training_log(folder)).assign(run=n) for n, folder in logs.items())])
 
