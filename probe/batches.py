@@ -74,15 +74,36 @@ class TokenBatch:
         return len(self.items)
 
 
-def plan(encoded: Sequence[Encoded], batch_size: int, padding: Padding = "left", pad_id: int = 0) -> list[TokenBatch]:
-    """The batches: sorted by length (stable), every item exactly once; fixed by the inputs alone."""
+def plan(
+    encoded: Sequence[Encoded], batch_size: int, padding: Padding = "left", pad_id: int = 0, turn: int | None = None
+) -> list[TokenBatch]:
+    """The batches: sorted by length (stable), every item exactly once; fixed by the inputs alone.
+
+    Items of at most `turn` tokens share no batch with longer ones (see `probe.families.frequency_turn`).
+    """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}; expected at least 1")
     if padding not in ("left", "right"):
         raise InputError(f"padding={padding!r}; expected 'left' or 'right'")
     ordered = sorted(encoded, key=lambda e: len(e.ids))
-    chunks = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+    parts = [ordered] if turn is None else [[e for e in ordered if (len(e.ids) > turn) is far] for far in (False, True)]
+    chunks = [part[i : i + batch_size] for part in parts for i in range(0, len(part), batch_size)]
     return [_pad(chunk, padding, pad_id) for chunk in chunks]
+
+
+def refuse_mixed(batch: TokenBatch, turn: int | None) -> None:
+    """Refuse a batch whose items are not all within, or all beyond, the length at which frequencies change.
+
+    Raises:
+        InputError: with an item of either side.
+    """
+    far = (batch.mask.sum(-1) > turn).tolist() if turn is not None else []
+    if any(far) and not all(far):
+        ids = [batch.items[far.index(side)].id for side in (False, True)]
+        raise InputError(
+            f"items {ids[0]!r} (at most {turn} tokens) and {ids[1]!r} (more) in one batch: this model's rotary "
+            "frequencies (longrope) change at that length for the whole batch. Use batches from `Model.batches`"
+        )
 
 
 def _pad(chunk: Sequence[Encoded], padding: Padding, pad_id: int) -> TokenBatch:

@@ -85,6 +85,7 @@ def prove(model: Model) -> list[Proof]:
     - `causal`: what comes later changes no logit;
     - `logits`: equal to plain Hugging Face's (float32: < 1e-4), alone and padded on either side;
     - `logits_opened`: the same where attention is looked into (another road through the weights);
+    - `neighbours`: a text's logits do not depend on the positions of the others of its batch;
     - `residual`: resid_pre + attn_out + mlp_out = resid_post in every block, and mid where it exists;
     - `unembed`: the lens of the last resid_post is the logits;
     - `<site>_changes`: an edit at that site changes the logits, for every site;
@@ -94,8 +95,24 @@ def prove(model: Model) -> list[Proof]:
     Raises:
         ProbeError: the first proof that fails, by name, with its value.
     """
-    proofs = [*prove_logits(model), *_prove_residual(model), *_prove_edits(model)]
-    return proofs
+    return [*prove_logits(model), _prove_neighbours(model), *_prove_residual(model), *_prove_edits(model)]
+
+
+def _prove_neighbours(model: Model) -> Proof:
+    """A text's logits do not depend on how far the positions of another text of its batch reach."""
+    from probe.backends import Tokens
+
+    batch = _batch(_reference(model)).to(model.device)
+    reach = (model.turn or min(model.shape.n_ctx, 1 << 20)) - batch.ids.shape[1]
+    far = batch.position_ids.clone()
+    far[0] += max(0, reach)
+    places = (batch.position_ids, far)
+    with torch.no_grad():
+        near, moved = (model.backend.run(Tokens(batch.ids, batch.mask, at), {}, "all") for at in places)
+    assert near is not None
+    assert moved is not None
+    rows = batch.mask[1]
+    return _hold(model, "neighbours", float((near[1] - moved[1]).float().abs()[rows].max()), _bound(model))
 
 
 def prove_logits(model: Model) -> list[Proof]:
@@ -290,6 +307,11 @@ _CAUSES = {
     "logits_right_padded": "The likely cause: the family looks at padding that follows",
     "residual": "The likely cause: a block adds more to the residual stream than its attention and its MLP",
     "unembed": "The likely cause: something stands between the last block and the final norm",
+    "logits_opened": "The likely cause: attention is computed otherwise where it is looked into; try the other backend",
+    "neighbours": "The likely cause: positions of one text change how the others of its batch are read (rotary "
+    "frequencies chosen by the longest text)",
+    "changes": "The likely cause: that site is not on the way to the logits, or the weights behind it are 0",
+    "lands": "The likely cause: an edit there reaches one of two branches",
 }
 
 
@@ -300,7 +322,8 @@ def _likely(model: Model, name: str, value: float) -> str:
         return f"The weights hold NaN or infinity (first in {broken})"
     if value != value or value == float("inf"):
         return "The model's own states are not finite: try float32, and attn_implementation='sdpa' with padding"
-    return _CAUSES.get(name, "Please report family and versions")
+    kind = name if name in _CAUSES else name.rpartition("_")[2]
+    return _CAUSES.get(kind, "Please report family and versions")
 
 
 def fingerprint(model: Model, hasher: Callable[[], Any] = hashlib.sha256) -> str:

@@ -93,6 +93,19 @@ def text_config(config: Any) -> Any:
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
+def frequency_turn(config: Any) -> int | None:
+    """Length beyond which the rotary frequencies of a whole batch change (`longrope`); None where they do not.
+
+    transformers picks them by the longest item of a batch, so an item's numbers would depend on its neighbours.
+    """
+    text = text_config(config)
+    given = getattr(text, "rope_parameters", None) or {}
+    kinds = [given, *(v for v in given.values() if isinstance(v, dict))]
+    own = getattr(text, "original_max_position_embeddings", None)
+    turns = [k.get("original_max_position_embeddings", own) for k in kinds if k.get("rope_type") == "longrope"]
+    return int(turns[0]) if turns and turns[0] is not None else None
+
+
 def number(config: Any, *names: str) -> int | None:
     """The first of these fields that is stated, as one number (a list that repeats one number is that number)."""
     for name in names:

@@ -88,11 +88,29 @@ def prompt_batches(
     """Left-padded batches of prompts alone; every prompt leaves room for the new tokens."""
     room = model.shape.n_ctx - sampling.max_new_tokens
     if isinstance(prompts, TokenBatch):
-        return [_without_answers(prompts, room, model.pad_id)]
+        batch = _without_answers(prompts, room, model.pad_id)
+        if model.turn is not None and len(batch) > 1 and _classes(batch.mask.sum(-1).tolist(), sampling, model.turn):
+            raise InputError(
+                f"a batch whose items pass {model.turn} tokens while they are generated: this model's rotary "
+                "frequencies (longrope) change there for the whole batch. Give the prompts instead of a batch"
+            )
+        return [batch]
     if not isinstance(prompts, Prompts):
         prompts = Prompts(_as_items(prompts))
     encoded = tokenize_prompts(model.tokenizer, prompts, template=template, max_length=room, **asdict(model.framing))
-    return plan(encoded, batch_size, "left", model.pad_id)
+    if model.turn is None:
+        return plan(encoded, batch_size, "left", model.pad_id)
+    # Prompts that pass the turn while they grow are alone: the others of a batch would turn with them.
+    parts: dict[bool, list[Encoded]] = {False: [], True: []}
+    for one in encoded:
+        parts[len(one.ids) <= model.turn < len(one.ids) + sampling.max_new_tokens].append(one)
+    together = plan(parts[False], batch_size, "left", model.pad_id, model.turn)
+    return [*together, *plan(parts[True], 1, "left", model.pad_id)]
+
+
+def _classes(lengths: Sequence[int], sampling: Sampling, turn: int) -> bool:
+    """Whether some of these lengths are, or come to be, on another side of the turn than others."""
+    return len({n > turn for n in lengths} | {n + sampling.max_new_tokens > turn for n in lengths}) > 1
 
 
 def _without_answers(batch: TokenBatch, room: int, pad_id: int) -> TokenBatch:

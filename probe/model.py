@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from probe import backends, check, finite
+from probe import backends, check, families, finite
 from probe.backends.visits import Visitor, check_passed, visitors
+from probe.batches import refuse_mixed
 from probe.checkpoints import fit, tokenizers
 from probe.checkpoints import loading as huggingface
 from probe.checkpoints.series import Checkpoint
@@ -228,7 +229,12 @@ class Model:
             include_eos=include_eos,
             max_length=self.shape.n_ctx,
         )
-        return plan(encoded, batch_size, padding, self.pad_id)
+        return plan(encoded, batch_size, padding, self.pad_id, self.turn)
+
+    @property
+    def turn(self) -> int | None:
+        """Length that items of one batch must all be within or all be beyond (see `probe.families.frequency_turn`)."""
+        return families.frequency_turn(self.backend.config)
 
     @property
     def pad_id(self) -> int:
@@ -260,6 +266,7 @@ class Model:
             ProbeError: a site asked for was not passed exactly once.
         """
         batch = batch.to(self.device)
+        refuse_mixed(batch, self.turn)
         wanted = [self.site(s) for s in read]
         visits = visitors(wanted, [*self._open, *edits], batch, self.site, keep_graph=grad)
         final = visits.pop(Site("logits"), None)

@@ -125,7 +125,7 @@ def _scored(
     ]
     last = f"resid_post.{model.shape.n_layers - 1}"
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for batch in plan(whole, batch_size, pad_id=model.pad_id):
+    for batch in plan(whole, batch_size, pad_id=model.pad_id, turn=model.turn):
         tokens = reading.scored(batch)
         tokens = tokens.where(tokens.in_span("answer"))
         batch = batch.to(model.device)

@@ -126,7 +126,7 @@ def _last_tokens(
     span = SPANS.index("prompt")
     encoded = [Encoded(Item(str(n), "-", "-"), tuple(ids), (span,) * len(ids)) for n, ids in enumerate(prompts)]
     rows: dict[int, Tensor] = {}
-    for batch in plan(encoded, batch_size, "left", model.pad_id):
+    for batch in plan(encoded, batch_size, "left", model.pad_id, model.turn):
         values = model.run(batch, [site], logits="none")[site]
         last = values[torch.arange(len(batch)), batch.last_prompt].float()
         rows |= {int(item.id): last[n] for n, item in enumerate(batch.items)}
