@@ -13,7 +13,8 @@ from mkdocs.structure.files import File, Files
 
 from analyses.core import analysis as registry
 from analyses.core import published
-from analyses.core.cost.estimates import fleet, flops, work_of
+from analyses.core.cost import fleet
+from analyses.core.cost.estimates import flops, work_of
 from analyses.core.result import DIMS
 from apps.command.cli import app
 from apps.command.options import analysis_command
