@@ -31,6 +31,7 @@ import xarray as xr
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.figures import forest
+from analyses.core.reading.roles import OUTCOMES
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -203,10 +204,15 @@ def agreement(first: pd.DataFrame, second: pd.DataFrame) -> float:
 
 
 def relabelled(prompts: Prompts, table: pd.DataFrame) -> Prompts:
-    """The prompts with their labels as groups, for analyses that compare groups; items without a label are left out."""
+    """The prompts with their labels as groups, for analyses that compare groups; items without a label are left out.
+
+    The groups carry where they come from: a rule that compares them refuses to judge what the labels selected.
+    """
 
     of = dict(zip(zip(table["item"], table["answer_kind"], strict=True), table["label"], strict=True))
-    kept = tuple(replace(i, group=of[i.key]) for i in prompts.items if i.key in of)
+    kept = tuple(
+        replace(i, group=of[i.key], meta={**i.meta, "group_from": OUTCOMES}) for i in prompts.items if i.key in of
+    )
     if not kept:
         raise InputError("no prompt carries a label: the label table is of other items")
     return replace(prompts, items=kept)

@@ -100,7 +100,9 @@ def test_agreement_and_prompts_with_labels_as_groups():
     assert agreement(table, table) == 1.0
     assert np.isnan(agreement(table.assign(label="stable"), table.assign(label="stable")))
     prompts = Prompts((Item("i0", "p", "a", "math"), Item("i1", "p", "a", "math"), Item("i9", "p", "a", "math")))
-    assert [i.group for i in relabelled(prompts, table).items] == ["leak", "stable"]
+    made = relabelled(prompts, table).items
+    assert [i.group for i in made] == ["leak", "stable"]
+    assert {i.meta["group_from"] for i in made} == {"outcomes"}, "rules refuse to judge what the labels selected"
 
 
 def test_covariates_tell_answers_of_one_character(benchmarks):

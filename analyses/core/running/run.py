@@ -19,6 +19,7 @@ from analyses.core.result import Result
 from analyses.core.running import seams
 from analyses.core.running.inputs import Given, Loading, ModelPool, resolve
 from analyses.core.running.shards import computed, within_memory
+from analyses.core.stats.resampling import clusters
 from analyses.core.stopping import interruptible
 from analyses.core.store import SCHEMA, Store, StoreError
 from probe.errors import InputError
@@ -126,12 +127,24 @@ def prepare(of: Analysis, given: Mapping[str, Any], store: Store | None, pool: M
     return Call(of, inputs, checked_options(of, options), keys, tuple(notes))
 
 
+def _units(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """What each item is resampled with: its cluster or problem, from prompts and from tables of earlier results."""
+    found: dict[str, str] = {}
+    for given in arguments.values():
+        if isinstance(getattr(given, "items", None), tuple):
+            found |= {i.id: i.unit for i in given.items if i.unit != i.id}
+        elif isinstance(given, Result) and {"item", "cluster"} <= set(given.table):
+            told = given.table[["item", "cluster"]].dropna().drop_duplicates("item")
+            found |= dict(zip(told["item"].astype(str), told["cluster"].astype(str), strict=True))
+    return found
+
+
 def execute(call: Call, pool: ModelPool) -> Result:
     """Compute ``call`` in one piece and attach its provenance."""
 
     started, clock = datetime.now(UTC), time.perf_counter()
     arguments = {name: g.load() if g else None for name, g in call.inputs.items()}
-    with tokenised() as seen:
+    with tokenised() as seen, clusters(_units(arguments)):
         result, halved = within_memory(call, arguments)
     prompts = arguments.get("prompts")
     met = seams.facts(seen, [item.key for item in prompts.items]) if prompts is not None else {}
