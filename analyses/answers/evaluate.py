@@ -116,7 +116,18 @@ def evaluate(
         how = {"max_new_tokens": max_new_tokens, "stop": stop, "template": template, "seed": seed}
         answered = _generated(model, asked, how, samples, temperature, top_p, batch_size)
         answered = pd.concat([answered, *_not_asked(left_out)], ignore_index=True)
-    return _finished(graded(answered, graded_by, skip_unreadable), {"ks": ks, "seed": seed})
+    table = _with_norm(graded(answered, graded_by, skip_unreadable))
+    return _finished(table, {"ks": ks, "seed": seed})
+
+
+def _with_norm(table: pd.DataFrame) -> pd.DataFrame:
+    """Choices by log-likelihood: one row an item, `correct_norm` beside `correct` for the choice per character."""
+    is_norm = table["decoding"] == "loglikelihood_norm"
+    if not is_norm.any():
+        return table
+    keys = [c for c in ("step", "item", "answer_kind") if c in table]
+    norm = table.loc[is_norm, [*keys, "correct"]].rename(columns={"correct": "correct_norm"})
+    return table[~is_norm].merge(norm, on=keys, how="left")
 
 
 def _not_asked(items: Sequence[Item]) -> list[pd.DataFrame]:
@@ -162,8 +173,7 @@ def _aggregates(table: pd.DataFrame, ks: tuple[int, ...], seed: int) -> xr.Datas
     if table.empty:
         return xr.Dataset()
     greedy = table[table["decoding"] == "greedy"]
-    per_length = table["decoding"] == "loglikelihood_norm"
-    rows = (greedy if len(greedy) else table[~per_length]).copy()
+    rows = (greedy if len(greedy) else table).copy()
     rows["accuracy"] = rows["correct"]
     rows["accuracy_strict"] = (rows["status"] == "correct").astype(float)
     rows["unparsed"] = (rows["status"] == "unparsed").astype(float)
@@ -180,10 +190,10 @@ def _aggregates(table: pd.DataFrame, ks: tuple[int, ...], seed: int) -> xr.Datas
         stats.estimate(rows.astype({name: float}), name, BY, seed=seed, units=units, long_name=label)
         for name, (units, label) in wanted.items()
     ]
-    if per_length.any():
+    if "correct_norm" in rows:
         label = "accuracy by log-likelihood per character"
-        norm = table[per_length].assign(accuracy_norm=lambda t: t["correct"])
-        parts.append(stats.estimate(norm, "accuracy_norm", BY, seed=seed, units="1", long_name=label))
+        how: dict[str, Any] = {"name": "accuracy_norm", "seed": seed, "units": "1", "long_name": label}
+        parts.append(stats.estimate(rows, "correct_norm", BY, **how))
     sampled = table[table["decoding"] == "sampled"]
     if len(sampled):
         parts += _over_samples(sampled, ks, seed)

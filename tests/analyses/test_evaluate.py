@@ -119,6 +119,17 @@ def test_gold_answers_of_all_shards_are_checked_before_the_first_is_answered(wor
         )
 
 
+def test_choices_by_log_likelihood_count_raw_and_per_character():
+    rows = [
+        {"item": i, "sample": 0, "decoding": d, "text": t, "choices": ("no", "certainly"), "right_choice": 1}
+        for i in ("a", "b")
+        for d, t in (("loglikelihood", "A" if i == "a" else "B"), ("loglikelihood_norm", "B"))
+    ]
+    result = evaluated(None, None, pd.DataFrame(rows))
+    assert (value(result, "accuracy"), value(result, "accuracy_norm")) == (0.5, 1.0)
+    assert result.table["item"].tolist() == ["a", "b"]
+
+
 def test_other_columns_stay_with_their_items():
     rows = log([["7"], ["8"]], ["7", "7"]).assign(difficulty=[1, 2], source=["a", 3])
     table = evaluated(None, None, rows).table

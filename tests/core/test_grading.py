@@ -260,6 +260,17 @@ def test_no_response_freezes_a_grading_in_any_thread():
     assert "correct" not in [g.status for g in found[:-3]]
 
 
+@pytest.mark.verify
+def test_a_thousand_responses_of_which_fifty_are_hostile():
+    ordinary = [(rf"so $\frac{{{i % 9}}}{{x+{i % 5}}}$", rf"\frac{{{i % 7}}}{{x+{i % 5}}}") for i in range(950)]
+    hostile = [(h, g) for h in HOSTILE * 2 for g in ("7", r"\frac{x+1}{2}")][:50]
+    alone, before = grader().many(ordinary), time.monotonic()
+    together = grader().many([*hostile, *ordinary])
+    assert time.monotonic() - before < 150
+    assert together[50:] == alone
+    assert "correct" not in {g.status for g in together[:50]}
+
+
 def test_a_job_that_cannot_be_stopped_from_inside_is_ended_with_its_worker():
     assert timed.done([["cut", r"^(\w+)$", "ok"], ["factorial", 10**9], ["cut", r"^(\w+)$", "fine"]]) == [
         "ok", None, "fine",
