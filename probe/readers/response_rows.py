@@ -15,7 +15,7 @@ from probe.readers.conversations import turns as conversation
 from probe.readers.messages import all_text, cleaned, is_messages, own_text
 
 TEXT = ("text", "response", "responses", "output", "outputs", "completion", "completions", "generation", "generations",
-        "output_response", "response_text")  # fmt: skip
+        "output_response", "response_text", "model_output")  # fmt: skip
 GOLD = ("gold", "golds", "answer", "answers", "target", "ground_truth", "gts", "label")
 PROMPT = ("prompt", "question", "problem", "input", "input_prompt", "prompt_text")
 NAME = ("item", "id", "doc_id", "idx", "unique_id", "task_id", "question_id", "example_id")
@@ -68,7 +68,8 @@ def _shape(first: Row, source: str) -> Reader:
 
 
 def _first(row: Row, names: Sequence[str]) -> Any:
-    return next((row[n] for n in names if row.get(n) is not None), None)
+    """The first of these fields that says anything: null and NaN say nothing."""
+    return next((row[n] for n in names if row.get(n) is not None and row[n] == row[n]), None)
 
 
 def _gold(value: Any) -> str | tuple[str, ...] | None:
@@ -213,8 +214,8 @@ def _inspect(row: Row, where: str) -> Iterable[dict[str, Any]]:
 def _plain(row: Row, where: str) -> Iterable[dict[str, Any]]:
     prompt = _first(row, PROMPT)
     prompt = None if prompt is None else _text_of(prompt, where, all_text)
-    name = _first(row, NAME)
-    if name is None and prompt is None:
+    name = next((row[n] for n in NAME if row.get(n) not in (None, "")), None)
+    if name is None and not prompt:
         raise InputError(f"{where}: no id and no prompt; expected one of {list(NAME)}, got {sorted(map(str, row))}")
     used = {*TEXT, *GOLD, *PROMPT, *NAME, *VERDICT, *GROUP, *STEP, *N_TOKENS, "sample", "epoch", "truncated",
             "finish_reason", "stop_reason", "choices", "correct", "reward_model"}  # fmt: skip

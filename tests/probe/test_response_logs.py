@@ -202,6 +202,19 @@ def test_odd_fields_and_lines(tmp_path: Path):
     assert frame["verdict"].tolist()[2] is True
 
 
+def test_what_says_nothing_is_passed_over(tmp_path: Path):
+    rows = [
+        '{"id": "", "gold": NaN, "answer": "4", "prompt": "2+2?", "response": "4"}',
+        '{"id": 2, "gold": null, "response": ""}',
+    ]
+    frame = read_responses(written(tmp_path / "log.jsonl", rows))
+    assert frame["item"].tolist()[1] == "2"
+    assert len(frame["item"].tolist()[0]) == 12
+    assert frame["gold"].tolist()[0] == "4"
+    with pytest.raises(InputError, match="no id and no prompt"):
+        read_responses(written(tmp_path / "log.jsonl", ['{"id": "", "response": "4"}']))
+
+
 def test_samples_that_the_log_does_not_number(tmp_path: Path):
     rows = [{"task_id": "t", "completion": c} for c in ("a", "b", "a")]
     assert read_responses(written(tmp_path / "samples.jsonl", rows))["sample"].tolist() == [0, 1, 2]
