@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from probe import devices, families
+from probe import devices, families, finite
 from probe.checkpoints.quantised import quantisation_of
 from probe.errors import InputError, ProbeError
 from probe.interventions import Edit
@@ -65,18 +65,9 @@ def refer(hf_model: Any) -> Reference:
         logits = [hf_model(input_ids=x.to(hf_model.device), use_cache=False).logits[0].float() for x in ids]
         start = hf_model(input_ids=ids[0][:, : _LENGTHS[1]].to(hf_model.device), use_cache=False).logits[0].float()
     if not all(bool(x.isfinite().any(-1).all() and not x.isnan().any()) for x in logits):
-        raise InputError(_broken(hf_model))
+        raise InputError(finite.why_broken(hf_model))
     leak = float((start - logits[0][: _LENGTHS[1]]).abs().max().nan_to_num(nan=0.0))
     return Reference(tuple(tuple(x[0].tolist()) for x in ids), tuple(logits), leak)
-
-
-def _broken(hf_model: Any) -> str:
-    """Why logits of plain transformers may be NaN or infinite."""
-    bad = [n for n, p in hf_model.named_parameters() if devices.has_numbers(p) and not bool(p.isfinite().all())]
-    if bad:
-        return f"{len(bad)} weights are not finite (NaN or infinite), e.g. {bad[:3]}: the checkpoint is broken"
-    dtype = str(hf_model.dtype).removeprefix("torch.")
-    return f"logits are not finite in {dtype} though all weights are: load the model as bfloat16 or float32"
 
 
 def prove(model: Model) -> list[Proof]:

@@ -13,6 +13,7 @@ from torch import nn
 from probe import devices, families
 from probe.backends.softmax import Door, Softmaxes, is_over_keys
 from probe.errors import InputError
+from probe.finite import why_broken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,6 +143,8 @@ def observe(hf_model: Any) -> Observed:
     last = getattr(out, "last_hidden_state", None)
     if last is None or last.shape[:2] != ids.shape:
         raise InputError(f"{type(hf_model).__name__}: its decoder gives no last_hidden_state [item pos d_model]")
+    if is_real and not bool(last.isfinite().all()):  # what adds up cannot be told from NaN
+        raise InputError(why_broken(hf_model))
     return Observed(blocks, path, 2, n_pos, noted.calls, noted.doors, noted.fused, is_real, last)
 
 

@@ -18,6 +18,7 @@ BAD = WORDS.convert_tokens_to_ids("fox")
 OPTIONS: dict[str, dict[str, Any]] = {
     **{n: {"max_new_tokens": 3, "grade": "exact"} for n in ("evaluate", "calibration", "partial_prompt", "robustness")},
     "counterfactual_mlp": {"draws": 1, "ablations": ("zero",)},
+    "segment_entropy": {"segments": "mask"},
     "merge": {"generate": False, "weights": (0.0, 1.0)},
     "probe_gated_audit": {"top_n": 4},
 }
@@ -74,7 +75,7 @@ def test_every_analysis_says_which_item_is_not_finite(
 ) -> None:
     monkeypatch.setenv("PROBE_CACHE", str(tmp_path))
     kinds = {"Prompts": PROMPTS, "Rollouts": rollouts}
-    takes = [i for i in get(name).inputs if not i.optional or name == "evaluate"]
+    takes = [i for i in get(name).inputs if not i.optional or i.kind == "Model" or name == "evaluate"]
     given = {i.name: broken[i.name] if i.kind == "Model" else kinds[i.kind] for i in takes if i.kind != "Table"}
     with pytest.raises(InputError, match="not finite") as refused:
         run(name, **given, **OPTIONS.get(name, {}))
@@ -118,8 +119,12 @@ def test_float16_that_overflows_says_so(tmp_path: Path) -> None:
             linear.weight.mul_(2e3)
     made.save_pretrained(tmp_path)
     WORDS.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"not finite in float16 .* bfloat16"):
-        Model.load(tmp_path, dtype="float16")
-    model = Model.load(tmp_path, dtype="float16", check=False)
+    for proven in (True, False):
+        with pytest.raises(InputError, match=r"not finite in float16 .* bfloat16"):
+            Model.load(tmp_path, dtype="float16", check=proven)
+    model = Model.load(tmp_path, dtype="bfloat16", check=False)
+    grown = Model.wrap(tiny.model(vocab_size=len(WORDS)).half(), WORDS, check=False)
+    for name, weight in model.weights().items():  # a training step that went too far
+        grown.weights()[name].data.copy_(weight.data)
     with pytest.raises(NotFiniteError, match=r"65,504"):
-        model.run(model.batches(PROMPTS)[0], read=["resid_post.1"])
+        grown.run(grown.batches(PROMPTS)[0], read=["resid_post.1"])
