@@ -218,12 +218,24 @@ def _table(rows: Sequence[Row], file: Path, run: str | None) -> Iterator[Row]:
     if runs:
         chosen = _one_run(runs, run, file)
         rows = [r for r in rows if str(r.cells.get("run_name")) == chosen]
+    if any(name.endswith("__MIN") for name in rows[0].cells):
+        rows = _of_chart(rows, run, file)
     if {"Wall time", "Value"} <= set(rows[0].cells):
         # TensorBoard's download holds one scalar, named by the file only.
         tag = re.sub(r"^.*tag-", "", file.stem)
         keep = ("Step", "Wall time")
         rows = [r._replace(cells={**{k: r.cells.get(k) for k in keep}, tag: r.cells["Value"]}) for r in rows]
     return iter(rows)
+
+
+def _of_chart(rows: Sequence[Row], run: str | None, file: Path) -> list[Row]:
+    """W&B's download of a chart: `<run> - <scalar>` beside its `__MIN` and `__MAX`, `Step` its own counter."""
+    names = [n for n in rows[0].cells if " - " in n and not n.endswith(("__MIN", "__MAX"))]
+    runs = {n.partition(" - ")[0] for n in names}
+    chosen = _one_run(runs, run, file)
+    kept = {n: n.removeprefix(f"{chosen} - ") for n in names if n.startswith(f"{chosen} - ")}
+    steps = {n: "_step" if n == "Step" else n for n in rows[0].cells if n in STEP_NAMES}
+    return [r._replace(cells={new: r.cells.get(old) for old, new in {**steps, **kept}.items()}) for r in rows]
 
 
 def _one_run(runs: set[str], run: str | None, file: Path) -> str:

@@ -74,6 +74,11 @@ def entries(rows: Sequence[Row], source: str) -> tuple[list[Entry], str, list[st
     notes: list[str] = []
     if trainers and writers and not fallback:
         notes.append(f"steps are {said} (the writer's own {writers[0]} counts something else, such as calls of log)")
+    if said == "_step":
+        notes.append(
+            "steps are the tracker's own _step, which counts calls of log unless the trainer passed its step (verl "
+            "does, transformers and TRL do not): export train/global_step too"
+        )
     if lost:
         named = ", ".join(sorted(lost)[:5])
         notes.append(f"{sum(lost.values())} value(s) without {said} were left out: {named}")

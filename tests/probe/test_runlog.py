@@ -305,3 +305,20 @@ def test_files_that_are_no_run_log_are_refused_in_words(tmp_path: Path) -> None:
         (two / name).write_text('{"step": 1, "a": 1}')
     with pytest.raises(InputError, match=r"2 files that could be a run log \(a.jsonl, b.jsonl\)"):
         RunLog.read(two)
+
+
+def test_a_chart_downloaded_from_wandb_says_that_its_steps_are_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "chart.csv"
+    names = ["train/entropy", "train/entropy__MIN", "train/entropy__MAX"]
+    header = ",".join(f'"a - {n}"' for n in names)
+    file.write_text(f'"Step",{header}\n8,.9,.9,.9\n18,.8,.8,.8\n')
+    log = RunLog.read(file)
+    assert log.names == ["train/entropy"]
+    assert "counts calls of log" in log.notes[0]
+    file.write_text(f'"train/global_step",{header}\n1,.9,.9,.9\n2,.8,.8,.8\n')
+    assert (RunLog.read(file).steps, RunLog.read(file).notes) == ([1, 2], ())
+    two = header + "," + ",".join(f'"b - {n}"' for n in names)
+    file.write_text(f'"Step",{two}\n8,.9,.9,.9,.1,.1,.1\n')
+    with pytest.raises(InputError, match=r"holds runs \['a', 'b'\]"):
+        RunLog.read(file)
+    assert RunLog.read(file, run="b").series("entropy").tolist() == [0.1]
