@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 import time
 from fractions import Fraction
@@ -283,6 +284,7 @@ def test_a_file_named_like_a_module_of_python_is_not_in_the_workers_way(tmp_path
     worker = timed._Worker()
     try:
         assert worker.do(["reads", "x+1"]) is True
+        assert os.getpgid(worker.process.pid) != os.getpgid(0)  # a Ctrl-C in the terminal does not reach it
     finally:
         worker.close()
 

@@ -51,6 +51,7 @@ class _Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, last],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for the other side: a job it ended here would count as over its limit
             env={**os.environ, "PYTHONPATH": first, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"},
         )  # fmt: skip
         assert self.process.stdin is not None
