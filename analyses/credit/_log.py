@@ -66,10 +66,13 @@ def measured(rollouts: Rollouts, *columns: str) -> str:
     if not gone and not empty:
         return ""
     lacks = f"lacks {', '.join(gone)}" if gone else f"has no value in {', '.join(empty)}"
-    return (
-        f"not measured: {rollouts.source} {lacks}; record the run with probe.training.recording, or fill the log with "
-        "probe.recompute at the checkpoint that sampled"
-    )
+    advice = "record the run with probe.training.recording, or fill the log with probe.recompute at the checkpoint that sampled"
+    if "sampling_logp" in (*gone, *empty):
+        advice = (
+            "only the engine that sampled can say it: let the trainer keep its log-probs (TRL with vLLM, verl's "
+            "calculate_log_probs)"
+        )
+    return f"not measured: {rollouts.source} {lacks}; {advice}"
 
 
 def _any_value(rollouts: Rollouts, name: str) -> bool:
