@@ -66,7 +66,8 @@ def measured(rollouts: Rollouts, *columns: str) -> str:
     if not gone and not empty:
         return ""
     lacks = f"lacks {', '.join(gone)}" if gone else f"has no value in {', '.join(empty)}"
-    advice = "record the run with probe.training.recording, or fill the log with probe.recompute at the checkpoint that sampled"
+    filled = "fill the log with probe.recompute at the checkpoint that sampled"
+    advice = f"record the run with probe.training.recording, or {filled}"
     if "sampling_logp" in (*gone, *empty):
         advice = (
             "only the engine that sampled can say it: let the trainer keep its log-probs (TRL with vLLM, verl's "
