@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+    from probe.backends import Tokens
+    from probe.interventions import Edit
     from probe.model import Model
     from probe.tokens import TokenBatch
 
@@ -99,6 +101,30 @@ def require_logits(logits: Float[Tensor, "row vocab"], where: Where, advice: str
     bad = ~logits.amax(-1).isfinite()
     if bool(bad.any()):
         raise NotFiniteError(*where(first + int(bad.nonzero()[0])), advice)
+
+
+def require_run(
+    model: Model, batch: TokenBatch, read: Mapping[Site, Tensor], out: Tensor | None, which: str, edited: bool
+) -> None:
+    """Refuse a run whose values at sites, or whose logits (`which`: all positions, or last), are not finite."""
+    require(read, batch, model, edited)
+    if out is not None and which == "all":
+        require({Site("logits"): out}, batch, model, edited)
+    elif out is not None:
+        at, what = (batch.last_prompt - batch.offsets).tolist(), f"{label(model)}: logits"
+        require_logits(out.detach(), lambda row: (what, batch.items[row].id, at[row]), advice(model, edited))
+
+
+def require_stream(model: Model, tokens: Tokens, batch: TokenBatch, edits: Sequence[Edit]) -> None:
+    """The run again, the whole residual stream read: an error names the first state that is not finite."""
+    from probe.backends.visits import visitors
+
+    stream = [Site("embed"), *(s for kind in ("resid_pre", "resid_mid", "resid_post") for s in model.sites(kind))]
+    visits = visitors(stream, edits, batch, model.site)
+    visits.pop(Site("logits"), None)
+    with torch.no_grad():
+        model.backend.run(tokens, visits, None)
+    require({site: visits[site].value(site).to(model.device) for site in stream}, batch, model, bool(edits))
 
 
 def why_broken(hf_model: Any) -> str:

@@ -283,31 +283,12 @@ class Model:
         read_off = {site: value.to(self.device) for site, value in _collect(wanted, everything).items()}
         out = None if out is None else out.to(self.device)
         try:
-            self._refuse_non_finite(batch, read_off, out, logits, bool(self._open or edits))
+            finite.require_run(self, batch, read_off, out, logits, bool(self._open or edits))
         except finite.NotFiniteError:
-            self._refuse_at_its_source(tokens, batch, edits)
+            with self._lock:
+                finite.require_stream(self, tokens, batch, [*self._open, *edits])
             raise
         return Trace(out, read_off)
-
-    def _refuse_non_finite(
-        self, batch: TokenBatch, read: Mapping[Site, Tensor], out: Tensor | None, which: Logits, edited: bool
-    ) -> None:
-        finite.require(read, batch, self, edited)
-        if out is not None and which == "all":
-            finite.require({Site("logits"): out}, batch, self, edited)
-        elif out is not None:
-            at, what = (batch.last_prompt - batch.offsets).tolist(), f"{finite.label(self)}: logits"
-            where: finite.Where = lambda row: (what, batch.items[row].id, at[row])  # noqa: E731
-            finite.require_logits(out.detach(), where, finite.advice(self, edited))
-
-    def _refuse_at_its_source(self, tokens: backends.Tokens, batch: TokenBatch, edits: Sequence[Edit]) -> None:
-        """The run again, the whole residual stream read: an error names the first state that is not finite."""
-        stream = [Site("embed"), *(s for kind in ("resid_pre", "resid_mid", "resid_post") for s in self.sites(kind))]
-        visits = visitors(stream, [*self._open, *edits], batch, self.site)
-        visits.pop(Site("logits"), None)
-        with self._lock, torch.no_grad():
-            self.backend.run(tokens, visits, None)
-        finite.require(_collect(stream, visits), batch, self, bool(self._open or edits))
 
     def _rows(self, batch: TokenBatch, which: Logits) -> backends.Rows:
         if which not in ("all", "last", "none"):
