@@ -231,10 +231,12 @@ def _placebo_p(rows: pd.DataFrame, groups: Sequence[str]) -> xr.Dataset:
 
 
 def _matched(rows: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset | None:
-    """What steering does to exact targets minus what it does to the exact control nearest in baseline log-probability.
+    """What steering does to exact targets minus what it does to exact controls near in baseline log-probability.
 
     Of `ungated` only: a gate that spares the controls would make the difference by itself.
     """
+
+    from scipy.optimize import linear_sum_assignment
 
     found: list[dict[str, Any]] = []
     for (arm, kind), part in rows[rows["arm"] == "ungated"].groupby(["arm", "answer_kind"]):
@@ -243,8 +245,9 @@ def _matched(rows: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset
         if target.empty or control.empty:
             continue
         gap = np.abs(target["metric_off"].to_numpy()[:, None] - control["metric_off"].to_numpy())
-        partner = control["effect"].to_numpy()[gap.argmin(1)]
-        e = paired_difference(target["effect"].to_numpy(), partner, seed=seed)
+        # Each control once: one that serves many targets would make few controls look like many.
+        mine, theirs = linear_sum_assignment(gap)
+        e = paired_difference(target["effect"].to_numpy()[mine], control["effect"].to_numpy()[theirs], seed=seed)
         named = {"": e.value, "_ci_low": e.ci_low, "_ci_high": e.ci_high, "_n": e.n}
         found.append(
             {"arm": arm, "answer_kind": kind, **{f"matched_difference{k}": float(v) for k, v in named.items()}}

@@ -5,7 +5,8 @@ Definition: for a matrix W with update D = W_tuned - W_base: relative_norm = |D|
     directions; angle_left / angle_right = mean principal angle between the spans of the top k left (output) or
     right (input) singular vectors of D and of W_base. Vectors (norms, biases) have a relative norm only.
 Units: relative_norm and stable_rank have none; spectral_norm that of the weights; angles in degrees, 0 (the update
-    lies where the weights are strongest) to 90. `angle_chance` is the mean of the angles of two random subspaces.
+    lies where the weights are strongest) to 90. `angle_chance_left` and `angle_chance_right`: the mean angle of two
+    random subspaces of that side's dimension.
 Source: relative norm: arXiv 2601.11061; stable rank: Rudelson and Vershynin 2007; principal angles: Bjorck and
     Golub 1973.
 Does not show: what a change does. A large drift may be without effect and a small one decisive; matrices of
@@ -42,7 +43,8 @@ QUANTITIES = {
     "stable_rank": ("1", "effective number of directions of the update"),
     "angle_left": ("degrees", "mean principal angle to the base's top output directions"),
     "angle_right": ("degrees", "mean principal angle to the base's top input directions"),
-    "angle_chance": ("degrees", "the same angle between random subspaces"),
+    "angle_chance_left": ("degrees", "the left angle between random subspaces"),
+    "angle_chance_right": ("degrees", "the right angle between random subspaces"),
 }
 
 
@@ -57,12 +59,13 @@ def weight_drift(base: Model, tuned: Model, *, top_k: int = 8, batch_size: int =
     """Relative norm, spectral norm, stable rank and principal angles of the update of every weight.
 
     Rows: matrix (parameter name), layer (missing outside blocks), n_rows, n_columns, relative_norm, spectral_norm,
-    stable_rank, angle_left, angle_right, angle_chance. A weight that did not change has drift 0 and no rank or angle.
+    stable_rank, angle_left, angle_right, angle_chance_left, angle_chance_right. A weight that did not change has drift
+    0 and no rank or angle.
 
     Args:
         top_k: directions in the subspaces compared (at most half the smaller side is used).
         batch_size: not used (weights have no items); every analysis of models has it.
-        seed: of the random subspaces of angle_chance.
+        seed: of the random subspaces of angle_chance_left and angle_chance_right.
     """
 
     del batch_size  # weights have no items
@@ -111,7 +114,8 @@ def _directions(base: np.ndarray, update: np.ndarray, size: float, top_k: int, c
         "stable_rank": float((size / s[0]) ** 2),
         "angle_left": float(np.degrees(angles[0].mean())),
         "angle_right": float(np.degrees(angles[1].mean())),
-        "angle_chance": chance.mean(max(base.shape), k, int(kept.sum())),
+        "angle_chance_left": chance.mean(base.shape[0], k, int(kept.sum())),
+        "angle_chance_right": chance.mean(base.shape[1], k, int(kept.sum())),
     }
 
 

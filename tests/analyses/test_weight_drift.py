@@ -65,8 +65,9 @@ def test_a_random_update_has_the_angle_of_chance(pair):
     base, tuned = pair
     change(tuned, GATE, np.random.default_rng(1).normal(size=base.weights()[GATE].shape))
     found = row(weight_drift(base, tuned, top_k=4))
-    assert found["angle_left"] == pytest.approx(found["angle_chance"], abs=12)
-    assert 40 < found["angle_chance"] < 90
+    for side in ("left", "right"):
+        assert found[f"angle_{side}"] == pytest.approx(found[f"angle_chance_{side}"], abs=12), side
+    assert 40 < found["angle_chance_left"] < 90
 
 
 def test_what_was_frozen_has_drift_exactly_zero(pair):
