@@ -6,7 +6,6 @@ Results are content-addressed and never change, so whatever is read once under a
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -14,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from analyses.core.store.store import SCHEMA, Store, StoreError
+from probe.checkpoints.layouts import step_of
 
 RUN_SLOTS = ("model", "tuned", "base")
 AGAIN = "delete its folder and run again"
@@ -69,7 +69,7 @@ class Entry:
         Equal weights have one stored result, so two runs that start alike share the first member: the folder of
         most checkpoints counts, the later one of two.
         """
-        folders = [_run_folder(c["path"]) for c in reversed(self.checkpoints)]
+        folders = [run_folder(str(c.get("adapter") or c["path"])) for c in reversed(self.checkpoints)]
         return max(dict.fromkeys(folders), key=folders.count, default=self._run_of_log())
 
     def _run_of_log(self) -> str:
@@ -149,13 +149,24 @@ def not_found(recorded: str | Path) -> str:
 
 def _step_of(checkpoint: Mapping[str, Any]) -> str:
     """Step of a checkpoint as recorded, else as its folder is named; "" where neither says."""
-    named = re.search(r"checkpoint-(\d+)$", str(checkpoint.get("path", "")).rstrip("/"))
-    return str(checkpoint.get("step") if checkpoint.get("step") is not None else named[1] if named else "")
+    place = PurePath(str(checkpoint.get("adapter") or checkpoint.get("path", "")))
+    named = next((step for name in reversed(place.parts) if (step := step_of(name)) is not None), "")
+    return str(checkpoint.get("step") if checkpoint.get("step") is not None else named)
 
 
-def _run_folder(path: str) -> str:
-    """A run's folder: the parent of `checkpoint-N`, else the model's own folder."""
-    return str(PurePath(path).parent) if "checkpoint" in PurePath(path).name else path
+def run_folder(path: str) -> str:
+    """A run's folder: what holds its steps (`checkpoint-N`, `global_step_N/actor` ...), else the model's own folder.
+
+    Folders that trainers put between a run and its steps (`weights/`, `exports/`) belong to the run.
+    """
+    place = PurePath(path)
+    step = next((p for p in (place, *place.parents) if step_of(p.name) is not None), None)
+    if step is None:
+        return path
+    return str(step.parent.parent if step.parent.name in BETWEEN else step.parent)
+
+
+BETWEEN = ("weights", "exports", "checkpoints", "ckpt", "ckpts")
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,8 @@ def sweep(
     key = _key(name, pairs, members, calls, failures)
     if store is not None and store.has(name, key):
         found = store.get(name, key)  # made before, maybe from another folder with the same bytes
-        untold = [note for note in series.notes if note not in found.warnings]
-        return found.with_record(warnings=[*untold, *found.warnings])
+        others = [w for w in found.warnings if w not in found.record.get("series_notes", [])]
+        return found.with_record(warnings=[*series.notes, *others], series_notes=list(series.notes))
     engine = engine or Engine()
     if engine.name == "ray":
         _distribute(name, key, members, calls, given, store, pool, limit, engine)
@@ -94,6 +94,7 @@ def sweep(
     calls = [c for c, r in zip(calls, done, strict=True) if r is not None]
     record = _swept(_key(name, pairs, members, calls, failures), calls, members, made, pairs, engine)
     record["warnings"] = [*series.notes, *failures.warnings, *record["warnings"]]
+    record["series_notes"] = list(series.notes)
     if failures.rows:
         record["failed"] = failures.rows
     result = join([s for s, _ in members], made).with_record(**record)
