@@ -60,7 +60,9 @@ def of_run(
     """
     stored = [(run, e.analysis, e.key) for run, e in results]
     lines = [
-        *_head(root, "from apps import curves", *(["from apps.drawn.contents import training_log"] if logs else [])),
+        *_head(
+            root, "from apps.drawn import curves", *(["from apps.drawn.contents import training_log"] if logs else [])
+        ),
         f"stored = {_literal(stored)}",
         "found = [",
         "    curves.over_steps(store.get(name, key).summary()).assign(run=run)",
@@ -99,7 +101,7 @@ def of_circuit(
         groups: groups of items shown; all if empty.
         shown: the map, if there is one.
     """
-    lines = _head(root, "from apps import curves, maps")
+    lines = _head(root, "from apps.drawn import curves, maps")
     lines.append("views = {}")
     if results:
         stored = [(e.analysis, e.key, dict(at)) for e, at in results]
@@ -139,7 +141,7 @@ def of_token(
         about: (results, item and position, steps) of a token chosen, if one is.
     """
     lines = [
-        *_head(entry.root, "from apps import strips", "from apps.catalog import listing"),
+        *_head(entry.root, "from apps.drawn import strips", "from apps.catalog import listing"),
         "found = listing(store)",
         f"where = {_literal(dict(where))}",
         f"views = strips.strips(found.find({entry.key!r}), {column!r}, where{_named(look)})",
@@ -168,7 +170,7 @@ def of_compare(
         chosen: dim -> values shown.
         value: the number paired by item (`apps.drawn.comparison.Value`), if there is one.
     """
-    lines = _head(sides[0][0].root, "from apps import comparison")
+    lines = _head(sides[0][0].root, "from apps.drawn import comparison")
     lines += [f"{letter} = {_stored(*side)}" for letter, side in zip("ab", sides, strict=True)]
     lines += [f"chosen = {_literal(dict(chosen))}", "views = {}"]
     if quantity:
