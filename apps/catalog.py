@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from analyses.core.store.store import SCHEMA, Store, StoreError
-from probe.checkpoints.layouts import step_of
+from probe.checkpoints.names import step_of
 
 RUN_SLOTS = ("model", "tuned", "base")
 AGAIN = "delete its folder and run again"

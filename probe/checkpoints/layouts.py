@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from probe.checkpoints.files import has_weights, read_json, stated
+from probe.checkpoints.files import file_hash, has_weights, read_json, stated, weight_files
 from probe.checkpoints.formats import unreadable
+from probe.checkpoints.names import step_of
 from probe.checkpoints.shards import shards_in
 from probe.errors import InputError
 
 Kind = Literal["model", "adapter", "shards", "unreadable", "unfinished"]
 
-# checkpoint-N (transformers, TRL), global_step_N (verl), step_N (open-instruct, prime-rl), global_stepN_hf (OpenRLHF),
-# iter_000N and iterN-ckpt, epoch=E-step=N, step1000 and stage1-step150-tokens2B (Hub revisions of Pythia and OLMo).
-_STEP = re.compile(
-    r"(?:^|[-_.=])(?:checkpoint|global_step|step|iteration|iter|ckpt)[-_=]?(\d+)(?:[-_](?:hf|ckpt|merged|policy)|-tokens\w+)*$",
-    re.IGNORECASE,
-)
-_EPOCH = re.compile(r"(?:^|[-_.=])epoch[-_=]?(\d+)(?:[-_](?:hf|merged))*$", re.IGNORECASE)
 _SCRATCH = re.compile(r"^(?:\.|tmp[-_])|\.tmp$|[-_]tmp$", re.IGNORECASE)
 _BEST = re.compile(r"(?:^|[-_.])best(?:[-_.]|$)", re.IGNORECASE)
 
@@ -48,17 +42,6 @@ class Found:
     def is_best(self) -> bool:
         """True if the name says that it was kept for its score."""
         return bool(_BEST.search(self.child.name))
-
-
-def step_of(name: str) -> int | None:
-    """The step (or, where there is none, the epoch) a folder's or revision's name states."""
-    match = _STEP.search(name) or _EPOCH.search(name)
-    return int(match.group(1)) if match else None
-
-
-def counts_epochs(name: str) -> bool:
-    """True if the number in the name is an epoch."""
-    return _STEP.search(name) is None and _EPOCH.search(name) is not None
 
 
 def step_of_folder(folder: Path) -> int | None:
@@ -133,6 +116,18 @@ def among(folders: Iterable[Path], stage: str | None) -> list[Found]:
         )
         found.append(Found(path, kind, child, next((s for s in steps if s is not None), None), stage))
     return found
+
+
+def same_bytes(one: Found, two: Found) -> bool:
+    """True if the same files of weights lie in both; bytes are read only where all sizes agree."""
+    if one.kind != two.kind or one.kind not in ("model", "adapter"):
+        return False
+    try:
+        files = [weight_files(f.path) for f in (one, two)]
+    except InputError:  # a broken one is told where it is loaded
+        return False
+    ways: tuple[Callable[[Path], object], ...] = (lambda f: f.stat().st_size, file_hash)
+    return all([way(f) for f in files[0]] == [way(f) for f in files[1]] for way in ways)
 
 
 def snapshots(folder: Path) -> list[tuple[str, Path]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from glob import glob
@@ -10,9 +10,9 @@ from itertools import groupby
 from pathlib import Path
 
 from probe.checkpoints import layouts
-from probe.checkpoints.files import file_hash, weight_files
 from probe.checkpoints.formats import unreadable
-from probe.checkpoints.layouts import INNER, Found, among, inside, is_scratch, kind_of, snapshots, step_of
+from probe.checkpoints.layouts import INNER, Found, among, inside, is_scratch, kind_of, same_bytes, snapshots
+from probe.checkpoints.names import counts_epochs, step_of
 from probe.checkpoints.series import Checkpoint, is_repo, refuse_address
 from probe.errors import InputError
 
@@ -163,14 +163,15 @@ def _in_folder(folder: Path, search: _Search) -> list[Checkpoint]:
         return _tidy(found, None if own in (None, "unfinished") else Found(folder, own, folder), search)
     if own == "unreadable":
         raise InputError(str(unreadable(folder)))
-    held = inside(folder)
-    if held is not None and held[1] != "unfinished":
+    held, usable = inside(folder), [f for f in found if not is_scratch(f.child) and f.kind != "unfinished"]
+    alone = held is not None and (held[0] == folder or step_of(folder.name) is not None or len(usable) < 2)
+    if held is not None and alone and held[1] != "unfinished":
         return [_checkpoint(Found(*held, folder, layouts.step_of_folder(folder)), search)]
     groups = _groups(folder)
     if groups:
         search.notes.extend(_left(f, "no step in its name; give it as STEP=FOLDER") for f in found)
         return [c for group in groups for c in _tidy(group, None, search)]
-    if not any(not is_scratch(f.child) and f.kind != "unfinished" for f in found):
+    if not usable:
         if own == "unfinished":
             return [Checkpoint.of(folder)]  # what it lacks is for the load to say
         raise InputError(_nothing(folder, found))
@@ -222,6 +223,12 @@ def _tidy(found: Sequence[Found], root: Found | None, search: _Search) -> list[C
         more = f" (all {len(kept)} checkpoints of this folder are of that format)" if len(kept) > 1 else ""
         raise InputError(f"{unreadable(kept[0].path)}{more}")
     steps = sorted((f for f in kept if f.step is not None), key=lambda f: f.step or 0)
+    if len({counts_epochs(f.child.name) for f in steps}) > 1:
+        epochs = [f for f in steps if counts_epochs(f.child.name)]
+        search.notes.extend(
+            _left(f, "its name counts epochs, the others steps; give it as STEP=FOLDER") for f in epochs
+        )
+        steps = [f for f in steps if f not in epochs]
     series = [_one_of(list(same), search) for _, same in groupby(steps, lambda f: f.step)]
     flat = [f for group in series for f in group]
     nameless = [f for f in kept if f.step is None]
@@ -231,7 +238,7 @@ def _tidy(found: Sequence[Found], root: Found | None, search: _Search) -> list[C
         _collapse(extra, flat, search)
     if root is not None:
         flat += _last(root, flat, search)
-    if any(layouts.counts_epochs(f.child.name) for f in flat):
+    if any(counts_epochs(f.child.name) for f in flat):
         search.notes.append(f"steps of {flat[0].child.parent} are epochs, as its folders are named by epoch")
     return [_checkpoint(f, search) for f in flat]
 
@@ -247,7 +254,7 @@ def _one_of(same: list[Found], search: _Search) -> list[Found]:
             continue
         elif layouts.rank(one.kind) > layouts.rank(other.kind):
             search.notes.append(_left(one, f"{other.child} holds the same step whole"))
-        elif _same_bytes(one, other):
+        elif same_bytes(one, other):
             search.notes.append(_left(one, f"the same weights as {other.child}"))
         elif one.is_best and not other.is_best:
             search.notes.append(
@@ -270,7 +277,7 @@ def _collapse(extra: Found, series: Sequence[Found], search: _Search) -> None:
 
 
 def _twin(one: Found, series: Sequence[Found]) -> Found | None:
-    return next((f for f in reversed(series) if _same_bytes(one, f)), None)
+    return next((f for f in reversed(series) if same_bytes(one, f)), None)
 
 
 def _last(root: Found, series: Sequence[Found], search: _Search) -> list[Found]:
@@ -298,18 +305,6 @@ def _last(root: Found, series: Sequence[Found], search: _Search) -> list[Found]:
         f"not recorded; give STEP={root.path} to say which it is"
     )
     return [replace(root, step=step, stage=last.stage)]
-
-
-def _same_bytes(one: Found, two: Found) -> bool:
-    """True if the same files of weights lie in both; bytes are read only where all sizes agree."""
-    if one.kind != two.kind or one.kind not in ("model", "adapter"):
-        return False
-    try:
-        files = [weight_files(f.path) for f in (one, two)]
-    except InputError:  # a broken one is told where it is loaded
-        return False
-    ways: tuple[Callable[[Path], object], ...] = (lambda f: f.stat().st_size, file_hash)
-    return all([way(f) for f in files[0]] == [way(f) for f in files[1]] for way in ways)
 
 
 def _checkpoint(found: Found, search: _Search) -> Checkpoint:

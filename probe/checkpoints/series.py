@@ -9,7 +9,8 @@ from pathlib import Path
 
 from probe.checkpoints.files import digest, file_hash, read_json, weight_files
 from probe.checkpoints.formats import unreadable
-from probe.checkpoints.layouts import inside, kind_of, step_of, step_of_folder
+from probe.checkpoints.layouts import inside, kind_of, step_of_folder
+from probe.checkpoints.names import step_of
 from probe.checkpoints.shards import Shards, shards_in
 from probe.errors import InputError
 

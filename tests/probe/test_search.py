@@ -334,3 +334,16 @@ def test_other_bytes_under_the_same_size_and_time_are_told_apart(run: Path) -> N
     file.write_bytes(weights("bbbb"))
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert Checkpoint.of(run).fingerprint() != before
+
+
+def test_a_folder_of_models_is_no_step_whatever_its_folders_are_called(run: Path) -> None:
+    for name in ("hf", "merged"):
+        model(run / name)
+    assert [Path(c.path).name for c in discover(run)] == ["hf", "merged"]
+
+
+def test_epochs_beside_steps_are_left_out(run: Path) -> None:
+    for name in ("epoch_0", "epoch_1", "step_5"):
+        model(run / name)
+    found = discover(run)
+    assert ([c.step for c in found], len(found.notes)) == ([5], 2)
