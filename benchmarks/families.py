@@ -155,17 +155,17 @@ def _pairs(model: Model, plain: Any) -> Sequence[tuple[float, float]]:
 
 
 def main(names: Sequence[str]) -> None:
-    """Write the table between the page's marks."""
-    rows = []
-    for family in names or zoo.CAUSAL:
-        rows.append(row_of(family))
-        print("|".join(rows[-1].cells()), flush=True)
-    head = ["family", "loads", "also has", "lacks (refused by name)", "replay", "nll", "patch", "bf16"]
-    lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *(r.cells() for r in rows))]
+    """Write the lines of these families (of all, if none is named) into the page's table; others stay as they are."""
     before, _, rest = PAGE.read_text().partition("<!-- table -->\n")
-    after = rest.partition("<!-- end -->")[2]
-    if not names:
-        PAGE.write_text(before + "<!-- table -->\n" + "\n".join(lines) + "\n<!-- end -->" + after)
+    table, _, after = rest.partition("<!-- end -->")
+    known = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
+    for family in names or zoo.CAUSAL:
+        known[family] = f"| {' | '.join(row_of(family).cells())} |"
+        print(known[family], flush=True)
+    head = ["family", "loads", "also has", "lacks (refused by name)", "replay", "nll", "patch", "bf16"]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head))]
+    lines += [known[family] for family in sorted(known)]
+    PAGE.write_text(before + "<!-- table -->\n" + "\n".join(lines) + "\n<!-- end -->" + after)
 
 
 if __name__ == "__main__":

@@ -213,9 +213,9 @@ def _landing_error(model: Model, site: Site, read: list[Site]) -> float:
     at = model.run(batch, [*sites, *read], [Edit(site, _nudge)], logits="none").activations
     layer = site.layer
     if site.kind == "resid_pre":
-        return max(_residual_errors(model, at, batch, int(layer or 0)))
+        return max(_residual_errors(model, at, batch, int(layer or 0)), default=0.0)
     if site.kind not in _RESIDUAL[:3]:
-        return max(_residual_errors(model, at, batch))
+        return max(_residual_errors(model, at, batch), default=0.0)
     # The edited value itself no longer follows from what came before it: what led there is taken as what it now is.
     parts = {k: at[Site(k, layer)] for k in _WRITERS if Site(k, layer) in at}
     last = "mlp_out" if site.kind == "resid_post" and "mlp_out" in parts else next(iter(parts), None)
@@ -226,7 +226,7 @@ def _landing_error(model: Model, site: Site, read: list[Site]) -> float:
         if site.kind == "resid_post" and last == "mlp_out" and mid is not None:
             entering, others = mid, []
         at[Site(last, layer)] = at[site] - sum(others, entering)
-    return max(_residual_errors(model, at, batch))
+    return max(_residual_errors(model, at, batch), default=0.0)
 
 
 def _nudge(x: Tensor) -> Tensor:

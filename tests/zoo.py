@@ -85,7 +85,7 @@ def config(family: str, vocab_size: int = 320, **changes: Any) -> Any:
 
     own = AutoConfig.for_model(family)
     sizes = {n: v for n, v in SIZES.items() if (hasattr(own, n) or n == "head_dim") and v is not None}
-    derived = isinstance(getattr(type(own), "layer_types", None), property) or family in ("bamba", "jamba")
+    derived = isinstance(getattr(type(own), "layer_types", None), property) or family in ("bamba", "jamba", "falcon_h1", "recurrent_gemma")
     if not derived and getattr(own, "layer_types", None) is not None:
         sizes["layer_types"] = None  # made anew for this depth
     common = {"vocab_size": vocab_size, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

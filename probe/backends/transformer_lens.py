@@ -9,6 +9,7 @@ states, the softmax of the model's own eager attention is visited instead (`open
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
@@ -90,7 +91,8 @@ class TransformerLensBackend(HuggingFaceBackend):
         copies = Tokens(tokens.ids.expand(n, -1), tokens.mask.expand(n, -1), tokens.position_ids.expand(n, -1))
         visits = {site: _shifted_row(row) for row, site in enumerate(first.values())}
         trunk = bridge.original_model.get_submodule(self.map.trunk)
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that an edit is dropped is what is looked for
             want = self._plainly(copies, visits)
             with attached({ports[site]: visit for site, visit in visits.items()}, n):
                 got = trunk(**self.inputs(copies)).last_hidden_state
