@@ -43,6 +43,7 @@ OWN: dict[str, dict[str, Any]] = {
     "cohere2": {"logit_scale": 0.3, "layer_types": None},
     "deepseek_v2": {"topk_method": "greedy", "num_key_value_heads": 4, "head_dim": 8},
     "deepseek_v3": {"num_key_value_heads": 4, "head_dim": 8},
+    "falcon_h1": {"mamba_d_head": 8},
     "gemma2": {"attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0},
     "gemma3n_text": {"intermediate_size": [48] * LAYERS, "activation_sparsity_pattern": [0.0] * LAYERS,
                      "layer_types": ["sliding_attention", "full_attention"] * 2},
@@ -79,13 +80,22 @@ CAUSAL = (
 """Families of the table in docs/families.md."""
 
 
+DERIVED = ("bamba", "jamba", "falcon_h1", "recurrent_gemma")
+"""Families that work their layer types out from other fields."""
+
+
 def config(family: str, vocab_size: int = 320, **changes: Any) -> Any:
     """A configuration of the family at tiny size: of `SIZES`, those it has a field for."""
     from transformers import AutoConfig
 
     own = AutoConfig.for_model(family)
     sizes = {n: v for n, v in SIZES.items() if (hasattr(own, n) or n == "head_dim") and v is not None}
-    derived = isinstance(getattr(type(own), "layer_types", None), property) or family in ("bamba", "jamba", "falcon_h1", "recurrent_gemma")
+    derived = isinstance(getattr(type(own), "layer_types", None), property) or family in (
+        "bamba",
+        "jamba",
+        "falcon_h1",
+        "recurrent_gemma",
+    )
     if not derived and getattr(own, "layer_types", None) is not None:
         sizes["layer_types"] = None  # made anew for this depth
     common = {"vocab_size": vocab_size, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
