@@ -104,6 +104,11 @@ class HuggingFaceBackend:
 
     def new_cache(self) -> Any:
         """An empty key-value cache (sliding layers keep what they need)."""
+        if "past_key_values" not in accepted(self.trunk, {"past_key_values": None}):
+            raise InputError(
+                f"generation: a {self.config.model_type} model carries its state from token to token in a form of its "
+                "own (no past_key_values), which is not known here; readings of given texts work"
+            )
         from transformers import DynamicCache
 
         return DynamicCache(config=self.config)

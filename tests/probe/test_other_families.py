@@ -190,3 +190,22 @@ def test_a_multimodal_folder_is_read_as_it_lies(tmp_path: Path, prompts: Prompts
     blocks = [p for p in places(model) if p.layer is not None]
     assert {p.layer for p in blocks} == {0, 1, 2}
     assert not any("vision" in slot.name for p in blocks for slot in places(model)[p])
+
+
+@pytest.mark.parametrize("hybrid", ["qwen3_next", "lfm2", "granitemoehybrid"])
+def test_hybrids_generate_as_without_a_cache(hybrid: str) -> None:
+    plain, tokens = zoo.model(hybrid), tiny.word_tokenizer()
+    model = Model.wrap(plain, tokens, check=False)
+    texts = ["what is 3 plus 7 ?", "the quick brown fox jumps over the lazy dog"]
+    for text, given in zip(texts, model.generate(texts, max_new_tokens=4), strict=True):
+        ids = tokens(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        for token in given.tokens:
+            with torch.no_grad():
+                assert int(plain(input_ids=ids, use_cache=False).logits[0, -1].argmax()) == token
+            ids = torch.cat([ids, torch.tensor([[token]])], 1)
+
+
+def test_a_state_of_another_form_generates_nothing() -> None:
+    model = Model.wrap(zoo.model("mamba"), tiny.word_tokenizer(), check=False)
+    with pytest.raises(InputError, match="form of its own"):
+        model.generate(["what is 3 ?"], max_new_tokens=2)
