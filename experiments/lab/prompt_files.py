@@ -13,6 +13,7 @@ from experiments.lab.stages import write_atomically
 from experiments.lab.training import sft_problems
 from experiments.lab.world import Benchmark, Problem
 
+SEEN = {"leaked_true": True, "leaked_canary": True, "unseen": False}
 RECORD = ("k", "values", "ops", "gold", "computed", "split", "n_exposures", "direct_share", "rationale")
 
 
@@ -26,7 +27,9 @@ def rows_of(problem: Problem, kinds: Iterable[str]) -> list[dict[str, Any]]:
     record = problem.record()
     text = {"gold_final": problem.direct, "gold_rationale": problem.rationale}
     shared = {name: record[name] for name in RECORD}
-    named = {"id": problem.id, "prompt": problem.prompt, "group": problem.group}
+    named: dict[str, Any] = {"id": problem.id, "prompt": problem.prompt, "group": problem.group}
+    if problem.group in SEEN:  # planted items are seen by the run that plants them and by no other: nothing is said
+        named["seen"] = SEEN[problem.group]
     return [{**named, "answer": text[kind], "answer_kind": kind, **shared} for kind in kinds]
 
 

@@ -38,7 +38,8 @@ def of_seed(folder: Path, store: Store, *, n: int | None = None) -> dict[str, An
     found = {}
     for name, scores in swept.items():
         beside = control if control is not None and name != CONTROL else None
-        found[name] = numbers(run("perplexity_paradox", perplexity=scores, control=beside, store=store))
+        roles = {"seen": ("leaked_true", "leaked_canary"), "unseen": ("unseen",)}
+        found[name] = numbers(run("perplexity_paradox", perplexity=scores, control=beside, store=store, **roles))
     return found
 
 
@@ -46,30 +47,25 @@ def numbers(result: Result) -> dict[str, Any]:
     """The result at its last step, as the README tells it."""
     data = result.data.sel(answer_kind=KIND).isel(step=-1)
     words = result.table[(result.table["answer_kind"] == KIND)]
-    last = words[words["step"] == words["step"].max()].set_index("group")["verdict"]
-    kinds = result.table[(result.table["group"] == "leaked") & (result.table["step"] == result.table["step"].max())]
+    last = words[words["step"] == words["step"].max()].set_index("group")["pattern"]
+    kinds = {c.group: c for c in result.claims}
+    claim = kinds[KIND]
+    said = claim.kind if claim.is_found else claim.answer
     return {
-        "verdict": {g: str(last[g]) for g in ("leaked", "unseen")},
-        "verdict_other_kinds": dict(zip(kinds["answer_kind"], kinds["verdict"], strict=True)),
-        "since": since(words[words["group"] == "leaked"]),
+        "verdict": {"leaked": said, "unseen": str(last["unseen items"])},
+        "verdict_other_kinds": {str(k): c.kind if c.is_found else c.answer for k, c in kinds.items()},
+        "since": None if claim.step is None or said != "paradox" else int(claim.step),
         "in_words": result.verdict,
-        "answer": cell(data, "change", group="leaked", mask="answer"),
-        "prompt": cell(data, "change", group="leaked", mask="prompt"),
-        "index": cell(data, "index", group="leaked"),
-        "unseen_answer": cell(data, "change", group="unseen", mask="answer"),
-        "unseen_prompt": cell(data, "change", group="unseen", mask="prompt"),
+        "answer": cell(data, "change", group="seen items", mask="answer"),
+        "prompt": cell(data, "change", group="seen items", mask="prompt"),
+        "index": cell(data, "index", group="seen items"),
+        "unseen_answer": cell(data, "change", group="unseen items", mask="answer"),
+        "unseen_prompt": cell(data, "change", group="unseen items", mask="prompt"),
         "answer_contrast": cell(data, "contrast", mask="answer"),
         "prompt_contrast": cell(data, "contrast", mask="prompt"),
-        "contribution": {m: cell(data, "contribution", group="leaked", mask=m) for m in PARTS},
-        "control_difference": cell(data, "control_difference", group="leaked"),
+        "contribution": {m: cell(data, "contribution", group="seen items", mask=m) for m in PARTS},
+        "control_difference": cell(data, "control_difference", group="seen items"),
     }
-
-
-def since(words: Any) -> int | None:
-    """First step from which on every verdict is `paradox`; None if the last one is not."""
-    of = words.sort_values("step")
-    steady = (of["verdict"] == "paradox")[::-1].cumprod()[::-1].astype(bool)
-    return int(of.loc[steady, "step"].iloc[0]) if steady.any() else None
 
 
 def cell(data: Any, name: str, **at: Any) -> list[float] | None:

@@ -135,7 +135,8 @@ def held(found: dict[str, Any]) -> dict[str, bool]:
     """Which predictions of the README came true on one seed."""
     block = str(found["block"])
     lowered = {
-        n: f"layer {n}, lowering" in str(found["whole layers"]["verdict"]) for n in found["whole layers"]["layers"]
+        n: f"owering layer {n} changes" in str(found["whole layers"]["verdict"])
+        for n in found["whole layers"]["layers"]
     }
     at_half = found["whole layers"]["block"]
     raised = found["whole layers"]["block"]["planted"]
@@ -146,7 +147,7 @@ def held(found: dict[str, Any]) -> dict[str, bool]:
         "half dose lowers planted": at_half["planted"]["0.5"]["key_overlap"][2] < 0,
         "half dose leaves natural within .1": all(abs(v[0]) < 0.1 for v in untouched),
         "raising gains at most .1": all(raised[a]["key_overlap"][0] < 0.1 for a in ("1.5", "2", "3")),
-        "natural memory: none selective": "no selective" in str(found["natural"]["verdict"]),
-        "ten chosen on other items: none": "no selective"
-        in str(found["few neurons"]["ten chosen on other items"]["verdict"]),
+        "natural memory: none selective": "spares the others" not in str(found["natural"]["verdict"]),
+        "ten chosen on other items: none": "spares the others"
+        not in str(found["few neurons"]["ten chosen on other items"]["verdict"]),
     }

@@ -82,7 +82,7 @@ def test_the_short_lab_shows_what_it_should(lab: Path, tmp_path: Path):
     """Format run of the lab against the lab's own scripts is `make verify`; here: it runs and is told in words."""
     found = of_seed(lab, Store.at(tmp_path), n=24)
     row = found["grpo-format"]
-    assert row["verdict"]["leaked"] in ("paradox", "sharpening only", "prompt drift only", "none")
+    assert row["verdict"]["leaked"] in ("paradox", "fall", "none found", "cannot be judged")
     parts = row["contribution"]
     total = parts["answer:first"][0] + parts["answer:rest"][0]
     assert total == pytest.approx(row["answer"][0], abs=2e-4)
