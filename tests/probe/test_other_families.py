@@ -199,7 +199,7 @@ def test_hybrids_generate_as_without_a_cache(hybrid: str) -> None:
     texts = ["what is 3 plus 7 ?", "the quick brown fox jumps over the lazy dog"]
     for text, given in zip(texts, model.generate(texts, max_new_tokens=4), strict=True):
         ids = tokens(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        for token in given.tokens:
+        for token in given.ids:
             with torch.no_grad():
                 assert int(plain(input_ids=ids, use_cache=False).logits[0, -1].argmax()) == token
             ids = torch.cat([ids, torch.tensor([[token]])], 1)
