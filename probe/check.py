@@ -102,7 +102,7 @@ def _prove_neighbours(model: Model) -> Proof:
         near, moved = (model.backend.run(Tokens(batch.ids, batch.mask, at), {}, "all") for at in places)
     assert near is not None
     assert moved is not None
-    rows = batch.mask[1]
+    rows = batch.mask[1].to(near.device)
     return _hold(model, "neighbours", float((near[1] - moved[1]).float().abs()[rows].max()), _bound(model))
 
 
