@@ -1,17 +1,17 @@
-"""What results a store holds, by their records alone; `apps.drawn.contents` reads the numbers.
+"""What results a store holds, by their records alone; `analyses.core.store.contents` reads the numbers.
 
 Results are content-addressed and never change, so whatever is read once under a key may be kept.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
+from analyses.core.store.files import is_here
 from analyses.core.store.store import SCHEMA, Store, StoreError
 from probe.checkpoints.names import step_of
 
@@ -135,8 +135,8 @@ def located(recorded: str | Path, root: Path) -> Path | None:
 
     Paths are recorded as they were given, often relative to the folder a command was started in.
     """
-    whole = root.resolve()
-    places = (base / recorded for base in (Path(), whole, *whole.parents))
+    above = (whole := root.resolve(), *whole.parents) if is_here(root) else ()
+    places = (base / recorded for base in (Path(), *above))
     return next((p for p in places if p.exists()), None)
 
 
@@ -182,7 +182,7 @@ class Listing:
     def is_current(self) -> bool:
         """False once results were added or removed, or a half-copied one became whole."""
         completed = any(self.store.has(p.parent.name, p.name) for p in self.broken)
-        return self.state == state(self.store) and not completed
+        return self.state == self.store.state() and not completed
 
     def of(self, analysis: str) -> list[Entry]:
         """Results of one analysis, newest first."""
@@ -199,22 +199,12 @@ class Listing:
         return next((e for e in self.entries if e.key == key), None)
 
 
-def state(store: Store) -> tuple[tuple[str, int], ...]:
-    """Changes when a result is added or removed: every folder of results with the time its list of names changed."""
-    try:
-        with os.scandir(store.root) as found:
-            folders = [(f.name, f.stat().st_mtime_ns) for f in found if f.is_dir() and not f.name.startswith(".")]
-    except FileNotFoundError:
-        return ()
-    return tuple(sorted(folders))
-
-
 def listing(store: Store) -> Listing:
     """What lies in ``store``; a damaged or half-written result is a problem told, not an error."""
-    found = _listing(store, state(store))
+    found = _listing(store, store.state())
     if not found.is_current():
         _listing.cache_clear()
-        found = _listing(store, state(store))
+        found = _listing(store, store.state())
     return found
 
 

@@ -20,9 +20,9 @@ from plotly.offline import get_plotlyjs
 
 import analyses
 from analyses.core.result import COMPANIONS, Result
+from analyses.core.store.contents import verdict
 from analyses.core.store.store import Store, StoreError
 from apps.catalog import Entry, Listing, listing
-from apps.drawn.contents import verdict
 from apps.drawn.reproduction import command
 from probe.errors import InputError
 
@@ -127,7 +127,7 @@ def render(store: Store) -> str:
     sections, problems = _sections(store, found)
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
     return template.render(
-        title=f"Post-training report: {store.root.resolve().name}",
+        title=f"Post-training report: {PurePath(store.place).name}",
         root=str(store.root),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         plotly_js=Markup(get_plotlyjs()),

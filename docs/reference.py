@@ -182,7 +182,7 @@ def _commands(of: registry.Analysis) -> str:
     lines: list[str] = []
     for sweep in (False, True) if of.arity != "result" else (False,):
         wanted = ["checkpoints", *(i.name for i in of.inputs)]
-        given = [p for p in analysis_command(of, sweep=sweep).params if p.name in wanted]
+        given = [p for p in analysis_command(of, "sweep" if sweep else "run").params if p.name in wanted]
         shown = (f"{p.opts[0]} {p.make_metavar(click.Context(app))}" for p in given)
         words = [text if p.required else f"[{text}]" for p, text in zip(given, shown, strict=True)]
         lines.append(f"$ probe {'sweep' if sweep else 'run'} {of.name} {' '.join(words)}")

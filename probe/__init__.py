@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from probe.interventions import Edit, add, mean, patch, project_out, scale, zero
     from probe.model import Model, Trace
     from probe.prompts import Chat, Item, Prompts, TokenBatch
-    from probe.rollouts import Rollouts, RunLog
+    from probe.readers.runlog import RunLog
+    from probe.rollouts import Rollouts
     from probe.sites import Site
 
 _HOME = {
@@ -42,7 +43,7 @@ _HOME = {
     "Prompts": "prompts",
     "TokenBatch": "prompts",
     "Rollouts": "rollouts",
-    "RunLog": "rollouts",
+    "RunLog": "readers.runlog",
     "Site": "sites",
 }
 

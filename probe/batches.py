@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int
     from torch import Tensor
 
-    from probe.prompts import Item
+    from probe.items import Item
 
 SPANS = ("pad", "template", "prompt", "rationale", "answer", "straddle")
 """What a token belongs to. `template`: BOS and what a chat template writes. `straddle`: under

@@ -20,7 +20,8 @@ import torch
 from probe import finite
 from probe.errors import InputError
 from probe.prompts import Item
-from probe.readers.arrow import flat, lengths, per_token, token_frame
+from probe.readers.arrow import per_token, token_frame
+from probe.readers.lists import flat, lengths
 from probe.rollouts import WINDOW, Rollouts
 from probe.tokens import SPANS, Encoded, TokenBatch, plan
 

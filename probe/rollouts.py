@@ -22,16 +22,16 @@ import pyarrow.compute
 import pyarrow.dataset as pads
 
 from probe.errors import InputError
-from probe.readers.arrow import index_rows, is_list, token_frame
+from probe.readers.arrow import index_rows, token_frame
+from probe.readers.lists import is_list
 from probe.readers.repeats import repeated
 from probe.readers.rollout_files import FILE, open_log
-from probe.readers.runlog import RunLog
 from probe.readers.schema import AT_TEMPERATURE, FLOATS, IDS, REQUIRED, lacking, ruled_out
 
 if TYPE_CHECKING:
     from probe.prompts import Prompts
 
-__all__ = ["WINDOW", "Rollouts", "RunLog"]
+__all__ = ["WINDOW", "Rollouts"]
 
 pc: Any = pyarrow.compute  # its functions are made at import: no stub knows them
 WINDOW = 2048  # responses held at once: about 40 MB of columns at 1,000 tokens each

@@ -15,7 +15,8 @@ from probe.ends import own_ends, special
 from probe.errors import InputError
 
 if TYPE_CHECKING:
-    from probe.prompts import Item, Prompts
+    from probe.items import Item
+    from probe.prompts import Prompts
 
 __all__ = [
     "SPANS", "Boundary", "Encoded", "Framing", "Padding", "Template", "TokenBatch", "plan", "tokenised", "tokenize",

@@ -218,3 +218,15 @@ def _rows(data: xr.Dataset, name: str) -> pd.DataFrame:
     rows.insert(0, "quantity", name)
     rows.insert(1, "unit", data[name].attrs.get("units", ""))
     return rows
+
+
+def units_of(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """What each item is resampled with: its cluster or problem, from prompts and from tables of earlier results."""
+    found: dict[str, str] = {}
+    for given in arguments.values():
+        if isinstance(getattr(given, "items", None), tuple):
+            found |= {i.id: i.unit for i in given.items if i.unit != i.id}
+        elif isinstance(given, Result) and {"item", "cluster"} <= set(given.table):
+            told = given.table[["item", "cluster"]].dropna().drop_duplicates("item")
+            found |= dict(zip(told["item"].astype(str), told["cluster"].astype(str), strict=True))
+    return found

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 import analyses
-import probe
 from probe.errors import InputError, ProbeError
+
+if TYPE_CHECKING:
+    from analyses.core.analysis import Analysis
+    from apps.command.options import Verb
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 results_option = click.option(
@@ -21,7 +24,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One line of 
 
 
 class Analyses(click.Group):
-    """`probe run` and `probe sweep`: one subcommand per analysis, built when it is asked for."""
+    """`probe run`, `probe sweep` and `probe plan`: one subcommand per analysis, built when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         from analyses.core import analysis as registry
@@ -30,12 +33,18 @@ class Analyses(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from analyses.core import analysis as registry
-        from apps.command.options import analysis_command
 
         name = cmd_name.replace("-", "_")
         if name not in registry.names():
             raise click.UsageError(registry.unknown("analysis", cmd_name, registry.names()))
-        return analysis_command(registry.get(name), sweep=ctx.info_name == "sweep")
+        return _command(registry.get(name), cast("Verb", ctx.info_name))
+
+
+def _command(of: Analysis, verb: Verb) -> click.Command:
+    from apps.command import options, planning, terminal
+
+    callback = planning.execute(of) if verb == "plan" else terminal.execute(of, verb == "sweep")
+    return options.analysis_command(of, verb, callback)
 
 
 @click.group(
@@ -57,6 +66,11 @@ def sweep_group() -> None:
     """Run an analysis over a series of checkpoints; interrupted, it goes on where it stopped."""
 
 
+@app.group("plan", cls=Analyses)
+def plan_group() -> None:
+    """Say what a run or a sweep will read, compute, hold and write, before any weights are loaded."""
+
+
 @app.command("list")
 @json_option
 def list_analyses(as_json: bool) -> None:
@@ -71,47 +85,6 @@ def list_analyses(as_json: bool) -> None:
     width = max((len(r["analysis"]) for r in rows), default=0)
     for row in rows:
         click.echo(f"{row['analysis']:<{width}}  {row['title']}  [{', '.join(row['inputs'])}]")
-
-
-@app.command("plan")
-@click.argument("analysis")
-@click.option(
-    "--checkpoints",
-    required=True,
-    multiple=True,
-    metavar="SOURCE",
-    help="Folder with a series of checkpoints, or one; a glob, STEP=FOLDER, or a Hub repository. Repeatable.",
-)
-@click.option("--base", metavar="FOLDER", help="The model training started from (step 0, and what adapters belong to).")
-@click.option("--config", metavar="FOLDER", help="config.json and tokenizer, for shards that have none beside them.")
-@click.option("--prompts", metavar="PATH", help="Prompt file; needed where the analysis reads prompts.")
-@click.option("--dtype", default="float32", show_default=True, help="Of the weights in memory.")
-@click.option("--device", default="cpu", show_default=True, help="Where rates and free memory are measured.")
-@click.option(
-    "--device-memory", "gib", type=float, metavar="GIB", help="Memory that may be used [default: what is free]."
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Use only the first items.")
-@click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="An option of the analysis; repeatable.")
-@json_option
-def plan_command(
-    analysis: str,
-    gib: float | None,
-    options: tuple[str, ...],
-    as_json: bool,
-    checkpoints: tuple[str, ...],
-    base: str | None,
-    config: str | None,
-    **given: Any,
-) -> None:
-    """Say what ANALYSIS will read, compute, hold and write, before any weights are loaded."""
-    from analyses.core.cost.plan import plan
-    from apps.command.planning import option_values, plan_text
-
-    name = analysis.replace("-", "_")
-    memory = None if gib is None else gib * 2**30
-    series = probe.discover(checkpoints, base=base, config=config)
-    made = plan(name, checkpoints=series, memory=memory, **given, **option_values(name, options))
-    click.echo(plan_text(made, as_json=as_json))
 
 
 @app.command()

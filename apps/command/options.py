@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import click
 
 import analyses
+import probe
 from analyses.core.analysis import Analysis, Input, Option
 from probe import dtypes
+from probe.errors import InputError
 from probe.readers.schemas import SCHEMAS
 
 INPUT_HELP = {
@@ -29,9 +32,7 @@ COLUMNS_HELP = (
     '{"id": "#", "prompt": "{context} {question}", "answer": "label"}.'
 )
 SEEN_HELP = "Groups whose items training may have shown; all others count as not shown (or give a column `seen`)."
-SOURCES = ("base_model", "config_folder")
-LOADING = ("backend", "dtype", "device", "revision", "allow_pickle", "trust_remote_code", "hold", *SOURCES)
-SETTINGS = (*LOADING, "bos", "template_options")
+Verb = Literal["run", "sweep", "plan"]
 BACKENDS = click.Choice(["transformer_lens", "nnsight"])
 DTYPES = click.Choice(list(dtypes.NAMES))
 PAIRS = click.Choice(["first", "adjacent", "all"])
@@ -45,6 +46,13 @@ BASE_HELP = {
     True: "The model training started from: step 0, and what adapters are merged into.",
     False: "What an adapter is merged into, where that is not the place its configuration names.",
 }
+
+
+def _renamed(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> None:
+    """`--set top_k=3` of earlier versions: the option has its own name now."""
+    if given:
+        now = (f"--{name.strip().replace('_', '-')} {value}" for name, _, value in (g.partition("=") for g in given))
+        raise click.UsageError(f"--set is gone: a plan takes the analysis's own options, here {' '.join(now)}")
 
 
 def _shown(default: str, help_text: str, kind: Any = str) -> dict[str, Any]:
@@ -99,6 +107,11 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 
+PLAN_SETTINGS: dict[str, dict[str, Any]] = {
+    "--device-memory": {"type": float, "metavar": "GIB", "help": "Memory that may be used [default: what is free]."},
+    "--set": {"hidden": True, "multiple": True, "callback": _renamed, "expose_value": False},
+}
+
 
 class Values(click.ParamType[Any]):
     r"""A list: `0,0.5,1`, the option given several times, or a JSON list.
@@ -137,24 +150,45 @@ def joined(_ctx: click.Context, _param: click.Parameter, given: Sequence[tuple[A
     return tuple(value for values in given for value in values)
 
 
-def analysis_command(of: Analysis, *, sweep: bool) -> click.Command:
-    """The click command that runs or sweeps ``of``."""
-    from apps.command.terminal import execute
+def analysis_command(of: Analysis, verb: Verb, callback: Callable[..., int | None] | None = None) -> click.Command:
+    """The click command that runs, sweeps or plans ``of``: one line of words is understood by all three.
 
+    Args:
+        of: the analysis.
+        verb: what is done; a plan takes the flags of a run and those of a sweep.
+        callback: what the command calls with its values.
+    """
     parameters: list[click.Parameter] = [
-        *_inputs(of, sweep),
+        *_inputs(of, verb),
         *map(_option, of.options),
-        *_settings(of, sweep),
+        *_settings(of, verb),
         # A shell writes out `--checkpoints out/checkpoint-*`: what follows the first folder comes here.
-        *([click.Argument(["more"], nargs=-1, metavar="")] if sweep else []),
+        *([click.Argument(["more"], nargs=-1, metavar="")] if verb != "run" else []),
     ]
     help_text = f"{of.title}\n\n" + "\n\n".join(f"{h}: {t}" for h, t in of.sections.items())
-    return click.Command(of.name, params=parameters, callback=execute(of, sweep), help=help_text)
+    return click.Command(of.name, params=parameters, callback=callback, help=help_text)
 
 
-def _inputs(of: Analysis, sweep: bool) -> list[click.Option]:
+def read_prompts(path: str, columns: str | None, seen: tuple[str, ...] = ()) -> Any:
+    """The prompt file as ``--columns`` and ``--seen`` say; the path as it is where nothing is said.
 
-    own = [i for i in of.inputs if not (sweep and i.kind == "Model")]
+    Raises:
+        InputError: neither a schema's name nor JSON.
+    """
+    if columns is None and not seen:
+        return path
+    try:
+        mapping = json.loads(columns) if columns and columns.lstrip().startswith("{") else columns
+    except json.JSONDecodeError as error:
+        raise InputError(f"--columns is neither a name nor a JSON object: {error}") from error
+    prompts = probe.Prompts.read(path, mapping)
+    return prompts.seen(*seen) if seen else prompts
+
+
+def _inputs(of: Analysis, verb: Verb) -> list[click.Option]:
+    own = [i for i in of.inputs if not (verb == "sweep" and i.kind == "Model")]
+    if verb == "plan":  # what costs is computed from checkpoints and prompts: the rest may be named, as in a run
+        own = [i if i.kind == "Prompts" else replace(i, optional=True) for i in own]
     found = [_input(i) for i in own]
     # An upstream result may be given by the inputs it is computed from.
     names = {i.name for i in of.inputs}
@@ -162,9 +196,10 @@ def _inputs(of: Analysis, sweep: bool) -> list[click.Option]:
         extra = [i for i in analyses.get(str(source)).inputs if i.name not in names]
         found += [_input(Input(i.name, i.kind, optional=True)) for i in extra]
         names |= {i.name for i in extra}
-    if sweep:
+    if verb != "run" and "checkpoints" not in names:
         text = f"{INPUT_HELP['Checkpoints']} May be given several times, or followed by several."
-        found.insert(0, click.Option(["--checkpoints"], required=True, multiple=True, metavar="SOURCE", help=text))
+        how: dict[str, Any] = {"required": verb == "sweep", "multiple": True, "metavar": "SOURCE", "help": text}
+        found.insert(0, click.Option(["--checkpoints"], **how))
     return found
 
 
@@ -205,25 +240,27 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return typing.get_args(annotation) if is_union else (annotation,)
 
 
-def _settings(of: Analysis, sweep: bool) -> list[click.Option]:
+def _settings(of: Analysis, verb: Verb) -> list[click.Option]:
     needs = _kinds(of)
     takes = bool({"Model", "Checkpoints"} & needs)
     found = [click.Option(_flags(f), **k) for f, k in MODEL_SETTINGS.items()] if takes else []
     if takes:
         found.append(click.Option(["--config", "config_folder"], metavar="FOLDER", help=CONFIG_HELP))
-    if sweep or ("Model" in needs and "base" not in {i.name for i in of.inputs}):
-        found.append(click.Option(["--base", "base_model"], metavar="FOLDER", help=BASE_HELP[sweep]))
+    if "Model" in needs and "base" not in {o.name for o in _inputs(of, verb)}:
+        found.append(click.Option(["--base", "base_model"], metavar="FOLDER", help=BASE_HELP[verb != "run"]))
     if "Prompts" in needs:
         found.append(click.Option(["--limit"], type=click.IntRange(min=1), help="Use only the first items."))
         found.append(click.Option(["--columns"], metavar="NAME|JSON", help=COLUMNS_HELP))
         if all(o.name != "seen" for o in of.options):  # some rules take the groups themselves
             how: dict[str, Any] = {"type": Values(str), "multiple": True, "callback": joined, "help": SEEN_HELP}
             found.append(click.Option(["--seen", "seen_groups"], **how))
-    if sweep and of.arity == "pair":
+    if verb != "run" and of.arity == "pair":
         text = "Which checkpoints are compared."
         found.append(click.Option(["--pairs"], type=PAIRS, default="first", show_default=True, help=text))
-    if sweep:
+    if verb != "run":
         found += [click.Option([f], **k) for f, k in ENGINE_SETTINGS.items()]
+    if verb == "plan":
+        found += [click.Option([f], **k) for f, k in PLAN_SETTINGS.items()]
     if of.takes_turns:
         kind = click.Choice(["auto", "both", "one"])
         found.append(click.Option(["--hold"], type=kind, default="auto", show_default=True, help=HOLD_HELP))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import probe
 from analyses.core.analysis import get
-from analyses.core.cost.plan import Plan
-from apps.command.options import Values
-from probe.errors import InputError
+from analyses.core.cost.plan import Plan, Rates, plan, weights_fit
+from apps.command.options import read_prompts
 
 if TYPE_CHECKING:
     from analyses.core.analysis import Analysis
+    from probe import Checkpoint
 
 ADVICE = {
     "both": "both checkpoints in memory (--hold both)",
@@ -25,79 +24,87 @@ ADVICE = {
 }
 
 
-def option_values(name: str, given: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE` texts as option values of the analysis, typed like its defaults.
+def execute(of: Analysis) -> Callable[..., None]:
+    """Callback of `probe plan` of ``of``."""
 
-    Raises:
-        InputError: no `=`, an unknown option, or a value of the wrong type.
+    def command(
+        as_json: bool,
+        device_memory: float | None,
+        columns: str | None = None,
+        seen_groups: tuple[str, ...] = (),
+        **given: Any,
+    ) -> None:
+        series = _series(of, given)
+        options = {o.name: given[o.name] for o in of.options if given[o.name] is not None}
+        prompts = given.get("prompts") and read_prompts(given["prompts"], columns, seen_groups)
+        settings = {name: given[name] for name in ("dtype", "device", "limit", "pairs") if name in given}
+        memory = None if device_memory is None else device_memory * 2**30
+        made = plan(of.name, checkpoints=series, prompts=prompts, memory=memory, **settings, **options)
+        click.echo(plan_text(made, as_json=as_json))
+
+    return command
+
+
+def _series(of: Analysis, given: Mapping[str, Any]) -> list[Checkpoint]:
+    """The checkpoints a plan is about, named as in a sweep or as in a run.
+
+    With a series `--base` is what training started from, as in a sweep; without one it is the pair's first.
     """
-    of, found = get(name), {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        option = of.option(key.replace("-", "_"))
-        if not equals:
-            raise InputError(f"--set {text}: expected NAME=VALUE")
-        try:
-            found[option.name] = _typed(option.annotation, option.default, value)
-        except ValueError as error:
-            raise InputError(f"--set {text}: {error}") from error
-    return found
+    models = [i.name for i in of.inputs if i.kind == "Model"]
+    named = [name for name in models if given[name]]
+    sources = [*given.get("checkpoints", ()), *given.get("more", ())]
+    start = {"base": given.get("base_model"), "config": given.get("config_folder")}
+    if sources and not set(named) - {"base"}:
+        return list(probe.discover(sources, **{**start, "base": start["base"] or given.get("base")}))
+    if sources or named != models:
+        each = " ".join(f"--{name} PATH" for name in models)
+        raise click.UsageError(f"plan {of.name}: give either --checkpoints SOURCE or {each}")
+    return [probe.Checkpoint.of(given[name], **start) for name in models]
 
 
-def _typed(annotation: Any, default: Any, value: str) -> Any:
-    if isinstance(default, tuple):
-        element = typing.get_args(annotation)[0]
-        return Values(element).convert(value, None, None)
-    if isinstance(default, bool):
-        return value.lower() in ("1", "true", "yes")
-    return type(default)(value) if isinstance(default, int | float) else value
-
-
-def plan_text(plan: Plan, *, as_json: bool = False) -> str:
+def plan_text(made: Plan, *, as_json: bool = False) -> str:
     """The plan for people, or one line of JSON."""
-    one, seconds = plan.cost, plan.seconds
+    one, seconds = made.cost, made.seconds
     facts = {
-        "analysis": plan.analysis,
-        "members": plan.members,
-        "items": plan.n_items,
-        "tokens_per_item": plan.tokens,
-        "flops": one.flops * plan.members,
+        "analysis": made.analysis,
+        "members": made.members,
+        "items": made.n_items,
+        "tokens_per_item": made.tokens,
+        "flops": one.flops * made.members,
         "seconds": seconds,
-        "peak_bytes": {"both": plan.peak("both"), "one": None if one.spill_bytes is None else plan.peak("one")},
+        "peak_bytes": {"both": made.peak("both"), "one": None if one.spill_bytes is None else made.peak("one")},
         "spill_bytes": one.spill_bytes,
-        "store_bytes": None if one.store_bytes is None else one.store_bytes * plan.members,
-        "memory": plan.memory,
-        "choice": plan.choice,
-        "is_lower_bound": get(plan.analysis).work is None,
+        "store_bytes": None if one.store_bytes is None else one.store_bytes * made.members,
+        "memory": made.memory,
+        "choice": made.choice,
+        "is_lower_bound": get(made.analysis).work is None,
     }
     if as_json:
         return json.dumps(facts)
-    rates = plan.rates
+    rates = made.rates
     at_least = "at least " if facts["is_lower_bound"] else ""
-    alone = "" if one.models < 2 else f"; one at a time {_one_at_a_time(plan)}"
+    alone = "" if one.models < 2 else f"; one at a time {_one_at_a_time(made)}"
     rows = "not counted for this analysis"
     if one.rows is not None and one.store_bytes is not None:
-        rows = f"{_size(one.store_bytes * plan.members)} in {one.rows * plan.members:,.0f} rows"
+        rows = f"{_size(one.store_bytes * made.members)} in {one.rows * made.members:,.0f} rows"
     return "\n".join(
         [
-            f"{plan.analysis}: {plan.members} x {one.models} checkpoint(s), {plan.n_items} items of "
-            f"{plan.tokens:.1f} tokens",
+            f"{made.analysis}: {made.members} x {one.models} checkpoint(s), {made.n_items} items of "
+            f"{made.tokens:.1f} tokens",
             f"rates    {rates.flops / 1e9:,.1f} GFLOP/s, {rates.read / 1e9:.2f} GB/s read, "
             f"{rates.memory / 1e9:.1f} GB/s memory (measured here)",
             f"read     {_size(seconds['read'] * rates.read)}: {seconds['read']:,.1f} s",
-            f"compute  {at_least}{one.flops * plan.members / 1e9:,.3g} GFLOP: {seconds['compute']:,.1f} s",
+            f"compute  {at_least}{one.flops * made.members / 1e9:,.3g} GFLOP: {seconds['compute']:,.1f} s",
             f"generate {at_least}{seconds['generate']:,.1f} s of reading weights token by token",
-            f"memory   {_size(plan.peak('both'))} at once{alone}; {_size(plan.memory)} may be used",
+            f"memory   {_size(made.peak('both'))} at once{alone}; {_size(made.memory)} may be used",
             f"store    {rows}",
-            f"choice   {ADVICE[plan.choice] if one.models > 1 or plan.choice == 'neither' else 'it fits'}",
+            f"choice   {ADVICE[made.choice] if one.models > 1 or made.choice == 'neither' else 'it fits'}",
         ]
     )
 
 
 def hold(of: Analysis, inputs: Mapping[str, Any], settings: Mapping[str, Any], limit: int | None) -> str:
     """`both` where both checkpoints of a pair fit into memory, else `one` (which is said)."""
-    from analyses.core.cost.plan import Rates, plan, weights_fit
-
     named = {"base": settings.get("base_model"), "config": settings.get("config_folder")}
     if "checkpoints" in inputs:
         series = list(probe.discover(inputs["checkpoints"], **named))
@@ -116,11 +123,11 @@ def hold(of: Analysis, inputs: Mapping[str, Any], settings: Mapping[str, Any], l
     return "one"
 
 
-def _one_at_a_time(plan: Plan) -> str:
-    spilled = plan.cost.spill_bytes
+def _one_at_a_time(made: Plan) -> str:
+    spilled = made.cost.spill_bytes
     if spilled is None:
         return "is not possible: this analysis needs both"
-    return f"{_size(plan.peak('one'))} and {_size(spilled)} of disk"
+    return f"{_size(made.peak('one'))} and {_size(spilled)} of disk"
 
 
 def _size(value: float) -> str:

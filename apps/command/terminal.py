@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import click
 import pandas as pd
 
 import analyses
-import probe
 from analyses.core import claim
 from analyses.core.analysis import Analysis
 from analyses.core.result import Result
 from analyses.core.store.store import Store
-from apps.command.options import SETTINGS
+from apps.command.options import read_prompts
 from apps.command.planning import hold
-from probe.errors import InputError
 
 MAX_ROWS = 40
 FAILED = 1
@@ -40,10 +39,10 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., int]:
         if sweep:
             given["checkpoints"] = [*given["checkpoints"], *given.pop("more")]
             given["engine"] = Engine(given.pop("engine"), given.pop("workers"), given.pop("address"))
-        settings = {k: given.pop(k) for k in SETTINGS if k in given}
+        settings = {f.name: given.pop(f.name) for f in fields(Loading) if f.name in given}
         inputs = {k: v for k, v in given.items() if v is not None}
-        if (columns is not None or seen_groups) and "prompts" in inputs:
-            inputs["prompts"] = _read(inputs["prompts"], columns, seen_groups)
+        if "prompts" in inputs:
+            inputs["prompts"] = read_prompts(inputs["prompts"], columns, seen_groups)
         if settings.get("hold") == "auto":
             settings["hold"] = hold(of, inputs, settings, limit)
         loading = analyses.Loading(**settings)
@@ -61,16 +60,6 @@ def _told_failures(result: Result) -> bool:
     for one in failed:
         click.echo(f"probe: step {one['step']} is not in this result: {one['error']}", err=True)
     return bool(failed)
-
-
-def _read(path: str, columns: str | None, seen: tuple[str, ...]) -> Any:
-
-    try:
-        mapping = json.loads(columns) if columns and columns.lstrip().startswith("{") else columns
-    except json.JSONDecodeError as error:
-        raise InputError(f"--columns is neither a name nor a JSON object: {error}") from error
-    prompts = probe.Prompts.read(path, mapping)
-    return prompts.seen(*seen) if seen else prompts
 
 
 def show_result(store: Store, result: Result, as_json: bool) -> None:

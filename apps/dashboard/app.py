@@ -42,7 +42,7 @@ def main() -> None:
         st.markdown("### posttrain-probe")
         page = address.select("Page", list(PAGES), key="page", radio=True, label_visibility="collapsed")
         address.turn(page)
-        st.caption(address.escaped(f"{len(found.entries)} results in {store.root.resolve()}"))
+        st.caption(address.escaped(f"{len(found.entries)} results in {store.place}"))
         pause = BUSY_SECONDS if store.running() else IDLE_SECONDS
         st.fragment(_live, run_every=pause)(found)
     if asked and asked not in PAGES:
@@ -66,10 +66,10 @@ def _live(shown: Listing) -> None:
 
 def _empty(store: Store) -> None:
     st.header("No results yet", anchor=False)
-    st.text(f"Looked in {store.root.resolve()}")
+    st.text(f"Looked in {store.place}")
     st.markdown("Make some, they appear here by themselves:")
     st.code("probe demo\nprobe sweep perplexity --checkpoints DIR --prompts FILE", language="bash")
-    st.markdown("Or name another folder: `probe dashboard --results DIR`.")
+    st.markdown("Or name another folder or URL: `probe dashboard --results DIR`.")
 
 
 def _arguments() -> argparse.Namespace:

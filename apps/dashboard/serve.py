@@ -13,7 +13,6 @@ from pathlib import Path
 
 import click
 
-from analyses.core.store.files import is_here
 from analyses.core.store.store import Store
 from apps.catalog import listing
 from probe.errors import InputError
@@ -43,15 +42,13 @@ def serve(store: Store, host: str, port: int) -> int:
     """Run the dashboard until it is stopped; its exit code.
 
     Raises:
-        InputError: the port is taken, the address is not one of this machine, or the results are at a URL.
+        InputError: the port is taken, the address is not this machine's, or the results are in this process's memory.
     """
     _check(host, port)
-    if not is_here(store.root):
-        raise InputError(
-            f"the dashboard reads a folder of this machine: copy {store.root} here (`probe report` reads it)"
-        )
+    if store.place.startswith("memory://"):
+        raise InputError(f"{store.place} is inside one process, and the dashboard is another: give a folder or a URL")
     where = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    click.echo(f"Dashboard of {store.root.resolve()}: http://{where}:{port}  (Ctrl-C stops it)")
+    click.echo(f"Dashboard of {store.place}: http://{where}:{port}  (Ctrl-C stops it)")
     if is_loopback(host):
         machine = socket.gethostname()
         click.echo(f"From another machine: ssh -L {port}:127.0.0.1:{port} {machine}, then open http://127.0.0.1:{port}")
@@ -73,7 +70,7 @@ def command(store: Store, host: str, port: int) -> list[str]:
     """The command line that starts Streamlit."""
     settings = {**SETTINGS, "server.address": host, "server.port": str(port)}
     flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    script = ["run", str(SCRIPT), *flags, "--", "--results", str(store.root.resolve())]
+    script = ["run", str(SCRIPT), *flags, "--", "--results", store.place]
     return [sys.executable, "-m", "apps.dashboard.serve", *script]
 
 

@@ -7,7 +7,8 @@ axis and the group; ``run`` says which training run a row is about.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,6 +16,11 @@ from analyses.core import figures
 from analyses.core.figures import PALETTE, as_text, plain, quantity_name, value_name
 from analyses.core.figures.traces import faint
 from analyses.core.result import DIMS
+from probe.errors import InputError
+from probe.readers.runlog import ALIASES
+
+if TYPE_CHECKING:
+    from probe import RunLog
 
 LAYERS = ("layer", "window", "state")
 NOT_STEPS = {"layer", "window", "pos", "key_pos", "head", "kv_head", "neuron", "source_step", "alpha", "k", "state"}
@@ -38,11 +44,17 @@ def over_layers(summary: pd.DataFrame) -> pd.DataFrame:
     return joined([_by_layer(summary, axis) for axis in LAYERS])
 
 
-def logged(log: pd.DataFrame) -> pd.DataFrame:
-    """Scalars of a training log (`apps.drawn.contents.training_log`) as rows over steps."""
-    named = LOG + log["quantity"]
-    unit = log["quantity"].map(LOG_UNITS).astype(object)
-    return log.assign(panel=named, quantity=named, unit=unit, group=ALL)
+def logged(log: RunLog) -> pd.DataFrame:
+    """Scalars of a run log as rows over steps; entropy and reward by these names, whatever the trainer calls them."""
+    known: dict[str, str] = {}
+    for name in ALIASES:
+        with suppress(InputError):  # not logged
+            known[str(log.series(name).name)] = name
+    rows = log.frame.drop(columns="epoch", errors="ignore").rename(columns=known).reset_index()
+    rows = rows.melt("step", var_name="quantity").dropna(subset="value").reset_index(drop=True)
+    named = LOG + rows["quantity"]
+    unit = rows["quantity"].map(LOG_UNITS).astype(object)
+    return rows.assign(panel=named, quantity=named, unit=unit, group=ALL)
 
 
 def is_logged(rows: pd.DataFrame) -> pd.Series:

@@ -10,6 +10,7 @@ from pprint import pformat
 from typing import Any
 
 from analyses.core.analysis import get, names
+from analyses.core.store.store import Store
 from apps.catalog import Entry
 
 SAVED = """
@@ -60,9 +61,7 @@ def of_run(
     """
     stored = [(run, e.analysis, e.key) for run, e in results]
     lines = [
-        *_head(
-            root, "from apps.drawn import curves", *(["from apps.drawn.contents import training_log"] if logs else [])
-        ),
+        *_head(root, "from apps.drawn import curves", *(["from probe import RunLog"] if logs else [])),
         f"stored = {_literal(stored)}",
         "found = [",
         "    curves.over_steps(store.get(name, key).summary()).assign(run=run)",
@@ -73,7 +72,7 @@ def of_run(
         lines += [
             f"logs = {_literal(dict(logs))}",
             "found += [",
-            "    curves.logged(training_log(folder)).assign(run=run)",
+            "    curves.logged(RunLog.read(folder)).assign(run=run)",
             "    for run, folder in logs.items()",
             "]",
         ]
@@ -188,7 +187,7 @@ def of_compare(
 
 
 def _head(root: Path, *imports: str) -> list[str]:
-    return ["from analyses import Store", *imports, "", f"store = Store.at({str(root.resolve())!r})"]
+    return ["from analyses import Store", *imports, "", f"store = Store.at({Store(root).place!r})"]
 
 
 def _chosen(panels: Sequence[str], groups: Sequence[str]) -> list[str]:

@@ -15,8 +15,8 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from analyses.core import figures
+from analyses.core.store.contents import rows, table_columns
 from apps.catalog import Entry, located, not_found
-from apps.drawn.contents import rows, table_columns
 
 KEYS = {"item", "group", "answer_kind", "pos", "layer", "step", "target", "sample", "is_prompt", "n_tokens", "head"}
 TEXTS = ("token", "text", "token_text")

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from probe import families
-from probe.backends import Rows, Tokens, Visit
 from probe.backends.hooks import Port
 from probe.backends.observed import accepted
 from probe.backends.place import INSIDE_ATTENTION, Map
 from probe.backends.places import places
+from probe.backends.protocol import Rows, Tokens, Visit
 from probe.backends.softmax import Door
 from probe.checkpoints.loading import offloaded
 from probe.checkpoints.quantised import held_otherwise

@@ -14,7 +14,7 @@ from probe.backends.place import Place
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from probe.backends import Visit
+    from probe.backends.protocol import Visit
 
 ARGUMENT = "hidden_states"
 """Name under which transformers passes what a module works on, where it passes it by name."""

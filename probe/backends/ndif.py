@@ -14,9 +14,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from probe.backends import Rows, Tokens, Visit
 from probe.backends.place import INSIDE_ATTENTION, Map, Place
 from probe.backends.places import places
+from probe.backends.protocol import Rows, Tokens, Visit
 from probe.backends.visits import Visitor
 from probe.errors import InputError, ProbeError
 from probe.interventions import Edit

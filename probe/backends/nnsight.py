@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from probe.backends import Tokens, Visit
 from probe.backends.hf import HuggingFaceBackend
 from probe.backends.place import INSIDE_ATTENTION, Place
+from probe.backends.protocol import Tokens, Visit
 from probe.backends.softmax import Door, opened
 from probe.checkpoints.loading import sharing_copy
 from probe.sites import Site

@@ -22,7 +22,7 @@ from probe.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from probe.backends import Visit
+    from probe.backends.protocol import Visit
 
 _SOFTMAX: frozenset[Any] = frozenset({nn.functional.softmax, torch.softmax, torch.Tensor.softmax})
 _FUSED: frozenset[Any] = frozenset({nn.functional.scaled_dot_product_attention})

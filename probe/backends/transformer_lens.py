@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from probe.backends import Tokens, Visit
 from probe.backends.hf import HuggingFaceBackend
 from probe.backends.hooks import Port, attached
 from probe.backends.place import INSIDE_ATTENTION, Place
+from probe.backends.protocol import Tokens, Visit
 from probe.backends.softmax import opened
 from probe.checkpoints.loading import sharing_copy
 from probe.errors import ProbeError

@@ -1,4 +1,4 @@
-"""Arrow tables of responses as arrays: list columns end to end, token frames, the index, content hashes."""
+"""Arrow tables of responses as frames: tokens, the index of responses, content hashes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,13 @@ import pyarrow as pa
 import pyarrow.compute
 
 from probe.errors import InputError
+from probe.readers.lists import flat, is_list, lengths
 from probe.readers.schema import COLUMNS, FLOATS
+from probe.readers.segments import check_segments
 
 Array = np.ndarray[Any, Any]
 pc: Any = pyarrow.compute  # its functions are made at import: no stub knows them
 PLACES = ("step", "item", "group", "group_uid", "sample")
-
-
-def is_list(kind: Any) -> bool:
-    """True for a list type of any width."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def lengths(table: pa.Table, name: str) -> Array:
-    """Number of entries of each row of a list column; -1 where the row is null."""
-    return pc.fill_null(pc.list_value_length(table[name]), -1).to_numpy().astype(np.int64)
-
-
-def flat(table: pa.Table, name: str) -> Array:
-    """The values of a list column, end to end; null rows have none."""
-    column = table[name]
-    values = pc.list_flatten(column)
-    return values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(zero_copy_only=False)
 
 
 def token_frame(rows: pd.DataFrame, table: pa.Table, columns: Sequence[str]) -> pd.DataFrame:
@@ -89,8 +74,6 @@ def index_rows(table: pa.Table, start: int, source: str) -> pd.DataFrame:
         if "response_mask" in names:
             inside = per_token(table, "response_mask", counts).astype(float)
             rows["n_tokens"] = np.bincount(np.repeat(np.arange(n), counts), inside, n).astype(np.int64)
-        from probe.readers.segments import check_segments  # it reads Arrow columns with the functions of this module
-
         check_segments(table, counts, where)
         _check_finite(table, where)
     rows["digest"] = row_digests(table)

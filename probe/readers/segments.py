@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from probe.errors import InputError
-from probe.readers.arrow import flat, is_list, lengths
+from probe.readers.lists import flat, is_list, lengths
 
 TYPES = ("think", "call", "tool", "answer", "turn")
 TAGS: dict[str, str] = {

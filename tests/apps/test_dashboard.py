@@ -13,13 +13,15 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analyses.core.analysis import names
+from analyses.core.store import contents
 from analyses.core.store.store import Store
 from apps import catalog as reading
 from apps.dashboard.serve import SCRIPT
 from apps.dashboard.widgets import address
 from apps.dashboard.widgets.address import escaped
-from apps.drawn import contents, reproduction
-from tests.apps.conftest import HOSTILE, key
+from apps.drawn import curves, reproduction
+from probe import RunLog
+from tests.apps.conftest import HOSTILE, key, perplexity
 
 MODEL_PACKAGES = ("torch", "transformers", "transformer_lens", "nnsight")
 PAGES = ("Run", "Circuit", "Token", "Compare", "Steer", "Results")
@@ -382,15 +384,42 @@ def test_result_of_results_belongs_to_the_run_of_its_source(store):
     assert entry.steps == [0, 30, 60, 90]
 
 
-def test_training_log_is_read_from_the_longest_history(tmp_path):
-    for step, n in ((10, 1), (20, 2)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        history = [{"step": 10 * (i + 1), "loss": 1.0 - i, "note": "x"} for i in range(n)]
-        (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
-    log = contents.training_log(str(tmp_path))
-    assert log.to_dict("list") == {"step": [10, 20], "quantity": ["loss", "loss"], "value": [1.0, 0.0]}
-    assert contents.training_log(str(tmp_path / "gone")).empty
+def test_scalars_of_a_run_are_curves_by_the_names_pages_know():
+    log = RunLog.of([(1, {"actor/entropy": 2.0, "epoch": 0.1}), (2, {"actor/entropy": 1.0, "grad_norm": 3.0})])
+    rows = curves.logged(log)
+    assert rows[["step", "panel", "value"]].values.tolist() == [
+        [1, "log: entropy", 2.0],
+        [2, "log: entropy", 1.0],
+        [2, "log: grad_norm", 3.0],
+    ]
+    assert rows["unit"].tolist()[:2] == ["nats", "nats"] and rows["unit"].isna()[2]
+
+
+VERL = '{"step": 1, "data": {"actor/entropy": 0.5}}\n{"step": 2, "data": {"actor/entropy": 0.4}}\n'
+STATE = '{"log_history": [{"step": 1, "entropy": 0.5}, {"step": 2, "entropy": 0.4}]}'
+LOGS = {"metrics.jsonl": VERL, "metrics.csv": "step,entropy\n1,0.5\n2,0.4\n", "trainer_state.json": STATE}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_page_run_shows_whatever_a_run_log_reads(name, tmp_path, monkeypatch):
+    run, made = tmp_path / "run", Store(tmp_path / "results")
+    run.mkdir()
+    (run / name).write_text(LOGS[name])
+    made.put(perplexity(str(run), 0.5))
+    app = opened(made, monkeypatch, page="Run")
+    assert "log: entropy" in app.multiselect(key="curves").value
+
+
+@pytest.mark.parametrize("text", [None, "step,entropy\n1,0.5\n1.5,0.4,7\n"], ids=["none", "damaged"])
+def test_page_run_says_which_training_log_it_could_not_read(text, tmp_path, monkeypatch):
+    run, made = tmp_path / "run", Store(tmp_path / "results")
+    run.mkdir()
+    if text:
+        (run / "metrics.csv").write_text(text)
+    made.put(perplexity(str(run), 0.5))
+    said = words(opened(made, monkeypatch, page="Run"))
+    assert "Training log of run: " in said
+    assert ("metrics.csv" if text else "no run log in") in said.replace("\\", "")
 
 
 def test_no_page_reads_pickles():

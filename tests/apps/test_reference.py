@@ -73,7 +73,7 @@ def test_commands_on_the_pages_are_those_of_the_command_line(reference: ModuleTy
         run, *sweep = reference._commands(registry.get(name)).splitlines()
         for line in (run, *sweep):
             _, _, verb, analysis, *words = line.replace("[", "").replace("]", "").split()
-            command = analysis_command(registry.get(analysis), sweep=verb == "sweep")
+            command = analysis_command(registry.get(analysis), verb)
             known = {flag for option in command.params for flag in option.opts}
             assert {word for word in words if word.startswith("--")} <= known, line
             named = {option.name for option in command.params if option.required}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import analyses.core.analysis as registry
-import analyses.core.running.run as runner
+import analyses.core.running.shards as runner
 from analyses.core.result import Result
 from tests.core.toy import CALLS, TOYS
 

@@ -152,7 +152,7 @@ def test_command(series: Path, tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text("\n".join(json.dumps({"id": i.id, "prompt": i.prompt, "answer": i.answer}) for i in PROMPTS.items))
     given = ["--checkpoints", str(series), "--prompts", str(file)]
-    out = CliRunner().invoke(app, ["plan", "divergence", *given, "--set", "variant=in_out"], catch_exceptions=False)
+    out = CliRunner().invoke(app, ["plan", "divergence", *given, "--variant", "in_out"], catch_exceptions=False)
     assert out.exit_code == 0 and "--hold both" in out.output and "rows" in out.output
     small = ["--device-memory", "0.0009", "--json"]
     out = CliRunner().invoke(app, ["plan", "divergence", *given, *small], catch_exceptions=False)

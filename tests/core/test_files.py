@@ -59,7 +59,7 @@ def test_what_lies_at_a_url_is_not_computed_again(folder: Path, store: Store, mo
     first = sweep("perplexity", store=store, **given(folder))
     store.drop("perplexity", first.key)
     assert not store.has("perplexity", first.key)
-    monkeypatch.setattr("analyses.core.running.run.execute", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("analyses.core.running.shards.execute", lambda *_: pytest.fail("computed again"))
     assert sweep("perplexity", store=store, **given(folder)).key == first.key
 
 

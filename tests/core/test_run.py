@@ -58,6 +58,17 @@ def test_bad_input_says_what_was_expected(toys: list[str], given: dict[str, obje
         run("prompt_length", **given)
 
 
+def test_what_earlier_code_made_still_opens_and_is_still_taken(toys: list[str], tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = run("prompt_length", prompts=PROMPTS)
+    earlier = made.with_record(**{**made.record, "key": "0" * 16, "code": "f" * 16})
+    store.put(earlier)
+    toys.clear()
+    pd.testing.assert_frame_equal(store.get(*store.find("0000")).table, made.table)
+    assert run("longest", prompts=PROMPTS, store=store).record["upstream"]["lengths"] == "0" * 16
+    assert toys == [], "nothing was computed again"
+
+
 def test_upstream_is_taken_by_key_by_inputs_or_computed(toys: list[str], tmp_path: Path) -> None:
     store = Store(tmp_path)
     upstream = run("prompt_length", prompts=PROMPTS, store=store)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray as xr
 
+import analyses.core.running.call as call
 import analyses.core.running.run as runner
 from analyses import Store, run
 from analyses.core.analysis import Analysis, get
@@ -122,8 +123,8 @@ def _memory_for(monkeypatch: pytest.MonkeyPatch, items: int, error: BaseExceptio
 
     limited: Analysis = replace(of, function=function)
     monkeypatch.setattr(runner, "get", lambda name: limited)
-    monkeypatch.setattr(runner.inspect, "getfile", lambda _: "perplexity.py")
-    monkeypatch.setattr(runner, "source_hash", lambda _: "0" * 16)
+    monkeypatch.setattr(call.inspect, "getfile", lambda _: "perplexity.py")
+    monkeypatch.setattr(call, "source_hash", lambda _: "0" * 16)
     return tried
 
 

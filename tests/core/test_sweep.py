@@ -25,7 +25,7 @@ from tests.processes import started, until
 
 SCRIPT = """
 import sys, time
-import analyses.core.running.run as runner
+import analyses.core.running.shards as runner
 import analyses.core.running.sweep as sweeper
 from analyses.core.progress import progress
 from analyses.core.store import Store

@@ -7,6 +7,7 @@ second of measurement.
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import time
@@ -104,6 +105,7 @@ def plan(
     device: str = "cpu",
     memory: float | None = None,
     limit: int | None = None,
+    pairs: Literal["first", "adjacent", "all"] = "first",
     rates: Rates | None = None,
     **options: Any,
 ) -> Plan:
@@ -117,6 +119,7 @@ def plan(
         device: where rates and free memory are taken.
         memory: bytes that may be used; default what is free.
         limit: use only the first items.
+        pairs: which checkpoints of a series are compared, where the analysis takes two.
         rates: instead of measuring.
         options: of the analysis.
 
@@ -124,20 +127,27 @@ def plan(
         InputError: an analysis without a model, one that reads a rollout log, a checkpoint that is not whole.
     """
 
-    of, series = get(name), probe.discover(checkpoints)
+    of = get(name)
     models = sum(i.kind == "Model" for i in of.inputs)
     if not models or any(i.kind in ("Rollouts", "Checkpoints") for i in of.inputs):
         taken = ", ".join(i.kind for i in of.inputs)
         raise InputError(f"{name} takes {taken}: a plan is made for analyses of checkpoints and prompts")
+    series = probe.discover(checkpoints)
     size, stored = sizes(series[0])
     chosen = checked_options(of, options)
     case = _case(size, models, series[0], _items(of, prompts, limit), chosen)
     dtype = dtype_named(dtype)
     one = cost(of, case, dtype, stored)
     found = rates or measured(dtype, device, series[0])
-    members = 1 if models == 2 and len(series) == 2 else len(series)  # a sweep of pairs holds the first with itself
     free = memory if memory is not None else _free(device)
-    return Plan(name, one, members, case.n_items, case.tokens, found, free)
+    return Plan(name, one, _members(len(series), models, pairs), case.n_items, case.tokens, found, free)
+
+
+def _members(checkpoints: int, models: int, pairs: str) -> int:
+    """How often the analysis is done; with the first of a series every one is compared, itself too."""
+    if models == 1 or (checkpoints != 2 and pairs == "first"):
+        return checkpoints
+    return math.comb(checkpoints, 2) if pairs == "all" else checkpoints - 1
 
 
 def weights_fit(series: Sequence[Checkpoint], device: str) -> bool:

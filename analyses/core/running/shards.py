@@ -1,4 +1,4 @@
-"""Parts of a run that are kept as they finish: shards of items, and batches that fit into memory.
+"""Parts of a run that are kept as they finish: shards of items.
 
 The plan is fixed: an analysis whose rows each belong to one item is cut every `SHARD_ITEMS` items, whoever computes.
 A shard is a run over part of the prompts with an address of its own in the store, so what is finished is never
@@ -9,23 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.running import seams
+from analyses.core.running.call import NOTE, Call, execute, provenance, stored
 from analyses.core.running.inputs import ModelPool, resolve
-from probe import devices
-from probe.errors import ProbeError
-
-if TYPE_CHECKING:
-    from analyses.core.running.run import Call
-    from analyses.core.store.store import Store
+from analyses.core.store import Store
 
 SHARD_ITEMS = 256
-NOTE = "out of memory at batch_size"
 
 
 def shards(call: Call, pool: ModelPool) -> list[Call]:
@@ -52,8 +46,6 @@ def shards(call: Call, pool: ModelPool) -> list[Call]:
 
 def computed(call: Call, store: Store | None, pool: ModelPool) -> Result:
     """The result of `call`; with a store, its shards are taken from there and kept there."""
-    from analyses.core.running.run import execute
-
     parts = shards(call, pool) if store is not None else []
     if store is None or not parts:
         return execute(call, pool)
@@ -63,8 +55,6 @@ def computed(call: Call, store: Store | None, pool: ModelPool) -> Result:
 
 def shard(part: Call, store: Store, pool: ModelPool) -> Result:
     """One part, computed unless the store has it."""
-    from analyses.core.running.run import execute, stored
-
     found = stored(part, store)
     if found is None:
         found = execute(part, pool)
@@ -74,8 +64,6 @@ def shard(part: Call, store: Store, pool: ModelPool) -> Result:
 
 def joined(call: Call, parts: Sequence[Result], pool: ModelPool) -> Result:
     """The result of `call` from those of its shards: rows one after the other, estimates made from all of them."""
-    from analyses.core.running.run import provenance
-
     assert call.analysis.by_item is not None
     whole = call.analysis.by_item(pd.concat([p.table for p in parts], ignore_index=True), call.options)
     # What one shard alone says is about its items; the whole says it of all of them.
@@ -93,31 +81,3 @@ def joined(call: Call, parts: Sequence[Result], pool: ModelPool) -> Result:
         seconds=round(sum(p.record["seconds"] for p in parts), 3),
         shards=[p.key for p in parts],
     )
-
-
-def within_memory(call: Call, arguments: dict[str, Any]) -> tuple[Result, list[str]]:
-    """The analysis's own result, its batch halved for as long as memory runs out; what was halved, in words.
-
-    The options asked for stay those of the record: a batch is no part of what is computed.
-
-    Raises:
-        ProbeError: out of memory with one item at a time, or in an analysis without batches.
-    """
-    options, notes = dict(call.options), list[str]()
-    while True:
-        try:
-            return call.analysis.function(**arguments, **options), notes
-        except (RuntimeError, MemoryError) as error:
-            if not devices.is_out_of_memory(error):
-                raise
-            told = " ".join(str(error).split())[:200]
-        size = options.get("batch_size", 1)
-        if size <= 1:
-            raise ProbeError(
-                f"{call.analysis.name}: out of memory with one item at a time ({told}). Use bfloat16 (--dtype), "
-                "shorter items, a device map (--device auto), or --hold one where the analysis has it; "
-                "`probe plan` says what is needed."
-            )
-        options["batch_size"] = size // 2
-        notes = [f"{NOTE} {call.options['batch_size']}: computed with {size // 2}"]
-        devices.let_go()

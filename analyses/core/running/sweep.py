@@ -15,14 +15,14 @@ from analyses.core.analysis import Analysis, get, unknown
 from analyses.core.cost.estimates import DTYPE_BYTES
 from analyses.core.cost.plan import sizes
 from analyses.core.keys import digest
-from analyses.core.progress import progress
+from analyses.core.progress import interruptible, progress
 from analyses.core.result import Result
+from analyses.core.running.call import Call, stored
 from analyses.core.running.failures import Failures, Member
 from analyses.core.running.inputs import Loading, ModelPool
-from analyses.core.running.run import Call, prepare, stored
+from analyses.core.running.run import Request, prepare
 from analyses.core.running.shards import computed, shards
 from analyses.core.running.workers import Engine, Task, compute
-from analyses.core.stopping import interruptible
 from analyses.core.store import Store
 from analyses.core.store.files import Stack, Stored, labelled
 from probe.checkpoints import Series, discover
@@ -66,9 +66,9 @@ def sweep(
             read. One that cannot is left out and told in the record (`failed`) and the warnings.
         KeyboardInterrupt: Ctrl-C was pressed; it is heard between batches, a second press stops at once.
     """
-    of, pool = get(name), ModelPool(loading or Loading())
-    series, failures = _series(checkpoints, pool.loading), Failures()
-    members, calls = _prepared(_members(of, series, pairs), of, given, store, pool, limit, failures)
+    asked = Request(get(name), given, store, ModelPool(loading or Loading()), limit)
+    series, failures = _series(checkpoints, asked.pool.loading), Failures()
+    members, calls = _prepared(asked, _members(asked.analysis, series, pairs), failures)
     key = _key(name, pairs, members, calls, failures)
     if store is not None and store.has(name, key):
         found = store.get(name, key)  # made before, maybe from another folder with the same bytes
@@ -76,17 +76,8 @@ def sweep(
         return found.with_record(warnings=[*series.notes, *others], series_notes=list(series.notes))
     engine = engine or Engine()
     if engine.name == "ray":
-        _distribute(name, key, members, calls, given, store, pool, limit, engine)
-    done: list[Result | None] = []
-    try:
-        for number, call in enumerate(progress(calls, f"{name} over {len(calls)} checkpoints")):
-            if store is not None:
-                store.announce(key, {"analysis": name, "done": number, "total": len(calls)})
-            _read_ahead(members[number + 1 :][:1])
-            done.append(failures.of(members[number], lambda call=call: _member(call, store, pool)))
-    finally:
-        if store is not None:
-            store.announce(key, None)
+        _distribute(key, asked, members, calls, engine)
+    done = _computed(key, asked, members, calls, failures)
     made = [r for r in done if r is not None]
     if not made:
         raise failures.first or InputError(f"{name}: no checkpoint to sweep over")
@@ -104,22 +95,31 @@ def sweep(
     return store.get(name, result.key)
 
 
-def _prepared(
-    members: Sequence[Member],
-    of: Analysis,
-    given: Mapping[str, Any],
-    store: Store | None,
-    pool: ModelPool,
-    limit: int | None,
-    failures: Failures,
-) -> tuple[list[Member], list[Call]]:
-    """The members whose checkpoints can be told apart, and their calls; the others are kept as failures."""
+def _computed(
+    key: str, asked: Request, members: Sequence[Member], calls: Sequence[Call], failures: Failures
+) -> list[Result | None]:
+    """The members one after the other, from the store where they are there, None where one failed; how far it is is
+    told on the way."""
+    name, store, done = asked.analysis.name, asked.store, list[Result | None]()
+    try:
+        for number, call in enumerate(progress(calls, f"{name} over {len(calls)} checkpoints")):
+            if store is not None:
+                store.announce(key, {"analysis": name, "done": number, "total": len(calls)})
+            _read_ahead(members[number + 1 :][:1])
+            done.append(failures.of(members[number], lambda call=call: _member(call, store, asked.pool)))
+    finally:
+        if store is not None:
+            store.announce(key, None)
+    return done
 
+
+def _prepared(asked: Request, members: Sequence[Member], failures: Failures) -> tuple[list[Member], list[Call]]:
+    """The members whose checkpoints can be told apart, and their calls; the others are kept as failures."""
     found: list[tuple[Member, Call]] = []
-    one = OneTokenizer(trust_remote_code=pool.loading.trust_remote_code)
+    one = OneTokenizer(trust_remote_code=asked.pool.loading.trust_remote_code)
 
     def prepared(models: Mapping[str, Checkpoint]) -> Call:
-        call = prepare(of, {**given, **models}, store, pool, limit)
+        call = prepare(_with(asked, models))
         for checkpoint in models.values():
             one.check(checkpoint)  # where members were finished before, no swap would find another tokenizer
         return call
@@ -141,18 +141,14 @@ def _key(name: str, pairs: Pairs, members: Sequence[Member], calls: Sequence[Cal
     return digest([name, "sweep", pairs, there, *([lacking] if lacking else [])])
 
 
-def _distribute(
-    name: str,
-    key: str,
-    members: Sequence[Member],
-    calls: Sequence[Call],
-    given: Mapping[str, Any],
-    store: Store | None,
-    pool: ModelPool,
-    limit: int | None,
-    engine: Engine,
-) -> None:
+def _with(asked: Request, models: Mapping[str, Checkpoint]) -> Request:
+    """What is asked of one member."""
+    return replace(asked, given={**asked.given, **models})
+
+
+def _distribute(key: str, asked: Request, members: Sequence[Member], calls: Sequence[Call], engine: Engine) -> None:
     """Have the members that are not there yet computed by workers; they are in the store afterwards."""
+    name, store, pool = asked.analysis.name, asked.store, asked.pool
     if store is None:
         raise InputError("engine ray: workers hand their results over through a store; give one (--results DIR)")
     parts, wholes = list[Task](), list[Task]()
@@ -160,11 +156,11 @@ def _distribute(
         if stored(call, store) is not None:
             continue
         held = tuple(models.values())
-        wholes.append(Task(name, {**given, **models}, limit, held))
+        wholes.append(Task(name, _with(asked, models).given, asked.limit, held))
         for part in (p for p in shards(call, pool) if stored(p, store) is None):
             prompts = part.inputs["prompts"]
             assert prompts is not None
-            parts.append(Task(name, {**given, **models, "prompts": prompts.load()}, None, held))
+            parts.append(Task(name, {**_with(asked, models).given, "prompts": prompts.load()}, None, held))
     there = len(calls) - len(wholes)
     tell = lambda n: store.announce(key, {"analysis": name, "done": there + n, "total": len(calls)})  # noqa: E731
     if wholes:

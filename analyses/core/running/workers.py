@@ -22,10 +22,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from analyses.core.analysis import get
+from analyses.core.keys import whole_hash
+from analyses.core.progress import heard
+from analyses.core.running.call import stored
 from analyses.core.running.inputs import Loading, ModelPool
-from analyses.core.running.run import prepare, source_hash, stored
+from analyses.core.running.run import Request, prepare
 from analyses.core.running.shards import computed
-from analyses.core.stopping import heard
 from analyses.core.store import Store
 from probe import devices
 from probe.errors import InputError, ProbeError
@@ -67,8 +69,7 @@ class Task:
 
 def code_identity() -> str:
     """Versions of the package, of its code and of Python: what driver and workers must share."""
-    code = source_hash(Path(__file__))
-    return f"posttrain-probe {version('posttrain-probe')} (code {code}), Python {platform.python_version()}"
+    return f"posttrain-probe {version('posttrain-probe')} (code {whole_hash()}), Python {platform.python_version()}"
 
 
 class Bench:
@@ -82,7 +83,7 @@ class Bench:
 
     def run(self, task: Task) -> None:
         """Compute a task unless it is there, and put it into the store."""
-        call = prepare(get(task.analysis), dict(task.given), self.store, self.pool, task.limit)
+        call = prepare(Request(get(task.analysis), task.given, self.store, self.pool, task.limit))
         if stored(call, self.store) is None:
             self.store.shards.put(computed(call, self.store, self.pool))
 

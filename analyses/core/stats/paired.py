@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core import stats
+from analyses.core.stats.estimates import estimate
 from probe.errors import InputError
 
 
@@ -44,7 +44,7 @@ def since(
     moved = means - first.reindex(before).set_axis(means.index)
     rows = moved.reset_index()
     parts = [
-        stats.estimate(rows, q, [*by, "step"], seed=seed, name=f"{q}_change", units=units, long_name=f"{label}, change")
+        estimate(rows, q, [*by, "step"], seed=seed, name=f"{q}_change", units=units, long_name=f"{label}, change")
         for q, (units, label) in quantities.items()
     ]
     return xr.merge(parts, join="outer").assign_attrs(reference_step=int(start))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -23,7 +24,9 @@ import xarray as xr
 
 from probe.errors import InputError, ProbeError
 
-FILES = ("table.parquet", "arrays.nc", "record.json")  # the last one says that the others are whole
+TABLE, ARRAYS, RECORD = FILES = ("table.parquet", "arrays.nc", "record.json")  # the last says the others are whole
+KEY = re.compile(r"[0-9a-f]{16}")
+NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class StoreError(ProbeError):
@@ -132,6 +135,39 @@ def is_here(path: Path) -> bool:
     return isinstance(path, Path)
 
 
+def listed(root: Path) -> dict[tuple[str, str], set[str]]:
+    """Names of the files in every folder that looks like a result, by (analysis, key).
+
+    At a URL, where every look is a request, one look at the root and one at each analysis.
+    """
+    if is_here(root):
+        folders = {(p.parent.name, p.name): p for p in root.glob("*/*")}
+        return {address: _names_in(p) for address, p in folders.items() if _is_address(*address)}
+    found: dict[tuple[str, str], set[str]] = {}
+    files, top = cast(Any, root).fs, cast(Any, root).path
+    try:
+        folders = files.ls(top, detail=False)
+    except FileNotFoundError:
+        return {}
+    for folder in (f for f in folders if NAME.fullmatch(f.rstrip("/").rpartition("/")[2])):
+        for path in files.find(folder):
+            *_, name, key, file = path.split("/")
+            if _is_address(name, key):
+                found.setdefault((name, key), set()).add(file)
+    return found
+
+
+def _is_address(name: str, key: str) -> bool:
+    return bool(NAME.fullmatch(name) and KEY.fullmatch(key))
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):  # removed by somebody since it was listed
+        return set()
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[Path]:
     """A file as one of this machine: itself, or a copy for as long as it is read.
@@ -148,7 +184,12 @@ def readable(path: Path) -> Iterator[Path]:
             copy.flush()
             yield Path(copy.name)
     except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise StoreError(f"{path} cannot be read ({error}); delete its folder and run again.") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path | str, error: Exception) -> StoreError:
+    """The error of a file of a result that is damaged or gone, with what to do."""
+    return StoreError(f"{path} cannot be read ({error}); delete its folder and run again.")
 
 
 def read_arrays(path: Path) -> xr.Dataset:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,14 +20,21 @@ import pandas as pd
 
 from analyses.core.result import Result
 from analyses.core.store.files import (
+    ARRAYS,
     FILES,
+    KEY,
+    NAME,
+    RECORD,
+    TABLE,
     Stack,
     Stored,
     StoreError,
     is_here,
+    listed,
     place,
     read_arrays,
     replaced,
+    unreadable,
     written,
 )
 from probe.errors import InputError
@@ -36,8 +42,6 @@ from probe.errors import InputError
 __all__ = ["SCHEMA", "Store", "StoreError"]
 
 SCHEMA = 1
-KEY = re.compile(r"[0-9a-f]{16}")
-NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,27 @@ class Store:
     def shards(self) -> Store:
         """Members of sweeps, finished or not."""
         return Store(self.root / ".shards")
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a command line: the whole path of a folder, a URL as it is."""
+        return str(self.root.resolve())
+
+    def state(self) -> tuple[tuple[str, int], ...]:
+        """Changes when a result is added or removed.
+
+        In a folder: every analysis with the time its list of results changed, from one look at the root. At a URL,
+        where folders have no times: every result with the number of its files.
+        """
+        if not is_here(self.root):
+            cast(Any, self.root).fs.invalidate_cache()  # else listings stay as they were first seen
+            return tuple(sorted((f"{name}/{key}", len(files)) for (name, key), files in listed(self.root).items()))
+        try:
+            with os.scandir(self.root) as found:
+                folders = [(f.name, f.stat().st_mtime_ns) for f in found if f.is_dir() and not f.name.startswith(".")]
+        except FileNotFoundError:
+            return ()
+        return tuple(sorted(folders))
 
     def folder(self, name: str, key: str) -> Path:
         """Where a result lies; names and keys that could leave the store are refused."""
@@ -93,9 +118,9 @@ class Store:
         record = self.record(name, key)
         if record.get("schema", 0) > SCHEMA:
             raise InputError(f"{folder} has schema {record['schema']}; this version reads up to {SCHEMA}: upgrade.")
-        rows = Stored(folder / "table.parquet")
+        rows = Stored(folder / TABLE)
         len(rows)  # damaged files are named now, not when the rows are wanted
-        return Result(read_arrays(folder / "arrays.nc"), rows, record)
+        return Result(read_arrays(folder / ARRAYS), rows, record)
 
     def drop(self, name: str, key: str) -> None:
         """Remove a result, whole or not."""
@@ -107,11 +132,11 @@ class Store:
 
     def record(self, name: str, key: str) -> dict[str, Any]:
         """Provenance alone, without reading the numbers."""
-        path = self.folder(name, key) / "record.json"
+        path = self.folder(name, key) / RECORD
         try:
             return json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise StoreError(f"{path} cannot be read ({error}); delete its folder and run again.") from error
+            raise unreadable(path, error) from error
 
     def records(self, name: str | None = None) -> list[dict[str, Any]]:
         """Records of all whole results, oldest first."""
@@ -120,15 +145,11 @@ class Store:
 
     def addresses(self) -> Iterator[tuple[str, str]]:
         """(analysis, key) of every whole result."""
-        for path in sorted(self.root.glob("*/*/record.json")):
-            name, key = path.parent.parent.name, path.parent.name
-            if NAME.fullmatch(name) and KEY.fullmatch(key) and self.has(name, key):
-                yield name, key
+        yield from sorted(address for address, files in listed(self.root).items() if files.issuperset(FILES))
 
     def broken(self) -> list[Path]:
         """Folders that look like results but lack files (an interrupted copy, say)."""
-        folders = [p for p in self.root.glob("*/*") if NAME.fullmatch(p.parent.name) and KEY.fullmatch(p.name)]
-        return [p for p in folders if not self.has(p.parent.name, p.name)]
+        return [self.folder(*address) for address, files in listed(self.root).items() if not files.issuperset(FILES)]
 
     def find(self, prefix: str) -> tuple[str, str]:
         """The (analysis, key) whose key, or ``analysis/key``, starts with ``prefix``.
@@ -191,7 +212,7 @@ def _alive(pid: int) -> bool:
 def _view(name: str, root: Path) -> str:
     # The folder is a name, not a pattern: a character of a pattern stands for itself within brackets.
     here = re.sub(r"[\[*?]", lambda sign: f"[{sign[0]}]", str(root))
-    files = f"{here}/{name}/*/table.parquet".replace("'", "''")
+    files = f"{here}/{name}/*/{TABLE}".replace("'", "''")
     columns = "*, parse_dirpath(filename).regexp_extract('[0-9a-f]{16}$') AS key"
     return (
         f"CREATE VIEW {name} AS SELECT {columns.replace('*,', '* EXCLUDE (filename),')} "
@@ -200,8 +221,8 @@ def _view(name: str, root: Path) -> str:
 
 
 def _write(result: Result, folder: Path) -> None:
-    rows = folder / "table.parquet"
+    rows = folder / TABLE
     result.rows.write(rows) if isinstance(result.rows, Stack) else result.table.to_parquet(rows, index=False)
     # Through memory: HDF5 itself crashes the process where the disk is full.
-    (folder / "arrays.nc").write_bytes(bytes(result.data.to_netcdf(engine="h5netcdf")))
-    (folder / "record.json").write_text(json.dumps(result.record, indent=1, sort_keys=True))
+    (folder / ARRAYS).write_bytes(bytes(result.data.to_netcdf(engine="h5netcdf")))
+    (folder / RECORD).write_text(json.dumps(result.record, indent=1, sort_keys=True))

@@ -8,10 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from analyses.core.figures import as_text, plain
+from analyses.core.store.contents import rows, table_columns
 from apps.catalog import Entry, Listing
 from apps.dashboard.widgets import address, exports, parts, series, tables
 from apps.drawn import curves, maps, strips
-from apps.drawn.contents import rows, table_columns
 from apps.drawn.reproduction import Map, of_circuit
 
 MISSING = (

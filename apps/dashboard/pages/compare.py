@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from analyses.core.store.contents import rows, table_columns
 from analyses.core.store.store import Store
 from apps.catalog import Entry, Listing
 from apps.dashboard.widgets import address, exports, parts, tables
 from apps.drawn import comparison
 from apps.drawn.comparison import PAIRING, Value
-from apps.drawn.contents import rows, table_columns
 from apps.drawn.reproduction import of_compare
 
 NUMBERS = ("float", "double", "int", "bool")

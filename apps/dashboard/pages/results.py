@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from analyses.core.analysis import get, names
+from analyses.core.store.contents import table_bytes
 from analyses.core.store.store import Store, StoreError
 from apps.catalog import Entry, Listing
 from apps.dashboard.widgets import address, exports, parts, tables
@@ -78,13 +79,12 @@ def _draw(entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
 def _files(entry: Entry, summary: pd.DataFrame, shown: Any | None, name: str) -> list[exports.File]:
     """The figure, the estimates of this part, and all rows of the result."""
     stem = f"{entry.analysis}-{entry.key[:6]}"
-    path = Store(entry.root).folder(entry.analysis, entry.key) / "table.parquet"
     csv, parquet = exports.tables("All rows", stem, pd.DataFrame())
     return [
         *([exports.page("Figure", f"{stem}-{name}", shown)] if shown is not None else []),
         *exports.tables("Estimates", f"{stem}-estimates", summary),
-        replace(csv, data=lambda: pd.read_parquet(path).to_csv(index=False)),
-        replace(parquet, data=path.read_bytes),
+        replace(csv, data=lambda: Store(entry.root).get(entry.analysis, entry.key).table.to_csv(index=False)),
+        replace(parquet, data=lambda: table_bytes(entry)),
     ]
 
 

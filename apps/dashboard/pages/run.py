@@ -11,8 +11,9 @@ import streamlit as st
 from apps.catalog import Entry, Listing, located, run_names
 from apps.dashboard.widgets import address, answers, exports, parts, series, tables
 from apps.drawn import curves
-from apps.drawn.contents import training_log
 from apps.drawn.reproduction import of_run
+from probe import RunLog
+from probe.errors import InputError
 
 WANTED = (
     r"^accuracy\b",
@@ -23,6 +24,7 @@ WANTED = (
     r"^log: reward$",
 )
 MAX_RUNS, MAX_OPEN = 4, 40
+LOG_SECONDS = 20  # after which a log is read again: a run may go on
 
 
 def show(found: Listing) -> None:
@@ -86,7 +88,21 @@ def _rows(entries: list[Entry], names: dict[str, str], logs: dict[str, str]) -> 
         for e in entries
         if series.has_dims(e, "step", "rollout_step")
     ]
-    return curves.joined([*found, *(curves.logged(training_log(folder)).assign(run=n) for n, folder in logs.items())])
+    read = {name: log_of(folder) for name, folder in logs.items() if Path(folder).is_dir()}
+    for name, log in read.items():
+        for said in (log,) if isinstance(log, str) else log.notes:
+            st.caption(f"Training log of {address.escaped(name)}: {address.escaped(said)}")
+    written = [curves.logged(log).assign(run=name) for name, log in read.items() if isinstance(log, RunLog)]
+    return curves.joined([*found, *written])
+
+
+@st.cache_resource(max_entries=50, ttl=LOG_SECONDS, show_spinner=False)
+def log_of(folder: str) -> RunLog | str:
+    """The log a trainer left in a run's folder, else why there is none."""
+    try:
+        return RunLog.read(folder)
+    except InputError as error:
+        return str(error)
 
 
 def _curves(

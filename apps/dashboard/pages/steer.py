@@ -19,6 +19,7 @@ from typing import Any
 import streamlit as st
 
 import probe
+from analyses.core.store.files import StoreError, replaced
 from apps.catalog import Listing, located, not_found, run_names
 from apps.dashboard.widgets import address
 from probe.errors import InputError, ProbeError
@@ -234,6 +235,9 @@ def _edits(model: Any, recipe: Recipe, units: tuple[int, ...]) -> list[Any]:
 
 
 def _save(path: Path, script: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(script, encoding="utf-8")
+    try:
+        replaced(path, script)
+    except StoreError as error:
+        st.error(address.escaped(error))
+        return
     st.toast(f"Saved in {address.escaped(path)}")

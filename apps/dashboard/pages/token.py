@@ -11,11 +11,12 @@ import pandas as pd
 import streamlit as st
 
 from analyses.core import figures
+from analyses.core.store.contents import rows, table_columns
+from analyses.core.store.files import place
 from analyses.core.store.store import StoreError
 from apps.catalog import Entry, Listing, located, not_found
 from apps.dashboard.widgets import address, exports, parts, series, tables
 from apps.drawn import strips
-from apps.drawn.contents import rows, table_columns
 from apps.drawn.reproduction import of_token
 
 Written = list[tuple[str, str, str]]  # prompt, answer, whose answer it is
@@ -90,7 +91,7 @@ def _first(names: list[str]) -> str:
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def _distinct(root: str, analysis: str, key: str, column: str, where: dict[str, list[Any]]) -> list[Any]:
-    entry = Entry(Path(root), {"analysis": analysis, "key": key})
+    entry = Entry(place(root), {"analysis": analysis, "key": key})
     found, _ = rows(entry, where=where, columns=[column], limit=10_000_000, distinct=True)
     return found[column].dropna().tolist()
 

@@ -12,11 +12,11 @@ import streamlit as st
 
 from analyses.core import claim
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.store.contents import claims
 from analyses.core.store.store import StoreError
 from apps.catalog import Entry, Listing
 from apps.dashboard.widgets import series, tables
 from apps.dashboard.widgets.address import escaped
-from apps.drawn.contents import claims
 
 STAGED = "over_memorization"
 ICONS = {

@@ -11,11 +11,11 @@ import streamlit as st
 import analyses
 from analyses.core import claim, figures
 from analyses.core.result import Result
+from analyses.core.store import contents
 from analyses.core.store.store import Store
 from apps.catalog import Entry, located, not_found
 from apps.dashboard.widgets import address
 from apps.dashboard.widgets.address import escaped
-from apps.drawn import contents
 from apps.drawn.comparison import CATEGORIES
 from apps.report import figures_of, provenance
 

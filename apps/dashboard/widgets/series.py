@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from analyses.core.store import contents
+from analyses.core.store.contents import array_names
 from analyses.core.store.store import StoreError
 from apps.catalog import Entry, Listing, run_names
 from apps.dashboard.widgets import address, parts
-from apps.drawn import contents
-from apps.drawn.contents import array_names
 from probe.errors import InputError
 
 

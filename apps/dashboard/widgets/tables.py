@@ -10,10 +10,10 @@ import streamlit as st
 
 from analyses.core.figures import axis_name, plain, unit_name
 from analyses.core.result import COMPANIONS, DIMS
+from analyses.core.store.contents import rows
 from apps.catalog import Entry
 from apps.dashboard.widgets import address
 from apps.dashboard.widgets.address import escaped
-from apps.drawn.contents import rows
 
 FIRST_ROWS, MAX_ROWS = 12, 1000
 FIRST, ALL, FACTS = "First estimates", "All estimates", "Rows"

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from analyses.core.progress import progress
-from analyses.core.stopping import heard, interruptible
+from analyses.core.progress import heard, interruptible, progress
 from tests.processes import started
 
 
@@ -166,7 +165,7 @@ def test_in_a_thread_nothing_is_changed() -> None:
 
 ENDLESS = """
 import sys, time
-from analyses.core.stopping import interruptible
+from analyses.core.progress import interruptible
 with interruptible():
     print("begun", flush=True)
     time.sleep(600)
