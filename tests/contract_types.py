@@ -99,8 +99,7 @@ def _named(modules: frozenset[str]) -> list[tuple[str, str, int, str]]:
         (module, home, node.lineno, ast.unparse(node))
         for module in sorted(modules - lazy)
         if (file := keys.source_file(module))
-        for node in ast.walk(_tree(module))
-        for package, name in keys.named_in(node, file)
+        for node, package, name in keys.named_in(_tree(module), file)
         for home in sorted(keys.homes(package, name) - {module})
         if home in modules
     ]

@@ -110,10 +110,9 @@ def arrows(file: Path, *, typing_too: bool) -> Iterator[str]:
     for_typing = {id(inner) for node in checks for inner in ast.walk(node)}
     if any(isinstance(n, ast.FunctionDef) and n.name == "__getattr__" for n in tree.body):
         return
-    for node in ast.walk(tree):
+    for node, package, name in keys.named_in(tree, file):
         if typing_too or id(node) not in for_typing:
-            for package, name in keys.named_in(node, file):
-                yield from keys.homes(package, name)
+            yield from keys.homes(package, name)
 
 
 def circles(*, typing_too: bool) -> list[set[str]]:

@@ -83,20 +83,39 @@ def homes(module: str, name: str | None = None) -> set[str]:
 @cache
 def _named(file: Path) -> tuple[tuple[str, str | None], ...]:
     """(module, name) of every import of ours in a file; name None: the module as a whole."""
-    return tuple(pair for node in ast.walk(ast.parse(file.read_bytes())) for pair in named_in(node, file))
+    return tuple((module, name) for _, module, name in named_in(ast.parse(file.read_bytes()), file))
 
 
-def named_in(node: ast.AST, file: Path) -> Iterator[tuple[str, str | None]]:
-    """(module, name) of each import of ours that a node of a file's syntax tree makes; name None: a whole module."""
-    if isinstance(node, ast.Import):
-        yield from ((alias.name, None) for alias in node.names if is_below(alias.name, OURS))
-    elif isinstance(node, ast.ImportFrom):
-        module = ".".join([*_above(file, node.level), *([node.module] if node.module else [])])
-        yield from ((module, alias.name) for alias in node.names if is_below(module, OURS))
-    elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__") and node.args:
-        target = node.args[0]
-        if isinstance(target, ast.Constant) and is_below(str(target.value), OURS):
-            yield str(target.value), None
+def named_in(tree: ast.Module, file: Path) -> Iterator[tuple[ast.stmt | ast.expr, str, str | None]]:
+    """(where, module, name) of each import of ours in a file's syntax tree; name None: the module as a whole.
+
+    Of a module imported by itself (`import probe`) the names are those asked of it (`probe.Model`), as long as it is
+    used in no other way.
+    """
+    asked = _asked(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in (a for a in node.names if is_below(a.name, OURS)):
+                bound = alias.asname or alias.name
+                names = asked.get(bound, set()) if "." not in bound else {None}
+                yield from ((node, alias.name, name) for name in ({None} if None in names else names))
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join([*_above(file, node.level), *([node.module] if node.module else [])])
+            yield from ((node, module, alias.name) for alias in node.names if is_below(module, OURS))
+        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__") and node.args:
+            target = node.args[0]
+            if isinstance(target, ast.Constant) and is_below(str(target.value), OURS):
+                yield node, str(target.value), None
+
+
+def _asked(tree: ast.Module) -> dict[str, set[str | None]]:
+    """Attributes asked of every bare name of a file; with None among them where the name is used by itself too."""
+    found: dict[str, set[str | None]] = {}
+    of_attributes = {id(n.value): n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.setdefault(node.id, set()).add(of_attributes.get(id(node)))
+    return found
 
 
 def _called(node: ast.Call) -> str:

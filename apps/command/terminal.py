@@ -39,7 +39,7 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., int]:
         if sweep:
             given["checkpoints"] = [*given["checkpoints"], *given.pop("more")]
             given["engine"] = Engine(given.pop("engine"), given.pop("workers"), given.pop("address"))
-        settings = {f.name: given.pop(f.name) for f in fields(Loading) if f.name in given}
+        settings = {f.name: given.pop(f.name) for f in fields(analyses.Loading) if f.name in given}
         inputs = {k: v for k, v in given.items() if v is not None}
         if "prompts" in inputs:
             inputs["prompts"] = read_prompts(inputs["prompts"], columns, seen_groups)
