@@ -134,10 +134,10 @@ def test_join_adds_steps_as_dim_and_column_and_leaves_gaps_nan() -> None:
 
 
 def test_items_of_one_cluster_are_one_unit_while_an_analysis_runs() -> None:
-    from analyses.core.running.run import _units
+    from analyses.core.result import units_of
     from probe import Item, Prompts
 
     items = tuple(Item(f"i{n}", "p", "a", cluster=f"t{n // 2}") for n in range(4))
-    assert _units({"prompts": Prompts(items), "model": None}) == {"i0": "t0", "i1": "t0", "i2": "t1", "i3": "t1"}
+    assert units_of({"prompts": Prompts(items), "model": None}) == {"i0": "t0", "i1": "t0", "i2": "t1", "i3": "t1"}
     table = pd.DataFrame({"item": ["a", "b"], "cluster": ["t", None]})
-    assert _units({"perplexity": Result.of(table)}) == {"a": "t"}
+    assert units_of({"perplexity": Result.of(table)}) == {"a": "t"}
