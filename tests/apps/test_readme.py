@@ -54,6 +54,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, lab: Path) -> Path:
             place = folder / name / pattern.format(step)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(source)
+    checkpoints = sorted((lab / "sft-low").glob("checkpoint-*"))
+    (folder / "base").symlink_to(checkpoints[0])
+    (folder / "out" / "final").symlink_to(checkpoints[1])
     lines = (lab / "sft_test.jsonl").read_text().splitlines()[:8]
     (folder / "items.jsonl").write_text("\n".join(lines))
     gsm8k = {"question": "Ann has 2 figs . buys 3 . how many ?", "answer": "2 + 3 = 5\n#### 5"}
@@ -88,7 +91,7 @@ def test_no_block_goes_untested() -> None:
     for page in PAGES:
         opened = re.findall(r"^( *)(```+|~~~+)(.*)$", page.read_text(), re.MULTILINE)[::2]
         assert {(indent, fence) for indent, fence, _ in opened} == {("", "```")}, page
-        assert {kind for *_, kind in opened} <= {"python", "console", "json", ""}, page
+        assert {kind.partition(" ")[0] for *_, kind in opened} <= {"python", "console", "json", ""}, page
         bare = re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
         assert not any(re.search(r"^ *(\$|probe|python|pip|make) ", text, re.MULTILINE) for text in bare), page
 
