@@ -69,7 +69,10 @@ def kept() -> dict[str, Result]:
 def printed() -> str:
     """What `make demo` printed, long lines broken."""
     lines = PRINTED.read_text(encoding="utf-8").strip().splitlines()
-    return "\n".join(textwrap.fill(line, 110, subsequent_indent="  ", break_on_hyphens=False) if len(line) > 110 else line for line in lines)
+    return "\n".join(
+        textwrap.fill(line, 110, subsequent_indent="  ", break_on_hyphens=False) if len(line) > 110 else line
+        for line in lines
+    )
 
 
 def _perplexity(found: dict[str, Result]) -> Any:
