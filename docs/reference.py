@@ -122,7 +122,7 @@ def _sites() -> str:
 
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "vocab_size": 8}
     found = places(LlamaForCausalLM(LlamaConfig(num_hidden_layers=1, **sizes)))
-    at = {site.kind: place for site, place in found.items()}
+    at = {site.kind: place for site, place in found.places.items()}
     head = ("kind", "dims", "TransformerLens", "Hugging Face (Llama)", "nnsight (Llama)")
     rows: list[tuple[str, ...]] = []
     for kind, shape in KINDS.items():
