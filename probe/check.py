@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from probe import devices, families, finite
+from probe import devices, families
+from probe.backends.observed import why_broken
 from probe.checkpoints.quantised import quantisation_of
 from probe.errors import InputError, ProbeError
 from probe.interventions import Edit
@@ -65,7 +66,7 @@ def refer(hf_model: Any) -> Reference:
         logits = [hf_model(input_ids=x.to(hf_model.device), use_cache=False).logits[0].float() for x in ids]
         start = hf_model(input_ids=ids[0][:, : _LENGTHS[1]].to(hf_model.device), use_cache=False).logits[0].float()
     if not all(bool(x.isfinite().any(-1).all() and not x.isnan().any()) for x in logits):
-        raise InputError(finite.why_broken(hf_model))
+        raise InputError(why_broken(hf_model))
     leak = float((start - logits[0][: _LENGTHS[1]]).abs().max().nan_to_num(nan=0.0))
     return Reference(tuple(tuple(x[0].tolist()) for x in ids), tuple(logits), leak)
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from probe import devices
 from probe.errors import InputError
 from probe.sites import Site
 
@@ -125,15 +124,6 @@ def require_stream(model: Model, tokens: Tokens, batch: TokenBatch, edits: Seque
     with torch.no_grad():
         model.backend.run(tokens, visits, None)
     require({site: visits[site].value(site).to(model.device) for site in stream}, batch, model, bool(edits))
-
-
-def why_broken(hf_model: Any) -> str:
-    """What makes states and logits of plain transformers NaN or infinite."""
-    bad = [n for n, p in hf_model.named_parameters() if devices.has_numbers(p) and not bool(p.isfinite().all())]
-    if bad:
-        return f"{len(bad)} weights are not finite (NaN or infinite), e.g. {bad[:3]}: the checkpoint is broken"
-    dtype = str(hf_model.dtype).removeprefix("torch.")
-    return f"states or logits are not finite in {dtype} though all weights are: load the model as bfloat16 or float32"
 
 
 @contextmanager

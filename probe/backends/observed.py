@@ -13,7 +13,6 @@ from torch import nn
 from probe import devices, families
 from probe.backends.softmax import Door, Softmaxes, is_over_keys
 from probe.errors import InputError
-from probe.finite import why_broken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -220,3 +219,12 @@ class _Notes:
 
 def _tensors(values: Sequence[Any]) -> tuple[Tensor | None, ...]:
     return tuple(v if isinstance(v, torch.Tensor) else None for v in values)
+
+
+def why_broken(hf_model: Any) -> str:
+    """What makes states and logits of plain transformers NaN or infinite."""
+    bad = [n for n, p in hf_model.named_parameters() if devices.has_numbers(p) and not bool(p.isfinite().all())]
+    if bad:
+        return f"{len(bad)} weights are not finite (NaN or infinite), e.g. {bad[:3]}: the checkpoint is broken"
+    dtype = str(hf_model.dtype).removeprefix("torch.")
+    return f"states or logits are not finite in {dtype} though all weights are: load the model as bfloat16 or float32"
