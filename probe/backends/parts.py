@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -162,3 +162,7 @@ def _logits_of(block: Block, router: Call) -> int | None:
             if equal(shift - shift[:1], torch.zeros_like(shift), float(want.abs().max())):
                 return index
     return None
+
+
+FINDERS: tuple[Callable[[Block], None], ...] = (heads, neurons, experts)
+"""Who looks for the sites inside a block; each puts what it found into `block.found`, else the reason into `why`."""

@@ -13,7 +13,7 @@ from typing import Any
 from probe import families
 from probe.backends.blocks import Block, equal
 from probe.backends.observed import Call, Observed, kept_in, observe
-from probe.backends.parts import experts, heads, neurons
+from probe.backends.parts import FINDERS
 from probe.backends.place import Map, Place
 from probe.errors import InputError
 from probe.sites import Site
@@ -35,7 +35,7 @@ def places(hf_model: Any) -> Map:
     for layer in range(number):
         block = Block(hf_model, seen, layer)
         block.stream()
-        for find in (heads, neurons, experts):
+        for find in FINDERS:
             find(block)
         block.put(found)
     for site, place in found.places.items():

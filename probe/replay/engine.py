@@ -112,20 +112,20 @@ def _steps(clean: Clean, number: int, run: Sequence[Edit], stop: Sequence[int]) 
         site = clean.model.site(edit.site)
         mask = selected(edit, clean.batch).cpu()
         items = {i: tuple(p for p in m.nonzero().flatten().tolist() if p < stop[i]) for i, m in enumerate(mask)}
-        layer, order = _place(site, clean.n_layers)
+        layer, order = _place(site, clean)
         out.append(Step(number, edit, site, layer, order, mask, {i: p for i, p in items.items() if p}))
     return sorted(out, key=lambda s: (s.layer, s.order))
 
 
-def _place(site: Site, n_layers: int) -> tuple[int, int]:
+def _place(site: Site, clean: Clean) -> tuple[int, int]:
     """The block an edit belongs to, and its rank within: before the block's input is final, or inside it."""
     if site.kind == "resid_post":
         return int(site.layer or 0) + 1, -2
     if site.kind in ("embed", "resid_pre"):
         return int(site.layer or 0), -3 if site.kind == "embed" else -1
     if site.kind in ("ln_final", "logits"):
-        return n_layers, 1 if site.kind == "ln_final" else 2
-    return int(site.layer or 0), inside.ORDER[site.kind]
+        return clean.n_layers, 1 if site.kind == "ln_final" else 2
+    return int(site.layer or 0), inside.rank(clean.decoder.map, site)
 
 
 def _waves(steps: Sequence[list[Step]], budget: Budget, stop: Sequence[int]) -> Iterable[list[Step]]:

@@ -23,9 +23,7 @@ from probe.sites import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
-ORDER = {"q": 0, "k": 0, "v": 0, "attn_scores": 1, "pattern": 2, "z": 3, "attn_out": 4, "mixer_out": 4, "resid_mid": 5,
-         "mlp_pre": 6, "mlp_up": 6, "mlp_post": 7, "mlp_out": 8}  # fmt: skip
-"""Kinds inside a block, in the order of the pass."""
+    from probe.backends.place import Map
 
 _SPREAD = ("k", "v")
 _ATTENTION = ("attn_scores", "pattern")
@@ -45,6 +43,13 @@ class Rows:
     def shape(self) -> attention.Lane:
         """What attention needs to know."""
         return attention.Lane(self.item, self.positions, self.start, self.positions[-1] + 1)
+
+
+def rank(where: Map, site: Site) -> int:
+    """When a block's pass comes to a site inside it, as the model was seen to run; the softmax lies just before z."""
+    if site.kind in _ATTENTION:
+        return 3 * where.order.get(Site("z", site.layer), 1) - 2 + _ATTENTION.index(site.kind)
+    return 3 * where.order[site.whole]
 
 
 def advance(wave: Wave, layer: int, steps: Sequence[Step], read: Tensor) -> None:
@@ -135,8 +140,8 @@ def _block(wave: Wave, layer: int, rows: list[Rows], steps: Sequence[Step], read
     call = rows_of(clean.calls[layer], stream.item.to(device), stream.pos.to(device))
     shapes = [r.shape for r in rows]
     changes, ports = _changes(wave, stream, here, ready), clean.ports(layer)
-    keeps_z = all(r.lane is None for r in rows) and min(ORDER[s.site.kind] for s in here) >= ORDER["z"]
-    keeps_z = keeps_z and "z" in ports
+    keeps_z = all(r.lane is None for r in rows) and "z" in ports
+    keeps_z = keeps_z and min(s.order for s in here) >= rank(clean.decoder.map, Site("z", layer))
     if keeps_z:  # nothing before it has changed
         changes["z"] = _put_first(clean.value(Site("z", layer))[stream.item, stream.pos][None], changes.get("z"))
     with changed(ports, changes):
