@@ -5,23 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from importlib import import_module
 
 import streamlit as st
 
 from analyses.core.store.store import Store
 from apps.catalog import Listing, listing
-from apps.dashboard.pages import circuit, compare, results, run, steer, token
+from apps.dashboard import pages
 from apps.dashboard.widgets import address, parts
 
-PAGES: dict[str, Callable[[Listing], None]] = {
-    "Run": run.show,
-    "Circuit": circuit.show,
-    "Token": token.show,
-    "Compare": compare.show,
-    "Steer": steer.show,
-    "Results": results.show,
-}
 # In a narrow window a wide table is moved inside its own frame, not cut off, and the margins give way.
 NARROW = """<style>
 [data-testid=stMarkdownContainer]:has(table) {overflow-x: auto}
@@ -37,19 +29,20 @@ def main() -> None:
     store = Store.at(_arguments().results)
     address.begin()
     found = listing(store)
+    titles = pages.titles()
     asked = st.query_params.get("page")
     with st.sidebar:
         st.markdown("### posttrain-probe")
-        page = address.select("Page", list(PAGES), key="page", radio=True, label_visibility="collapsed")
+        page = address.select("Page", list(titles), key="page", radio=True, label_visibility="collapsed")
         address.turn(page)
         st.caption(address.escaped(f"{len(found.entries)} results in {store.place}"))
         pause = BUSY_SECONDS if store.running() else IDLE_SECONDS
         st.fragment(_live, run_every=pause)(found)
-    if asked and asked not in PAGES:
+    if asked and asked not in titles:
         st.caption(address.escaped(f"No page {asked}: showing {page}."))
     parts.problems(found.problems)
     if found.entries:
-        PAGES[page](found)
+        import_module(f"{pages.__name__}.{titles[page]}").show(found)
     else:
         _empty(store)
     address.write()
