@@ -14,11 +14,12 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Protocol
 
+from probe.checkpoints.descriptions import Descriptions
 from probe.checkpoints.formats import partitioned
 from probe.errors import InputError
 
@@ -26,51 +27,65 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _RANK = re.compile(r"^model_world_size_(\d+)_rank_(\d+)\.pt$")
-_ZERO = "mp_rank_00_model_states.pt"
-_GATHERED = "pytorch_model_fsdp.bin"
 _WRAPPERS = ("model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "policy.", "state_dict.", "app.")
 
-Layout = Literal["verl", "dcp", "zero", "gathered"]
+
+class Source(Protocol):
+    """An open checkpoint: names of its tensors, each put together when it is asked for."""
+
+    names: list[str]
+
+    def whole(self, name: str) -> Tensor:
+        """One tensor, whole, on the CPU."""
+        ...
+
+    def later(self, name: str) -> Later:
+        """The same tensor, not yet read: its name, sizes and type."""
+        ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay out shards in a folder.
+
+    Attributes:
+        fits: whether a folder is laid out so, by the names of its files.
+        files: every file that holds weights (a distributed checkpoint's hold what else was saved with them).
+        merging: the command that makes an ordinary folder of one; `{folder}`, `{out}`, `{parent}`, `{name}` stand in.
+        source: opens one.
+    """
+
+    fits: Callable[[Path], bool]
+    files: Callable[[Path], list[Path]]
+    merging: str
+    source: Callable[[Shards], Source]
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Where the shards of one checkpoint lie, and in which layout."""
+    """Where the shards of one checkpoint lie, and in which of `LAYOUTS`."""
 
-    layout: Layout
+    layout: str
     folder: Path
 
     @property
     def files(self) -> list[Path]:
-        """Every file that holds weights (and, in a distributed checkpoint, what else was saved with them)."""
-        if self.layout == "verl":
-            return [f for _, f in _ranks(self.folder)]
-        if self.layout == "dcp":
-            return [self.folder / ".metadata", *sorted(self.folder.glob("*.distcp"))]
-        return [self.folder / (_ZERO if self.layout == "zero" else _GATHERED)]
+        """Every file that holds weights."""
+        return LAYOUTS[self.layout].files(self.folder)
 
     @property
     def merging(self) -> str:
         """The command that makes an ordinary folder of this one."""
-        out = f"{self.folder}-hf"
-        if self.layout == "verl":
-            return f"python -m verl.model_merger merge --backend fsdp --local_dir {self.folder} --target_dir {out}"
-        if self.layout == "dcp":
-            return f"mkdir -p {out}; accelerate merge-weights {self.folder} {out}"
-        return f"python -m deepspeed.utils.zero_to_fp32 {self.folder.parent} {out} -t {self.folder.name}"
+        folder, out = self.folder, f"{self.folder}-hf"
+        return LAYOUTS[self.layout].merging.format(folder=folder, out=out, parent=folder.parent, name=folder.name)
 
 
 def shards_in(folder: Path) -> Shards | None:
     """The shards of a checkpoint's folder, which lie in it or where trainers put them inside it."""
     for place in (*partitioned(folder), *sorted(folder.glob("pytorch_model_fsdp_*"))):
-        if any(_RANK.match(f.name) for f in place.glob("model_world_size_*.pt")):
-            return Shards("verl", place)
-        if (place / ".metadata").is_file() and any(place.glob("*.distcp")):
-            return Shards("dcp", place)
-        if (place / _ZERO).is_file():
-            return Shards("zero", place)
-        if (place / _GATHERED).is_file():
-            return Shards("gathered", place)
+        for name, layout in LAYOUTS.items():
+            if layout.fits(place):
+                return Shards(name, place)
     return None
 
 
@@ -122,11 +137,9 @@ def state_of(shards: Shards, wanted: Iterable[str]) -> dict[str, Later]:
     return {n.removeprefix(prefix): source.later(n) for n in source.names if n.startswith(prefix)}
 
 
-def _source(shards: Shards) -> Any:
+def _source(shards: Shards) -> Source:
     try:
-        if shards.layout == "verl":
-            return _Parts(shards)
-        return _Distributed(shards.folder) if shards.layout == "dcp" else _Single(shards)
+        return LAYOUTS[shards.layout].source(shards)
     except InputError:
         raise
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, AttributeError, ImportError) as error:
@@ -167,11 +180,11 @@ def _described(name: str, x: Any) -> Mapping[str, Any]:
 
 
 class _Single:
-    """One file that holds every tensor whole."""
+    """One file that holds every tensor whole, under `key` where it holds more than tensors."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: Shards, key: str | None) -> None:
         held = _load(shards.files[0])
-        self._state: dict[str, Any] = held.get("module", held) if shards.layout == "zero" else held
+        self._state: dict[str, Any] = held.get(key, held) if key is not None else held
         if not isinstance(self._state, dict) or not self._state:
             raise InputError(f"{shards.files[0]}: no weights in it (ZeRO-3 keeps them apart); {shards.merging}")
         self.names = [n for n, x in self._state.items() if hasattr(x, "shape")]
@@ -221,12 +234,12 @@ class _Parts:
 class _Distributed:
     """torch's distributed checkpoint (DCP)."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, shards: Shards) -> None:
+        self._folder = folder = shards.folder
         from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
         with (folder / ".metadata").open("rb") as file:
-            self._metadata = _Restricted(file).load()
+            self._metadata = Descriptions(file).load()
         known = self._metadata.state_dict_metadata
         self._known = {n: m for n, m in known.items() if isinstance(m, TensorStorageMetadata)}
         self.names = list(self._known)
@@ -259,26 +272,32 @@ def _reader(folder: Path, metadata: Any) -> Any:
     return Reader(folder)
 
 
-_HARMLESS = {
-    "torch.distributed.checkpoint.metadata": {
-        "Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata",
-        "TensorProperties", "_MEM_FORMAT_ENCODING", "StorageMeta",
-    },
-    "torch.distributed._shard.sharded_tensor.metadata": {"TensorProperties", "MEM_FORMAT_ENCODING"},
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
-    "torch": {"Size", "device", "float32", "float16", "bfloat16", "float64", "int64", "int32", "uint8", "bool"},
-    "torch.serialization": {"_get_layout"},
-    "collections": {"OrderedDict"},
-    "pathlib": {"PosixPath", "PurePosixPath", "Path"},
-    "pathlib._local": {"PosixPath", "PurePosixPath", "Path"},
-    "builtins": {"set", "frozenset"},
-}  # fmt: skip
+def _one_file(file: str, merging: str, key: str | None = None) -> Layout:
+    """The layout of one file, `torch.save`d, with every tensor whole (under `key`)."""
+    return Layout(
+        lambda folder: (folder / file).is_file(),
+        lambda folder: [folder / file],
+        merging,
+        lambda shards: _Single(shards, key),
+    )
 
 
-class _Restricted(pickle.Unpickler):
-    """Builds descriptions of tensors and refuses every other name, so that reading runs nothing."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name not in _HARMLESS.get(module, set[str]()) and not (module == "torch" and name.startswith("float8_")):
-            raise pickle.UnpicklingError(f".metadata names {module}.{name}, which no description of tensors needs")
-        return super().find_class(module, name)
+LAYOUTS: dict[str, Layout] = {
+    "verl": Layout(
+        lambda folder: any(_RANK.match(f.name) for f in folder.glob("model_world_size_*.pt")),
+        lambda folder: [f for _, f in _ranks(folder)],
+        "python -m verl.model_merger merge --backend fsdp --local_dir {folder} --target_dir {out}",
+        _Parts,
+    ),
+    "dcp": Layout(
+        lambda folder: (folder / ".metadata").is_file() and any(folder.glob("*.distcp")),
+        lambda folder: [folder / ".metadata", *sorted(folder.glob("*.distcp"))],
+        "mkdir -p {out}; accelerate merge-weights {folder} {out}",
+        _Distributed,
+    ),
+    "zero": _one_file(
+        "mp_rank_00_model_states.pt", "python -m deepspeed.utils.zero_to_fp32 {parent} {out} -t {name}", key="module"
+    ),
+    "gathered": _one_file("pytorch_model_fsdp.bin", "python -m deepspeed.utils.zero_to_fp32 {parent} {out} -t {name}"),
+}
+"""Layouts by name, tried in this order."""
