@@ -115,9 +115,7 @@ def _rows(file: Path, run: str | None) -> Iterator[Row]:
     if b"\0" in head:
         raise InputError(f"{file}: a binary file of a form that is not known here; export the run's scalars as CSV")
     text = text_of(file)
-    if re.search(r"\bstep:\d+ - ", text):
-        return _console(file, text)
-    return _json(file, run) if re.match(r"\s*\[\s*\{", text) else _lines(file, run)
+    return next((read for form, read in BY_TEXT if re.search(form, text)), _lines)(file, run)
 
 
 def _events(file: Path, _: str | None) -> Iterator[Row]:
@@ -203,9 +201,9 @@ def _lines(file: Path, run: str | None) -> Iterator[Row]:
     return _table(rows, file, run)
 
 
-def _console(file: Path, text: str) -> Iterator[Row]:
+def _console(file: Path, _: str | None) -> Iterator[Row]:
     """verl's console logger: `step:12 - actor/entropy:0.31 - critic/score/mean:0.5`."""
-    for match in re.finditer(r"\bstep:(\d+) - (.*)$", text, re.MULTILINE):
+    for match in re.finditer(r"\bstep:(\d+) - (.*)$", text_of(file), re.MULTILINE):
         pairs = (part.rpartition(":") for part in match[2].split(" - "))
         values = {name.strip(): re.sub(r"^np\.\w+\((.*)\)$", r"\1", value.strip()) for name, _, value in pairs}
         yield Row({**values, "step": match[1]}, f"{file}: step {match[1]}")
@@ -280,3 +278,9 @@ BY_NAME: tuple[tuple[tuple[str, ...], Reader], ...] = (
     (("*.json",), _json),
 )
 """What a run log is called, and what reads it; other files are known by what they say."""
+
+BY_TEXT: tuple[tuple[str, Reader], ...] = (
+    (r"\bstep:\d+ - ", _console),
+    (r"\A\s*\[\s*\{", _json),
+)
+"""What a text says somewhere, and what reads it, the first that fits; any other text is JSON lines."""
