@@ -1,4 +1,4 @@
-"""What the docs say of a new analysis, reader and model family, followed literally in a copy of the checkout."""
+"""What the docs say of a new analysis, reader, checkpoint format, site, page and family, followed in a copy."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ assert not app.exception, app.exception
 print(app.subheader[0].value, len(app.get("plotly_chart")))
 """
 REFERENCE = "import sys; sys.path.insert(0, 'docs'); import reference; print(reference._overview())"
+CHANGED = {"probe/readers/run_files.py", "probe/checkpoints/shards.py"}  # by the other sections
+SITES = REFERENCE.replace("_overview", "_sites")
 
 
 def blocks(section: str) -> list[str]:
@@ -92,12 +94,62 @@ def put(file: Path, new: str, before: str) -> None:
 
 def test_the_pages_reader_reads(checkout: Path) -> None:
     function, line, test = blocks("Add a reader")
-    readers, tests = checkout / "probe" / "readers" / "runlog.py", checkout / "tests" / "probe" / "test_runlog.py"
-    put(readers, f"{function}\n\n", before="READERS: ")
-    put(readers, line, before='    (_says(r"\\bstep:')
-    tests.write_text(f"{tests.read_text()}\n\n{test}")
+    readers, tests = checkout / "probe" / "readers" / "run_files.py", checkout / "tests" / "probe" / "test_runlog.py"
+    put(readers, f"{function}\n\n", before="BY_NAME: ")
+    put(readers, line, before='    (r"\\bstep:')
+    add(tests, test)
     done(checkout, "-m", "ruff", "check", "--no-cache", str(readers), str(tests))
     assert "passed" in done(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/probe/test_runlog.py")
+
+
+def pytest_of(checkout: Path, section: str) -> str:
+    """What the command of a section of CONTRIBUTING.md prints."""
+    _, _, text = (ROOT / "CONTRIBUTING.md").read_text().partition(f"\n## {section}\n")
+    (command,) = re.findall(r"^\$ pytest (.*)$", text.partition("\n## ")[0], re.MULTILINE)
+    return done(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", *shlex.split(command))
+
+
+def add(file: Path, new: str) -> None:
+    """Write text at a file's end."""
+    file.write_text(f"{file.read_text()}\n\n{new}")
+
+
+def changed(checkout: Path, *folders: str) -> set[str]:
+    """Files of the copy that are not as here."""
+    found = (f.relative_to(checkout) for name in folders for f in (checkout / name).rglob("*.py"))
+    return {str(f) for f in found if not (ROOT / f).exists() or (ROOT / f).read_bytes() != (checkout / f).read_bytes()}
+
+
+def test_the_pages_checkpoint_format_loads_by_one_entry(checkout: Path) -> None:
+    entry, test = blocks("Add a checkpoint format")
+    shards, tests = checkout / "probe/checkpoints/shards.py", checkout / "tests/probe/test_shards.py"
+    put(shards, entry, before='    "zero": ')
+    add(tests, test)
+    done(checkout, "-m", "ruff", "check", "--no-cache", str(shards), str(tests))
+    told = done(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), "-k", "dpo")
+    assert "1 passed" in told and changed(checkout, "probe/checkpoints") == {"probe/checkpoints/shards.py"}
+
+
+def test_the_pages_site_is_read_and_replayed_by_two_files(checkout: Path) -> None:
+    line, finder, test = blocks("Add a site")
+    sites, parts = checkout / "probe/sites.py", checkout / "probe/backends/parts.py"
+    put(sites, line, before='    "mlp_pre": ')
+    put(parts, f"{finder}\n\n", before="FINDERS: ")
+    put(parts, ", mlp_input", before=", experts)\n")
+    add(checkout / "tests/probe/test_model.py", test)
+    done(checkout, "-m", "ruff", "check", "--no-cache", str(sites), str(parts))
+    assert "3 passed" in pytest_of(checkout, "Add a site")  # its own, and the replay of either padding
+    assert "`mlp_in`" in done(checkout, "-c", SITES)
+    assert changed(checkout, "probe") - CHANGED == {"probe/sites.py", "probe/backends/parts.py"}
+
+
+def test_the_pages_page_opens_by_one_file(checkout: Path) -> None:
+    page, test = blocks("Add a page")
+    (checkout / "apps/dashboard/pages/costs.py").write_text(page)
+    add(checkout / "tests/apps/test_dashboard.py", test)
+    done(checkout, "-m", "ruff", "check", "--no-cache", "apps", "tests/apps/test_dashboard.py")
+    assert "3 passed" in pytest_of(checkout, "Add a page")
+    assert changed(checkout, "apps") == {"apps/dashboard/pages/costs.py"}
 
 
 def test_the_pages_family_loads_and_passes(checkout: Path) -> None:
