@@ -236,10 +236,10 @@ def _aggregate(table: pd.DataFrame, seed: int, draws: int = 200) -> xr.Dataset:
 
 def _interval(drawn: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]:
     """95 % over the draws in which the agreement is defined; NaN where it never is, or where one item says it all."""
-    if n_items < 2:
-        return np.full(drawn.shape[1:], np.nan), np.full(drawn.shape[1:], np.nan)
-    seen = ~np.isnan(drawn).all(0)
     low, high = np.full(drawn.shape[1:], np.nan), np.full(drawn.shape[1:], np.nan)
+    seen = ~np.isnan(drawn).all(0)
+    if n_items < 2 or not seen.any():
+        return low, high
     low[seen], high[seen] = np.nanquantile(drawn[:, seen], [0.025, 0.975], axis=0)
     return low, high
 
