@@ -8,6 +8,9 @@ from typing import Any
 
 from probe.errors import InputError
 
+OUTCOMES = "outcomes"
+"""Value of an item's column `group_from` where its group was made from outcomes of the checkpoints compared."""
+
 
 @dataclass(frozen=True)
 class Chat:

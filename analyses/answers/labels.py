@@ -31,9 +31,9 @@ import xarray as xr
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.figures import forest
-from analyses.core.reading.roles import OUTCOMES
 from analyses.core.result import Result
 from probe.errors import InputError
+from probe.items import OUTCOMES
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -36,6 +36,7 @@ from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.core.work import Case, Work, replayed
 from probe.errors import InputError
+from probe.items import OUTCOMES
 
 if TYPE_CHECKING:
     from analyses.core.reading.patch_gates import Gate
@@ -120,7 +121,6 @@ def cross_patching(
         batch_size: items per unpatched forward pass.
         seed: of the bootstrap and the permutations.
     """
-    from analyses.core.reading.roles import OUTCOMES
     from analyses.patching._patched_generation import accuracy_rows
     from analyses.patching._place_claims import METRICS, POSITIONS, Asked, claims
 

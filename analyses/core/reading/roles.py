@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from probe.errors import InputError
+from probe.items import OUTCOMES
 
 SEEN, UNSEEN = "seen", "unseen"
-OUTCOMES = "outcomes"  # value of the column `group_from` of groups that `labels` made
 OUTCOME_GROUPS = frozenset({"leak", "stable", "unlabelled"})  # what `labels` calls its groups, and nothing else may
 NEEDS_ROLES = "a column `seen` (true or false) in the prompt file, or the options naming seen and unseen groups"
 NEEDS_FRESH = "groups fixed before training, or labels of other responses and the contrast on matched items"
