@@ -74,8 +74,7 @@ class Checkpoint:
     @classmethod
     def _of_folder(cls, folder: Path, base: str | Path | None, config: str | Path | None) -> Checkpoint:
         place, kind = inside(folder) or (folder, None)
-        steps = (step_of_folder(place), step_of_folder(folder)) if folder.exists() else ()
-        step = next((s for s in steps if s is not None), None)
+        step = next((s for s in map(step_of_folder, (place, folder)) if s is not None), None)
         if kind == "adapter":
             under = cls.of(base) if base is not None else _base_of(place)
             return replace(under, step=step, adapter=str(place))
