@@ -121,8 +121,10 @@ def _scored(model: Model, asked: Prompts, template: Any, batch_size: int) -> pd.
                     "n_bytes": len(option.encode()),
                 }
             )
-    keys = ["item", "answer_kind", "choice"]
-    return pd.DataFrame(rows).sort_values(keys, kind="stable").reset_index(drop=True)
+    # In the order of the prompts, which a run in shards keeps; batches are of like length.
+    place = {(*i.id.rpartition("\0")[::2], i.answer_kind): n for n, i in enumerate(asked.items)}
+    rows.sort(key=lambda r: place[r["item"], str(r["choice"]), r["answer_kind"]])
+    return pd.DataFrame(rows)
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:

@@ -23,6 +23,7 @@ OPTIONS = {
     "divergence": {},
     "logit_lens": {"top_k": 2},
     "attention_entropy": {},
+    "multiple_choice": {"batch_size": 3},
     "evaluate": {"max_new_tokens": 3, "samples": 2, "ks": (1, 2), "grade": "exact"},
 }
 
@@ -36,6 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n in range(11)
     ]
     (made / "items.jsonl").write_text("\n".join(lines))
+    asked = [
+        f'{{"id": "q{n}", "prompt": "What is {n} + {n}?", "choices": ["{2 * n}", "{n}", "{3 * n + 1} figs"], '
+        f'"correct": {n % 3}, "group": "{"ab"[n % 2]}"}}'
+        for n in range(11)
+    ]
+    (made / "choices.jsonl").write_text("\n".join(asked))
     return made
 
 
@@ -48,7 +55,8 @@ def given(folder: Path, name: str) -> dict:
     models = {"model": folder / "series/checkpoint-10"}
     if get(name).arity == "pair":
         models = {"base": folder / "series/checkpoint-0", "tuned": folder / "series/checkpoint-10"}
-    return {**models, "prompts": folder / "items.jsonl", **OPTIONS[name]}
+    prompts = folder / ("choices.jsonl" if name == "multiple_choice" else "items.jsonl")
+    return {**models, "prompts": prompts, **OPTIONS[name]}
 
 
 def kept(store: Store, name: str = "perplexity") -> list[Path]:
