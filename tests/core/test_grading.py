@@ -59,6 +59,11 @@ MATHEMATICS = [
     (r"\boxed{5 \text{ or } 6}", "5,6", "correct"),
     (r"\boxed{[3,4]}", "(3,4)", "wrong"),
     (r"\boxed{x=3}", "3", "correct"),
+    # a difference of letters is no hyphenated word
+    (r"\boxed{\frac{1}{b-a}(e^{-a t}-e^{-b t})}", r"\frac{1}{b-a}\left(e^{-a t}-e^{-b t}\right)", "correct"),
+    (r"\boxed{\frac{e^{-bt}-e^{-at}}{a-b}}", r"\frac{1}{b-a}\left(e^{-a t}-e^{-b t}\right)", "correct"),
+    (r"\boxed{1}", r"\frac{1}{b-a}\left(e^{-a t}-e^{-b t}\right)", "wrong"),
+    (r"\boxed{k x-a}", "-a + kx", "correct"),
     (r"\boxed{0}", "x^2-2x+10=0", "wrong"),
     (r"\boxed{(1)(3)}", "4", "wrong"),
     (r"\boxed{52}", "52_8", "correct"),
@@ -217,6 +222,13 @@ def test_bad_graders_are_refused(name: str, pattern: str | None, message: str):
         grader(name, pattern)
 
 
+def test_unlike_answers_in_letters_share_no_name():
+    """Values far out would all be 0, or overflow."""
+    texts = [rf"\boxed{{{t}}}" for t in ("e^{-at}", "e^{-bt}", "e^{-at}-e^{-bt}", "e^{at}", "e^{bt}", "n!", "m!", "0")]
+    assert len({g.same for g in read(texts)}) == len(texts)
+    assert len({g.same for g in read([r"\boxed{e^{-at}}", r"\boxed{\frac{1}{e^{at}}}"])}) == 1
+
+
 def test_equal_answers_share_a_name():
     texts = [r"\boxed{1/2}", r"\boxed{0.5}", r"\boxed{\frac{1}{2}}", "so it is 0.50", r"\boxed{3}", r"\boxed{\sqrt{9}}",
              r"\boxed{x+1}", r"\boxed{1+x}", r"\boxed{x=\frac{\sqrt{2}}{2}}", r"\boxed{\frac{1}{\sqrt{2}}}",
@@ -298,7 +310,8 @@ def test_text_features():
 
 
 def test_prose_is_told_from_mathematics(benchmarks):
-    assert all(map(is_prose, ("ans 22", "the answer: 4", "True", "No solution", "abc")))
+    assert all(map(is_prose, ("ans 22", "the answer: 4", "True", "No solution", "abc", "x-ray", "I don't know")))
+    assert not any(map(is_prose, ("b-a", "x-a", "k x-a", "a-b-c", "e-u", "sin-cos")))
     assert not any(map(is_prose, ("xy", "sin(x)", "log 2", r"\begin{pmatrix} 1 \end{pmatrix}", "x = 1 or x = 2")))
     for name in ("math500.json", "amc.json", "aime24.json"):
         assert not [r["answer"] for r in json.loads((benchmarks / name).read_text()) if is_prose(r["answer"])]

@@ -91,7 +91,8 @@ def _without(match: re.Match[str]) -> str:
 def is_prose(text: str) -> bool:
     """True where words stand in a text beside or in place of mathematics (LaTeX commands and text groups aside)."""
     bare = re.sub(r"\\(?:begin|end)\s*\{\w+\*?\}|\\[A-Za-z]+|\bnp\.", " ", COMMAND.sub(" ", text))
-    found = (w.lower() for w in WORD.findall(bare))
+    # Single letters with a sign between them are a difference, `b-a`, not a hyphenated word.
+    found = (part for word in WORD.findall(bare) for part in re.findall("[a-z]{2,}", word.lower()))
     return any(w not in MATHEMATICAL and (len(w) > 3 or bool(re.search("[aeiou]", w))) for w in found)
 
 
