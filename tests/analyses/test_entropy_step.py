@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,34 @@ from tests import logs, tiny
 
 def example(folder: Path) -> dict[str, Any]:
     series = discover(tiny.series(folder / "run", steps=(0, 1, 2, 3, 4)))
-    for checkpoint in series:
-        save_adam(checkpoint.folder)
+    for before, after in pairwise(series):
+        save_adam(before.folder, after.folder)
     rows = [{**r, "update_steps": [r["step"] + i % 2]} for i, r in enumerate(logs.rows(vocab=200, steps=(0, 2)))]
     return {"checkpoints": series, "rollouts": Rollouts.of(rows)}
 
 
-def save_adam(folder: Path) -> None:
-    """Optimizer state of the right shapes, as the Trainer saves it: decayed parameters first."""
+def save_adam(before: Path, after: Path) -> None:
+    """Optimizer state that leads from one checkpoint to the next, as the Trainer saves it: decayed parameters first.
+
+    Its second moment, its bias taken off, is 1 everywhere: what is left of Adam's rule is -rate x the first moment.
+    """
     import torch
 
-    from analyses.core.reading.tangent import _order
+    from analyses.core.reading.tangent import _order, difference
     from probe import Model
 
-    model = Model.load(folder, check=False)
-    shapes = [model.weights()[n].shape for n in _order(model)]
+    old, new = (Model.load(f, check=False) for f in (before, after))
+    made, rate, n, betas = difference(new, old), 1e-3, 5, (0.9, 0.999)
     state = {
-        i: {"step": torch.tensor(5.0), "exp_avg": torch.full(s, 0.01), "exp_avg_sq": torch.full(s, 0.01)}
-        for i, s in enumerate(shapes)
+        i: {
+            "step": torch.tensor(float(n)),
+            "exp_avg": -made[name] / rate * (1 - betas[0] ** n),
+            "exp_avg_sq": torch.full_like(made[name], 1 - betas[1] ** n),
+        }
+        for i, name in enumerate(_order(new))
     }
-    group = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "params": list(range(len(shapes)))}
-    torch.save({"state": state, "param_groups": [group]}, folder / "optimizer.pt")
+    group = {"lr": rate, "betas": betas, "eps": 1e-8, "weight_decay": 0.0, "params": list(range(len(state)))}
+    torch.save({"state": state, "param_groups": [group]}, after / "optimizer.pt")
 
 
 def test_the_gradient_predicts_small_updates_and_says_which_state_it_read(tmp_path: Path) -> None:
@@ -123,3 +131,19 @@ def test_the_rebuilt_direction_needs_no_neighbour(tmp_path: Path) -> None:
     result = run("entropy_step", **{**given, "checkpoints": given["checkpoints"][::2]}, direction="optimizer")
     assert result.data["step"].values.tolist() == [2, 4]
     assert float(abs(result.data["measured_nats"] - result.data["gradient_nats"]).max()) < 0.05
+    adjacent = run("entropy_step", **given).data.sel(step=[2, 4])
+    for name in ("measured_nats", "gradient_nats"):
+        np.testing.assert_allclose(result.data[name], adjacent[name], atol=1e-5)
+
+
+def test_a_rebuilt_update_that_does_not_lead_from_its_neighbour_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    given = example(tmp_path)
+    file = given["checkpoints"][2].folder / "optimizer.pt"
+    saved = torch.load(file, weights_only=True)
+    for state in saved["state"].values():
+        state["exp_avg"] *= 2
+    torch.save(saved, file)
+    with pytest.raises(InputError, match=r"rebuilt from optimizer.pt is 100% away.*direction='difference'"):
+        run("entropy_step", **given, direction="optimizer")
