@@ -38,7 +38,7 @@ def responder(monkeypatch, answer) -> None:
     def responses(model, items, how, **_):
         return {name: [Response(answer(text), (0,), False)] for name, text in items}
 
-    monkeypatch.setattr("analyses.core.reading.kept_responses.responses", responses)
+    monkeypatch.setattr("analyses.answers.robustness.responses", responses)
 
 
 def computed(text: str) -> str:
