@@ -32,6 +32,7 @@ SETTINGS = {
     "server.enableStaticServing": "false",
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "viewer",
+    "client.showSidebarNavigation": "false",  # pages are chosen by the page itself, not found in `pages` by Streamlit
     "client.showErrorDetails": "none",
     "theme.light.primaryColor": "#0072B2",
     "theme.dark.primaryColor": "#56B4E9",

@@ -89,6 +89,7 @@ def test_page_opens(address, watched, name):
     assert page.locator("h3").first.is_visible()
     assert page.evaluate("window.hacked") is None
     assert page.locator("a[href*=evil]").count() == 0
+    assert page.get_by_test_id("stSidebarNav").count() == 0  # Streamlit's own list of the files in `pages`
 
 
 def test_pages_open_where_torch_is_not_installed(store, serve, watched, tmp_path):
