@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from analyses.core.stats import group_max_t
 from analyses.states._window_rule import ItemCurve, families, find_adapter, find_anchor, window_contrasts
 from tests.planted import ar1
 

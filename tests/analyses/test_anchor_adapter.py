@@ -131,6 +131,7 @@ def test_shuffled_layers_of_the_input_rows_change_nothing():
 
 
 def test_strata_absorb_a_difference_between_data_sets():
+    """Each data set has a layer of its own: one layer alone would be a difference of scale, which is no place."""
     from probe import Item, Prompts
 
     rng = np.random.default_rng(0)
@@ -138,11 +139,13 @@ def test_strata_absorb_a_difference_between_data_sets():
     is_first = rng.random(160) < 0.2 + 0.6 * dataset
     nec = ar1(rng, (160, 12))
     nec[dataset == 1, 5] += 2.0
+    nec[dataset == 0, 9] += 2.0
     items = [Item(f"i{k:04d}", "p", "a", meta={"dataset": int(d)}) for k, d in enumerate(dataset)]
     given = evidence({"nec": nec, "jsd": nec}, is_first)
     naive = anchor_adapter(**given, width=1, **FAST)
     stratified = anchor_adapter(**given, width=1, prompts=Prompts(tuple(items)), strata=("dataset",), **FAST)
     assert role(naive, "anchor")["p"] <= 0.05 and role(stratified, "anchor")["p"] > 0.05
+    assert role(naive, "anchor")["first_layer"] == 5 and role(stratified, "anchor")["verdict"] == "none found"
     with pytest.raises(InputError, match="give prompts"):
         anchor_adapter(**given, strata=("dataset",), **FAST)
 
@@ -285,7 +288,8 @@ def test_a_group_with_more_to_lose_everywhere_is_not_located(factor):
 def test_figures_name_the_verdict():
     result = anchor_adapter(**evidence(*planted()), **FAST).with_record(analysis="anchor_adapter")
     drawn = module.figures(result)
-    assert "anchor: layers" in drawn["rule"].layout.title.text and set(drawn) == {"rule", "effects"}
+    title = drawn["rule"].layout.title.text
+    assert "Layers 18-20 are the anchor" in title and "Layers 21-23 are the adapter" in title and set(drawn) == {"rule", "effects"}
 
 
 # ---- the lab, held against what was measured without these analyses
