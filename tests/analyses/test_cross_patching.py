@@ -234,7 +234,7 @@ def test_false_findings_on_200_nulls(words: Any) -> None:
 
 def test_a_planted_difference_is_found_in_its_group(words: Any, pair_of: Callable[..., Any]) -> None:
     """One group's items share a word whose embedding feeds one changed MLP: that block and group are found."""
-    vocabulary = [w for w in words.get_vocab() if not w.startswith("<")][:20]
+    vocabulary = sorted(w for w in words.get_vocab() if not w.startswith("<"))[:20]
     rng = random.Random(0)
     mark = "think"
     items = [
@@ -244,20 +244,24 @@ def test_a_planted_difference_is_found_in_its_group(words: Any, pair_of: Callabl
     ]  # fmt: skip
     prompts = Prompts(tuple(items))
     base, _ = pair_of(lambda m: None)
-    batch = base.batches(prompts, batch_size=24)[0]
+    batch = base.batches(prompts, batch_size=24, boundary="concat")[0]
     keys = base.run(batch, read=["mlp_post.1"])["mlp_post.1"][torch.arange(24), batch.last_prompt]
     leak = torch.tensor([i.group == "marked" for i in batch.items])
-    direction = keys[leak].mean(0) - keys[~leak].mean(0)
+    # Exactly 1 on every marked item and 0 on the others: a gate that only does so on average pushes some items down,
+    # which is a difference of spread, and the contrast is one of means.
+    gate = torch.linalg.lstsq(keys.double(), leak.double()[:, None], driver="gelsd").solution[:, 0].float()
+    torch.testing.assert_close(keys @ gate, leak.float(), atol=1e-3, rtol=0)
 
     def plant(model: Any) -> None:
         answer = model.get_output_embeddings().weight[words.convert_tokens_to_ids("add")]
-        gate = direction / direction.norm() ** 2
         model.get_parameter("model.layers.1.mlp.down_proj.weight").add_(20 * torch.outer(answer, gate))
 
     base, tuned = pair_of(plant)
     result = run("cross_patching", base=base, tuned=tuned, prompts=prompts, contrast=("marked", "plain"))
     p = result.data["contrast_p"].sel(direction="tuned_to_base", answer_kind="given")
     assert float(p.sel(site="mlp_out", layer=1)) <= 0.05
+    contrast = result.data["contrast"].sel(direction="tuned_to_base", answer_kind="given")
+    assert float(contrast.sel(site="mlp_out", layer=1)) == float(contrast.max()) > 0
     assert (result.data["effect"].sel(layer=0) == 0).all()
 
 
