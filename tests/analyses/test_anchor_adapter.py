@@ -289,7 +289,11 @@ def test_figures_name_the_verdict():
     result = anchor_adapter(**evidence(*planted()), **FAST).with_record(analysis="anchor_adapter")
     drawn = module.figures(result)
     title = drawn["rule"].layout.title.text
-    assert "Layers 18-20 are the anchor" in title and "Layers 21-23 are the adapter" in title and set(drawn) == {"rule", "effects"}
+    assert (
+        "Layers 18-20 are the anchor" in title
+        and "Layers 21-23 are the adapter" in title
+        and set(drawn) == {"rule", "effects"}
+    )
 
 
 # ---- the lab, held against what was measured without these analyses
