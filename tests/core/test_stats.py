@@ -233,6 +233,16 @@ def test_paired_difference_of_equal_arrays_is_zero(rng):
     assert (out.value == 0).all() and np.isnan(out.ci_low).all(), "nothing differs: too few to have an interval"
 
 
+@pytest.mark.parametrize("cells", [(), (1,), (2, 3)])
+def test_a_group_without_items_has_no_difference_and_no_items(cells):
+    """As where no answer of one group could be graded: not measured, not 0 and not an error of shapes."""
+    nothing = stats.mean_of_items(np.zeros((0, *cells)))
+    alone = stats.group_difference(np.ones((8, *cells)), np.zeros(8, bool), clusters=np.arange(8))
+    for found in (nothing, alone):
+        assert np.isnan(found.value).all() and np.isnan(found.ci_low).all() and np.isnan(found.ci_high).all()
+        assert np.shape(found.value) == np.shape(found.n) == cells and (found.n == 0).all()
+
+
 def test_group_difference_agrees_with_welch(rng):
     x, first = rng.normal(size=500), np.arange(500) < 200
     ours = stats.group_difference(x, first)

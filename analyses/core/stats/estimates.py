@@ -68,12 +68,14 @@ def ratio_of_sums(
     numerators = np.asarray(numerators, dtype=float)
     denominators = np.broadcast_to(np.asarray(denominators, dtype=float), numerators.shape)
     n_items, cells = len(numerators), numerators.shape[1:]
+    if not n_items:
+        return Estimate(*np.full((3, *cells), np.nan), np.zeros(cells, dtype=int))
     top, bottom = numerators.reshape(n_items, -1), denominators.reshape(n_items, -1)
     measured = ~(np.isnan(top) | np.isnan(bottom))
     value = divide(np.where(measured, top, 0.0).sum(0), np.where(measured, bottom, 0.0).sum(0))
     if outcomes == "any" and (bottom[measured] == 1).all():
         outcomes = _outcomes(top[measured])
-    if clusters is not None and n_items:
+    if clusters is not None:
         top, bottom = (clustered(np.where(measured, x, np.nan), codes_of(clusters)) for x in (top, bottom))
     at_once = max(1, NUMBERS_AT_ONCE // max(len(top), 1))
     blocks = [slice(i, i + at_once) for i in range(0, max(top.shape[1], 1), at_once)]
