@@ -32,10 +32,11 @@ def roles(table: pd.DataFrame, seen: Sequence[str] = (), unseen: Sequence[str] =
     """
     groups = table["group"].astype(str)
     known = sorted(groups.unique())
-    unknown = sorted((set(seen) | set(unseen)) - set(known))
-    if unknown or set(seen) & set(unseen):
-        both = sorted(set(seen) & set(unseen))
-        raise InputError(f"seen={list(seen)}, unseen={list(unseen)}: {unknown or both}; groups are {known}, each once")
+    named = f"named as seen: {list(seen)}, as unseen: {list(unseen)}; the groups are {known}"
+    if unknown := sorted((set(seen) | set(unseen)) - set(known)):
+        raise InputError(f"there are no groups {unknown} ({named}); name some of these")
+    if both := sorted(set(seen) & set(unseen)):
+        raise InputError(f"{both} cannot be both seen and unseen ({named}); name each group once")
     said = pd.Series(None, table.index, dtype=object)
     if seen or unseen:
         said[groups.isin(seen)], said[groups.isin(unseen)] = SEEN, UNSEEN
