@@ -18,8 +18,13 @@ QUICK = {"betas": (-0.5, 0.5), "draws": 2, "layer": 1}
 
 
 def example(folder: Path) -> dict[str, object]:
-    model = Model.load(tiny.save(folder), check=False)
-    return {"model": model, "prompts": twelve_items(), "targets": ("leaked",), **QUICK}
+    """Sure enough to have an entropy to move: at ln V, to rounding, a slope's p would be rounding over rounding."""
+    hf = tiny.model(vocab_size=len(tiny.tokenizer()))
+    with torch.no_grad():
+        hf.lm_head.weight.mul_(20.0)
+    hf.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return {"model": Model.load(folder, check=False), "prompts": twelve_items(), "targets": ("leaked",), **QUICK}
 
 
 def states(h: list[float], z: torch.Tensor, episodes: str | None = None) -> States:
@@ -107,10 +112,11 @@ def confident_along(tmp_path: Path) -> tuple[Model, Prompts]:
         hf.model.norm.weight.fill_(1.0)
         shape = hf.model.embed_tokens.weight.shape
         hf.model.embed_tokens.weight.copy_(torch.randn(shape, generator=rng) * 0.3)
-        # Token n holds n/4 of the direction: the larger its number, the surer the model.
-        hf.model.embed_tokens.weight[:, 0] = torch.arange(shape[0]) / 4 - 2
+        # Token n holds n/16 of the direction: the larger its number, the surer the model, and none is so sure that
+        # a push no longer moves it (where one item in ten carries the whole mean, no interval leaves out 0).
+        hf.model.embed_tokens.weight[:, 0] = torch.arange(shape[0]) / 16
         hf.lm_head.weight.copy_(torch.randn(shape, generator=rng) * 0.05)
-        hf.lm_head.weight[5, 0] = 2.0
+        hf.lm_head.weight[5, 0] = 1.0
     hf.save_pretrained(folder)
     words = [w for w in tiny.word_tokenizer().get_vocab() if not w.startswith("<")]
     items = tuple(Item(f"q{n:02d}", f"what is {w}", " ans", "ab"[n % 2]) for n, w in enumerate(sorted(words)))
@@ -126,6 +132,7 @@ def test_a_planted_direction_of_confidence_is_found_and_moves_entropy_monotonica
     assert (effect.sel(beta=0.0) == 0).all()
     assert (np.sign(effect.sel(beta=0.3)) == -np.sign(effect.sel(beta=-0.3))).all()
     assert str(result.verdict).startswith("east_centred moves entropy beyond random directions of its size on a (+")
+    assert ", b (+" in str(result.verdict), "the other group too"
     # The same entropies shuffled over the states hold no direction.
     null = result.data["entropy_slope"].squeeze().sel(arm="random_direction", variant="joint")
     assert (abs(null) < abs(result.data["entropy_slope"].squeeze().sel(arm="east_centred", variant="joint"))).all()
