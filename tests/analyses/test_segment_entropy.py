@@ -112,14 +112,15 @@ def test_boundaries_at_random_places_find_nothing_in_most_runs() -> None:
         rows = []
         for item in range(12):
             n = int(rng.integers(12, 24))
-            entropy = np.abs(np.cumsum(rng.normal(0, 0.3, n)) + 1)  # entropies drift, as they do
-            mask = np.ones(n, bool)
-            mask[int(rng.integers(1, n - 1))] = False
+            at = int(rng.integers(1, n - 1))
+            drift = np.abs(np.cumsum(rng.normal(0, 0.3, n - 1)) + 1)  # entropies drift, as they do
+            entropy = np.insert(drift, at, 9.0)  # a tool's token takes no step of the policy's drift
+            mask = np.arange(n) != at
             row = {"step": 1, "prompt_id": f"q{item}", "prompt_token_ids": [1], "response_token_ids": [2] * n}
             rows.append({**row, "response_mask": mask, "H": entropy, "logp_temperature": 1.0})
         result = run("segment_entropy", model=None, rollouts=Rollouts.of(rows), window=4, draws=99, seed=seed)
         found += result.claims[0].is_found
-    assert found <= 6  # of 40 at 5 %: 6 or more happen in 1.4 % of such tests
+    assert found <= 5  # of 40 at 5 %: 6 or more happen in 1.4 % of such tests; 29 of 600 were found once
 
 
 def test_tags_make_segments_and_their_tools_are_no_policy(tmp_path: Path) -> None:
