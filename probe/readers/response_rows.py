@@ -114,14 +114,15 @@ def _harness_choices(row: Row, shared: dict[str, Any], where: str) -> Iterable[d
             f"{where}: responses are log-likelihoods, not text, and {len(scores)} choice(s) with target "
             f"{row.get('target')!r} name no right one; log a generate_until or a multiple_choice task"
         )
-    for decoding, by in (
-        ("loglikelihood", [1.0] * len(scores)),
-        ("loglikelihood_norm", [len(o) or 1 for o in options]),
-    ):
+    rules = {"loglikelihood": [1.0] * len(scores)}
+    if any(options):  # without the choices' texts nobody knows their lengths
+        rules["loglikelihood_norm"] = [float(len(o) or 1) for o in options]
+    named = tuple(option or letter(index) for index, option in enumerate(options))
+    for decoding, by in rules.items():
         values = [float(s) / n for s, n in zip(scores, by, strict=True) if s is not None]
         chosen = max(range(len(values)), key=values.__getitem__)
         said = {"sample": 0, "decoding": decoding, "text": letter(chosen), "gold": None}
-        yield {**shared, **said, "choices": tuple(options), "right_choice": right}
+        yield {**shared, **said, "choices": named, "right_choice": right}
 
 
 def _score(request: Any) -> float | None:

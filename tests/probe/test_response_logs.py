@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from analyses import run
 from probe.errors import InputError
 from probe.readers.response_logs import read_responses
 
@@ -106,6 +107,21 @@ def choice_row(doc: int, scores: list[float], options: list[str], target: object
     arguments = {f"gen_args_{i}": {"arg_0": "Q?", "arg_1": f" {o}"} for i, o in enumerate(options)}
     return {"doc_id": doc, "doc": {"subject": "law"}, "target": target, "arguments": arguments,
             "resps": [[[str(s), "False"]] for s in scores], "filter": "none"}  # fmt: skip
+
+
+def test_choices_whose_texts_a_log_does_not_hold_go_by_their_letters(tmp_path: Path):
+    row = {
+        "doc": {},
+        "target": 1,
+        "arguments": [],
+        "resps": [[["-1.0", "False"]], [["-.5", "True"]]],
+        "filtered_resps": [],
+    }
+    file = tmp_path / "samples.jsonl"
+    file.write_text("\n".join(json.dumps({**row, "doc_id": n}) for n in range(4)))
+    table = run("evaluate", log=file).table
+    assert table["decoding"].unique().tolist() == ["loglikelihood"]  # per character would need the texts
+    assert (table["status"].eq("correct") & table["answer"].eq("B")).all()
 
 
 def test_choices_by_log_likelihood_raw_and_per_character(tmp_path: Path):
