@@ -69,7 +69,8 @@ def ratio_of_sums(
     denominators = np.broadcast_to(np.asarray(denominators, dtype=float), numerators.shape)
     n_items, cells = len(numerators), numerators.shape[1:]
     if not n_items:
-        return Estimate(*np.full((3, *cells), np.nan), np.zeros(cells, dtype=int))
+        unknown = np.full(cells, np.nan)
+        return Estimate(unknown, unknown, unknown, np.zeros(cells, dtype=int))
     top, bottom = numerators.reshape(n_items, -1), denominators.reshape(n_items, -1)
     measured = ~(np.isnan(top) | np.isnan(bottom))
     value = divide(np.where(measured, top, 0.0).sum(0), np.where(measured, bottom, 0.0).sum(0))
