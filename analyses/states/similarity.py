@@ -24,7 +24,7 @@ from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
 from analyses.core.result import Result
-from analyses.core.stats import estimate, resample_counts
+from analyses.core.stats import estimate, subsample_interval, subsamples
 from analyses.core.work import Case, Work
 from probe.errors import InputError
 
@@ -66,7 +66,7 @@ def similarity(
 
     Args:
         pooling: which tokens' states stand for an item.
-        draws: bootstrap draws of cka and procrustes.
+        draws: subsamples of the items for the intervals of cka and procrustes.
         template: put prompts through the tokenizer's chat template, or not.
         batch_size: items per forward pass.
         seed: of the bootstrap over items.
@@ -78,18 +78,18 @@ def similarity(
         raise InputError(f"{n_items} items: at least 4 are needed (unbiased HSIC divides by n - 3)")
     plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "pooling": pooling}
     before, after = (reading.pooled_states(m, prompts, what="similarity", **plan) for m in (base, tuned))
-    counts = resample_counts(len(before.items), draws, seed)
+    kept = subsamples(len(before.items), draws, seed, least=4)  # unbiased HSIC needs four
     rows: list[pd.DataFrame] = []
     drawn: list[dict[str, np.ndarray]] = []
     for state in range(before.n_layers + 1):
         x, y = before.layer(state), after.layer(state)
-        drawn.append(compared(x, y, counts))
+        drawn.append(compared(x, y, kept))
         per_item = {"cosine": _cosine(x, y), "relative_change": _ratio(np.linalg.norm(y - x, axis=1), x)}
         rows.append(pd.DataFrame({"item": before.ids, "group": before.groups, "state": state, **per_item}))
     table = pd.concat(rows, ignore_index=True).sort_values(["item", "state"], kind="stable")
     labels = {"cosine": "cosine of the two states", "relative_change": "|tuned - base| / |base|"}
     parts = [estimate(table, n, ["state", "group"], units="1", long_name=text, seed=seed) for n, text in labels.items()]
-    return Result.of(table, xr.merge([_curves(drawn, len(before.items)), *parts]), warnings=warnings)
+    return Result.of(table, xr.merge([_curves(drawn, kept), *parts]), warnings=warnings)
 
 
 def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -103,10 +103,7 @@ def _ratio(size: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def compared(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Every quantity for all items (entry 0) and for each row of item counts.
-
-    Items drawn several times count once in the unbiased form, which is over pairs of different items.
-    """
+    """Every quantity for all items (entry 0) and for each row of item weights, of which 0 leaves an item out."""
     weights = np.concatenate([np.ones((1, len(x))), counts])
     out: dict[str, list[float]] = {name: [] for name in NAMES}
     for w in weights:
@@ -167,16 +164,14 @@ def _hsic(k: np.ndarray, m: np.ndarray, n: int) -> float:
     return (first + second - third) / (n * (n - 3))
 
 
-def _curves(drawn: list[dict[str, np.ndarray]], n: int) -> xr.Dataset:
+def _curves(drawn: list[dict[str, np.ndarray]], kept: np.ndarray) -> xr.Dataset:
     data = xr.Dataset(coords={"state": np.arange(len(drawn))})
     for name, (unit, label) in NAMES.items():
         values = np.stack([state[name] for state in drawn], axis=1)
-        seen = ~np.isnan(values[1:]).all(0)
-        bounds = np.full((2, values.shape[1]), np.nan)
-        bounds[:, seen] = np.nanquantile(values[1:, seen], [0.025, 0.975], axis=0)
+        bounds = subsample_interval(values, kept)
         data[name] = ("state", values[0], {"units": unit, "long_name": label})
         data[f"{name}_ci_low"], data[f"{name}_ci_high"] = ("state", bounds[0]), ("state", bounds[1])
-        data[f"{name}_n"] = ("state", np.where(np.isnan(values[0]), 0, n))
+        data[f"{name}_n"] = ("state", np.where(np.isnan(values[0]), 0, kept.shape[1]))
     return data
 
 

@@ -27,7 +27,7 @@ from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
 from analyses.core.result import Result
-from analyses.core.stats import permuted_labels, resample_counts
+from analyses.core.stats import permuted_labels, resample_counts, subsample_interval, subsamples
 from analyses.core.work import Case, Work
 from analyses.states._separation import layer_statistics, mean_weights, norm, split_half
 
@@ -75,7 +75,7 @@ def trajectories(
         groups: the two groups compared, first minus second; default: the only two there are.
         pooling: which tokens' states stand for an item.
         strata: columns of the prompt file within whose values labels are permuted.
-        draws: bootstrap draws.
+        draws: bootstrap draws, and subsamples of the items for the intervals.
         permutations: label permutations.
         template: put prompts through the tokenizer's chat template, or not.
         batch_size: items per forward pass.
@@ -97,39 +97,45 @@ def curves(
     """All curves, one layer of states in memory at a time: each is a quadratic form in the items' Gram matrix."""
 
     n = len(is_first)
-    boot = np.concatenate([np.ones((1, n)), resample_counts(n, draws, seed, is_first)])
+    boot = resample_counts(n, draws, seed, is_first)
+    kept = subsamples(n, draws, seed, is_first)
+    some = np.concatenate([np.ones((1, n)), kept])
     labels = np.concatenate([is_first[None], permuted_labels(is_first, permutations, seed, strata)])
     rows: list[pd.DataFrame] = []
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in UNITS}
     null: list[np.ndarray] = []
+    again: list[np.ndarray] = []
     for layer in range(states.n_layers):
         update = states.update(layer)
         gram = update @ update.T
-        for name, values in layer_statistics(gram, boot * is_first, boot * ~is_first).items():
+        for name, values in layer_statistics(gram, some * is_first, some * ~is_first).items():
             drawn[name].append(values)
+        again.append(split_half(gram, boot * is_first, boot * ~is_first))
         null.append(split_half(gram, labels, ~labels))
         norms = {"update_norm": np.sqrt(np.diag(gram)), "state_norm": np.linalg.norm(states.layer(layer + 1), axis=1)}
         rows.append(pd.DataFrame({"item": states.ids, "group": states.groups, "layer": layer, **norms}))
     for state in range(states.n_layers + 1):
         h = states.layer(state)
-        drawn["distance"].append(norm(h @ h.T, *mean_weights(boot * is_first, boot * ~is_first)))
+        drawn["distance"].append(norm(h @ h.T, *mean_weights(some * is_first, some * ~is_first)))
     table = pd.concat(rows, ignore_index=True).sort_values(["item", "layer"], kind="stable")
-    return table, _dataset({k: np.stack(v, 1) for k, v in drawn.items()}, np.stack(null, 1), is_first)
+    return table, _dataset(
+        {k: np.stack(v, 1) for k, v in drawn.items()}, np.stack(null, 1), np.stack(again, 1), kept, is_first
+    )
 
 
-def _dataset(drawn: dict[str, np.ndarray], null: np.ndarray, is_first: np.ndarray) -> xr.Dataset:
-    """Curves with intervals: row 0 of each array is what was observed, the others are bootstrap draws."""
+def _dataset(
+    drawn: dict[str, np.ndarray], null: np.ndarray, again: np.ndarray, kept: np.ndarray, is_first: np.ndarray
+) -> xr.Dataset:
+    """Curves with intervals: row 0 of each array is what was observed, the others are of subsamples."""
     n = int(min(is_first.sum(), (~is_first).sum()))
     data = xr.Dataset(coords={"layer": np.arange(null.shape[1]), "state": np.arange(null.shape[1] + 1)})
     for name, values in drawn.items():
         dim = "state" if name == "distance" else "layer"
-        seen = ~np.isnan(values).all(0)
-        bounds = np.full((2, values.shape[1]), np.nan)
-        bounds[:, seen] = np.nanquantile(values[1:, seen], [0.025, 0.975], axis=0)
+        bounds = subsample_interval(values, kept)
         data[name] = (dim, values[0], {"units": UNITS[name][0], "long_name": UNITS[name][1]})
         data[f"{name}_ci_low"], data[f"{name}_ci_high"] = (dim, bounds[0]), (dim, bounds[1])
         data[f"{name}_n"] = (dim, np.full(values.shape[1], n))
-    data["force_squared_boot"] = (("draw", "layer"), drawn["force_squared"][1:])
+    data["force_squared_boot"] = (("draw", "layer"), again)
     data["force_squared_null"] = (("permutation", "layer"), null[1:])
     spread = np.nanstd(null, axis=0)
     z = np.divide(null, spread, out=np.zeros_like(null), where=spread > 0)

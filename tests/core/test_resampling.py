@@ -35,3 +35,36 @@ def test_same_seed_same_numbers(rng):
     one, two = (stats.group_max_t(x, first, seed=4, draws=100) for _ in range(2))
     assert one.p == two.p and np.array_equal(one.null, two.null)
     assert np.array_equal(stats.resample_counts(9, 50, 1), stats.resample_counts(9, 50, 1))
+
+
+def test_a_subsample_takes_half_of_each_stratum_and_no_item_twice():
+    strata = np.array(["a"] * 9 + ["b"] * 4)
+    kept = stats.subsamples(13, 50, 0, strata)
+    assert kept.dtype == bool and (kept[:, :9].sum(1) == 5).all() and (kept[:, 9:].sum(1) == 2).all()
+    assert (stats.subsamples(13, 50, 0, strata) == kept).all() and len(np.unique(kept, axis=0)) > 10
+
+
+def test_the_interval_of_subsamples_is_that_of_a_mean():
+    """The spread of means of half the items, none twice, is the standard error of the mean of all."""
+    x = np.random.default_rng(1).normal(size=400)
+    kept = stats.subsamples(400, 4000, 2)
+    values = np.concatenate([[x.mean()], (kept * x).sum(1) / kept.sum(1)])[:, None]
+    low, high = stats.subsample_interval(values, kept)[:, 0]
+    assert (high - low) / 2 == pytest.approx(1.96 * x.std() / np.sqrt(400), rel=0.05)
+    assert (low + high) / 2 == pytest.approx(x.mean())
+
+
+def test_a_statistic_of_pairs_lies_in_its_interval_and_in_no_bootstraps():
+    """Mean distance between two samples of one distribution: doubles of an item lower it in every bootstrap draw."""
+    x = np.random.default_rng(3).normal(size=(20, 30))
+    gaps = np.linalg.norm(x[:, None] - x[None], axis=-1)
+
+    def spread(w):
+        return (w @ gaps * w).sum(1) / w.sum(1) ** 2
+
+    counts = stats.resample_counts(20, 500, 4)
+    assert spread(np.ones((1, 20)))[0] > np.quantile(spread(counts), 0.975)
+    kept = stats.subsamples(20, 500, 4)
+    values = np.concatenate([spread(np.ones((1, 20))), spread(kept.astype(float))])[:, None]
+    low, high = stats.subsample_interval(values, kept)[:, 0]
+    assert low < values[0, 0] < high

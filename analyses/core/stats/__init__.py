@@ -22,6 +22,8 @@ from analyses.core.stats.resampling import (
     n_arrangements,
     permuted_labels,
     resample_counts,
+    subsample_interval,
+    subsamples,
     two_sample_t,
 )
 from analyses.core.stats.significance import bootstrap_argmax, change_points, holm, mcnemar_exact, sign_flip
@@ -53,6 +55,8 @@ __all__ = [
     "resample_counts",
     "sign_flip",
     "since",
+    "subsample_interval",
+    "subsamples",
     "two_sample_t",
     "widened",
     "wilson",
