@@ -161,8 +161,9 @@ def _empg_step(part: pd.DataFrame, k: float, k_future: float, zeta: float) -> pd
 def outside_band(table: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
     """The table with each segment's history and whether its entropy leaves the band around it.
 
-    An entropy on the edge is inside: constant ones, 0 too, never leave. The history of a turn is the mean over
-    earlier steps of that turn's mean entropy. (The released code pads its history on the left, which misaligns turns:
+    The band is open, as published: an entropy on its edge has left it. One that equals its history has not, whatever
+    the band: constant ones, 0 too, never leave. The history of a turn is the mean over earlier steps of that turn's
+    mean entropy. (The released code pads its history on the left, which misaligns turns:
     not repeated here.)
     """
     turns = table.pivot_table(
@@ -173,7 +174,7 @@ def outside_band(table: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
     keys = pd.MultiIndex.from_frame(table[["rollout_step", "segment"]])
     past = stacked.reindex(keys).to_numpy(float)
     h = table["entropy_nats"].to_numpy()
-    left = ((h < low * past) | (h > high * past)).astype(float)
+    left = ((h != past) & ((h <= low * past) | (h >= high * past))).astype(float)
     return table.assign(history_nats=past, outside_band=np.where(np.isnan(past), np.nan, left))
 
 

@@ -90,6 +90,7 @@ def test_band() -> None:
     assert np.isnan(flat["outside_band"][0])  # the first step has no history
     assert (flat["outside_band"][1:] == 0).all()
     assert (steps([0.0, 0.0, 0.0])["outside_band"][1:] == 0).all()  # a constant of 0 leaves no band
+    assert steps([1.0, 1.5, 1.0])["outside_band"].tolist()[1:] == [1, 1]  # 1.0 is .8 x 1.25: the band is open
     assert steps([1.0, 1.0, 2.0, 1.0])["outside_band"].tolist()[1:] == [0, 1, 1]  # 1.0 against a history of 4/3
 
 
