@@ -67,7 +67,9 @@ def refer(hf_model: Any) -> Reference:
         start = hf_model(input_ids=ids[0][:, : _LENGTHS[1]].to(hf_model.device), use_cache=False).logits[0].float()
     if not all(bool(x.isfinite().any(-1).all() and not x.isnan().any()) for x in logits):
         raise InputError(why_broken(hf_model))
-    leak = float((start - logits[0][: _LENGTHS[1]]).abs().max().nan_to_num(nan=0.0))
+    whole = logits[0][: _LENGTHS[1]]
+    apart = torch.where(start == whole, 0.0, (start - whole).abs())  # tokens that cannot come are -inf in both
+    leak = float(apart.nan_to_num(nan=float("inf")).max())
     return Reference(tuple(tuple(x[0].tolist()) for x in ids), tuple(logits), leak)
 
 
