@@ -90,10 +90,9 @@ def means_of(values: np.ndarray, response: np.ndarray, n: int) -> np.ndarray:
 
 
 def by_cell(rows: pd.DataFrame, values: np.ndarray) -> np.ndarray:
-    """Mean of `values` over the responses of each row's sampling group, one number per row."""
+    """Mean of `values` over the responses of each row's sampling group, one number per row; NaN values are left out."""
     cell = rows["cell"].to_numpy()
-    count = np.bincount(cell)
-    return (np.bincount(cell, values) / np.maximum(count, 1))[cell]
+    return means_of(np.asarray(values, float), cell, int(cell.max(initial=-1)) + 1)[cell]
 
 
 def successes(rows: pd.DataFrame, above: float, by: str) -> np.ndarray:

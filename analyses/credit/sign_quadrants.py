@@ -46,7 +46,7 @@ def sign_quadrants(rollouts: Rollouts, *, seed: int = 0) -> Result:
 
     rows = _log.responses(rollouts, ["advantage"], "sign_quadrants")
     advantage = rows["advantage"].to_numpy(float)
-    table = rows[[*_log.KEYS, "n_tokens"]].assign(advantage=advantage - _log.by_cell(rows, np.nan_to_num(advantage)))
+    table = rows[[*_log.KEYS, "n_tokens"]].assign(advantage=advantage - _log.by_cell(rows, advantage))
     why = _log.measured(rollouts, "old_logp", "H", "B")
     if why:
         blank = table.assign(change=np.nan, n_likely=np.nan, n_unlikely=np.nan)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analyses import run
+from analyses.credit import _log
 from probe import Rollouts
 from tests import logs
 
@@ -72,3 +74,9 @@ def test_without_b_nothing_is_measured() -> None:
     result = run("sign_quadrants", rollouts=Rollouts.of(logs.rows()))
     assert result.table["change"].isna().all()
     assert any("not measured" in w for w in result.warnings)
+
+
+def test_a_response_without_an_advantage_is_left_out_of_its_groups_mean():
+    rows = pd.DataFrame({"cell": [0, 0, 0, 1]})
+    found = _log.by_cell(rows, np.array([1.0, np.nan, 3.0, np.nan]))
+    assert found[:3].tolist() == [2.0, 2.0, 2.0] and np.isnan(found[3])
