@@ -16,7 +16,6 @@ Control: the same steps with another seed or with random reward; the drift of a 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.work import Case, Work
+from analyses.weights import _names
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def _drift(name: str, before: Tensor, after: Tensor, top_k: int, chance: _Chance
     if not np.isfinite(update).all():
         raise InputError(f"{name} is not finite in base or tuned")
     shape = base.shape if base.ndim == 2 else (base.size, 1)
-    number = re.search(r"\.(\d+)\.", name)
-    row = {"matrix": name, "layer": int(number[1]) if number else None, "n_rows": shape[0], "n_columns": shape[1]}
+    row = {"matrix": name, "layer": _names.layer_of(name), "n_rows": shape[0], "n_columns": shape[1]}
     scale, size = np.linalg.norm(base), np.linalg.norm(update)
     row["relative_norm"] = size / scale if scale > 0 else (0.0 if size == 0 else np.nan)
     row |= dict.fromkeys([q for q in QUANTITIES if q != "relative_norm"], np.nan)
@@ -173,11 +172,8 @@ def figures(result: Result) -> dict[str, Any]:
     """Drift over layers, one line a kind of matrix; with steps, one panel a quantity over steps."""
 
     rows = result.summary()
-    rows["kind"] = [
-        re.sub(r"\.(\d+)\.", ".", m).removesuffix(".weight").removeprefix("model.layers.") for m in rows["matrix"]
-    ]
-    rows["layer"] = [int(n[1]) if (n := re.search(r"\.(\d+)\.", m)) else -1 for m in rows["matrix"]]
-    rows = rows[rows["layer"] >= 0]
+    rows = rows.assign(kind=rows["matrix"].map(_names.kind_of), layer=rows["matrix"].map(_names.layer_of))
+    rows = rows.dropna(subset=["layer"]).astype({"layer": int})
     facet = "step" if "step" in rows else None
     drawn: dict[str, Any] = {}
     for name in ("relative_norm", "stable_rank", "angle_left", "angle_right"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from analyses.weights import _names
 from analyses.weights import weight_drift as module
 from analyses.weights.weight_drift import weight_drift
 from probe import Model
@@ -115,3 +116,18 @@ def test_figures(pair):
     base, tuned = pair
     change(tuned, GATE, np.ones(base.weights()[GATE].shape))
     assert set(module.figures(weight_drift(base, tuned))) >= {"relative_norm", "stable_rank"}
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "kind"),
+    [
+        ("model.layers.11.self_attn.q_proj.weight", 11, "self_attn.q_proj"),
+        ("transformer.h.0.attn.c_attn.bias", 0, "attn.c_attn.bias"),
+        ("gpt_neox.layers.3.mlp.dense_h_to_4h.weight", 3, "mlp.dense_h_to_4h"),
+        ("model.language_model.layers.2.mlp.experts.7.up_proj.weight", 2, "mlp.experts.7.up_proj"),
+        ("h.5.ln_1.weight", 5, "ln_1"),
+        ("model.norm.weight", None, "model.norm"),
+    ],
+)
+def test_weights_are_labelled_in_every_family(name, layer, kind):
+    assert (_names.layer_of(name), _names.kind_of(name)) == (layer, kind)
