@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import library
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -280,9 +281,9 @@ def _copy_from(source: torch.Tensor, target: torch.Tensor, _non_blocking: bool =
 
 
 # What torch makes from C++ passes neither the wrapper nor the mode.
-_aten = torch.library.Library("aten", "IMPL")
+_aten = library.Library("aten", "IMPL")
 _aten.impl("empty_strided", _empty_strided, "PrivateUse1")
 _aten.impl("empty.memory_format", _empty, "PrivateUse1")
 _aten.impl("_copy_from", _copy_from, "PrivateUse1")
-_others = torch.library.Library("_", "IMPL")
+_others = library.Library("_", "IMPL")
 _others.fallback(lambda op, *args, **kwargs: _done(op, args, kwargs), "PrivateUse1")
