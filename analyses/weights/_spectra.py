@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS_AT_ONCE = 8192
+DIRECT = 1024  # smaller side up to which an SVD is quick
 
 
 def singular(
@@ -33,6 +34,16 @@ def singular(
     left = torch.cat([rows.double() @ right for rows in matrix.split(ROWS_AT_ONCE)])
     s[:k] = left.norm(dim=0)
     return s, left / torch.where(s[:k] > 0, s[:k], 1.0), right
+
+
+def singular_values(matrix: Float[Tensor, "row column"]) -> Float[Tensor, " rank"]:
+    """All singular values, falling, in float64: by SVD where it is small, else roots of the Gram's eigenvalues."""
+    import torch
+
+    if min(matrix.shape) <= DIRECT:
+        return torch.linalg.svdvals(matrix.double())
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    return torch.linalg.eigvalsh(gram(tall)).flip(0).clamp(min=0).sqrt()
 
 
 def gram(matrix: Float[Tensor, "row column"]) -> Float[Tensor, "column column"]:

@@ -13,20 +13,43 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """Later checkpoints of one base, with their steps and the names each gives the base's weights."""
+    """Later checkpoints of one base, with their steps and the names each gives the base's weights.
 
-    def __init__(self, base: Stored, checkpoints: Sequence[Checkpoint]) -> None:
+    `like`: the input they come from, which knows how this run reads pickles.
+    """
+
+    def __init__(
+        self, base: Stored, checkpoints: Sequence[Checkpoint], like: Sequence[Checkpoint] | None = None
+    ) -> None:
         from probe.checkpoints.stored import aligned
 
         self.steps = [c.step for c in checkpoints]
-        if len(checkpoints) > 1 and (None in self.steps or len(set(self.steps)) < len(self.steps)):
-            raise InputError(f"checkpoints at steps {self.steps}: several of a run need a step each (STEP=FOLDER)")
-        self.members = [opened(checkpoints, c) for c in checkpoints]
+        self.members = [opened(like or checkpoints, c) for c in checkpoints]
         self.names = [aligned(base, member) for member in self.members]
 
     def weight(self, number: int, name: str) -> Any:
         """The weight that the base calls `name`, of one member."""
         return self.members[number][self.names[number][name]]
+
+
+def one_run(base: Stored, checkpoints: Sequence[Checkpoint]) -> Run:
+    """Later checkpoints of one run, each at a step of its own.
+
+    Raises:
+        InputError: a step twice, or several checkpoints of which one has no step.
+    """
+    run = Run(base, checkpoints)
+    if len(run.steps) > 1 and (None in run.steps or len(set(run.steps)) < len(run.steps)):
+        raise InputError(f"checkpoints at steps {run.steps}: several of a run need a step each (STEP=FOLDER)")
+    return run
+
+
+def by_step(base: Stored, checkpoints: Sequence[Checkpoint]) -> dict[int | None, Run]:
+    """Checkpoints that share a step, as the runs of one thing (seeds, batches), by step."""
+    steps = sorted({c.step for c in checkpoints}, key=lambda s: -1 if s is None else s)
+    if len(steps) > 1 and None in steps:
+        raise InputError(f"checkpoints at steps {steps}: either all have a step or none (STEP=FOLDER)")
+    return {step: Run(base, [c for c in checkpoints if c.step == step], like=checkpoints) for step in steps}
 
 
 def opened(source: Sequence[Checkpoint], checkpoint: Checkpoint) -> Stored:

@@ -35,7 +35,7 @@ from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.weights import _landing_claims, _names, _spectra
-from analyses.weights._stored_runs import Run, base_of, finite_pair
+from analyses.weights._stored_runs import Run, base_of, finite_pair, one_run
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def update_landing(
     if top_k < 1 or not 0 < fraction < 1:
         raise InputError(f"top_k={top_k}, fraction={fraction}; expected at least 1 direction and a share in (0, 1)")
     stored = base_of(base)
-    run, second = Run(stored, tuned), Run(stored, other) if other is not None else None
+    run, second = one_run(stored, tuned), one_run(stored, other) if other is not None else None
     if second is not None and second.steps != run.steps:
         raise InputError(f"tuned has steps {run.steps} and other {second.steps}: masks are compared at the same steps")
     how = (precision, top_k, fraction, seed)
