@@ -42,7 +42,10 @@ def _claim(kind: str, values: np.ndarray, limit: float, what: str, count: int, c
         return Claim(kind, UNJUDGED, what, why=why, needs=needs, n=len(values))
     mean = mean_of_items(values, level=1 - 0.05 / count)
     value, low, high = float(mean.value), float(mean.ci_low), float(mean.ci_high)
-    answer = FOUND if high < limit or (np.isnan(high) and value < limit) else NONE
+    if np.isnan(high):
+        why, needs = "the matrices give no interval", "matrices whose numbers differ"
+        return Claim(kind, UNJUDGED, what, why=why, needs=needs, n=len(values))
+    answer = FOUND if high < limit else NONE
     if kind == "agreement":
         value, low, high = -value, -high, -low
     shown: dict[str, Any] = {"effect": value, "low": low, "high": high, "n": len(values), "family": f"{count} claims"}

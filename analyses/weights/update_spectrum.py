@@ -53,6 +53,12 @@ QUANTITIES = {
     "agreement": "cosine",
 }
 
+DRAWN = {
+    "erank": (("erank", "erank_chance"), "Effective rank of the update", "directions"),
+    "maps": (("erank", "erank_promoted", "erank_kept"), "Effective rank after Newton-Schulz maps", "directions"),
+    "agreement": (("agreement",), "Agreement of runs (mean cosine of their updates)", "cosine"),
+}
+
 
 @analysis
 def update_spectrum(
@@ -76,8 +82,9 @@ def update_spectrum(
     stored = base_of(base)
     runs = by_step(stored, tuned)
     config = _config(base[0]) if by_head else None
-    rows = [r for name in progress(sorted(stored), "update spectrum") for r in _rows(name, stored, runs, config,
-                                                                                     (promotions, suppressions))]  # fmt: skip
+    maps = (promotions, suppressions)
+    names = progress(sorted(stored), "update spectrum")
+    rows = [row for name in names for row in _rows(name, stored, runs, config, maps)]
     if not rows:
         raise InputError(f"{stored.checkpoint.label}: no weight is a matrix")
     table = pd.DataFrame(rows).astype({"layer": "Int64", "head": "Int64"})
@@ -85,9 +92,8 @@ def update_spectrum(
         table = table.drop(columns="step")
     last = table if "step" not in table else table[table["step"] == table["step"].max()]
     claims = _spectrum_claims.claims(last[last["head"].isna()])
-    return Result.of(
-        table, _arrays(table), claims=claims, warnings=[IDENTICAL] if (table["relative_norm"] == 0).all() else []
-    )
+    warnings = [IDENTICAL] if (table["relative_norm"] == 0).all() else []
+    return Result.of(table, _arrays(table), claims=claims, warnings=warnings)
 
 
 def _config(checkpoint: Checkpoint) -> Any:
@@ -158,9 +164,9 @@ def signal_to_noise(updates: Sequence[Tensor]) -> dict[str, float]:
 
 
 def chance_rank(rows: int, columns: int, points: int = 4001) -> float:
-    """Effective rank of a Gaussian matrix of this shape: r E[s] exp(-E[s ln s] / E[s]) under Marchenko and Pastur's law.
+    """Effective rank of a Gaussian matrix of this shape: r E[s] exp(-E[s ln s] / E[s]).
 
-    Its error is about 1 / r, r being the smaller side; a vector has rank 1.
+    The mean is over the law of Marchenko and Pastur. Its error is about 1 / r, r being the smaller side.
     """
     small, large = sorted((rows, columns))
     ratio = small / large
@@ -197,21 +203,10 @@ def figures(result: Result) -> dict[str, Any]:
     rows = rows.assign(kind=rows["matrix"].map(_names.kind_of), layer=rows["matrix"].map(_names.layer_of))
     rows = rows.dropna(subset=["layer"]).astype({"layer": int})
     dash = "step" if "step" in rows else None
-    of = {
-        "erank": ("erank", "erank_chance"),
-        "maps": ("erank", "erank_promoted", "erank_kept"),
-        "agreement": ("agreement",),
-    }
-    titles = {"erank": "Effective rank of the update", "maps": "Effective rank after Newton-Schulz maps",
-              "agreement": "Agreement of runs (mean cosine of their updates)"}  # fmt: skip
     drawn: dict[str, Any] = {}
-    for name, quantities in of.items():
-        part = rows[rows["quantity"].isin(quantities)]
-        if len(part):
-            unit = "cosine" if name == "agreement" else "directions"
-            drawn[name] = curve(
-                part, x="layer", color="quantity", dash=dash, facet="kind", title=titles[name], unit=unit
-            )
+    for name, (quantities, title, unit) in DRAWN.items():
+        if len(part := rows[rows["quantity"].isin(quantities)]):
+            drawn[name] = curve(part, x="layer", color="quantity", dash=dash, facet="kind", title=title, unit=unit)
     if len(heads := rows[rows["quantity"] == "erank_head"]):
         facet = ["kind", "step"] if "step" in rows else "kind"
         drawn["heads"] = heatmap(heads, x="layer", y="head", facet=facet, title="Effective rank of each head's update")
