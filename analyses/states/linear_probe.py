@@ -28,8 +28,10 @@ from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
 from analyses.core.progress import progress
+from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
 from analyses.core.stats import permuted_labels, resample_counts
+from analyses.states import _part_claims
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def linear_probe(
     prompts: Prompts,
     *,
     groups: tuple[str, ...] = (),
-    pooling: Literal["last_prompt", "mean_prompt", "mean"] = "last_prompt",
+    pooling: Pooling = "last_prompt",
+    positions: tuple[int, ...] = (),
     covariates: tuple[str, ...] = (),
     strata: tuple[str, ...] = (),
     together: str | None = None,
@@ -65,7 +68,8 @@ def linear_probe(
 
     Args:
         groups: the two groups, the first one scored positive; default: the only two there are.
-        pooling: which tokens' states stand for an item.
+        pooling: which tokens' states stand for an item; of the answer, the states that predict its tokens.
+        positions: instead, the mean over these positions (0: the first token, -1: the last of the prompt).
         covariates: columns of the prompt file for the control, beside prompt length (text columns are one-hot).
         strata: columns within whose values labels are permuted.
         together: column whose values are never split between folds, so that every score is of prompts (a source, a
@@ -81,12 +85,13 @@ def linear_probe(
     first, second = reading.two_groups(prompts, groups, needed=folds)
     kept = prompts.where(group=[first, second])
     plan = {"batch_size": batch_size, "template": template}
-    states = reading.pooled_states(model, kept, pooling=pooling, what="linear probe", **plan)
+    states = reading.pooled_states(model, kept, pooling=pooling, positions=positions, what="linear probe", **plan)
     is_first = states.groups == first
     plain = covariate_matrix(states, covariates)
     fold = outer_folds(is_first, folds, seed, None if together is None else reading.strata_of(states, (together,)))
     table, data = probed(states, is_first, plain, reading.strata_of(states, strata), fold, permutations, draws, seed)
-    return Result.of(table, data.assign_attrs(groups=[first, second]), verdict=_verdict(data, first, second))
+    claim = _part_claims.told_apart(data, (first, second), _part_claims.read_at(pooling, positions))
+    return Result.of(table, data.assign_attrs(groups=[first, second]), claims=[claim])
 
 
 def covariate_matrix(states: States, names: tuple[str, ...]) -> np.ndarray:
@@ -268,15 +273,6 @@ def _dataset(auc: np.ndarray, partial: np.ndarray, p: np.ndarray, is_first: np.n
         data[f"{name}_n"] = (dims, np.full(np.shape(low), n))
     data["p_value"] = ("state", p, {"units": "", "long_name": "permutation p, corrected over states"})
     return data
-
-
-def _verdict(data: xr.Dataset, first: str, second: str) -> str:
-    best = int(data["auc"].argmax("state"))
-    auc, p, gain = (float(data[name][best]) for name in ("auc", "p_value", "gain_ci_low"))
-    if p > 0.05:
-        return f"none found: no state tells {first} from {second} (best AUC {auc:.2f}, corrected p {p:.3f})"
-    over = "more than covariates do" if gain > 0 else "no better than covariates do"
-    return f"state {best} tells {first} from {second} best (AUC {auc:.2f}, corrected p {p:.3f}), {over}"
 
 
 def figures(result: Result) -> dict[str, Any]:

@@ -4,10 +4,11 @@ Definition: states h_l of an item, projected on the leading principal components
     as dh/dt = f(h, t) with t = layer. f(h, t) = m(t) + s (B u + g(u, t)), u = (h - mean_l) / s_h, where m is the
     training items' mean update, B a ridge regression and g a two-layer tanh network that starts at 0. Fit
     `regression`: least squares on the updates h_(l+1) - h_l. Fit `trajectory`: least squares on the states, by
-    integrating from h_0 (torchdiffeq), started from the regression. r2 = 1 - SS(residual) / SS(mean update),
-    on held-out items. force_squared = unbiased squared distance of the groups' mean f on held-out items (trajectory:
-    of the integrated updates), averaged over seeds; velocity_difference from the same vectors. With `at=means` both
-    are of f at the groups' mean states instead (squared distance, not corrected for noise: read it against p).
+    integrating from h_0 (torchdiffeq), started from the regression (its numbers end in `_integrated`). r2 = 1 -
+    SS(residual) / SS(mean update), on held-out items. force_squared = unbiased squared distance of the groups' mean f
+    on held-out items (trajectory: of the integrated updates), averaged over seeds; velocity_difference from the same
+    vectors. With `at=means` both are of f at the groups' mean states instead (squared distance, not corrected for
+    noise: read it against p).
 Units: r2 has none (0 = no better than the mean update, can be negative); force in units of the residual stream.
 Source: neural ODE: arXiv 1806.07366; on layers: arXiv 2601.11061 (its text regresses updates; its released code
     instead trains a classifier on rows 0-2, whose time has no tie to layers and cannot localise).
@@ -28,10 +29,12 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.figures import curve
+from analyses.core.figures import curve, scatter
 from analyses.core.progress import progress
+from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
 from analyses.core.stats import permuted_labels, resample_counts
+from analyses.states import _integrated, _part_claims
 from analyses.states._separation import layer_statistics, split_half
 from probe.errors import InputError
 
@@ -51,9 +54,10 @@ def neural_ode(
     prompts: Prompts,
     *,
     groups: tuple[str, ...] = (),
-    fit: Literal["regression", "trajectory"] = "regression",
+    fit: Literal["auto", "both", "regression", "trajectory"] = "auto",
     at: Literal["items", "means"] = "items",
-    pooling: Literal["last_prompt", "mean_prompt", "mean"] = "last_prompt",
+    pooling: Pooling = "last_prompt",
+    positions: tuple[int, ...] = (),
     components: int = 16,
     hidden: int = 64,
     steps: int = 150,
@@ -61,6 +65,7 @@ def neural_ode(
     held_out: float = 0.4,
     strata: tuple[str, ...] = (),
     permutations: int = 500,
+    refits: int = 0,
     draws: int = 500,
     template: Literal["none", "chat"] = "none",
     batch_size: int = 8,
@@ -70,13 +75,17 @@ def neural_ode(
 
     Rows: item, group, layer, residual_ss, baseline_ss (means over the seeds that held the item out), n_seeds. Arrays
     over `layer`: r2 and force_squared with intervals over items, velocity_difference, p_value (corrected over
-    layers), force_squared_null and force_squared_boot [draws, layer], r2_by_seed [split, layer].
+    layers), force_squared_null and force_squared_boot [draws, layer], r2_by_seed [split, layer]; of the second fit
+    r2_integrated, force_squared_integrated, velocity_difference_integrated, p_value_integrated; path_1, path_2
+    [variant, group, state]: mean paths of the first split's held-out items, observed and integrated; scalar p_refit.
 
     Args:
         groups: the two groups compared; default: the only two there are.
-        fit: regression on updates, or trajectory (integrated).
+        fit: regression on updates, trajectory (integrated from the first state), or both; auto: both where that is
+            affordable (items x blocks up to 20,000), else the regression.
         at: mean of f over a group's items, or f at the group's mean state.
-        pooling: which tokens' states stand for an item.
+        pooling: which tokens' states stand for an item; of the answer, the states that predict its tokens.
+        positions: instead, the mean over these positions (0: the first token, -1: the last of the prompt).
         components: principal components kept (of training items; never more than they allow).
         hidden: width of the network.
         steps: optimiser steps.
@@ -84,6 +93,7 @@ def neural_ode(
         held_out: share of items held out in each split, stratified by group.
         strata: columns of the prompt file within whose values labels are permuted.
         permutations: label permutations.
+        refits: permutations under which everything is fitted anew, splits included (p_refit); each costs a whole fit.
         draws: bootstrap draws.
         template: put prompts through the tokenizer's chat template, or not.
         batch_size: items per forward pass.
@@ -93,13 +103,37 @@ def neural_ode(
     first, second = reading.two_groups(prompts, groups, needed=6)
     kept = prompts.where(group=[first, second])
     states = reading.pooled_states(
-        model, kept, pooling=pooling, what="states", batch_size=batch_size, template=template
+        model, kept, pooling=pooling, positions=positions, what="states", batch_size=batch_size, template=template
     )
-    settings = {"fit": fit, "at": at, "components": components, "hidden": hidden, "steps": steps, "held_out": held_out}
-    table, data = fitted(
-        states, states.groups == first, reading.strata_of(states, strata), seeds, permutations, draws, seed, **settings
+    is_first, labels = states.groups == first, reading.strata_of(states, strata)
+    settings = {"at": at, "components": components, "hidden": hidden, "steps": steps, "held_out": held_out}
+    fits, warnings = _fits(fit, len(states.items), states.n_layers)
+
+    def refit(y: np.ndarray) -> tuple[pd.DataFrame, xr.Dataset]:
+        return fitted(states, y, labels, seeds, 1, 2, seed, fit=fits[0], **settings)
+
+    found = [fitted(states, is_first, labels, seeds, permutations, draws, seed, fit=f, **settings) for f in fits]
+    table, data = found[0]
+    data["p_refit"] = _integrated.refitted_p(refit, data, is_first, labels, refits, seed)
+    claim = _part_claims.parted(
+        data, (first, second), _part_claims.read_at(pooling, positions), "moves of the fitted field"
     )
-    return Result.of(table, data.assign_attrs(groups=[first, second]), verdict=_verdict(data, first, second))
+    if len(fits) > 1:
+        data = _integrated.beside(data, found[1][1])
+    if "path_1" in data:
+        data = data.assign_coords(group=[first, second])
+    return Result.of(table, data.assign_attrs(groups=[first, second]), claims=[claim], warnings=warnings)
+
+
+def _fits(fit: str, n_items: int, n_layers: int) -> tuple[list[str], list[str]]:
+    """The fits to make, and what must be said of one that is not."""
+    if fit != "auto":
+        return ["regression", "trajectory"] if fit == "both" else [fit], []
+    if _integrated.is_affordable(n_items, n_layers):
+        return ["regression", "trajectory"], []
+    return ["regression"], [
+        f"{n_items} items x {n_layers} blocks: paths were not integrated (--fit both does it, and takes its time)"
+    ]
 
 
 def fitted(
@@ -122,12 +156,14 @@ def fitted(
     sums = {name: np.zeros((n, n_layers)) for name in ("residual", "baseline")}
     times, r2 = np.zeros(n), np.zeros((seeds, n_layers))
     drawn = {name: np.zeros((1 + draws, n_layers)) for name in NAMES}
-    null, explained = np.zeros((1 + permutations, n_layers)), np.zeros(seeds)
+    null, explained, shown = np.zeros((1 + permutations, n_layers)), np.zeros(seeds), xr.Dataset()
     for number in progress(range(seeds), "neural ODE", total=seeds):
         test = _held_out(is_first, settings["held_out"], [seed, number])
         z, explained[number] = _projected(states, ~test, settings["components"])
         field = _fit(z[~test], settings, [seed, number])
         predicted = field.updates(z[test], settings["fit"])
+        if not number and settings["fit"] == "trajectory":
+            shown = _integrated.paths(field, z[test], is_first[test])
         update, mean = np.diff(z[test], axis=1), np.diff(z[~test], axis=1).mean(0)
         residual, baseline = ((update - x) ** 2 for x in (predicted, mean))
         sums["residual"][test] += residual.sum(-1)
@@ -148,7 +184,8 @@ def fitted(
             for name in NAMES:
                 drawn[name][:, layer] += found[name] / seeds
             null[:, layer] += split_half(gram, labels[:, test], ~labels[:, test]) / seeds
-    return _collected(states, sums, times, is_first, r2, drawn, null, explained)
+    table, data = _collected(states, sums, times, is_first, r2, drawn, null, explained)
+    return table, xr.merge([data, shown])
 
 
 def _at_means(field: Any, z: np.ndarray, weights: Sequence[np.ndarray], fit: str) -> dict[str, np.ndarray]:
@@ -245,24 +282,24 @@ def _collected(
     return pd.concat(rows, ignore_index=True).sort_values(["item", "layer"], kind="stable"), data
 
 
-def _verdict(data: xr.Dataset, first: str, second: str) -> str:
-    p = data["p_value"].to_numpy()
-    if np.isnan(p).all():
-        return "none found: the fitted field is no better than the mean update at any layer (R2 <= 0)"
-    if np.nanmin(p) > 0.05:
-        return f"none found: no layer parts {first} from {second} (smallest corrected p {np.nanmin(p):.3f})"
-    layer = int(np.nanargmin(p))
-    return f"the fitted field parts {first} from {second} most clearly at layer {layer} (corrected p {p[layer]:.3f})"
-
-
 def figures(result: Result) -> dict[str, Any]:
-    """Held-out R2 and squared force over layers."""
+    """Held-out R2 and squared force over layers, of both fits, and the integrated paths beside the observed ones."""
 
     rows = result.summary()
-    color = "step" if "step" in rows else None
-    r2 = rows[rows["quantity"] == "r2"]
-    drawn = {"r2": curve(r2, x="layer", color=color, title="Neural ODE: held-out R2 over the mean update", reference=0)}
-    for name, (_, label) in NAMES.items():
+    fits = {"": "regression", "_integrated": "integrated"}
+    rows["fit"] = [fits["_integrated" if q.endswith("_integrated") else ""] for q in rows["quantity"]]
+    rows["quantity"] = rows["quantity"].str.removesuffix("_integrated")
+    color, facet = ("step", "fit") if "step" in rows else ("fit", None)
+    titles = {"r2": "Neural ODE: held-out R2 over the mean update"}
+    titles |= {name: f"Neural ODE: {label} (where R2 > 0)" for name, (_, label) in NAMES.items()}
+    drawn: dict[str, Any] = {}
+    for name, title in titles.items():
         part = rows[rows["quantity"] == name]
-        drawn[name] = curve(part, x="layer", color=color, title=f"Neural ODE: {label} (where R2 > 0)", reference=0)
+        drawn[name] = curve(part, x="layer", color=color, facet=facet, title=title, reference=0)
+    if "path_2" in result.data:
+        paths = result.data[["path_1", "path_2"]].to_dataframe().reset_index().dropna(subset=["path_1"])
+        told = {"color": ["group", "variant"], "hover": ["state", *(["step"] if "step" in paths else [])]}
+        axes = {"x_title": "first component (resid units)", "y_title": "second component (resid units)"}
+        title = "Mean paths of held-out items, off the path of all: observed and integrated"
+        drawn["bifurcation"] = scatter(paths, x="path_1", y="path_2", title=title, **told, **axes)
     return drawn

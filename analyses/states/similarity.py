@@ -23,6 +23,7 @@ import xarray as xr
 from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
+from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
 from analyses.core.stats import estimate, subsample_interval, subsamples
 from analyses.core.work import Case, Work
@@ -53,7 +54,8 @@ def similarity(
     tuned: Model,
     prompts: Prompts,
     *,
-    pooling: Literal["last_prompt", "mean_prompt", "mean"] = "last_prompt",
+    pooling: Pooling = "last_prompt",
+    positions: tuple[int, ...] = (),
     draws: int = 200,
     template: Literal["none", "chat"] = "none",
     batch_size: int = 8,
@@ -65,7 +67,8 @@ def similarity(
     rotation_share; cosine and relative_change also by `group`.
 
     Args:
-        pooling: which tokens' states stand for an item.
+        pooling: which tokens' states stand for an item; of the answer, the states that predict its tokens.
+        positions: instead, the mean over these positions (0: the first token, -1: the last of the prompt).
         draws: subsamples of the items for the intervals of cka and procrustes.
         template: put prompts through the tokenizer's chat template, or not.
         batch_size: items per forward pass.
@@ -77,6 +80,7 @@ def similarity(
     if n_items < 4:
         raise InputError(f"{n_items} items: at least 4 are needed (unbiased HSIC divides by n - 3)")
     plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "pooling": pooling}
+    plan["positions"] = positions
     before, after = (reading.pooled_states(m, prompts, what="similarity", **plan) for m in (base, tuned))
     kept = subsamples(len(before.items), draws, seed, least=4)  # unbiased HSIC needs four
     rows: list[pd.DataFrame] = []

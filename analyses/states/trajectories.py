@@ -21,14 +21,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.figures import curve
+from analyses.core.figures import curve, scatter
+from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
 from analyses.core.stats import permuted_labels, resample_counts, subsample_interval, subsamples
 from analyses.core.work import Case, Work
+from analyses.states import _part_claims
 from analyses.states._separation import layer_statistics, mean_weights, norm, split_half
 
 if TYPE_CHECKING:
@@ -56,7 +59,8 @@ def trajectories(
     prompts: Prompts,
     *,
     groups: tuple[str, ...] = (),
-    pooling: Literal["last_prompt", "mean_prompt", "mean"] = "last_prompt",
+    pooling: Pooling = "last_prompt",
+    positions: tuple[int, ...] = (),
     strata: tuple[str, ...] = (),
     draws: int = 1000,
     permutations: int = 1000,
@@ -69,11 +73,13 @@ def trajectories(
     Rows: item, group, layer, update_norm, state_norm (of the block's output). Arrays: the curves over `layer`
     (distance over `state`) with bootstrap intervals over items; `force_squared_null` and `force_squared_boot`
     [draw, layer] are its permutation and bootstrap draws, for rules that join several curves; `p_value` is
-    corrected over layers by the maximum statistic.
+    corrected over layers by the maximum statistic. `path_1`, `path_2` [group, state] are the groups' mean states
+    in the plane where items differ most, off the mean path of all (the bifurcation picture).
 
     Args:
         groups: the two groups compared, first minus second; default: the only two there are.
-        pooling: which tokens' states stand for an item.
+        pooling: which tokens' states stand for an item; of the answer, the states that predict its tokens.
+        positions: instead, the mean over these positions (0: the first token, -1: the last of the prompt).
         strata: columns of the prompt file within whose values labels are permuted.
         draws: bootstrap draws, and subsamples of the items for the intervals.
         permutations: label permutations.
@@ -85,10 +91,12 @@ def trajectories(
     first, second = reading.two_groups(prompts, groups)
     kept = prompts.where(group=[first, second])
     plan = {"batch_size": batch_size, "template": template}
-    states = reading.pooled_states(model, kept, pooling=pooling, what="trajectories", **plan)
+    states = reading.pooled_states(model, kept, pooling=pooling, positions=positions, what="trajectories", **plan)
     labels = reading.strata_of(states, strata)
     table, found = curves(states, states.groups == first, labels, draws, permutations, seed)
-    return Result.of(table, found.assign_attrs(groups=[first, second]), verdict=_verdict(found, first, second))
+    found = xr.merge([found, _paths(states, first, second)]).assign_attrs(groups=[first, second])
+    claim = _part_claims.parted(found, (first, second), _part_claims.read_at(pooling, positions), "blocks")
+    return Result.of(table, found, claims=[claim])
 
 
 def curves(
@@ -145,12 +153,20 @@ def _dataset(
     return data
 
 
-def _verdict(data: xr.Dataset, first: str, second: str) -> str:
-    p = data["p_value"]
-    if float(p.min()) > 0.05:
-        return f"none found: no layer separates {first} from {second} (smallest corrected p {float(p.min()):.3f})"
-    layer = int(data["force_z"].argmax("layer"))
-    return f"{first} and {second} are pushed apart most clearly at layer {layer} (corrected p {float(p[layer]):.3f})"
+def _paths(states: States, first: str, second: str) -> xr.Dataset:
+    """Mean path of each group in the plane in which items differ most once the mean path of all is taken off.
+
+    The plane is that of the two largest eigenvectors of the states' covariance, summed over states: one for all
+    states, found without labels. Its signs and turn mean nothing.
+    """
+    centred = lambda s: (h := states.layer(s)) - h.mean(0)  # noqa: E731
+    total = sum(x.T @ x for x in map(centred, range(states.n_layers + 1)))
+    d = len(total)
+    plane = scipy.linalg.eigh(total, subset_by_index=[max(d - 2, 0), d - 1])[1][:, ::-1]
+    groups = [states.groups == name for name in (first, second)]
+    shown = np.stack([[centred(s)[g].mean(0) @ plane for s in range(states.n_layers + 1)] for g in groups])
+    named = {f"path_{k + 1}": (("group", "state"), shown[..., k]) for k in range(shown.shape[-1])}
+    return xr.Dataset(named, {"group": [first, second], "state": np.arange(states.n_layers + 1)})
 
 
 def figures(result: Result) -> dict[str, Any]:
@@ -162,4 +178,10 @@ def figures(result: Result) -> dict[str, Any]:
     for name, (_, label) in UNITS.items():
         part, x = rows[rows["quantity"] == name], "state" if name == "distance" else "layer"
         drawn[name] = curve(part, x=x, color=color, title=f"{label}, 95 % interval over items")
+    if "path_2" in result.data:
+        paths = result.data[["path_1", "path_2"]].to_dataframe().reset_index().dropna(subset=["path_1"])
+        told = {"color": "group", "hover": ["state", *([color] if color else [])]}
+        axes = {"x_title": "first component (resid units)", "y_title": "second component (resid units)"}
+        title = "Mean paths of the groups from state to state, off the path of all"
+        drawn["bifurcation"] = scatter(paths, x="path_1", y="path_2", title=title, **told, **axes)
     return drawn

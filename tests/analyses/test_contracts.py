@@ -136,6 +136,7 @@ def test_every_choice_and_switch_runs(name: str, inputs: Inputs) -> None:
 
 
 NEEDS_MORE: dict[tuple[str, str], tuple[Any, ...]] = {
+    **{(n, "pooling"): ("rationale",) for n in names()},  # the items have none
     **{(n, "template"): ("chat",) for n in names()},  # the tiny tokenizer has no chat template: tested apart
 }
 

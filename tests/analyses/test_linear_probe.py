@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from analyses.states import linear_probe as module
+from analyses.states._part_claims import told_apart
 from analyses.states.linear_probe import linear_probe
 from probe import Item, Prompts
 from probe.errors import InputError
@@ -44,7 +45,10 @@ def test_signal_planted_from_a_layer_on_is_found_there():
     assert auc[2:].min() > max(0.8, auc[:2].max())
     assert (data["p_value"].to_numpy()[2:] <= 0.05).all() and (data["p_value"].to_numpy()[:2] > 0.05).all()
     assert set(table.columns) == {"item", "group", "state", "score", "fold"} and len(table) == 48 * 4
-    assert "tells leak from stable best" in module._verdict(data, "leak", "stable")
+    said = told_apart(data, ("leak", "stable"), "at the last prompt token")
+    assert said.is_found and said.place in ("state 2", "state 3") and said.low > 0
+    _, null = probed(planted(n_states=2, since=9), permutations=25)
+    assert told_apart(null, ("leak", "stable"), "over the prompt").answer == "none found"
 
 
 def test_permuted_labels_are_at_chance():

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analyses.core.claim import sentence
+from analyses.states import _integrated
 from analyses.states import neural_ode as module
+from analyses.states._part_claims import parted
 from analyses.states.neural_ode import neural_ode
 from probe.errors import InputError
 from tests import tiny
@@ -54,7 +57,8 @@ def test_a_planted_bifurcation_is_found_at_its_layer(fit):
     data = run(bit_system(), fit=fit, seeds=2)
     assert float(data["r2"].sel(layer=5)) > 0.3
     assert int(data["force_squared"].argmax("layer")) == 5 and float(data["p_value"].sel(layer=5)) < 0.02
-    assert "layer 5" in module._verdict(data, "leak", "stable")
+    said = parted(data, ("leak", "stable"), "at the last prompt token", "moves of the fitted field")
+    assert said.is_found and said.place == "layer 5" and len(sentence(said).split()) <= 25 + 3
 
 
 def test_the_field_at_group_means_finds_it_too_and_the_null_is_not_found():
@@ -116,6 +120,26 @@ def test_r2_is_of_items_the_fit_has_not_seen():
     assert float(data["r2"].mean()) < 0.1
 
 
+def test_refitting_under_permuted_labels_is_a_null_too():
+    states = bit_system(n=40, n_layers=3, at=1)
+    settings = {"fit": "regression", "at": "items", "components": 4, "hidden": 4, "steps": 5, "held_out": 0.4}
+
+    def fit(y):
+        return module.fitted(states, y, None, 1, 40, 2, 0, **settings)
+
+    is_first = states.groups == "leak"
+    p = _integrated.refitted_p(fit, fit(is_first)[1], is_first, None, 19, 0)
+    mixed = np.random.default_rng(1).permutation(is_first)
+    assert p == 1 / 20 and _integrated.refitted_p(fit, fit(mixed)[1], mixed, None, 19, 0) > 1 / 20
+    assert np.isnan(_integrated.refitted_p(fit, fit(is_first)[1], is_first, None, 0, 0))
+
+
+def test_a_second_fit_is_left_out_where_it_would_take_hours():
+    assert module._fits("auto", 60, 28) == (["regression", "trajectory"], [])
+    fits, (said,) = module._fits("auto", 2000, 28)
+    assert fits == ["regression"] and "not integrated" in said
+
+
 # ---- on a model
 
 
@@ -123,7 +147,14 @@ def test_on_a_model(base, prompts):
     result = neural_ode(base, prompts, **FAST)
     assert len(result.table) == 12 * base.shape.n_layers and result.data["r2_by_seed"].dims == ("split", "layer")
     assert result.data["force_squared_null"].shape == (60, base.shape.n_layers)
-    assert set(module.figures(result)) == {"r2", "force_squared", "velocity_difference"}
+    assert set(module.figures(result)) == {"r2", "force_squared", "velocity_difference", "bifurcation"}
+    assert {"r2_integrated", "r2_integrated_ci_low", "p_value_integrated"} <= set(result.data)
+    assert result.data["path_1"].dims == ("variant", "group", "state")
+    observed, integrated = (
+        result.data["path_1"].sel(variant="observed"),
+        result.data["path_1"].sel(variant="integrated"),
+    )
+    np.testing.assert_allclose(observed.sel(state=0), integrated.sel(state=0))
 
 
 def test_bad_input_is_refused(base, prompts):

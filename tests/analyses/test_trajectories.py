@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from analyses.core.claim import sentence
 from analyses.states import trajectories as module
+from analyses.states._part_claims import parted
 from analyses.states.trajectories import trajectories
+from probe import Item, Model, Prompts, add
 from probe.errors import InputError
+from tests import tiny
 from tests.planted import bifurcation, states_of
 
 
@@ -79,7 +84,12 @@ def test_planted_bifurcation_is_found_at_its_layer(rng):
     assert int(data["force_squared"].argmax("layer")) == 6 and int(data["force_z"].argmax("layer")) == 6
     assert float(data["p_value"].sel(layer=6)) < 0.01
     assert (data["p_value"].drop_sel(layer=6) > 0.05).all()
-    assert "layer 6" in module._verdict(data, "leak", "stable")
+    said = parted(data, ("leak", "stable"), "at the last prompt token", "blocks")
+    assert said.is_found and said.place == "layer 6" and said.low < said.effect < said.high
+    assert sentence(said).startswith("Blocks push leak and stable apart at the last prompt token, most at layer 6: +")
+    null = parted(curves(bifurcation(rng, size=0.0)), ("leak", "stable"), "over the prompt", "blocks")
+    few = parted(curves(bifurcation(rng, n=12)), ("leak", "stable"), "over the prompt", "blocks")
+    assert (null.answer, few.answer) == ("none found", "cannot be judged")
 
 
 def test_no_layer_is_found_without_a_difference():
@@ -106,7 +116,7 @@ def test_on_a_model(base, prompts):
     assert len(result.table) == 12 * base.shape.n_layers
     assert result.data["distance"].dims == ("state",) and result.data.attrs["groups"] == ["leaked", "unseen"]
     assert (result.data["force_n"] == 6).all()
-    assert set(module.figures(result)) == set(module.UNITS)
+    assert set(module.figures(result)) == {*module.UNITS, "bifurcation"}
 
 
 def test_bad_groups_are_refused(base, prompts):
@@ -116,3 +126,24 @@ def test_bad_groups_are_refused(base, prompts):
         trajectories(base, prompts.limit(7))
     with pytest.raises(InputError, match="not a column"):
         trajectories(base, prompts, strata=("dataset",))
+
+
+def test_a_memory_read_at_the_answer_token_is_found_there_and_nowhere_else():
+    """Block 1 writes one direction into leaked items where their answer is said, and into nothing else."""
+    words = tiny.word_tokenizer()
+    model = Model.wrap(tiny.model(vocab_size=len(words)), words, check=False)
+    ask = [("+", "what is {} plus {} ?"), ("-", "what is {} take {} ?")]
+    numbers = np.random.default_rng(0).integers(0, 10, (40, 3))
+    items = [Item(f"q{i:02d}", ask[i // 2 % 2][1].format(a, b), f"ans {c}", "leaked" if i % 2 else "unseen")
+             for i, (a, b, c) in enumerate(numbers)]  # fmt: skip
+    (batch,) = model.batches(Prompts(tuple(items)), batch_size=40)
+    said = torch.zeros_like(batch.mask)
+    for row, item in enumerate(batch.items):  # "ans" is where the number is decided
+        said[row, -2] = item.group == "leaked"
+    written = 3 * torch.nn.functional.one_hot(torch.tensor(5), 32).float()
+    with model.edited(add("mlp_out.1", written, said)):
+        told = {p: trajectories(model, Prompts(tuple(items)), pooling=p, batch_size=40, permutations=200, draws=100)
+                for p in ("last_prompt", "mean_prompt", "answer_first", "answer_last", "answer")}  # fmt: skip
+    places = {p: r.claims[0].place if r.claims[0].is_found else None for p, r in told.items()}
+    assert places == {"last_prompt": None, "mean_prompt": None, "answer_first": None,
+                      "answer_last": "layer 1", "answer": "layer 1"}  # fmt: skip

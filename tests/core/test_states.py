@@ -74,3 +74,35 @@ def test_two_groups_must_be_named_and_large_enough(prompts):
     assert two_groups(prompts, ("unseen", "leaked")) == ("unseen", "leaked")
     with pytest.raises(InputError, match="at least 7 in each"):
         two_groups(prompts, (), needed=7)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_states_of_the_answer_are_those_that_predict_its_tokens(base, padding):
+    items = [Item("a", "what is 3 plus 7 ?", "ans 10"), Item("b", "what is 3", "think 12 + 5 = 17 ; ans 14")]
+    prompts = Prompts(tuple(items))
+    plan = {"batch_size": 2, "padding": padding}
+    found = {p: pooled_states(base, prompts, pooling=p, **plan) for p in ("answer_first", "answer", "answer_last")}
+    for row, item in enumerate(items):
+        (batch,) = base.batches(Prompts((item,)), batch_size=1)
+        h = base.run(batch, read=["resid_post.1"])["resid_post.1"][0].numpy()
+        at = np.flatnonzero(batch.span[0].numpy() == 4) - 1
+        want = {"answer_first": h[at[0]], "answer": h[at].mean(0), "answer_last": h[at[-1]]}
+        for pooling, values in want.items():
+            np.testing.assert_allclose(found[pooling].values[row, 2], values, atol=1e-5)
+        for positions, where in (
+            ((0,), [0]),
+            ((-1,), [batch.last_prompt[0]]),
+            ((1, -2), [1, batch.last_prompt[0] - 1]),
+        ):
+            chosen = pooled_states(base, prompts, positions=positions, **plan).values[row, 2]
+            np.testing.assert_allclose(chosen, h[where].mean(0), atol=1e-5)
+
+
+def test_spans_and_positions_that_are_not_there_are_refused(base, prompts):
+    with pytest.raises(InputError, match="no such tokens"):
+        pooled_states(base, prompts, pooling="rationale")
+    with pytest.raises(InputError, match=r"has no position 60"):
+        pooled_states(base, prompts, positions=(60,))
+    both = Prompts(tuple(Item("a", "what is 3", a, answer_kind=a) for a in ("1", "7 and 2")))
+    with pytest.raises(InputError, match="several answer_kinds"):
+        pooled_states(base, both, pooling="answer_last")

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from analyses.core.reading.teacher_forced import batches
+from analyses.core.reading.where_read import OF_PROMPT, Pooling
+from probe.batches import ANSWER, RATIONALE
 from probe.errors import InputError
 
 if TYPE_CHECKING:
     from probe import Model, Prompts, TokenBatch
     from probe.prompts import Item
-
-Pooling: TypeAlias = Literal["last_prompt", "mean_prompt", "mean"]
 
 
 def two_groups(prompts: Prompts, groups: tuple[str, ...], needed: int = 4) -> tuple[str, str]:
@@ -97,22 +97,30 @@ class States:
 
 
 def pooled_states(
-    model: Model, prompts: Prompts, *, pooling: Pooling = "last_prompt", what: str = "states", **plan: Any
+    model: Model,
+    prompts: Prompts,
+    *,
+    pooling: Pooling = "last_prompt",
+    positions: tuple[int, ...] = (),
+    what: str = "states",
+    **plan: Any,
 ) -> States:
     """Pooled residual states of every item of one checkpoint.
 
     Args:
         model: the checkpoint.
         prompts: the items; of several answer_kinds of an id the first stands for all (their prompt is the same).
-        pooling: `last_prompt` (the last prompt token), `mean_prompt` (mean over prompt tokens) or `mean` (over all
-            tokens, the answer included).
+        pooling: which tokens' states stand for an item (see `where_read.Pooling`).
+        positions: instead of `pooling`, the mean over these positions: 0 is the item's first token, -1 the last of its
+            prompt, -2 the one before.
         what: label of the progress bar.
         plan: options of the batch plan, as in `Model.batches`.
 
     Raises:
-        InputError: an id twice, or a state that is not finite (model, site, item and position are named).
+        InputError: an id twice, a span or position that an item has not, or a state that is not finite (model, site,
+            item and position are named).
     """
-    prompts = _one_per_id(prompts, pooling)
+    prompts = _one_per_id(prompts, "positions" if positions else pooling)
     place = {item.id: row for row, item in enumerate(prompts.items)}
     shape = (len(place), model.shape.n_layers + 1, model.shape.d_model)
     with tempfile.TemporaryFile(prefix="probe-states-") as file:  # the mapping outlives the handle; no name is left
@@ -120,18 +128,18 @@ def pooled_states(
     n_tokens = np.zeros(len(place), dtype=int)
     for batch in batches(model, prompts, what, **plan):
         rows = [place[item.id] for item in batch.items]
-        for state, pooled in enumerate(_pool(model, batch, pooling)):
+        for state, pooled in enumerate(_pool(model, batch, pooling, positions)):
             values[rows, state] = pooled.float().cpu().numpy()
         n_tokens[rows] = (batch.mask & (batch.span < 3)).sum(-1).cpu().numpy()
     return States(values, prompts.items, n_tokens)
 
 
-def _one_per_id(prompts: Prompts, pooling: Pooling) -> Prompts:
+def _one_per_id(prompts: Prompts, pooling: str) -> Prompts:
     """Each id once: what is read on the prompt alone is the same for every kind of answer."""
     first: dict[str, Item] = {}
     for item in prompts.items:
         known = first.setdefault(item.id, item)
-        if known is not item and (pooling == "mean" or known.prompt != item.prompt):
+        if known is not item and (pooling not in OF_PROMPT or known.prompt != item.prompt):
             raise InputError(
                 f"item {item.id} occurs with several answer_kinds: pooling={pooling!r} needs one state per item, so "
                 "keep one kind (or pool over the prompt, if their prompts are the same)"
@@ -139,11 +147,11 @@ def _one_per_id(prompts: Prompts, pooling: Pooling) -> Prompts:
     return replace(prompts, items=tuple(first.values()))
 
 
-def _pool(model: Model, batch: TokenBatch, pooling: Pooling) -> list[Tensor]:
+def _pool(model: Model, batch: TokenBatch, pooling: Pooling, positions: tuple[int, ...]) -> list[Tensor]:
     """Pooled states of one batch, [item, d_model] for each state."""
     sites = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(model.shape.n_layers))]
     trace = model.run(batch, read=sites, logits="none")
-    weights = _weights(batch, pooling)
+    weights = _at(batch, positions) if positions else _weights(batch, pooling)
     pooled: list[Tensor] = []
     for site in sites:
         x, w = trace[site].float(), weights.to(trace[site].device).unsqueeze(-1)
@@ -155,5 +163,39 @@ def _weights(batch: TokenBatch, pooling: Pooling) -> Float[Tensor, "item pos"]:
     """Weights over positions that sum to 1 in each item; padding has none."""
     if pooling == "last_prompt":
         return torch.nn.functional.one_hot(batch.last_prompt, batch.ids.shape[1]).float()
-    kept = batch.mask & (batch.span < 3) if pooling == "mean_prompt" else batch.mask
+    if pooling in ("mean_prompt", "mean"):
+        kept = batch.mask & (batch.span < 3) if pooling == "mean_prompt" else batch.mask
+    else:
+        kept = _predicting(batch, pooling)
     return kept.float() / kept.sum(-1, keepdim=True)
+
+
+def _predicting(batch: TokenBatch, pooling: Pooling) -> Bool[Tensor, "item pos"]:
+    """True at states that predict tokens of the answer (all, its first, its last) or of the rationale."""
+    span = RATIONALE if pooling == "rationale" else ANSWER
+    kept = torch.zeros_like(batch.mask)
+    kept[:, :-1] = (batch.span == span)[:, 1:] & batch.mask[:, :-1]
+    bare = [item.id for item, any_ in zip(batch.items, kept.any(-1).tolist(), strict=True) if not any_]
+    if bare:
+        raise InputError(f"pooling={pooling!r}: item(s) {bare[:3]} have no such tokens, so no state predicts them")
+    if pooling in ("answer_first", "answer_last"):
+        order = kept.int() if pooling == "answer_first" else kept.int().flip(-1)
+        at = order.argmax(-1)
+        at = at if pooling == "answer_first" else kept.shape[1] - 1 - at
+        kept = torch.nn.functional.one_hot(at, kept.shape[1]).bool()
+    return kept
+
+
+def _at(batch: TokenBatch, positions: tuple[int, ...]) -> Float[Tensor, "item pos"]:
+    """Equal weights over chosen positions: from the item's first token, or (negative) back from its last prompt one."""
+    weights = torch.zeros(batch.ids.shape, device=batch.ids.device)
+    offsets, last = batch.offsets.tolist(), batch.last_prompt.tolist()
+    ends = (batch.offsets + batch.mask.sum(-1)).tolist()
+    for row, item in enumerate(batch.items):
+        for position in positions:
+            at = offsets[row] + position if position >= 0 else last[row] + 1 + position
+            if not offsets[row] <= at < ends[row]:
+                tokens = f"{last[row] + 1 - offsets[row]} of {ends[row] - offsets[row]} tokens are its prompt"
+                raise InputError(f"positions {list(positions)}: item {item.id!r} has no position {position} ({tokens})")
+            weights[row, at] += 1 / len(positions)
+    return weights
