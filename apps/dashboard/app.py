@@ -12,29 +12,45 @@ import streamlit as st
 from analyses.core.store.store import Store
 from apps.catalog import Listing, listing
 from apps.dashboard import pages
-from apps.dashboard.widgets import address, parts
+from apps.dashboard.widgets import address, parts, rail
 
-# In a narrow window a wide table is moved inside its own frame, not cut off, and the margins give way.
-NARROW = """<style>
+# A slim sidebar, no empty band on top, small figures in rows of as many as there is room for; in a narrow window a wide
+# table is moved inside its own frame, not cut off.
+LOOK = """<style>
+[data-testid=stSidebar] {width: 236px !important; min-width: 0 !important}
+[data-testid=stHeader] {background: transparent; height: 2.4rem; min-height: 0; pointer-events: none}
+[data-testid=stHeader] button {pointer-events: auto}
+[data-testid=stSidebarHeader] {height: 1.8rem; padding: .2rem .8rem 0; margin: 0; min-height: 0}
+[data-testid=stSidebarUserContent] {padding: 0 .9rem 2rem}
+[data-testid=stSidebarContent] h3 {font-size: 1rem; padding: 0 0 1.2rem}
+[data-testid=stSidebar] [data-testid=stVerticalBlock] {gap: .5rem}
+[data-testid=stMainBlockContainer] {padding: 1rem 1.5rem 4rem}
+[data-testid=stMain] h3 {font-size: 1.15rem; line-height: 1.3; padding: 0 2.5rem 1.1rem 0}
+[data-testid=stMain] [data-testid=stVerticalBlock] {gap: .6rem}
+.st-key-panels {display: grid !important; gap: .2rem .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr))}
+.st-key-panels > * {width: 100% !important; min-width: 0}
 [data-testid=stMarkdownContainer]:has(table) {overflow-x: auto}
-@media (max-width: 1100px) {[data-testid=stMainBlockContainer] {padding-left: 2rem; padding-right: 2rem}}
+@media (max-width: 640px) {[data-testid=stMainBlockContainer] {padding: 3rem .8rem 3rem}}
 </style>"""
 BUSY_SECONDS, IDLE_SECONDS = 2, 5  # between looks at the folder, with and without a sweep under way
 
 
 def main() -> None:
     """One run of the page."""
-    st.set_page_config(page_title="posttrain-probe", layout="wide")
-    st.html(NARROW)
+    titles = pages.titles()
+    asked = st.query_params.get("page")
+    first = st.session_state.get("page") or (asked if asked in titles else next(iter(titles)))
+    st.set_page_config(page_title=f"{first} · posttrain-probe", layout="wide")
+    st.html(LOOK)
     store = Store.at(_arguments().results)
     address.begin()
     found = listing(store)
-    titles = pages.titles()
-    asked = st.query_params.get("page")
     with st.sidebar:
         st.markdown("### posttrain-probe")
         page = address.select("Page", list(titles), key="page", radio=True, label_visibility="collapsed")
         address.turn(page)
+        rail.show(found)
         st.caption(address.escaped(f"{len(found.entries)} results in {store.place}"))
         pause = BUSY_SECONDS if store.running() else IDLE_SECONDS
         st.fragment(_live, run_every=pause)(found)

@@ -1,4 +1,4 @@
-"""Curves of several results on one axis: what the pages Run and Circuit draw, without a page.
+"""Curves of several results on one axis, as rows: what the pages Run and Circuit draw, without a page.
 
 Rows are estimates as ``Result.summary()`` gives them. The column ``panel`` names every combination of dims but the
 axis and the group; ``run`` says which training run a row is about.
@@ -14,7 +14,6 @@ import pandas as pd
 
 from analyses.core import figures
 from analyses.core.figures import PALETTE, as_text, plain, quantity_name, value_name
-from analyses.core.figures.traces import faint
 from analyses.core.result import DIMS
 from probe.errors import InputError
 from probe.readers.runlog import ALIASES
@@ -68,6 +67,15 @@ def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(full, ignore_index=True) if full else pd.DataFrame()
 
 
+def apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of which no two share run, panel, group and step: what a second analysis calls the same bears its name."""
+    if rows.empty or "analysis" not in rows:
+        return rows
+    first = rows.groupby(["run", "panel"], sort=False)["analysis"].transform("first")
+    other = rows["analysis"].notna() & (rows["analysis"] != first)
+    return rows.assign(panel=rows["panel"].where(~other, rows["panel"] + SEPARATOR + rows["analysis"].astype(str)))
+
+
 def chosen(rows: pd.DataFrame, panels: Sequence[str], groups: Sequence[str] = ()) -> pd.DataFrame:
     """Rows of ``panels``, in their order, and of ``groups`` (all of them if empty; what has no group is kept)."""
     rows = rows.assign(group=rows["group"].astype(object).fillna(ALL).infer_objects())
@@ -80,52 +88,9 @@ def colors(runs: Sequence[str]) -> dict[str, str]:
     return {run: _darker(PALETTE[i % len(PALETTE)], i // len(PALETTE)) for i, run in enumerate(runs)}
 
 
-def steps_figure(rows: pd.DataFrame, of: Mapping[str, str] | None = None) -> Any:
-    """Curves over steps, one panel under the other; runs are told apart by colour, groups by dash.
-
-    Args:
-        rows: estimates with the columns run, panel and group.
-        of: run -> colour, so that it keeps it beside other runs; by default those of ``colors``.
-    """
-    figure: Any = figures.curve(_titled(rows), color="run", dash="group", facet="panel", columns=1)
-    of = of or colors(list(dict.fromkeys(rows["run"])))
-    named = {", ".join(map(as_text, pair)): of[pair[0]] for pair in set(zip(rows["run"], rows["group"], strict=True))}
-    for trace in figure.data:
-        if trace.name in named:
-            trace.update(line_color=named[trace.name], marker_color=named[trace.name])
-            trace.update({"fillcolor": faint(named[trace.name])} if trace.fill else {})
-    return figure
-
-
 def layers_figure(rows: pd.DataFrame) -> Any:
     """Curves over layers, one panel under the other."""
     return figures.curve(_titled(rows), x="layer", color="group", facet="panel", columns=1)
-
-
-def stages(figure: Any, rows: pd.DataFrame, run: str, table: pd.DataFrame, color: str) -> None:
-    """Add a run's stages to its curves: shaded where it is alone; the recommended checkpoint starred.
-
-    Args:
-        figure: what ``steps_figure`` drew of ``rows``.
-        rows: the rows drawn.
-        run: the run as ``rows`` name it; one that is not there adds nothing.
-        table: rows of its over_memorization result.
-        color: of the run's curves.
-    """
-    order = list(dict.fromkeys(rows["run"]))
-    if run not in order:
-        return
-    if len(order) == 1:
-        figures.stage_shades(figure, table)
-    panels = list(dict.fromkeys(rows["panel"]))
-    number = next((i for i, p in enumerate(panels) if str(p).startswith("accuracy")), 0)
-    place = {"row": number + 1, "col": 1} if len(panels) > 1 else {}
-    for step in table.loc[table["recommended"].astype(bool), "step"]:
-        at = rows[(rows["run"] == run) & (rows["step"] == step) & (rows["panel"] == panels[number])]
-        if len(at):
-            figures.star(figure, float(step), float(at["value"].iloc[0]), f"ship {run}", color=color, **place)
-        else:
-            figures.mark(figure, float(step), f"ship {run}", color=color)
 
 
 def row_at(rows: pd.DataFrame, figure: Any, point: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -47,6 +47,7 @@ def of_run(
     panels: Sequence[str],
     groups: Sequence[str],
     colors: Mapping[str, str],
+    look: tuple[str, float] = ("", 0.0),
 ) -> str:
     """Python that draws the curves of page Run.
 
@@ -58,13 +59,15 @@ def of_run(
         panels: curves shown.
         groups: groups of items shown; all if empty.
         colors: name of the run -> colour.
+        look: (pattern of what runs read together differ in, smoothing).
     """
+    pattern, smoothing = look
     stored = [(run, e.analysis, e.key) for run, e in results]
     lines = [
-        *_head(root, "from apps.drawn import curves", *(["from probe import RunLog"] if logs else [])),
+        *_head(root, "from apps.drawn import curves, panels as draw", *(["from probe import RunLog"] if logs else [])),
         f"stored = {_literal(stored)}",
         "found = [",
-        "    curves.over_steps(store.get(name, key).summary()).assign(run=run)",
+        "    curves.over_steps(store.get(name, key).summary()).assign(analysis=name, run=run)",
         "    for run, name, key in stored",
         "]",
     ]
@@ -76,12 +79,13 @@ def of_run(
             "    for run, folder in logs.items()",
             "]",
         ]
-    lines += [*_chosen(panels, groups), f"colors = {_literal(dict(colors))}"]
-    lines.append("figure = curves.steps_figure(rows, colors)")
+    lines += [*_chosen(panels, groups, told=True), f"colors = {_literal(dict(colors))}"]
+    lines += [f"rows = draw.together(rows, {pattern!r})"] if pattern else []
+    lines.append(f"views = draw.panels(rows, colors{f', smoothing={smoothing!r}' if smoothing else ''})")
     for run, entry in staged.items():
         table = f"store.get({entry.analysis!r}, {entry.key!r}).table"
-        lines.append(f"curves.stages(figure, rows, {run!r}, {table}, colors[{run!r}])")
-    return "\n".join([*lines, 'views = {"curves": (figure, rows)}', SAVED])
+        lines.append(f"draw.staged(views, {run!r}, {table}, colors[{run!r}])")
+    return "\n".join([*lines, SAVED])
 
 
 def of_circuit(
@@ -190,11 +194,12 @@ def _head(root: Path, *imports: str) -> list[str]:
     return ["from analyses import Store", *imports, "", f"store = Store.at({Store(root).place!r})"]
 
 
-def _chosen(panels: Sequence[str], groups: Sequence[str]) -> list[str]:
+def _chosen(panels: Sequence[str], groups: Sequence[str], *, told: bool = False) -> list[str]:
+    joined = "curves.apart(curves.joined(found))" if told else "curves.joined(found)"
     return [
         f"panels = {_literal(list(panels))}",
         f"groups = {_literal(list(groups))}",
-        "rows = curves.chosen(curves.joined(found), panels, groups)",
+        f"rows = curves.chosen({joined}, panels, groups)",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shutil
 import sys
 from importlib.abc import MetaPathFinder
@@ -68,6 +69,15 @@ def words(app: AppTest) -> str:
         app.code,
     )
     return "\n".join(str(e.value) for kind in kinds for e in kind)
+
+
+def markup(app: AppTest) -> str:
+    """What the page's own component shows."""
+    return "\n".join(str(json.loads(e.proto.json)) for e in app.get("bidi_component"))
+
+
+def charts(app: AppTest) -> list[dict]:
+    return [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -159,7 +169,8 @@ def test_command_of_a_view_names_its_inputs(store):
 
 
 def test_text_of_models_and_files_is_shown_literally(store, monkeypatch):
-    app = opened(store, monkeypatch, page="Run")
+    app = opened(store, monkeypatch, page="Run", answers="true")
+    assert "<script>" not in markup(app) and "&lt;script&gt;" in markup(app) and "<a" not in markup(app)
     said = "\n".join(m.value for m in app.markdown)
     assert "<script>" not in said
     assert "\\<script\\>" in said
@@ -176,17 +187,18 @@ def test_markdown_is_escaped_character_by_character():
 
 def test_run_page_marks_stages_and_the_checkpoint_to_ship(store, monkeypatch):
     app = opened(store, monkeypatch, page="Run", run="high")
-    spec = json.loads(app.get("plotly_chart")[0].proto.spec)
-    assert {"good fit", "over-memorized", "ship high"} <= {t.get("name") for t in spec["data"]}
-    (star,) = [t for t in spec["data"] if t.get("name") == "ship high"]
+    assert all({"good fit", "over-memorized"} <= {t.get("name") for t in c["data"]} for c in charts(app))
+    (star,) = [t for c in charts(app) for t in c["data"] if t.get("name") == "ship high"]
     assert (star["x"], star["y"]) == ([30], [0.9])
-    assert "Accuracy held while perplexity rose since step 60" in words(app)
+    assert "Accuracy held while perplexity rose since step 60" in markup(app)
 
 
-def test_two_runs_share_panels(store, monkeypatch):
-    spec = json.loads(opened(store, monkeypatch, page="Run").get("plotly_chart")[0].proto.spec)
-    assert {t["name"].split(",")[0] for t in spec["data"]} == {"high", "low", "ship high"}
-    assert "xaxis2" in spec["layout"]
+def test_two_runs_share_panels_of_one_group_each(store, monkeypatch):
+    drawn = charts(opened(store, monkeypatch, page="Run"))
+    shared = [c for c in drawn if {"high", "low"} <= {t["name"] for t in c["data"]}]
+    titles = [c["layout"]["title"]["text"] for c in shared]
+    assert any("leaked" in t for t in titles) and any("unseen" in t for t in titles)
+    assert all(t["line"].get("dash", "solid") == "solid" for c in shared for t in c["data"] if "line" in t)
 
 
 def test_token_page_shows_difference_of_two_checkpoints(store, monkeypatch):
@@ -221,19 +233,13 @@ def test_compare_opens_with_two_different_things(store, monkeypatch):
 
 def test_run_page_says_every_claim_what_was_found_first_and_what_was_not_assessed(store, monkeypatch):
     app = opened(store, monkeypatch, page="Run")
-    (said,) = [
-        m.value.replace("\\", "")
-        for m in app.markdown
-        if "accuracy held while" in m.value.lower() and m.value.startswith("- ")
-    ]
-    lines = said.splitlines()
-    assert "**high**: **Accuracy held while perplexity rose since step 60: +0.700 [+0.500, +0.900].**" in lines[0]
-    assert ":orange[" in lines[0]
-    order = [
-        next(i for i, line in enumerate(lines) if word in line) for word in ("Ship", "Cannot be judged", "None found")
-    ]
+    said = markup(app)
+    assert "<b>high</b> Accuracy held while perplexity rose since step 60: +0.700 [+0.500, +0.900]." in said
+    order = [said.index(word) for word in ("Over-memorized", "Ship high @ 30", "Not over-fit", "Not judged")]
     assert order == sorted(order)
+    assert re.findall(r'class="card (\w+)"', said)[:4] == ["bad", "good", "good", "unknown"]
     assert "Not assessed: whether gains are memory" in said and "Not assessed: where it sits" in said
+    app = opened(store, monkeypatch, page="Run", answers="true")
     table = next(m.value for m in app.markdown if m.value.startswith("| training run")).replace("\\", "")
     assert "what would let it be judged: 8 items" in table and "cannot be judged" in table
 
@@ -250,11 +256,12 @@ def test_a_claim_is_the_same_text_everywhere(store, monkeypatch, capsys):
     terminal = capsys.readouterr().out
     show_result(store, result, as_json=True)
     as_json = json.loads(capsys.readouterr().out)["claims"]
-    page = " ".join(m.value for m in opened(store, monkeypatch, page="Run").markdown)
+    app = opened(store, monkeypatch, page="Run", answers="true")
+    table, cards = " ".join(m.value for m in app.markdown), html.unescape(markup(app))
     report = html.unescape(render(store))
     for sentence in sentences:
         assert f"verdict: {sentence}" in terminal and sentence in report
-        assert escaped(sentence) in page
+        assert escaped(sentence) in table and sentence in cards
     assert [c["sentence"] for c in as_json] == sentences
 
 

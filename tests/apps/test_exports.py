@@ -138,7 +138,7 @@ def test_code_runs_where_neither_streamlit_nor_torch_is_installed(store, monkeyp
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert {"curves.csv", "layers.csv", "map.html", "difference.csv", "paired-by-item.csv"} <= {
+    assert {"curves-1.csv", "layers.csv", "map.html", "difference.csv", "paired-by-item.csv"} <= {
         p.name for p in tmp_path.iterdir()
     }
 

@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 from analyses.core.store.store import Store
 from apps.drawn import comparison, curves
 from tests.apps.conftest import HOSTILE, key, lens
-from tests.apps.test_dashboard import opened, words
+from tests.apps.test_dashboard import charts, markup, opened, words
 
 
 def drawn(app: AppTest, place: int = 0) -> dict[str, Any]:
@@ -57,26 +57,30 @@ def test_compare_tells_layers_apart_and_keeps_to_the_groups_chosen(store, monkey
     assert lines["layer"].tolist() == [0, 1, 2] and set(lines["group"]) == {"unseen"}
 
 
-def hues(chart: dict[str, Any]) -> dict[str, set[str]]:
+def hues(app: AppTest) -> dict[str, set[str]]:
     """Run -> colours of its lines and bands."""
     found: dict[str, set[str]] = {}
-    for trace in chart["data"]:
-        if "," in trace.get("name", ""):
-            color = trace.get("fillcolor") or trace["line"]["color"]
-            found.setdefault(trace["name"].partition(",")[0], set()).add(color)
+    for trace in (t for c in charts(app) for t in c["data"] if t.get("name") in ("high", "low")):
+        found.setdefault(trace["name"], set()).add(trace.get("fillcolor") or trace["line"]["color"])
     return found
 
 
 def test_a_run_keeps_its_colour_whatever_else_is_chosen(store, monkeypatch):
-    both = hues(drawn(opened(store, monkeypatch, page="Run")))
+    both = hues(opened(store, monkeypatch, page="Run"))
     assert not both["high"] & both["low"]
     for run in ("high", "low"):
-        chart = drawn(opened(store, monkeypatch, page="Run", run=run))
-        assert hues(chart) == {run: both[run]}
-        lines = [t for t in chart["data"] if "," in t.get("name", "") and "dash" in t["line"]]
-        assert len({t["line"]["dash"] for t in lines}) == len({t["name"] for t in lines}) > 1
-    (star,) = [t for t in drawn(opened(store, monkeypatch, page="Run", run="high"))["data"] if t["name"] == "ship high"]
+        assert hues(opened(store, monkeypatch, page="Run", run=run, group="unseen")) == {run: both[run]}
+    alone = charts(opened(store, monkeypatch, page="Run", run="high"))
+    (star,) = [t for c in alone for t in c["data"] if t["name"] == "ship high"]
     assert star["marker"]["color"] in both["high"]
+
+
+def test_a_card_and_the_rail_choose_runs_for_every_page(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Run", run="low")
+    assert 'aria-label="hide low"' in markup(app) and 'aria-label="show high"' in markup(app)
+    app.radio(key="page").set_value("Circuit").run()
+    assert app.query_params["run"] == "low" and "Nothing of" not in words(app)
+    assert not [r for r in app.radio if r.key == "of"]
 
 
 def test_many_runs_have_a_colour_each():
@@ -152,12 +156,9 @@ def test_a_token_is_named_and_so_are_axes(written, monkeypatch):
 def test_curves_of_the_training_log_say_so(written, monkeypatch):
     app = opened(written, monkeypatch, page="Run", curves="log: entropy")
     assert app.multiselect(key="curves").format_func("log: entropy") == "entropy, from the training log"
-    layout = drawn(app)["layout"]
-    assert layout["title"]["text"] == "entropy, from the training log"
-    assert layout["yaxis"]["title"]["text"] == "entropy (nats)"
-    assert drawn(opened(written, monkeypatch, page="Run", curves="log: reward"))["layout"]["yaxis"]["title"][
-        "text"
-    ] == ("reward")
+    assert drawn(app)["layout"]["title"]["text"] == "entropy<br><sup>from the training log · nats</sup>"
+    reward = drawn(opened(written, monkeypatch, page="Run", curves="log: reward"))["layout"]["title"]["text"]
+    assert reward == "reward<br><sup>from the training log</sup>"
 
 
 def test_rows_behind_a_cell_are_tokens_with_their_texts(written, monkeypatch):

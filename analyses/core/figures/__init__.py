@@ -6,6 +6,7 @@ silently join rows of different kinds is an error. Every text that may come from
 """
 
 from analyses.core.figures.charts import auto, curve, forest, heatmap, scatter
+from analyses.core.figures.labels import named_ends
 from analyses.core.figures.layout import (
     HEIGHT,
     NEUTRAL,
@@ -25,6 +26,7 @@ from analyses.core.figures.traces import (
     as_text,
     axis_name,
     color_scale,
+    faint,
     plain,
     quantity_name,
     unit_name,
@@ -46,10 +48,12 @@ __all__ = [
     "curve",
     "empty",
     "explained",
+    "faint",
     "forest",
     "heatmap",
     "keyed",
     "mark",
+    "named_ends",
     "plain",
     "quantity_name",
     "scatter",

@@ -10,7 +10,7 @@ import streamlit as st
 from analyses.core.figures import as_text, plain
 from analyses.core.store.contents import rows, table_columns
 from apps.catalog import Entry, Listing
-from apps.dashboard.widgets import address, exports, parts, series, tables
+from apps.dashboard.widgets import address, exports, parts, rail, series, tables
 from apps.drawn import curves, maps, strips
 from apps.drawn.reproduction import Map, of_circuit
 
@@ -24,7 +24,9 @@ Read = list[tuple[Entry, dict[str, Any] | None]]  # a result, and the part of it
 def show(found: Listing) -> None:
     """The run's layer-wise verdicts, curves, and one map; points and cells lead to items."""
     st.subheader("Where in the model", anchor=False)
-    chosen = series.choose_run(found, lambda e: series.has_dims(e, *curves.LAYERS, "role"), MISSING)
+    chosen = series.choose_run(
+        found, lambda e: series.has_dims(e, *curves.LAYERS, "role"), MISSING, rail.selected(found)
+    )
     if chosen is None:
         return
     run, entries = chosen

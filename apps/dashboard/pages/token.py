@@ -15,7 +15,7 @@ from analyses.core.store.contents import rows, table_columns
 from analyses.core.store.files import place
 from analyses.core.store.store import StoreError
 from apps.catalog import Entry, Listing, located, not_found
-from apps.dashboard.widgets import address, exports, parts, series, tables
+from apps.dashboard.widgets import address, exports, parts, rail, series, tables
 from apps.drawn import strips
 from apps.drawn.reproduction import of_token
 
@@ -31,7 +31,7 @@ MISSING = (
 def show(found: Listing) -> None:
     """Choose item and signal; the strip; what is known about one token."""
     st.subheader("One item, token by token", anchor=False)
-    chosen = series.choose_run(found, _per_token, MISSING)
+    chosen = series.choose_run(found, _per_token, MISSING, rail.selected(found))
     if chosen is None:
         return
     _, entries = chosen

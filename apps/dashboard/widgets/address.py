@@ -129,6 +129,18 @@ def held(key: str, options: Sequence[str], default: str) -> str:
     return value
 
 
+def held_many(key: str, options: Sequence[str], default: Sequence[str]) -> list[str]:
+    """Any of ``options``, set by something else than a widget of Streamlit's; the default where nothing was chosen."""
+    given = st.session_state.get(key)
+    if given is None:
+        given = st.query_params.get_all(key) or st.session_state.get(LAST, {}).get(key, [])
+    chosen = [o for o in options if o in given]
+    value = chosen or [o for o in options if o in default]
+    st.session_state[key] = chosen
+    _keep(key, value, not chosen or value == list(default))
+    return value
+
+
 def folded(label: str, *, key: str, icon: str | None = None, popover: bool = False, default: bool = False) -> Any:
     """A box whose content is made only while it is open (``.open``); closed boxes cost nothing to send or draw."""
     _start(key, {"true": True, "false": False}, default)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from apps.dashboard.widgets import address
 from apps.dashboard.widgets.address import escaped
 from apps.drawn.comparison import CATEGORIES
 from apps.report import figures_of, provenance
+
+TAGS = re.compile(r"<[^>]+>")
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
@@ -100,6 +103,14 @@ def figure(shown: Any, name: str, *, key: str, alt: str = "", on_select: Any = "
     kind = address.held("image", ("png", "svg"), "png")
     config = {"displaylogo": False, "toImageButtonOptions": {"format": kind, "filename": name, "scale": 2}}
     return st.plotly_chart(shown, key=key, config=config, on_select=on_select, selection_mode="points", alt=alt or name)
+
+
+def side_by_side(views: Mapping[str, tuple[Any, pd.DataFrame]], *, alt: str) -> None:
+    """Small figures in rows of as many as there is room for; ``alt`` follows each one's title for those who hear it."""
+    with st.container(horizontal=True, key="panels"):
+        for name, (shown, _) in views.items():
+            title = TAGS.sub(" ", str(shown.layout.title.text))
+            figure(shown, name, key=f"panel-{name}", alt=f"{title} {alt}")
 
 
 def kept(key: str, chart: str, named: Callable[[Any], str]) -> Callable[[], None]:

@@ -21,16 +21,29 @@ def newest(found: Listing, run: str) -> list[Entry]:
     return list({e.analysis: e for e in found.entries if e.run == run}.values())
 
 
-def choose_run(found: Listing, has: Callable[[Entry], bool], missing: str) -> tuple[str, list[Entry]] | None:
-    """(path, newest results) of one run among those with a result that ``has``; None and a word where there is none."""
+def choose_run(
+    found: Listing, has: Callable[[Entry], bool], missing: str, chosen: Sequence[str]
+) -> tuple[str, list[Entry]] | None:
+    """(path, newest results) of one run among those with a result that ``has``; None and a word where there is none.
+
+    Args:
+        found: the store.
+        has: whether a result can be shown here.
+        missing: the word.
+        chosen: runs chosen beside the page; where none of them has such a result, all that have are offered.
+    """
     by_name = {n: p for n, p in run_names(found.runs()).items() if any(has(e) for e in newest(found, p))}
     if not by_name:
         st.info(missing)
         return None
     asked = st.query_params.get("of")
-    name = address.select("Training run", list(by_name), key="of", radio=True, horizontal=True)
-    if asked and asked not in by_name:
-        st.caption(address.escaped(f"Nothing of {asked} to show here: showing {name}."))
+    offered = [n for n in by_name if n in chosen or n == asked] or list(by_name)
+    name = offered[0]
+    if len(offered) > 1:
+        name = address.select("Training run", offered, key="of", radio=True, horizontal=True)
+    lost = [n for n in (asked, *chosen) if n and n not in by_name]
+    if lost and (asked in lost or not set(chosen) & set(by_name)):
+        st.caption(address.escaped(f"Nothing of {', '.join(dict.fromkeys(lost))} to show here: showing {name}."))
     return by_name[name], [e for e in newest(found, by_name[name]) if has(e)]
 
 

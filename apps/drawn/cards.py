@@ -1,0 +1,158 @@
+"""Claims as cards: one line that answers, one grey line, everything else on demand; without a page.
+
+Nothing is decided here: sentences and details are those of `analyses.core.claim`. Claims of one kind with one answer
+share a card, whichever runs they are about.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from analyses.core import claim
+from analyses.core.claim import ALARMING, FOUND, NONE, UNJUDGED, Claim
+from apps.drawn.look import BAD, GOOD, PLACE, SIGNS, UNKNOWN, markup, text
+
+Said = tuple[str, str, Claim]  # run, analysis, what it says
+ORDER = {BAD: 0, GOOD: 1, PLACE: 2, UNKNOWN: 3}
+PLACES = {"place", "contrast"}
+SHORT = {
+    ("memory", FOUND): "Answers from memory",
+    ("worse", FOUND): "Got worse",
+    ("worse", NONE): "Did not get worse",
+    ("over-memorized", FOUND): "Over-memorized",
+    ("over-memorized", NONE): "Not over-memorized",
+    ("over-fit", FOUND): "Over-fit",
+    ("over-fit", NONE): "Not over-fit",
+    ("fall", FOUND): "Lost seen answers",
+    ("fall", NONE): "Kept seen answers",
+    ("ship", FOUND): "Ship",
+}
+NUMBER = re.compile(r"\d+")
+DIRECTION = " from "
+EXPECTED = {
+    "gains": "whether gains are memory",
+    "over_memorization": "what to ship",
+    "cross_patching": "where it sits",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a kind of claim says of some runs.
+
+    Attributes:
+        tone: good, bad, place or unknown.
+        title: the answer, one line.
+        quiet: of whom, since when, how much: one line.
+        said: the claims behind it.
+    """
+
+    tone: str
+    title: str
+    quiet: str
+    said: tuple[Said, ...]
+
+
+def tone(one: Claim) -> str:
+    """Good, bad, place or unknown: what is alarming is bad where found and good where not."""
+    if one.answer == UNJUDGED:
+        return UNKNOWN
+    if one.kind in ALARMING:
+        return BAD if one.is_found else GOOD
+    if one.is_found:
+        return PLACE if one.place or one.kind in PLACES else GOOD
+    return UNKNOWN
+
+
+def verdict(said: Iterable[Claim]) -> str:
+    """The tone of a run: the worst that was found, good where something was, unknown where nothing is judged."""
+    tones = {tone(c) for c in said} - {PLACE}
+    return next((t for t in (BAD, GOOD) if t in tones), UNKNOWN)
+
+
+def cards(said: Sequence[Said]) -> list[Card]:
+    """One card for each kind and answer, what was found first; the places of one analysis are one card."""
+    together: dict[tuple[str, str, str], list[Said]] = {}
+    for one in said:
+        of = one[2]
+        apart = "" if (of.kind, of.answer) in SHORT else one[1]
+        together.setdefault((of.kind, of.answer, apart), []).append(one)
+    made = [_card(tuple(of)) for of in together.values()]
+    rank = {FOUND: 0, NONE: 1, UNJUDGED: 2}
+    return sorted(made, key=lambda c: (ORDER[c.tone], rank[c.said[0][2].answer]))
+
+
+def _card(said: tuple[Said, ...]) -> Card:
+    runs = list(dict.fromkeys(run for run, _, _ in said))
+    strongest = max(said, key=lambda s: 0.0 if math.isnan(s[2].effect) else abs(s[2].effect))[2]
+    step = [f"since step {first:g}"] if (first := _first_step(said)) is not None else []
+    facts = [_names(runs), *step, _size(strongest), strongest.why]
+    return Card(tone(strongest), _title(said, strongest), " · ".join(f for f in facts if f), said)
+
+
+def _title(said: Sequence[Said], one: Claim) -> str:
+    short = SHORT.get((one.kind, one.answer))
+    if one.kind == "ship" and short:
+        steps = [f"{run} @ {number[0]}" for run, _, c in said if (number := NUMBER.search(c.what))]
+        return f"{short} {_names(steps)}"
+    clause = one.what.partition(",")[0]
+    if one.kind == "place" and one.is_found and one.place:
+        clause = f"In {one.place.partition(DIRECTION)[0]}"
+    if one.answer == FOUND:
+        return short or f"{clause[:1].upper()}{clause[1:]}"
+    return short or f"{'None found' if one.answer == NONE else 'Not judged'}: {clause}"
+
+
+def _names(runs: Sequence[str]) -> str:
+    return ", ".join(runs) if len(runs) < 3 else f"{runs[0]} and {len(runs) - 1} more"
+
+
+def _first_step(said: Iterable[Said]) -> float | None:
+    steps = [c.step for _, _, c in said if c.step is not None and c.is_found]
+    return min(steps) if steps else None
+
+
+def _size(one: Claim) -> str:
+    """The effect without its interval, which is told on demand, and what it is of."""
+    said = claim.effect(replace(one, low=math.nan, high=math.nan))
+    return f"{said}: {one.estimand}" if said and one.estimand else said
+
+
+def missing(analyses: Iterable[str]) -> list[Card]:
+    """What no result here answers, as cards."""
+    there = set(analyses)
+    return [
+        Card(UNKNOWN, f"Not assessed: {question}", f"no result of {name} is here", ())
+        for name, question in EXPECTED.items()
+        if name not in there
+    ]
+
+
+def row(found: Sequence[Card]) -> str:
+    """Cards as markup: a title picks its runs, the grey line opens to intervals and what stands beside."""
+    return markup(f'<div class="cards">{"".join(map(_markup, found))}</div>', "Answers")
+
+
+def _markup(card: Card) -> str:
+    runs = "\n".join(dict.fromkeys(run for run, _, _ in card.said))
+    sign = f'<span aria-label="{card.tone}">{SIGNS[card.tone]}</span> '
+    whole = text(" ".join(claim.sentence(c) for _, _, c in card.said))
+    title = f'<button class="title" data-pick="{text(runs)}" title="{whole}">{sign}{text(card.title)}</button>'
+    if not card.said:
+        return f'<div class="card {card.tone}"><span class="title">{sign}{text(card.title)}</span>' + (
+            f'<div class="quiet">{text(card.quiet)}</div></div>'
+        )
+    told = "".join(_told(*one) for one in card.said)
+    return f'<div class="card {card.tone}">{title}<details><summary>{text(card.quiet)}</summary>{told}</details></div>'
+
+
+def _told(run: str, analysis: str, one: Claim) -> str:
+    beside: Mapping[str, object] = claim.card(one)
+    details = beside["details"]
+    assert isinstance(details, list)
+    lines = "".join(f"<dt>{text(label)}</dt><dd>{text(value)}</dd>" for label, value in details)
+    said = f'<p class="said"><b>{text(run)}</b> {text(claim.sentence(one))}</p>'
+    return f"{said}<dl><dt>from</dt><dd>{text(analysis)}</dd>{lines}</dl>"

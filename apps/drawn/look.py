@@ -1,0 +1,64 @@
+"""How markup of this package looks, on a page and in a notebook: one style sheet, four tones, light and dark.
+
+On the dashboard colours come from its theme; elsewhere from the second value of each variable. Tones mean good, bad,
+place and unknown, and nothing else; each is told by a word or a sign as well.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+GOOD, BAD, PLACE, UNKNOWN = "good", "bad", "place", "unknown"
+SIGNS = {GOOD: "✓", BAD: "!", PLACE: "◎", UNKNOWN: "?"}
+
+CSS = """
+.probe{--ink:var(--st-text-color,#1a1a1a);--page:var(--st-background-color,#fff);
+ --quiet:color-mix(in srgb,var(--ink) 70%,var(--page));--line:color-mix(in srgb,var(--ink) 18%,var(--page));
+ --wash:color-mix(in srgb,var(--ink) 5%,var(--page));--accent:var(--st-primary-color,#0072B2);
+ --mono:var(--st-code-font,ui-monospace,Menlo,Consolas,monospace);
+ color:var(--ink);background:var(--page);font:14px/1.4 var(--st-font,system-ui,-apple-system,"Segoe UI",sans-serif);
+ box-sizing:border-box}
+.probe *{box-sizing:border-box}
+.probe .quiet{color:var(--quiet)}
+.probe [data-pick]{cursor:pointer}
+.probe button{font:inherit;color:inherit;background:none;border:0;padding:0;margin:0;text-align:left}
+.probe :focus-visible{outline:2px solid var(--accent);outline-offset:1px}
+.probe .good{--tone:#009E73}.probe .bad{--tone:#D55E00}.probe .place{--tone:#0072B2}.probe .unknown{--tone:#7F7F7F}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:8px}
+.card{border-left:5px solid var(--tone);border-radius:4px;padding:5px 10px;min-width:0;
+ background:color-mix(in srgb,var(--tone) 9%,var(--page))}
+.card .title{display:block;width:100%;font-size:20px;line-height:26px;font-weight:650;white-space:nowrap;
+ overflow:hidden;text-overflow:ellipsis}
+.card summary{color:var(--quiet);font-size:13px;line-height:18px;white-space:nowrap;overflow:hidden;
+ text-overflow:ellipsis;cursor:pointer;list-style-position:inside}
+.card .said{margin:4px 0 6px;font-size:13px}
+.card dl{display:grid;grid-template-columns:max-content 1fr;gap:1px 8px;margin:2px 0 6px;font-size:12px}
+.card dt{color:var(--quiet)}.card dd{margin:0}
+.runs{font-size:13px}
+.run{display:flex;align-items:center;gap:6px;height:24px}
+.run .eye{flex:none;width:20px;height:22px;display:flex;align-items:center;justify-content:center}
+.run .eye i{display:block;width:12px;height:12px;border-radius:3px;border:2px solid}
+.run .name{flex:1;min-width:0;direction:rtl;text-align:left;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
+.run.off .name{color:var(--quiet)}
+.run .curve{flex:none;width:46px;height:14px}.run svg polyline{fill:none;stroke:inherit;stroke-width:1.5}
+.dot{flex:none;width:16px;height:16px;border-radius:50%;border:2px solid var(--tone);font-size:10px;font-weight:700;
+ line-height:12px;text-align:center}
+.probe .side{background:transparent}
+"""
+
+
+def markup(body: str, label: str = "") -> str:
+    """``body`` as a block that the style sheet applies to; ``label`` names it for readers who do not see it."""
+    named = f' role="group" aria-label="{text(label)}"' if label else ""
+    return f'<div class="probe"{named}>{body}</div>'
+
+
+def alone(found: str) -> str:
+    """Markup with its style sheet, as a notebook or a file shows it."""
+    return f"<style>{CSS}</style>{found}"
+
+
+def text(value: Any) -> str:
+    """A text that stands in markup, between tags and in attributes, as it is."""
+    return html.escape(str(value), quote=True)

@@ -1,0 +1,176 @@
+"""Curves over training as small multiples: what the page Run draws, without a page.
+
+One panel a quantity and, where several runs have several groups of items, a panel a group: colour tells runs apart, or
+groups where there is one run; nothing is told by dashes. Runs that differ in a pattern of their names alone (a seed)
+can be read together: their mean, and a band from the smallest to the largest of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.core import figures
+from analyses.core.figures import quantity_name, unit_name, value_name
+from apps.drawn.curves import ALL, LOG, SEPARATOR, colors
+
+HEIGHT, TOP, BOTTOM = 262, 50, 40
+TITLE = {"x": 0, "xref": "container", "xanchor": "left", "y": 0.94, "yref": "container", "yanchor": "top"}
+MOST = 6  # lines a panel
+Views = dict[str, tuple[Any, pd.DataFrame]]
+
+
+def panels(
+    rows: pd.DataFrame, of: Mapping[str, str] | None = None, *, x: str = "step", smoothing: float = 0.0
+) -> Views:
+    """Name -> (figure, its rows): one figure a panel, in the order of the rows.
+
+    Args:
+        rows: estimates with the columns run, panel and group, as `apps.drawn.curves` joins them.
+        of: run -> colour, so that it keeps it beside other runs; by default those of ``colors``.
+        x: column on the horizontal axis.
+        smoothing: share of the running mean kept at each step, 0 (none) to below 1; a smoothed line has no interval.
+    """
+    of = of or colors(list(dict.fromkeys(rows["run"])))
+    drawn = [_panel(part.reset_index(drop=True), of, x, smoothing) for part in _parts(rows)]
+    return {f"curves-{number}": view for number, view in enumerate(drawn, 1)}
+
+
+def _parts(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Rows of each panel: at most `MOST` lines, all of one group or all of one run."""
+    for _, part in rows.groupby("panel", sort=False):
+        several = part["run"].nunique() > 1 and part["group"].nunique() > 1
+        for _, own in part.groupby("group", sort=False) if several else [("", part)]:
+            line = own["run" if own["run"].nunique() > 1 else "group"]
+            names = list(dict.fromkeys(line))
+            for start in range(0, len(names), MOST):
+                yield own[line.isin(names[start : start + MOST])]
+
+
+def _panel(rows: pd.DataFrame, of: Mapping[str, str], x: str, smoothing: float) -> tuple[Any, pd.DataFrame]:
+    by = "group" if rows["run"].nunique() == 1 and rows["group"].nunique() > 1 else "run"
+    shown = smoothed(rows, by, x, smoothing)
+    quantity = str(rows["quantity"].iloc[0]).removeprefix(LOG)
+    figure: Any = figures.curve(shown.assign(quantity=quantity), x=x, color=by)
+    for trace in figure.data:
+        _coloured(trace, of if by == "run" else {}, str(rows["run"].iloc[0]), of)
+    return _arranged(figure, rows, quantity, by), rows
+
+
+def _coloured(trace: Any, by_run: Mapping[str, str], run: str, of: Mapping[str, str]) -> None:
+    """Lines of runs keep their run's colour; the one line of a run without groups too."""
+    names = {figures.as_text(r): c for r, c in by_run.items()}
+    color = names.get(trace.name or figures.as_text(run)) if by_run else None
+    if color is None and not trace.name:
+        color = of.get(run)
+    if color:
+        trace.update(line_color=color, marker_color=color)
+        trace.update({"fillcolor": figures.faint(color)} if trace.fill else {})
+
+
+def _arranged(figure: Any, rows: pd.DataFrame, quantity: str, by: str) -> Any:
+    """A small panel: its name and what tells it apart on two lines, names at the ends of lines."""
+    panel = str(rows["panel"].iloc[0])
+    logged = panel.startswith(LOG)
+    qualities = ["from the training log"] if logged else [value_name(p) for p in panel.split(SEPARATOR)[1:]]
+    own = rows["group"].iloc[0] if by == "run" and rows["group"].iloc[0] != ALL else None
+    unit = unit_name(rows["unit"].iloc[0]) if "unit" in rows else ""
+    second = " · ".join(figures.as_text(t) for t in (*qualities, own, unit) if t)
+    figure.update_layout(
+        title={"text": f"{figures.as_text(quantity_name(quantity))}<br><sup>{second}</sup>", **TITLE},
+        height=HEIGHT,
+        margin={"l": 44, "t": TOP, "b": BOTTOM},
+        hovermode="x",
+        xaxis={"title": {"standoff": 4}},
+        yaxis={"title": {"text": ""}, "automargin": False},
+    )
+    return figures.named_ends(figure, HEIGHT - TOP - BOTTOM)
+
+
+def smoothed(rows: pd.DataFrame, by: str, x: str, smoothing: float) -> pd.DataFrame:
+    """Rows whose values are running means along ``x``, as TensorBoard makes them; intervals of those are not known.
+
+    Args:
+        rows: estimates of one panel.
+        by: column that tells its lines apart.
+        x: column along which they run.
+        smoothing: share of the mean so far that is kept at each step.
+    """
+    if not smoothing:
+        return rows
+    rows = rows.sort_values(x, kind="stable")
+    mean = rows.groupby(by, sort=False)["value"].transform(lambda v: v.ewm(alpha=1 - smoothing).mean())
+    return rows.assign(value=mean, ci_low=np.nan, ci_high=np.nan)
+
+
+def stem(run: str, pattern: str) -> str:
+    """A run's name without what the pattern finds in it, and without separators left hanging; "" is the name itself."""
+    try:
+        left = re.sub(pattern, "", run) if pattern else run
+    except re.error:
+        return run
+    return re.sub(r"^[-_.\s/]+|[-_.\s/]+$", "", re.sub(r"([-_.\s])[-_.\s]+", r"\1", left)) or run
+
+
+def together(rows: pd.DataFrame, pattern: str) -> pd.DataFrame:
+    """Rows of runs with one ``stem`` as one run: mean over them, and from the smallest to the largest as its band.
+
+    Only steps that all of a stem's runs have are kept, since a mean over other runs at every step is no curve.
+    """
+    stems = rows["run"].map(lambda run: stem(str(run), pattern))
+    counts = rows.assign(stem=stems).groupby(["stem", "panel", "group"], dropna=False)["run"].transform("nunique")
+    alone, several = rows[counts == 1], rows[counts > 1].assign(stem=stems[counts > 1], most=counts[counts > 1])
+    if several.empty:
+        return rows
+    keys = ["panel", "quantity", *(["unit"] if "unit" in several else []), "group", "stem", "step"]
+    grouped = several.groupby(keys, sort=False, dropna=False)
+    spread = {"value": "mean", "ci_low": "min", "ci_high": "max", "n": "size"}
+    made = grouped.agg(most=("most", "max"), **{k: ("value", how) for k, how in spread.items()}).reset_index()
+    made = made[made["n"] == made["most"]].drop(columns="most")
+    names = made["stem"] + " × " + made["n"].astype(str)
+    return pd.concat([alone, made.assign(run=names).drop(columns="stem")], ignore_index=True)
+
+
+def staged(views: Views, run: str, table: pd.DataFrame, color: str) -> None:
+    """Add a run's stages to its panels: shaded where it is alone; the recommended checkpoint starred on its accuracy.
+
+    Args:
+        views: what ``panels`` drew.
+        run: the run as the rows name it; one that is not there adds nothing.
+        table: rows of its over_memorization result.
+        color: of the run's curves.
+    """
+    for figure, rows in views.values():
+        if run not in set(rows["run"]):
+            continue
+        if rows["run"].nunique() == 1:
+            figures.stage_shades(figure, table)
+        if str(rows["panel"].iloc[0]).startswith("accuracy"):
+            _starred(figure, rows[rows["run"] == run], run, table, color)
+
+
+def _starred(figure: Any, own: pd.DataFrame, run: str, table: pd.DataFrame, color: str) -> None:
+    for step in table.loc[table["recommended"].astype(bool), "step"]:
+        at = own[own["step"] == step]
+        if len(at):
+            figures.star(figure, float(step), float(at["value"].iloc[0]), f"ship {run}", color=color)
+        else:
+            figures.mark(figure, float(step), f"ship {run}", color=color)
+
+
+def wanted(rows: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+    """Per kind of curve the panels that every run with such a curve has one of, those of most runs first."""
+    found: list[str] = []
+    for pattern in patterns:
+        hits = rows[rows["panel"].str.contains(pattern)]
+        left = set(hits["run"])
+        while left:
+            of = {p: left & set(part["run"]) for p, part in hits.groupby("panel", sort=False)}
+            best = max(of, key=lambda p: len(of[p]))
+            found.append(str(best))
+            left -= of[best]
+    return found

@@ -1,0 +1,104 @@
+"""The first screen answers: cards, curves above the fold, names at the ends of lines, runs chosen beside the page."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.figures.labels import apart
+from apps.drawn import cards, look, panels, rail
+from tests.apps.conftest import HOSTILE
+from tests.apps.test_browser import ready
+
+
+def said(run: str, kind: str, answer: Any = FOUND, **more: Any) -> cards.Said:
+    why = {"why": "3 items", "needs": "8"} if answer == UNJUDGED else {}
+    return run, "gains", Claim(kind, answer, "answers come from memory", **why, **more)
+
+
+def test_colour_means_good_bad_place_or_unknown_and_runs_of_one_answer_share_a_card():
+    three = [said("a", "worse"), said("b", "worse", step=12.0), said("c", "worse", NONE), said("a", "place", place="x")]
+    made = cards.cards([*three, said("d", "memory", UNJUDGED)])
+    assert [(c.tone, c.title) for c in made] == [
+        (look.BAD, "Got worse"),
+        (look.GOOD, "Did not get worse"),
+        (look.PLACE, "In x"),
+        (look.UNKNOWN, "Not judged: answers come from memory"),
+    ]
+    assert made[0].quiet == "a, b · since step 12" and made[3].quiet == "d · 3 items"
+    assert cards.verdict([made[0].said[0][2], made[2].said[0][2]]) == look.BAD
+    assert cards.verdict([]) == look.UNKNOWN == cards.verdict([made[3].said[0][2]])
+
+
+def test_a_card_says_one_number_and_keeps_its_interval_for_who_asks():
+    one = said("a", "memory", effect=0.5, low=0.4, high=0.6, estimand="gain")
+    (card,) = cards.cards([one])
+    assert card.quiet == "a · +0.500: gain" and "[+0.400, +0.600]" in cards.row([card])
+    hostile = cards.row(cards.cards([said(HOSTILE, "memory", estimand=HOSTILE, effect=1.0)]))
+    assert "<script>" not in hostile
+
+
+@pytest.mark.parametrize("places", [[5.0, 5.0, 5.0], [0.0, 100.0], [95.0, 99.0, 100.0], [3.0, 1.0, 2.0], []])
+def test_names_at_ends_never_cover_each_other_and_keep_their_order(places):
+    moved = apart(places, 15, 100)
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    assert all(moved[b] - moved[a] >= 15 for a, b in pairwise(order))
+    assert all(m <= 100 for m in moved)
+    assert apart([0.0, 50.0], 15, 100) == [0.0, 50.0]
+
+
+def rows(runs: tuple[str, ...], steps: tuple[int, ...] = (0, 10, 20)) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"run": r, "panel": "accuracy", "quantity": "accuracy", "group": "g", "step": s, "value": i + s / 10}
+        for i, r in enumerate(runs)
+        for s in steps
+    ).assign(unit="1", ci_low=0.0, ci_high=9.0, n=5)
+
+
+def test_seeds_are_a_mean_and_a_band_at_steps_all_of_them_have():
+    found = panels.together(
+        pd.concat([rows(("x-seed0", "y")), rows(("x-seed1",), (0, 20)).assign(value=4.0)]), r"seed\d+"
+    )
+    seeds = found[found["run"] == "x × 2"].sort_values("step")
+    assert seeds[["step", "value", "ci_low", "ci_high"]].values.tolist() == [[0, 2, 0, 4], [20, 3, 2, 4]]
+    assert len(found[found["run"] == "y"]) == 3
+    assert panels.stem("seed3", r"seed\d+") == "seed3" and panels.stem("a", "(") == "a"
+
+
+def test_no_panel_has_more_than_six_lines_and_smoothing_drops_what_it_does_not_know():
+    drawn = panels.panels(rows(tuple(f"run-{n}" for n in range(14))), smoothing=0.9)
+    lines = [[t for t in figure.data if t.mode and "lines" in t.mode] for figure, _ in drawn.values()]
+    assert [len(of) for of in lines] == [6, 6, 2]
+    assert all(not t.fill for of in lines for t in of)
+    assert [round(float(y), 3) for y in lines[0][0].y] == [0.0, 0.526, 1.070]  # as TensorBoard's debiased mean
+
+
+def test_every_run_chosen_has_a_curve_of_each_kind_it_has():
+    some = pd.concat([rows(("a", "b")), rows(("c",)).assign(panel="accuracy · final")])
+    assert panels.wanted(some, ["^accuracy"]) == ["accuracy", "accuracy · final"]
+
+
+def test_a_small_curve_has_gaps_and_none_of_a_single_point():
+    assert rail.sparkline([1.0], "#000000") == "" == rail.sparkline([float("nan"), 1.0], "#000000")
+    assert rail.sparkline([0.0, 1.0, float("nan"), 1.0, 2.0], "#000000").count("<polyline") == 2
+
+
+@pytest.mark.browser
+def test_the_first_screen_has_answers_and_a_figure_and_the_rail_chooses_runs(store, serve, watched):
+    page = watched(serve(store)).page
+    page.set_viewport_size({"width": 1280, "height": 800})
+    ready(page)
+    page.locator(".card").first.wait_for()
+    top = page.locator(".js-plotly-plot").first.bounding_box()
+    assert page.locator(".card").first.bounding_box()["y"] < top["y"] and top["y"] + top["height"] < 800
+    assert page.title() == "Run · posttrain-probe"
+    page.get_by_role("button", name="low", exact=True).click()
+    page.wait_for_function("location.search.includes('run=low')")
+    page.get_by_role("button", name="show high").click()
+    page.wait_for_function("!location.search.includes('run=low') || location.search.includes('run=high')")
+    page.locator(".card summary").first.click()
+    assert page.locator(".card dl").first.is_visible()
