@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from analyses.core.result import Result
     from analyses.core.running.inputs import Loading
     from analyses.core.running.run import run
+    from analyses.core.running.study.study import study
     from analyses.core.running.sweep import sweep
     from analyses.core.store.store import Store
 
-__all__ = ["Loading", "Result", "Store", "get", "names", "run", "sweep"]
+__all__ = ["Loading", "Result", "Store", "get", "names", "run", "study", "sweep"]
 _HOMES = {
     "get": "analysis",
     "names": "analysis",
     "Loading": "running.inputs",
     "Result": "result",
     "run": "running.run",
+    "study": "running.study.study",
     "sweep": "running.sweep",
     "Store": "store.store",
 }

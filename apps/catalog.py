@@ -5,17 +5,17 @@ Results are content-addressed and never change, so whatever is read once under a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
 from analyses.core.store.files import is_here
+from analyses.core.store.naming import checkpoints_of, run_names, run_of, sources_of
 from analyses.core.store.store import SCHEMA, Store, StoreError
 from probe.checkpoints.names import step_of
 
-RUN_SLOTS = ("model", "tuned", "base")
 AGAIN = "delete its folder and run again"
 HIDDEN_OPTIONS = ("batch_size", "seed")
 MAX_OPTION = 16  # characters of a value; longer ones (a regular expression) tell nobody anything in a list
@@ -50,10 +50,7 @@ class Entry:
     @cached_property
     def checkpoints(self) -> list[dict[str, Any]]:
         """Descriptions of the checkpoints the numbers are about: path, step."""
-        members = self.record.get("members") or [self.record.get("inputs", {})]
-        found = [next((m[s] for s in RUN_SLOTS if isinstance(m.get(s), dict)), None) for m in members]
-        own = [c for c in found if c and c.get("path")]
-        return own or (self.source.checkpoints if self.source else [])
+        return checkpoints_of(self.record) or (self.source.checkpoints if self.source else [])
 
     @cached_property
     def steps(self) -> list[int]:
@@ -63,28 +60,16 @@ class Entry:
 
     @cached_property
     def run(self) -> str:
-        """Path of the folder its checkpoints lie in: what was trained; "" where no model was read.
+        """Path of the folder its checkpoints lie in: what was trained; "" where no model and no log of a run was read.
 
         Of rollouts alone: the folder their log lies in, which the trainer wrote beside its checkpoints.
-        Equal weights have one stored result, so two runs that start alike share the first member: the folder of
-        most checkpoints counts, the later one of two.
         """
-        folders = [run_folder(str(c.get("adapter") or c["path"])) for c in reversed(self.checkpoints)]
-        return max(dict.fromkeys(folders), key=folders.count, default=self._run_of_log())
-
-    def _run_of_log(self) -> str:
-        """RUN of RUN/rollouts or RUN/rollouts/FILE; "" for a log that lies anywhere else."""
-        given = self.record.get("inputs", {}).get("rollouts")
-        path = PurePath(str(given.get("source") or "")) if isinstance(given, dict) else PurePath()
-        path = path.parent if path.suffix else path
-        return str(path.parent) if path.name in ("rollouts", "completions") else ""
+        return run_of(self.record) or (self.source.run if self.source else "")
 
     @cached_property
     def data_name(self) -> str:
         """Name of the prompts, rollouts or table read, without its folder."""
-        inputs = self.record.get("inputs", {})
-        sources = [d["source"] for d in inputs.values() if isinstance(d, dict) and d.get("source")]
-        own = ", ".join(PurePath(str(s)).stem for s in sources)
+        own = ", ".join(PurePath(source).stem for source in sources_of(self.record))
         return own or (self.source.data_name if self.source else "")
 
     @cached_property
@@ -154,21 +139,6 @@ def _step_of(checkpoint: Mapping[str, Any]) -> str:
     return str(checkpoint.get("step") if checkpoint.get("step") is not None else named)
 
 
-def run_folder(path: str) -> str:
-    """A run's folder: what holds its steps (`checkpoint-N`, `global_step_N/actor` ...), else the model's own folder.
-
-    Folders that trainers put between a run and its steps (`weights/`, `exports/`) belong to the run.
-    """
-    place = PurePath(path)
-    step = next((p for p in (place, *place.parents) if step_of(p.name) is not None), None)
-    if step is None:
-        return path
-    return str(step.parent.parent if step.parent.name in BETWEEN else step.parent)
-
-
-BETWEEN = ("weights", "exports", "checkpoints", "ckpt", "ckpts")
-
-
 @dataclass(frozen=True)
 class Listing:
     """All results of a store, newest last, with what could not be read."""
@@ -228,15 +198,6 @@ def _listing(store: Store, now: tuple[tuple[str, int], ...]) -> Listing:
     ]
     kept = sorted((e for e in entries if e.readable), key=lambda e: (e.record.get("started", ""), e.key))
     return Listing(store, now, tuple(kept), tuple(problems), broken)
-
-
-def run_names(runs: Sequence[str]) -> dict[str, str]:
-    """Shortest names that tell the runs' folders apart -> path."""
-    for depth in range(1, 6):
-        names = ["/".join(PurePath(r).parts[-depth:]) for r in runs]
-        if len(set(names)) == len(names):
-            return dict(zip(names, runs, strict=True))
-    return {r: r for r in runs}
 
 
 @lru_cache(maxsize=20_000)

@@ -34,6 +34,7 @@ KEPT = Path(__file__).parent / "start" / "lab-short"
 PRINTED = KEPT / "printed.txt"
 LAB = Path("runs/lab-short/seed-0")
 MARK = re.compile(r"<!-- lab: ([\w-]+) -->")
+RUNS = {"sft-high": "fine-tuning at 2e-3", "sft-low": "fine-tuning at 1e-4"}
 MASKS = ["answer", "answer:first", "answer:number", "prompt"]
 
 
@@ -76,7 +77,7 @@ def printed() -> str:
 
 
 def _perplexity(found: dict[str, Result]) -> Any:
-    rows = pd.concat([found[name].summary().assign(run=told) for name, told in demo.RUNS.items()])
+    rows = pd.concat([found[name].summary().assign(run=told) for name, told in RUNS.items()])
     rows = rows.query("quantity == 'ppl' and variant == 'micro' and mask == 'answer'")
     return curve(rows, x="step", color="run", title="Test perplexity of valid rationales, 95 % interval over items")
 
@@ -104,9 +105,9 @@ def made(lab: Path) -> dict[str, Result]:
     store, test = Store(lab / "results"), lab / "sft_test.jsonl"
     final = Prompts.read(lab / "prompts.jsonl").where(answer_kind="gold_final")
     found: dict[str, Result] = {}
-    for name in demo.RUNS:
+    for name in RUNS:
         found[name] = sweep("perplexity", checkpoints=lab / name, prompts=test, store=store, batch_size=32)
-        graded = sweep("evaluate", checkpoints=lab / name, prompts=test, store=store, **demo.GRADED)
+        graded = sweep("evaluate", checkpoints=lab / name, prompts=test, store=store, **demo.SHARED)
         read: dict[str, Any] = {"perplexity": found[name], "evaluate": graded}
         found[f"{name}-stages"] = run("over_memorization", **read, unparsed="wrong", store=store)
     planted = final.where(group="planted")

@@ -47,9 +47,49 @@ def _command(of: Analysis, verb: Verb) -> click.Command:
     return options.analysis_command(of, verb, callback)
 
 
+COMMANDS = {
+    "From runs to answers": {
+        "study": "Answer the questions about runs: cards, tables, a report.",
+        "demo": "Train the tiny lab, then a study of it.",
+    },
+    "One analysis": {
+        "list": "List the analyses by the question they help to answer.",
+        "run": "Run an analysis on one checkpoint, or a pair of them.",
+        "sweep": "Run analyses over a series of checkpoints.",
+        "plan": "Say what a run or a sweep will read, compute, hold and write.",
+    },
+    "What came out": {
+        "show": "Show one result, or list all by run.",
+        "query": "Query all tables with SQL.",
+        "report": "Write one HTML file to send to a colleague.",
+        "dashboard": "Browse the results in a web page.",
+    },
+}
+
+
+class App(click.Group):
+    """The commands by what they are for; `study` is built when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [name for names in COMMANDS.values() for name in names]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "study":
+            from apps.command.study import command
+
+            return command()
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        for title, names in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(names.items()))
+
+
 @click.group(
+    cls=App,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with `probe demo`, then `probe dashboard`. `probe run perplexity --help` explains an analysis.",
+    epilog="Start with `probe demo`, then `probe study RUN --prompts FILE`. `probe run perplexity --help` explains.",
 )
 @click.version_option(package_name="posttrain-probe")
 def app() -> None:
@@ -133,6 +173,7 @@ def report(results: str | None, out: Path) -> None:
 
 @app.command()
 @results_option
+@click.option("--open", "opened", is_flag=True, help="Open it in a browser.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True)
 @click.option(
     "--host",
@@ -140,11 +181,11 @@ def report(results: str | None, out: Path) -> None:
     show_default=True,
     help="Address to bind; anything but loopback shows your results to the network.",
 )
-def dashboard(results: str | None, port: int, host: str) -> None:
+def dashboard(results: str | None, port: int, host: str, opened: bool) -> None:
     """Browse the results in a web page (no torch, no model needed)."""
     from apps.dashboard.serve import serve
 
-    sys.exit(serve(analyses.Store.at(results), host, port))
+    sys.exit(serve(analyses.Store.at(results), host, port, opened=opened))
 
 
 @app.command()
@@ -158,10 +199,10 @@ def dashboard(results: str | None, port: int, host: str) -> None:
 @results_option
 @click.option("--seed", default=0, show_default=True, help="Seed of the training runs.")
 def demo(out: Path, results: str | None, seed: int) -> None:
-    """Train the tiny lab, analyse its checkpoints, write report.html, say how to open the dashboard."""
+    """Train the tiny lab, then a study of it: cards, tables, report.html, how to open the dashboard."""
     from apps.command.demo import run_demo
 
-    run_demo(out, results, seed)
+    sys.exit(run_demo(out, results, seed))
 
 
 def main(arguments: list[str] | None = None) -> None:

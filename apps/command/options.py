@@ -231,7 +231,8 @@ def _option(option: Option) -> click.Option:
     )
 
 
-def _flags(flag: str) -> list[str]:
+def flags(flag: str) -> list[str]:
+    """The names of a setting: the flag, and the word it is passed on under where that is another."""
     return [flag, "template_options"] if flag == "--template-option" else [flag]
 
 
@@ -243,7 +244,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 def _settings(of: Analysis, verb: Verb) -> list[click.Option]:
     needs = _kinds(of)
     takes = bool({"Model", "Checkpoints"} & needs)
-    found = [click.Option(_flags(f), **k) for f, k in MODEL_SETTINGS.items()] if takes else []
+    found = [click.Option(flags(f), **k) for f, k in MODEL_SETTINGS.items()] if takes else []
     if takes:
         found.append(click.Option(["--config", "config_folder"], metavar="FOLDER", help=CONFIG_HELP))
     if "Model" in needs and "base" not in {o.name for o in _inputs(of, verb)}:

@@ -9,6 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+import webbrowser
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -39,8 +43,14 @@ SETTINGS = {
 }
 
 
-def serve(store: Store, host: str, port: int) -> int:
+def serve(store: Store, host: str, port: int, *, opened: bool = False) -> int:
     """Run the dashboard until it is stopped; its exit code.
+
+    Args:
+        store: the results.
+        host: address to bind.
+        port: to listen on.
+        opened: whether a browser is opened on it once it answers.
 
     Raises:
         InputError: the port is taken, the address is not this machine's, or the results are in this process's memory.
@@ -56,6 +66,8 @@ def serve(store: Store, host: str, port: int) -> int:
     else:
         click.echo(f"warning: bound to {host}; everybody who reaches port {port} can read these results.", err=True)
     server = subprocess.Popen(command(store, host, port), env=environment(host))
+    if opened:
+        threading.Thread(target=_open, args=(where, port, server), daemon=True).start()
     # A terminated command must not leave a server behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
@@ -65,6 +77,15 @@ def serve(store: Store, host: str, port: int) -> int:
     finally:
         server.terminate()
         server.wait(timeout=10)
+
+
+def _open(where: str, port: int, server: subprocess.Popen[bytes]) -> None:
+    """Open a browser on the page as soon as somebody answers there."""
+    while server.poll() is None:
+        with suppress(OSError), socket.create_connection((where, port), timeout=1):
+            webbrowser.open(f"http://{where}:{port}")
+            return
+        time.sleep(0.2)
 
 
 def command(store: Store, host: str, port: int) -> list[str]:

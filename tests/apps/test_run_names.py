@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apps.catalog import run_folder
+from analyses.core.store.naming import run_folder
 
 
 @pytest.mark.parametrize(

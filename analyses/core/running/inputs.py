@@ -91,25 +91,40 @@ class Loading:
 
 
 class ModelPool:
-    """Loaded models of one run: the next checkpoint's weights are swapped into a handle already there."""
+    """Loaded models of one run: each checkpoint is read once for all that asks for it in a row.
+
+    There are two places, that of a pair's `base` and that of every other model. The weights of the next checkpoint
+    are swapped into the handle of its place; one that either place holds is not read again. `loads` lists what was.
+    """
 
     def __init__(self, loading: Loading) -> None:
         self.loading = loading
+        self.loads: list[Checkpoint] = []
         self._handles: dict[str, Any] = {}
         self._seat: Any = None
 
     def get(self, slot: str, checkpoint: Checkpoint) -> Any:
-        """A handle holding ``checkpoint``; one handle per ``slot`` (input name)."""
-
+        """A handle holding ``checkpoint``, for the input called ``slot``; an analysis asks for its base first."""
         options = self.loading.options()
         if self.loading.hold == "one":
             return self._turn(checkpoint, options)
-        handle = self._handles.get(slot)
+        place, other = ("base", "tuned") if slot == "base" else ("tuned", "base")
+        held = {name: handle for name, handle in self._handles.items() if handle.checkpoint == checkpoint}
+        if place not in held and other in held and place == "base":
+            # What was the tuned one becomes the base: the next tuned one must not be put into its handle.
+            swapped = {"base": "tuned", "tuned": "base"}
+            self._handles = {swapped[name]: handle for name, handle in self._handles.items()}
+        elif not held:
+            self._read(place, checkpoint, options)
+        return held.get(place) or held.get(other) or self._handles[place]
+
+    def _read(self, place: str, checkpoint: Checkpoint, options: dict[str, Any]) -> None:
+        handle = self._handles.get(place)
         if handle is None:
-            handle = self._handles[slot] = probe.Model.load(checkpoint, **options)
-        elif handle.checkpoint != checkpoint:
+            self._handles[place] = probe.Model.load(checkpoint, **options)
+        else:
             handle.swap(checkpoint, allow_pickle=self.loading.allow_pickle)
-        return handle
+        self.loads.append(checkpoint)
 
     def _turn(self, checkpoint: Checkpoint, options: dict[str, Any]) -> Any:
 

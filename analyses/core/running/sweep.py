@@ -1,17 +1,18 @@
-"""Sweep one analysis over a series of checkpoints: one result with the dim ``step``, resumable member by member."""
+"""Sweep analyses over a series of checkpoints: one result each with the dim ``step``, resumable member by member.
+
+Several analyses go over the series together: every checkpoint is read once, and all that is asked of it is computed
+while it is in memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from itertools import combinations, pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import xarray as xr
-
-from analyses.core.analysis import Analysis, get, unknown
+from analyses.core.analysis import get
 from analyses.core.cost.estimates import DTYPE_BYTES
 from analyses.core.cost.plan import sizes
 from analyses.core.keys import digest
@@ -21,20 +22,19 @@ from analyses.core.running.call import Call, stored
 from analyses.core.running.failures import Failures, Member
 from analyses.core.running.inputs import Loading, ModelPool
 from analyses.core.running.run import Request, prepare
+from analyses.core.running.series import Pairs, join, members_of, record_of, series_of
 from analyses.core.running.shards import computed, shards
 from analyses.core.running.workers import Engine, Task, compute
 from analyses.core.store import Store
-from analyses.core.store.files import Stack, Stored, labelled
-from probe.checkpoints import Series, discover
+from probe.checkpoints import Series
 from probe.checkpoints.series import prefetch
 from probe.checkpoints.tokenizers import OneTokenizer
-from probe.errors import InputError
+from probe.errors import InputError, ProbeError
 
 if TYPE_CHECKING:
     from probe import Checkpoint
-    from probe.checkpoints import Series
 
-Pairs = Literal["first", "adjacent", "all"]
+__all__ = ["Sweep", "go_over", "join", "sweep"]
 
 
 @interruptible()
@@ -67,105 +67,192 @@ def sweep(
         KeyboardInterrupt: Ctrl-C was pressed; it is heard between batches, a second press stops at once.
     """
     asked = Request(get(name), given, store, ModelPool(loading or Loading()), limit)
-    series, failures = _series(checkpoints, asked.pool.loading), Failures()
-    members, calls = _prepared(asked, _members(asked.analysis, series, pairs), failures)
-    key = _key(name, pairs, members, calls, failures)
-    if store is not None and store.has(name, key):
-        found = store.get(name, key)  # made before, maybe from another folder with the same bytes
-        others = [w for w in found.warnings if w not in found.record.get("series_notes", [])]
-        return found.with_record(warnings=[*series.notes, *others], series_notes=list(series.notes))
-    engine = engine or Engine()
-    if engine.name == "ray":
-        _distribute(key, asked, members, calls, engine)
-    done = _computed(key, asked, members, calls, failures)
-    made = [r for r in done if r is not None]
-    if not made:
-        raise failures.first or InputError(f"{name}: no checkpoint to sweep over")
-    members = [m for m, r in zip(members, done, strict=True) if r is not None]
-    calls = [c for c, r in zip(calls, done, strict=True) if r is not None]
-    record = _swept(_key(name, pairs, members, calls, failures), calls, members, made, pairs, engine)
-    record["warnings"] = [*series.notes, *failures.warnings, *record["warnings"]]
-    record["series_notes"] = list(series.notes)
-    if failures.rows:
-        record["failed"] = failures.rows
-    result = join([s for s, _ in members], made).with_record(**record)
-    if store is None:
-        return result
-    store.put(result)
-    return store.get(name, result.key)
+    (one,) = go_over([Sweep(asked, series_of(checkpoints, asked.pool.loading), pairs)], engine or Engine())
+    if one.error is not None:
+        raise one.error
+    return one.result()
 
 
-def _computed(
-    key: str, asked: Request, members: Sequence[Member], calls: Sequence[Call], failures: Failures
-) -> list[Result | None]:
-    """The members one after the other, from the store where they are there, None where one failed; how far it is is
-    told on the way."""
-    name, store, done = asked.analysis.name, asked.store, list[Result | None]()
-    try:
-        for number, call in enumerate(progress(calls, f"{name} over {len(calls)} checkpoints")):
-            if store is not None:
-                store.announce(key, {"analysis": name, "done": number, "total": len(calls)})
-            _read_ahead(members[number + 1 :][:1])
-            done.append(failures.of(members[number], lambda call=call: _member(call, store, asked.pool)))
-    finally:
-        if store is not None:
-            store.announce(key, None)
-    return done
+@dataclass
+class Sweep:
+    """One analysis over a series.
+
+    Attributes:
+        asked: the analysis, what is given to it, the store and the models.
+        series: the checkpoints.
+        pairs: which of them are compared, for an analysis of two.
+        error: what ended this sweep before its members were through; None where nothing did.
+    """
+
+    asked: Request
+    series: Series
+    pairs: Pairs = "first"
+    error: ProbeError | None = None
+    engine: Engine = field(default_factory=Engine)
+    failures: Failures = field(default_factory=Failures)
+    members: list[Member] = field(default_factory=list[Member])
+    calls: list[Call] = field(default_factory=list[Call])
+    done: dict[int, Result | None] = field(default_factory=dict[int, "Result | None"])
+    key: str = ""
+    found: Result | None = None
+
+    @property
+    def name(self) -> str:
+        return self.asked.analysis.name
+
+    def prepare(self) -> None:
+        """Fingerprint all that is given, and look the result up.
+
+        Raises:
+            InputError: something is missing, unknown, or of another kind; or no checkpoint can be read.
+        """
+        self.members = members_of(self.asked.analysis, self.series, self.pairs)
+        self._keep_readable()
+        self.key = self._address(self.members, self.calls)
+        store = self.asked.store
+        if store is not None and store.has(self.name, self.key):
+            self.found = store.get(self.name, self.key)  # made before, maybe from another folder with the same bytes
+
+    def _keep_readable(self) -> None:
+        """The members whose checkpoints can be told apart, and their calls; the others are kept as failures."""
+        found: list[tuple[Member, Call]] = []
+        one = OneTokenizer(trust_remote_code=self.asked.pool.loading.trust_remote_code)
+
+        def prepared(models: Mapping[str, Checkpoint]) -> Call:
+            call = prepare(self.request(models))
+            for checkpoint in models.values():
+                one.check(checkpoint)  # where members were finished before, no swap would find another tokenizer
+            return call
+
+        for member in self.members:
+            call = self.failures.of(member, lambda m=member: prepared(m[1]))
+            if call is not None:
+                found.append((member, call))
+        if not found and self.failures.first is not None:
+            raise self.failures.first
+        self.failures.made = 0
+        self.members, self.calls = [m for m, _ in found], [c for _, c in found]
+
+    def request(self, models: Mapping[str, Checkpoint]) -> Request:
+        """What is asked of one member."""
+        return replace(self.asked, given={**self.asked.given, **models})
+
+    def compute(self, number: int) -> None:
+        """One member, from the store where it is there; an error is kept where it is that checkpoint's own."""
+        self.announce({"analysis": self.name, "done": number, "total": len(self.calls)})
+        call, store, pool = self.calls[number], self.asked.store, self.asked.pool
+        try:
+            self.done[number] = self.failures.of(self.members[number], lambda: _member(call, store, pool))
+        except ProbeError as error:
+            self.error = error
+            self.announce(None)
+
+    def announce(self, state: Mapping[str, Any] | None) -> None:
+        """Say in the store how far this is; None: it ended."""
+        if self.asked.store is not None:
+            self.asked.store.announce(self.key, state)
+
+    def result(self) -> Result:
+        """All members as one result, in the store where there is one.
+
+        Raises:
+            ProbeError: every checkpoint failed; the first one's error.
+        """
+        store = self.asked.store
+        if self.found is not None:
+            others = [w for w in self.found.warnings if w not in self.found.record.get("series_notes", [])]
+            notes = self.series.notes
+            return self.found.with_record(warnings=[*notes, *others], series_notes=list(notes))
+        there = [n for n in range(len(self.calls)) if self.done.get(n) is not None]
+        made = [r for n in there if (r := self.done[n]) is not None]
+        if not made:
+            raise self.failures.first or InputError(f"{self.name}: no checkpoint to sweep over")
+        members, calls = [self.members[n] for n in there], [self.calls[n] for n in there]
+        record = record_of(self._address(members, calls), calls, members, made, self.pairs, self.engine)
+        record["warnings"] = [*self.series.notes, *self.failures.warnings, *record["warnings"]]
+        record["series_notes"] = list(self.series.notes)
+        if self.failures.rows:
+            record["failed"] = self.failures.rows
+        result = join([s for s, _ in members], made).with_record(**record)
+        if store is None:
+            return result
+        store.put(result)
+        return store.get(self.name, result.key)
+
+    def _address(self, members: Sequence[Member], calls: Sequence[Call]) -> str:
+        """Address of the swept result; one that lacks members has another than the whole one."""
+        there = [(s, c.key) for (s, _), c in zip(members, calls, strict=True)]
+        lacking = [sorted(row.items()) for row in self.failures.rows]
+        return digest([self.name, "sweep", self.pairs, there, *([lacking] if lacking else [])])
 
 
-def _prepared(asked: Request, members: Sequence[Member], failures: Failures) -> tuple[list[Member], list[Call]]:
-    """The members whose checkpoints can be told apart, and their calls; the others are kept as failures."""
-    found: list[tuple[Member, Call]] = []
-    one = OneTokenizer(trust_remote_code=asked.pool.loading.trust_remote_code)
+def go_over(sweeps: Sequence[Sweep], engine: Engine) -> list[Sweep]:
+    """Compute all sweeps together, checkpoint by checkpoint; each keeps the error that ended it.
 
-    def prepared(models: Mapping[str, Checkpoint]) -> Call:
-        call = prepare(_with(asked, models))
-        for checkpoint in models.values():
-            one.check(checkpoint)  # where members were finished before, no swap would find another tokenizer
-        return call
-
-    for member in members:
-        call = failures.of(member, lambda m=member: prepared(m[1]))
-        if call is not None:
-            found.append((member, call))
-    if not found and failures.first is not None:
-        raise failures.first
-    failures.made = 0
-    return [m for m, _ in found], [c for _, c in found]
-
-
-def _key(name: str, pairs: Pairs, members: Sequence[Member], calls: Sequence[Call], failures: Failures) -> str:
-    """Address of the swept result; one that lacks members has another than the whole one."""
-    there = [(s, c.key) for (s, _), c in zip(members, calls, strict=True)]
-    lacking = [sorted(row.items()) for row in failures.rows]
-    return digest([name, "sweep", pairs, there, *([lacking] if lacking else [])])
-
-
-def _with(asked: Request, models: Mapping[str, Checkpoint]) -> Request:
-    """What is asked of one member."""
-    return replace(asked, given={**asked.given, **models})
+    Checkpoints come in the order of their series. While one is in memory all sweeps do what they have to do with it,
+    so with pairs `first` or `adjacent` each is read once.
+    """
+    for one in sweeps:
+        one.engine = engine
+        try:
+            one.prepare()
+        except ProbeError as error:
+            one.error = error
+    open_ones = [s for s in sweeps if s.error is None and s.found is None]
+    visits = sorted(_visits(open_ones), key=lambda visit: visit[0])
+    what = f"{' '.join(dict.fromkeys(s.name for s in open_ones))} over {len({v[0] for v in visits})} checkpoints"
+    with ExitStack() as ended:
+        for one in open_ones:
+            ended.callback(one.announce, None)
+        if engine.name == "ray":
+            _distribute(open_ones, engine)
+        for number, (_, one, member) in enumerate(progress(visits, what)):
+            if one.error is None:
+                _read_ahead(visits, number)
+                one.compute(member)
+    return list(sweeps)
 
 
-def _distribute(key: str, asked: Request, members: Sequence[Member], calls: Sequence[Call], engine: Engine) -> None:
+def _visits(sweeps: Sequence[Sweep]) -> Iterator[tuple[int, Sweep, int]]:
+    """(place of its last checkpoint in the series, the sweep, number of the member) of all that is to be computed."""
+    for one in sweeps:
+        places = {checkpoint: place for place, checkpoint in enumerate(one.series)}
+        for number, (_, models) in enumerate(one.members):
+            yield max(places[c] for c in models.values()), one, number
+
+
+def _distribute(sweeps: Sequence[Sweep], engine: Engine) -> None:
     """Have the members that are not there yet computed by workers; they are in the store afterwards."""
-    name, store, pool = asked.analysis.name, asked.store, asked.pool
-    if store is None:
-        raise InputError("engine ray: workers hand their results over through a store; give one (--results DIR)")
     parts, wholes = list[Task](), list[Task]()
-    for (_, models), call in zip(members, calls, strict=True):
-        if stored(call, store) is not None:
+    for one in sweeps:
+        own = _tasks(one)
+        parts, wholes = [*parts, *own[0]], [*wholes, *own[1]]
+    if not wholes:
+        return
+    store, loading = sweeps[0].asked.store, sweeps[0].asked.pool.loading
+    assert store is not None  # or `_tasks` had refused
+    total = sum(len(s.calls) for s in sweeps)
+    name, there = " ".join(dict.fromkeys(s.name for s in sweeps)), total - len(wholes)
+    tell = lambda n: sweeps[0].announce({"analysis": name, "done": there + n, "total": total})  # noqa: E731
+    needed = max(len(t.checkpoints) for t in wholes) * _weights(wholes[0].checkpoints[0], loading)
+    compute([parts, wholes], store, loading, engine, needed, tell)
+
+
+def _tasks(one: Sweep) -> tuple[list[Task], list[Task]]:
+    """Shards of items that are not in the store yet, and the members made of them."""
+    asked, parts, wholes = one.asked, list[Task](), list[Task]()
+    if asked.store is None:
+        raise InputError("engine ray: workers hand their results over through a store; give one (--results DIR)")
+    for (_, models), call in zip(one.members, one.calls, strict=True):
+        if stored(call, asked.store) is not None:
             continue
-        held = tuple(models.values())
-        wholes.append(Task(name, _with(asked, models).given, asked.limit, held))
-        for part in (p for p in shards(call, pool) if stored(p, store) is None):
+        held, given = tuple(models.values()), one.request(models).given
+        wholes.append(Task(one.name, given, asked.limit, held))
+        for part in (p for p in shards(call, asked.pool) if stored(p, asked.store) is None):
             prompts = part.inputs["prompts"]
             assert prompts is not None
-            parts.append(Task(name, {**_with(asked, models).given, "prompts": prompts.load()}, None, held))
-    there = len(calls) - len(wholes)
-    tell = lambda n: store.announce(key, {"analysis": name, "done": there + n, "total": len(calls)})  # noqa: E731
-    if wholes:
-        needed = len(wholes[0].checkpoints) * _weights(wholes[0].checkpoints[0], pool.loading)
-        compute([parts, wholes], store, pool.loading, engine, needed, tell)
+            parts.append(Task(one.name, {**given, "prompts": prompts.load()}, None, held))
+    return parts, wholes
 
 
 def _weights(checkpoint: Checkpoint, loading: Loading) -> float:
@@ -177,12 +264,15 @@ def _weights(checkpoint: Checkpoint, loading: Loading) -> float:
     return float(sum(f.stat().st_size for f in files))
 
 
-def _read_ahead(following: Sequence[Member]) -> None:
-    """Start reading the next member's checkpoints while the current one computes."""
-
-    for _, models in following:
-        for checkpoint in models.values():
-            prefetch(checkpoint)
+def _read_ahead(visits: Sequence[tuple[int, Sweep, int]], number: int) -> None:
+    """With the first visit to a checkpoint, start reading those that come after it."""
+    here = visits[number][0]
+    following = next((v for v in visits[number:] if v[0] != here), None)
+    if following is None or (number and visits[number - 1][0] == here):
+        return
+    _, one, member = following
+    for checkpoint in one.members[member][1].values():
+        prefetch(checkpoint)
 
 
 def _member(call: Call, store: Store | None, pool: ModelPool) -> Result:
@@ -194,110 +284,3 @@ def _member(call: Call, store: Store | None, pool: ModelPool) -> Result:
         return result
     store.shards.put(result)
     return store.shards.get(call.analysis.name, call.key)  # its rows stay in their file
-
-
-def _series(checkpoints: Sequence[Checkpoint | str] | str | Path, loading: Loading) -> Series:
-
-    found = checkpoints
-    if not isinstance(found, Series):
-        found = discover(found, base=loading.base_model, config=loading.config_folder)
-    if len(found) == 1 and found[0].step is None:
-        note = f"the step of {found[0].label} is not known; it is shown as step 0"
-        return Series([replace(found[0], step=0)], [*found.notes, note])
-    steps = [c.step for c in found]
-    stages = sorted({c.stage or "" for c in found})
-    if len(set(steps)) < len(steps) and len(stages) > 1:
-        raise InputError(
-            f"several stages side by side ({', '.join(s or 'none' for s in stages)}) count steps of their own: sweep "
-            f"each by itself, e.g. --checkpoints {Path(found[0].adapter or found[0].path).parent}; or number them "
-            "through with STEP=FOLDER"
-        )
-    if None in steps or len(set(steps)) < len(steps):
-        listed = ", ".join(f"{c.label}: {c.step}" for c in found)
-        raise InputError(
-            f"every checkpoint of a series needs a step of its own; got {listed}. Say which: --checkpoints 0=FOLDER "
-            "--checkpoints 100=FOLDER (--base FOLDER is step 0)"
-        )
-    return found
-
-
-def _members(of: Analysis, series: list[Checkpoint], pairs: Pairs) -> list[Member]:
-    """(steps, models) of each member."""
-    if of.arity == "result":
-        raise InputError(f"{of.name} takes results: sweep what it reads, then `probe run {of.name}` on that")
-    if of.arity == "checkpoint":
-        (slot,) = [i.name for i in of.inputs if i.kind == "Model"]
-        return [({"step": int(c.step or 0)}, {slot: c}) for c in series]
-    if len(series) < 2:
-        raise InputError(f"{of.name} compares two checkpoints; the series has {len(series)}")
-    chosen = {
-        "first": [(series[0], c) for c in series],
-        "adjacent": list(pairwise(series)),
-        "all": list(combinations(series, 2)),
-    }
-    if pairs not in chosen:
-        raise InputError(unknown("way to pair checkpoints", pairs, chosen))
-    with_source = pairs == "all"
-    return [
-        (
-            {"step": int(tuned.step or 0)} | ({"source_step": int(base.step or 0)} if with_source else {}),
-            {"base": base, "tuned": tuned},
-        )
-        for base, tuned in chosen[pairs]
-    ]
-
-
-def join(steps: Sequence[Mapping[str, int]], members: Sequence[Result]) -> Result:
-    """Members with their steps as columns and dims; cells no member has are NaN ("not measured")."""
-    placed = list(zip(steps, members, strict=True))
-    data = [m.data.drop_attrs(deep=False).expand_dims({d: [s] for d, s in at.items()}) for at, m in placed]
-    if list(steps[0]) == ["step"]:
-        joined = xr.concat(data, "step", data_vars="all", join="outer", combine_attrs="override")
-    else:
-        joined = xr.merge(data, join="outer", compat="no_conflicts", combine_attrs="override")
-    parts = [(at, m.rows) for at, m in placed if isinstance(m.rows, Stored)]
-    rows = (
-        Stack(tuple(parts))
-        if len(parts) == len(placed)
-        else pd.concat([labelled(m.table, at) for at, m in placed], ignore_index=True)
-    )
-    return Result(joined, rows, {})
-
-
-def _swept(
-    key: str,
-    calls: Sequence[Call],
-    members: Sequence[Member],
-    done: Sequence[Result],
-    pairs: str,
-    engine: Engine,
-) -> dict[str, Any]:
-    first = done[0].record
-    slots = {i.name for i in calls[0].analysis.inputs if i.kind == "Model"}
-    placed = [(at, r) for (at, _), r in zip(members, done, strict=True)]
-    shared_by_all = [w for w in done[0].warnings if len(done) > 1 and all(w in r.warnings for r in done)]
-    own = [f"step {at['step']}: {w}" for at, r in placed for w in r.warnings if w not in shared_by_all]
-    warnings = list(dict.fromkeys([*(f"every step: {w}" for w in shared_by_all), *own]))
-    shared = {n: d for n, d in first["inputs"].items() if n not in slots}
-    series = [
-        {
-            **at,
-            "key": r.key,
-            "verdict": r.verdict,
-            "claims": r.record.get("claims", []),
-            **{n: d for n, d in r.record["inputs"].items() if n in slots},
-        }
-        for at, r in placed
-    ]
-    return {
-        **{k: first[k] for k in ("schema", "analysis", "upstream", "options", "loading", "code", "environment")},
-        "key": key,
-        "kind": "sweep",
-        "pairs": pairs,
-        "engine": asdict(engine) if engine.name == "ray" else {"name": engine.name},
-        "inputs": shared,
-        "members": series,
-        "warnings": warnings,
-        "started": min(r.record["started"] for r in done),
-        "seconds": round(sum(r.record["seconds"] for r in done), 3),
-    }

@@ -1,0 +1,1 @@
+"""A study: from the folders of runs to what they answer, every checkpoint read once."""

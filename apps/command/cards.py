@@ -1,0 +1,84 @@
+"""What a study says in a terminal: what it will do, then a card for every claim and one table for each run."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+import click
+import pandas as pd
+
+from analyses.core import claim
+from analyses.core.claim import FOUND, NONE, Claim
+from analyses.core.result import Result
+from analyses.core.running.study.questions import QUESTIONS, Ask
+from analyses.core.running.study.runs import Run
+from analyses.core.running.study.study import Answers, split
+from apps.command import lines
+
+WIDTH = 100
+MARKS = {"error": ("✗", "red"), "warning": ("!", "yellow"), "info": ("•", "green")}
+OTHER = {NONE: ("–", None), "cannot be judged": ("?", None)}
+TABLED = ("evaluate", "perplexity")
+QUANTITIES = ("accuracy", "ppl")
+
+
+def intention(run: Run, asks: Sequence[Ask]) -> Iterator[str]:
+    """What was found in a run's folder, what will be run on it, and what will not, with the reason."""
+    allowed, without = split(run, asks)
+    there = [run.steps, f"{len(run.prompts.items)} items" if run.prompts else "no prompts"]
+    there += [f"{len(run.rollouts)} rollouts"] if run.rollouts is not None else []
+    there += [f"a log of {len(run.log.steps)} steps"] if run.log is not None else []
+    yield f"{run.name}: {', '.join(there)}"
+    yield f"  runs {', '.join(ask.analysis for ask in allowed) or 'nothing'}"
+    for why in dict.fromkeys(without.values()):
+        names = [name for name, reason in without.items() if reason == why]
+        yield f"  not {', '.join(names)}: this needs {why}"
+    yield from (f"  note: {note}" for note in (*run.series.notes, *run.notes))
+
+
+def answers(found: Answers) -> Iterator[str]:
+    """The cards of a run, its table, and what was not answered."""
+    yield click.style(f"{found.run.name}  ({found.run.steps})", bold=True)
+    for name, one in found.claims:
+        yield from card(name, one)
+    if not found.claims:
+        yield "  No claim: the analyses that speak in sentences were not asked, or their inputs do not suit them."
+    if text := lines.printed(table(found)):
+        yield ""
+        yield textwrap.indent(text, "  ")
+    for name, why in found.refused.items():
+        yield f"  ? {name} was not answered: {why}"
+    for name, why in found.failed.items():
+        yield click.style(f"  ✗ {name} failed: {why}", fg="red")
+
+
+def card(name: str, one: Claim) -> Iterator[str]:
+    """A claim: what was found before its name, broken at words."""
+    shown = claim.card(one)
+    mark, colour = MARKS[str(shown["tone"])] if one.answer == FOUND else OTHER[one.answer]
+    said = str(shown["sentence"])
+    of = f"{one.group}: " if one.group and one.group not in said else ""
+    wrapped = textwrap.wrap(f"{of}{said}  ({name})", WIDTH - 4, break_on_hyphens=False)
+    for number, line in enumerate(wrapped):
+        yield click.style(f"  {mark} {line}", fg=colour) if number == 0 else f"    {line}"
+
+
+def table(found: Answers) -> pd.DataFrame:
+    """Accuracy and perplexity of the run over its steps, at most a dozen lines."""
+    parts = [lines.curves(_told(result), lines.MOST // 2)[0] for result in _tabled(found)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _tabled(found: Answers) -> Iterator[Result]:
+    yield from (found.results[name] for name in TABLED if name in found.results)
+
+
+def _told(result: Result) -> pd.DataFrame:
+    rows = result.summary()
+    return rows[rows["quantity"].isin(QUANTITIES)]
+
+
+def questions(names: Sequence[str]) -> str:
+    """The questions in words."""
+    return "  ".join(QUESTIONS[name] for name in names)

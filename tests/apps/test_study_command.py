@@ -1,0 +1,104 @@
+"""`probe study` as somebody types it: folders or a file in, cards, a report and the exit code out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from analyses.core.store.store import Store
+from apps.command import lines, study, study_file
+from probe.errors import InputError
+from tests import tiny
+from tests.apps.test_cli import probe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with two checkpoints, and items beside it."""
+    folder = tmp_path_factory.mktemp("study [1] 'ü'")
+    tiny.series(folder / "my run", steps=(0, 10))
+    rows = [{"id": f"q{i}", "prompt": f"what is {i} plus 7 ?", "answer": f"ans {i}", "group": "ab"[i % 2]}
+            for i in range(4)]  # fmt: skip
+    (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_folders_give_cards_a_report_and_a_file_that_gives_the_same(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["study", run / "my run", "--prompts", run / "items.jsonl", "--questions", "ship", "--max-new-tokens", "3"]
+    code, out, err = probe(capsys, *asked, "--save", "study.toml", "--results", "r")
+    assert code == 0, err
+    assert "my run: 2 checkpoints, steps 0 to 10, 4 items" in out
+    assert "runs perplexity, evaluate, over_memorization" in out
+    assert "accuracy" in out and "Report:  report.html" in out and "--results r --open" in out
+    assert (tmp_path / "report.html").is_file()
+    written = (tmp_path / "study.toml").read_text()
+    assert "device" not in written, "what was not said is not written"
+    code, again, err = probe(capsys, "study", "study.toml", "--results", "r")
+    assert (code, again) == (0, out), err
+    (kept,) = (tmp_path / "r" / ".studies").glob("*.json")
+    assert json.loads(kept.read_text())["file"] == written
+    code, said, _ = probe(capsys, "study", "study.toml", "--results", "r", "--json")
+    assert code == 0 and all({"run", "analysis", "answer", "sentence"} <= set(claim) for claim in json.loads(said))
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, _ = probe(capsys, "study", run / "my run", "--dry-run", "--results", tmp_path / "r")
+    assert code == 0 and "runs weight_drift" in out and "this needs a prompt file" in out
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_quick_study_leaves_the_whole_answers(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "QUICK", 2)
+    words = {"runs": [str(run / "my run")], "prompts": str(run / "items.jsonl"), "questions": ["where"], "quick": True}
+    store = Store(tmp_path)
+    done = study.carried_out(words, store, quiet=True)
+    keys = {result.key for answers in done.answers for result in answers.results.values()}
+    assert {key for _, key in store.addresses()} == keys
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("runs = 3", "runs = "),
+        ("prompts = 'x'", "runs = "),
+        ("runs = ['a']\npromts = 'x'", "Did you mean prompts"),
+        ("runs = [", "not TOML"),
+        ("study = 3", r"\[\[study\]\]"),
+    ],
+)
+def test_files_that_are_no_study_are_refused(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(text)
+    with pytest.raises(InputError, match=told):
+        study_file.read(tmp_path / "s.toml")
+
+
+def test_a_file_holds_every_word_it_is_given(tmp_path: Path) -> None:
+    given = {
+        "runs": ["a b", "c'\"ü\\"],
+        "stop": ["\n\nQ:"],
+        "own": ["evaluate.ks=[1, 2]"],
+        "template_options": {"enable_thinking": False},
+        "bos": True,
+        "batch_size": 4,
+    }
+    study_file.write(tmp_path / "s.toml", [given, {"runs": ["d"]}])
+    assert study_file.read(tmp_path / "s.toml") == [given, {"runs": ["d"]}]
+
+
+def test_options_of_one_analysis() -> None:
+    found = study.own_options(["evaluate.samples=8", "evaluate.max-new-tokens=4", 'gains.seen=["a"]', "x.y=z=1"])
+    assert found == {"evaluate": {"samples": 8, "max_new_tokens": 4}, "gains": {"seen": ("a",)}, "x": {"y": "z=1"}}
+    with pytest.raises(InputError, match=r"ANALYSIS\.OPTION=VALUE"):
+        study.own_options(["samples=8"])
+
+
+def test_a_curve_in_a_line() -> None:
+    assert lines.sparkline([0.0, 1.0, float("nan"), 0.5]) == "▁█·▅"
+    assert lines.sparkline([2.0, 2.0]) == "▁▁" and lines.sparkline([]) == ""
