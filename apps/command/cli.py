@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,6 +39,21 @@ class Analyses(click.Group):
         if name not in registry.names():
             raise click.UsageError(registry.unknown("analysis", cmd_name, registry.names()))
         return _command(registry.get(name), cast("Verb", ctx.info_name))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """`probe sweep A B C --checkpoints ...`: several analyses before the first option are swept together."""
+        from analyses.core import analysis as registry
+
+        named = list(takewhile(lambda word: word.replace("-", "_") in registry.names(), args))
+        if ctx.info_name != "sweep" or len(named) < 2:
+            return super().resolve_command(ctx, args)
+        from apps.command import options, terminal
+
+        several = [registry.get(word.replace("-", "_")) for word in named]
+        command = options.together_command(several, terminal.execute_together([of.name for of in several]))
+        return command.name, command, args[len(named) :]
 
 
 def _command(of: Analysis, verb: Verb) -> click.Command:
@@ -103,7 +119,7 @@ def run_group() -> None:
 
 @app.group("sweep", cls=Analyses)
 def sweep_group() -> None:
-    """Run an analysis over a series of checkpoints; interrupted, it goes on where it stopped."""
+    """Run one analysis or several over a series of checkpoints; interrupted, it goes on where it stopped."""
 
 
 @app.group("plan", cls=Analyses)

@@ -169,6 +169,23 @@ def analysis_command(of: Analysis, verb: Verb, callback: Callable[..., int | Non
     return click.Command(of.name, params=parameters, callback=callback, help=help_text)
 
 
+def together_command(analyses_named: Sequence[Analysis], callback: Callable[..., int | None]) -> click.Command:
+    """The click command that sweeps several analyses at once: every option that one of them has.
+
+    Args:
+        analyses_named: the analyses.
+        callback: what the command calls with its values.
+    """
+    parameters: dict[str, click.Parameter] = {}
+    for of in analyses_named:
+        for parameter in analysis_command(of, "sweep").params:
+            if parameter.name and parameter.name not in ("hold", *parameters):
+                parameters[parameter.name] = parameter
+    text = "\n\n".join(f"{of.name}: {of.title}" for of in analyses_named)
+    name = " ".join(of.name for of in analyses_named)
+    return click.Command(name, params=list(parameters.values()), callback=callback, help=text)
+
+
 def read_prompts(path: str, columns: str | None, seen: tuple[str, ...] = ()) -> Any:
     """The prompt file as ``--columns`` and ``--seen`` say; the path as it is where nothing is said.
 

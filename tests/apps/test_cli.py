@@ -195,3 +195,28 @@ def test_an_unwritable_store_is_a_failure_that_says_so(
     assert code in (1, 2)
     assert "Traceback" not in err
     assert str(blocked) in err
+
+
+def test_several_analyses_are_swept_together(
+    capsys: pytest.CaptureFixture[str], series: Path, prompts: Path, tmp_path: Path
+) -> None:
+    given = ("--checkpoints", series, "--prompts", prompts, "--results", tmp_path / "r", "--limit", 3)
+    code, out, err = probe(capsys, "sweep", "perplexity", "weight-drift", "logit_lens", *given, "--json")
+    assert code == 0, err
+    found = {Path(one["folder"]).parent.name: one["key"] for one in json.loads(out)}
+    assert list(found) == ["perplexity", "weight_drift", "logit_lens"]
+    assert as_json(capsys, "sweep", "logit_lens", *given)["key"] == found["logit_lens"]
+    code, out, err = probe(capsys, "sweep", "perplexity", "logit_lens", *given, "--top-k", 2)
+    assert code == 0 and found["perplexity"] in out and found["logit_lens"] not in out, err
+    assert len(out.splitlines()) <= 2 * 15 and "over steps" in out
+    code, _, err = probe(capsys, "sweep", "perplexity", "logit_lens", *given, "--samples", 2)
+    assert code == 2 and "--samples" in err
+    code, _, err = probe(capsys, "sweep", "perplexity", "perplexity", *given)
+    assert code == 2 and "named twice" in err
+
+
+def test_warnings_that_steps_share_are_told_once() -> None:
+    from apps.command.terminal import merged
+
+    told = ["a", *(f"step {n}: all truncated" for n in (0, 10, 20)), "step 10: other"]
+    assert merged(told) == ["a", "3 steps (0 to 20): all truncated", "step 10: other"]
