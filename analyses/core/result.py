@@ -66,6 +66,7 @@ DIMS: dict[str, str] = {
     "permutation": "relabelling of the items under a null hypothesis",
     "split": "seeded split of the items into training and held-out ones",
     "segment": "part of a response between boundaries",
+    "trained_on": "group of items whose gradient is followed",
     "call": "tool call of a response, from 0",
 }
 STAGES = ("under-trained", "good fit", "over-memorized", "over-fit")  # of a run: the rule of over_memorization

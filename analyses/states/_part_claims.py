@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.stats import widened
 
 FEWEST = 8  # items of a group
 LEVEL = 0.05
@@ -56,11 +56,10 @@ def _scaled(data: xr.Dataset) -> np.ndarray:
 
 
 def together(data: xr.Dataset, name: str, place: int, count: int) -> tuple[float, float]:
-    """The 95 % interval at one place, widened so that it holds for all of `count` (Bonferroni, normal)."""
+    """The 95 % interval at one place, widened so that it holds for all of `count` (Bonferroni)."""
     value, low, high = (float(data[f"{name}{part}"][place]) for part in ("", "_ci_low", "_ci_high"))
-    inverse = NormalDist().inv_cdf
-    wider = inverse(1 - LEVEL / 2 / max(count, 1)) / inverse(1 - LEVEL / 2)
-    return min(value, value - wider * (value - low)), max(value, value + wider * (high - value))
+    _, low, high = widened(value, low, high, n=int(data[f"{name}_n"].max()), looks=count)
+    return min(value, low), max(value, high)
 
 
 def too_few(kind: str, what: str, n: int) -> Claim | None:
