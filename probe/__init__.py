@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from probe import weights as weights
     from probe.checkpoints.search import discover
     from probe.checkpoints.series import Checkpoint
+    from probe.comparison import compare
+    from probe.directions import Direction
+    from probe.doses import Neurons
     from probe.errors import InputError, ProbeError
     from probe.interventions import Edit, add, mean, patch, project_out, scale, zero
-    from probe.model import Model, Trace
+    from probe.model import Model
     from probe.prompts import Chat, Item, Prompts, TokenBatch
     from probe.readers.runlog import RunLog
     from probe.rollouts import Rollouts
     from probe.sites import Site
+    from probe.trace import Trace
 
 _HOME = {
     "Checkpoint": "checkpoints",
@@ -37,7 +41,10 @@ _HOME = {
     "scale": "interventions",
     "zero": "interventions",
     "Model": "model",
-    "Trace": "model",
+    "Trace": "trace",
+    "Direction": "directions",
+    "Neurons": "doses",
+    "compare": "comparison",
     "Chat": "prompts",
     "Item": "prompts",
     "Prompts": "prompts",
@@ -50,10 +57,12 @@ _HOME = {
 __all__ = [
     "Chat",
     "Checkpoint",
+    "Direction",
     "Edit",
     "InputError",
     "Item",
     "Model",
+    "Neurons",
     "ProbeError",
     "Prompts",
     "Rollouts",
@@ -62,6 +71,7 @@ __all__ = [
     "TokenBatch",
     "Trace",
     "add",
+    "compare",
     "discover",
     "mean",
     "patch",

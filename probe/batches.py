@@ -88,7 +88,7 @@ def plan(
     ordered = sorted(encoded, key=lambda e: len(e.ids))
     parts = [ordered] if turn is None else [[e for e in ordered if (len(e.ids) > turn) is far] for far in (False, True)]
     chunks = [part[i : i + batch_size] for part in parts for i in range(0, len(part), batch_size)]
-    return [_pad(chunk, padding, pad_id) for chunk in chunks]
+    return [padded(chunk, padding, pad_id) for chunk in chunks]
 
 
 def refuse_mixed(batch: TokenBatch, turn: int | None) -> None:
@@ -106,7 +106,8 @@ def refuse_mixed(batch: TokenBatch, turn: int | None) -> None:
         )
 
 
-def _pad(chunk: Sequence[Encoded], padding: Padding, pad_id: int) -> TokenBatch:
+def padded(chunk: Sequence[Encoded], padding: Padding = "left", pad_id: int = 0) -> TokenBatch:
+    """One batch of these items, rows in the order given."""
     import torch
 
     width = max(len(e.ids) for e in chunk)

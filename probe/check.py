@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from probe.model import Model
+    from probe.handle import Handle
 
 _LENGTHS = (6, 3)
 _ROWS = 64
@@ -73,7 +73,7 @@ def refer(hf_model: Any) -> Reference:
     return Reference(tuple(tuple(x[0].tolist()) for x in ids), tuple(logits), leak)
 
 
-def prove(model: Model) -> list[Proof]:
+def prove(model: Handle) -> list[Proof]:
     """Every proof, each holding.
 
     - `causal`: what comes later changes no logit;
@@ -92,7 +92,7 @@ def prove(model: Model) -> list[Proof]:
     return [*prove_logits(model), _prove_neighbours(model), *_prove_residual(model), *_prove_edits(model)]
 
 
-def _prove_neighbours(model: Model) -> Proof:
+def _prove_neighbours(model: Handle) -> Proof:
     """A text's logits do not depend on how far the positions of another text of its batch reach."""
     from probe.backends import Tokens
 
@@ -109,7 +109,7 @@ def _prove_neighbours(model: Model) -> Proof:
     return _hold(model, "neighbours", float((near[1] - moved[1]).float().abs()[rows].max()), _bound(model))
 
 
-def prove_logits(model: Model) -> list[Proof]:
+def prove_logits(model: Handle) -> list[Proof]:
     """Logits equal plain Hugging Face's: alone, left-padded, right-padded; and through `unembed`."""
     reference = _reference(model)
     bound = _bound(model, reference)
@@ -136,7 +136,7 @@ def prove_logits(model: Model) -> list[Proof]:
     return out
 
 
-def _prove_residual(model: Model) -> list[Proof]:
+def _prove_residual(model: Handle) -> list[Proof]:
     batch = _batch(_reference(model))
     sites = [s for kind in _RESIDUAL for s in model.sites(kind)]
     trace = model.run(batch, sites, logits="none")
@@ -144,7 +144,7 @@ def _prove_residual(model: Model) -> list[Proof]:
     return [_hold(model, "residual", worst, _bound(model))]
 
 
-def _residual_errors(model: Model, at: dict[Site, Tensor], batch: TokenBatch, first: int = 0) -> Iterator[float]:
+def _residual_errors(model: Handle, at: dict[Site, Tensor], batch: TokenBatch, first: int = 0) -> Iterator[float]:
     """Largest deviation of each residual identity from block `first` on, relative to the stream (at least 1)."""
 
     def error(got: Tensor, want: Tensor) -> float:
@@ -166,7 +166,7 @@ def _residual_errors(model: Model, at: dict[Site, Tensor], batch: TokenBatch, fi
             yield error(following, post)
 
 
-def _prove_edits(model: Model) -> list[Proof]:
+def _prove_edits(model: Handle) -> list[Proof]:
     """Edits at every site, on both roads: with nothing inside attention visited, and with a pattern read."""
     opened = model.sites("pattern")[:1]
     everywhere = [s for s in model.sites() if s.kind not in READ_ONLY]
@@ -178,14 +178,14 @@ def _prove_edits(model: Model) -> list[Proof]:
     return proofs
 
 
-def _first_of_each(model: Model) -> list[Site]:
+def _first_of_each(model: Handle) -> list[Site]:
     """Each kind of site in the residual stream, once for every sort of block (blocks may differ)."""
     kinds = {n: frozenset(s.kind for s in model.sites() if s.layer == n) for n in range(model.shape.n_layers)}
     first = {sort: min(n for n, k in kinds.items() if k == sort) for sort in kinds.values()}
     return [Site(kind, n) for sort, n in first.items() for kind in _RESIDUAL if kind in sort]
 
 
-def _prove_changes(model: Model, sites: list[Site], read: list[Site]) -> Iterator[Proof]:
+def _prove_changes(model: Handle, sites: list[Site], read: list[Site]) -> Iterator[Proof]:
     """Many sites at once: row i of a batch of copies is edited at site i alone."""
     least = 1e-7 * max(1.0, _reference(model).scale)
     for start in range(0, len(sites), _ROWS):
@@ -209,7 +209,7 @@ def _edit(site: Site, row: int, batch: TokenBatch) -> Edit:
     return Edit(site, _nudge, only)
 
 
-def _landing_error(model: Model, site: Site, read: list[Site]) -> float:
+def _landing_error(model: Handle, site: Site, read: list[Site]) -> float:
     """How far the residual identities after an edited site are from holding."""
     batch = _batch(_reference(model))
     sites = [s for kind in _RESIDUAL for s in model.sites(kind)]
@@ -267,20 +267,20 @@ def _worst(x: Tensor, batch: TokenBatch) -> float:
     return float(values.nan_to_num(nan=float("inf")).max())
 
 
-def _reference(model: Model) -> Reference:
+def _reference(model: Handle) -> Reference:
     if model.reference is None:
         raise ProbeError("this model was loaded with check=False: there is no plain Hugging Face run to compare with")
     return model.reference
 
 
-def _bound(model: Model, reference: Reference | None = None) -> float:
+def _bound(model: Handle, reference: Reference | None = None) -> float:
     """1e-4 in float32; kernels in half precision or fewer bits differ by rounding, relative to the largest logit."""
     if model.dtype in (torch.float32, torch.float64) and quantisation_of(model.backend.plain) is None:
         return 1e-4
     return 0.05 * max(1.0, reference.scale if reference else 1.0)
 
 
-def _hold(model: Model, name: str, value: float, bound: float, at_most: bool = True) -> Proof:
+def _hold(model: Handle, name: str, value: float, bound: float, at_most: bool = True) -> Proof:
     holds = value <= bound if at_most else value > bound
     if not holds:
         relation = "at most" if at_most else "more than"
@@ -309,7 +309,7 @@ _CAUSES = {
 }
 
 
-def _likely(model: Model, name: str, value: float) -> str:
+def _likely(model: Handle, name: str, value: float) -> str:
     """What probably lies behind a failed proof."""
     broken = next((n for n, p in model.weights().items() if p.is_floating_point() and not p.isfinite().all()), None)
     if broken is not None:
@@ -320,7 +320,7 @@ def _likely(model: Model, name: str, value: float) -> str:
     return _CAUSES.get(kind, "Please report family and versions")
 
 
-def fingerprint(model: Model, hasher: Callable[[], Any] = hashlib.sha256) -> str:
+def fingerprint(model: Handle, hasher: Callable[[], Any] = hashlib.sha256) -> str:
     """Hex hash of weights, tokenizer, dtype, backend and kind of device."""
     if model.checkpoint is not None and model.backend.is_remote:
         own = ["remote", model.checkpoint.path, str(model.checkpoint.revision)]

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from probe.backends import Tokens
+    from probe.handle import Handle
     from probe.interventions import Edit
-    from probe.model import Model
     from probe.tokens import TokenBatch
 
 Where: TypeAlias = Callable[[int], tuple[str, str, int | None]]
@@ -44,7 +44,7 @@ class NotFiniteError(InputError):
         )
 
 
-def advice(model: Model, edited: bool) -> str:
+def advice(model: Handle, edited: bool) -> str:
     """What may have made a value of this model overflow."""
     told = ", or what is put in by an edit (a smaller dose?)" if edited else ""
     if model.dtype == torch.float16:
@@ -52,12 +52,12 @@ def advice(model: Model, edited: bool) -> str:
     return f"Check the weights of this checkpoint{told}"
 
 
-def label(model: Model) -> str:
+def label(model: Handle) -> str:
     """The model as errors call it."""
     return model.checkpoint.label if model.checkpoint else "the model"
 
 
-def require(values: Mapping[Site, Tensor], batch: TokenBatch, model: Model, edited: bool = False) -> None:
+def require(values: Mapping[Site, Tensor], batch: TokenBatch, model: Handle, edited: bool = False) -> None:
     """Refuse values at sites [item pos ...] that are not finite at a real token.
 
     Raises:
@@ -103,7 +103,7 @@ def require_logits(logits: Float[Tensor, "row vocab"], where: Where, advice: str
 
 
 def require_run(
-    model: Model, batch: TokenBatch, read: Mapping[Site, Tensor], out: Tensor | None, which: str, edited: bool
+    model: Handle, batch: TokenBatch, read: Mapping[Site, Tensor], out: Tensor | None, which: str, edited: bool
 ) -> None:
     """Refuse a run whose values at sites, or whose logits (`which`: all positions, or last), are not finite."""
     require(read, batch, model, edited)
@@ -114,7 +114,7 @@ def require_run(
         require_logits(out.detach(), lambda row: (what, batch.items[row].id, at[row]), advice(model, edited))
 
 
-def require_stream(model: Model, tokens: Tokens, batch: TokenBatch, edits: Sequence[Edit]) -> None:
+def require_stream(model: Handle, tokens: Tokens, batch: TokenBatch, edits: Sequence[Edit]) -> None:
     """The run again, the whole residual stream read: an error names the first state that is not finite."""
     from probe.backends.visits import visitors
 

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from probe import backends, finite
 from probe.backends.visits import Visitor, check_passed, visitors
+from probe.batches import padded
+from probe.completions import Completion, Completions, Finish
 from probe.errors import InputError
 from probe.prompts import Item, Prompts
 from probe.sites import Site
+from probe.texts import Texts, asked
 from probe.tokens import SPANS, Encoded, Template, TokenBatch, plan, tokenize_prompts
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
+    from probe.handle import Handle
     from probe.interventions import Edit
-    from probe.model import Model
-
-Finish = Literal["eos", "stop", "length"]
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One continuation. `ids` holds every token drawn, an EOS included; `text` leaves out special tokens
-    and ends before the stop string."""
-
-    item: Item
-    sample: int
-    ids: tuple[int, ...]
-    text: str
-    finish: Finish
 
 
 @dataclass(frozen=True)
@@ -61,29 +50,27 @@ class Sampling:
 
 
 def generate(
-    model: Model,
-    prompts: Prompts | Sequence[str] | TokenBatch,
+    model: Handle,
+    prompts: Texts,
     edits: Sequence[Edit],
     sampling: Sampling,
     batch_size: int,
-    template: Template,
-) -> list[Completion]:
+    template: Template | None,
+) -> Completions:
     """Every completion, in the order of the prompts, then by sample (see `Model.generate`)."""
-    batches = prompt_batches(model, prompts, sampling, batch_size, template)
+    if not isinstance(prompts, Prompts | TokenBatch):
+        of = asked(prompts)
+        prompts, template = of.prompts, template or of.template
+    batches = prompt_batches(model, prompts, sampling, batch_size, template or "none")
     done = [c for batch in batches for c in Stream(model, batch, edits, sampling).run()]
     if isinstance(prompts, TokenBatch):
-        return done
-    keys = [i.key for i in prompts.items] if isinstance(prompts, Prompts) else [i.key for i in _as_items(prompts)]
-    order = {key: n for n, key in enumerate(keys)}
-    return sorted(done, key=lambda c: (order[c.item.key], c.sample))
-
-
-def _as_items(texts: Sequence[str]) -> tuple[Item, ...]:
-    return tuple(Item(str(i), text, "-") for i, text in enumerate(texts))
+        return Completions(done)
+    order = {item.key: n for n, item in enumerate(prompts.items)}
+    return Completions(sorted(done, key=lambda c: (order[c.item.key], c.sample)))
 
 
 def prompt_batches(
-    model: Model, prompts: Prompts | Sequence[str] | TokenBatch, sampling: Sampling, batch_size: int, template: Template
+    model: Handle, prompts: Prompts | TokenBatch, sampling: Sampling, batch_size: int, template: Template
 ) -> list[TokenBatch]:
     """Left-padded batches of prompts alone; every prompt leaves room for the new tokens."""
     room = model.shape.n_ctx - sampling.max_new_tokens
@@ -95,8 +82,6 @@ def prompt_batches(
                 "frequencies (longrope) change there for the whole batch. Give the prompts instead of a batch"
             )
         return [batch]
-    if not isinstance(prompts, Prompts):
-        prompts = Prompts(_as_items(prompts))
     encoded = tokenize_prompts(model.tokenizer, prompts, template=template, max_length=room, **asdict(model.framing))
     if model.turn is None:
         return plan(encoded, batch_size, "left", model.pad_id)
@@ -123,17 +108,13 @@ def _without_answers(batch: TokenBatch, room: int, pad_id: int) -> TokenBatch:
     long = [e.item.id for e in rows if len(e.ids) > room]
     if long:
         raise InputError(f"prompts of item(s) {', '.join(long[:5])} leave no room for the new tokens")
-    order = {e.item.key: i for i, e in enumerate(rows)}
-    planned = plan(rows, len(rows), "left", pad_id)[0]
-    back = torch.tensor(sorted(range(len(rows)), key=lambda i: order[planned.items[i].key]))
-    tensors = {n: getattr(planned, n)[back] for n in ("ids", "mask", "span")}
-    return replace(planned, items=tuple(planned.items[i] for i in back.tolist()), **tensors)
+    return padded(rows, "left", pad_id)
 
 
 class Stream:
     """The rows of one batch while they grow. Finished rows leave when half of the rows have."""
 
-    def __init__(self, model: Model, batch: TokenBatch, edits: Sequence[Edit], sampling: Sampling) -> None:
+    def __init__(self, model: Handle, batch: TokenBatch, edits: Sequence[Edit], sampling: Sampling) -> None:
         self.model, self.edits, self.sampling = model, tuple(edits), sampling
         self.batch = batch.to(model.device)
         n, copies = len(batch), sampling.n_samples

@@ -1,69 +1,27 @@
-"""Model: the handle over a backend. Load, swap weights, tokenize, run with reads and edits, unembed."""
+"""Model: the handle a person holds. Load a checkpoint, wrap a model in memory, put other weights in its place."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-import torch
-
-from probe import backends, check, families, finite
-from probe.backends.visits import Visitor, check_passed, visitors
-from probe.batches import refuse_mixed
+from probe import backends, check
+from probe.by_text import ByText
 from probe.checkpoints import fit, tokenizers
 from probe.checkpoints import loading as huggingface
 from probe.checkpoints.series import Checkpoint
 from probe.dtypes import dtype_named
 from probe.errors import InputError
-from probe.generation import Completion, Sampling, generate
-from probe.interventions import Edit
 from probe.shape import ModelShape
-from probe.sites import KINDS, Site, is_module_spelling
-from probe.tokens import Framing, plan, tokenize
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
-    from probe.prompts import Prompts
-    from probe.tokens import Boundary, Padding, Template, TokenBatch
-
-Logits = Literal["all", "none", "last"]
+from probe.sites import KINDS
+from probe.tokens import Framing
+from probe.views.html import table
 
 
-@dataclass(frozen=True)
-class Trace:
-    """What a run gave: the logits asked for and the values at each site read (after any edit there)."""
-
-    logits: Tensor | None
-    activations: dict[Site, Tensor] = field(default_factory=dict[Site, "Tensor"])
-
-    def __getitem__(self, site: Site | str) -> Tensor:
-        key = Site.parse(site)
-        if key not in self.activations:
-            raise InputError(f"{key} was not read in this run; read were: {', '.join(map(str, self.activations))}")
-        return self.activations[key]
-
-
-class Model:
+class Model(ByText):
     """A model one can read, edit and unembed. Its only state is its weights (`swap`) and open edits."""
-
-    def __init__(self, backend: backends.Backend, tokenizer: Any, checkpoint: Checkpoint | None = None) -> None:
-        self.backend = backend
-        self.tokenizer = tokenizer
-        self.checkpoint = checkpoint
-        self.shape = ModelShape.of(backend.config)
-        self.reference: check.Reference | None = None
-        self.reading = huggingface.Reading(dtype=str(self.dtype).removeprefix("torch."), device=str(self.device))
-        self.eos_ids: frozenset[int] = frozenset({tokenizer.eos_token_id} - {None})
-        self._sites = backend.sites()
-        self.framing = Framing()
-        self._open: tuple[Edit, ...] = ()
-        self._lock = threading.RLock()
 
     @classmethod
     def load(
@@ -153,215 +111,6 @@ class Model:
             check.prove(model)
         return model
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Floating-point type of the weights."""
-        return self.backend.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs are put."""
-        return self.backend.device
-
-    @property
-    def backend_name(self) -> str:
-        """Name of the backend."""
-        return self.backend.name
-
-    def weights(self) -> dict[str, Tensor]:
-        """The parameters under their Hugging Face names (views: writing into them changes the model)."""
-        return self.backend.weights()
-
-    @property
-    def open_edits(self) -> tuple[Edit, ...]:
-        """Edits in force through `edited`."""
-        return self._open
-
-    def fingerprint(self) -> str:
-        """Hex hash of weights, tokenizer, dtype, backend and kind of device."""
-        return check.fingerprint(self)
-
-    def sites(self, kind: str | None = None) -> list[Site]:
-        """The sites of this family, in the order of the pass; of one kind if named."""
-        if kind is not None and kind not in KINDS:
-            raise InputError(f"unknown site kind {kind!r}; kinds are: {', '.join(KINDS)}")
-        return sorted(s for s in self._sites if kind in (None, s.kind))
-
-    def site(self, site: Site | str) -> Site:
-        """The site a text names, which must exist in this model."""
-        found = Site.parse(site)
-        if found.whole not in self._sites:
-            kinds = sorted({s.kind for s in self._sites}, key=list(KINDS).index)
-            raise InputError(
-                f"{found} does not exist in this {self.shape.family} model of {self.shape.n_layers} blocks (0 to "
-                f"{self.shape.n_layers - 1}); its kinds of site are: {', '.join(kinds)}"
-                + (f". {why}" if (why := self.backend.why_absent(found.whole)) else "")
-            )
-        if isinstance(site, str) and is_module_spelling(site) and found.whole not in self.backend.module_outputs():
-            raise InputError(
-                f"{site!r}: in {self.shape.family} a norm follows that module, so its output is not what is added "
-                f"to the residual stream; write {found} for the contribution"
-            )
-        heads = self.shape.n_kv_heads if found.kind in ("k", "v") else self.shape.n_heads
-        if found.head is not None and found.head >= heads:
-            raise InputError(f"{found}: this model has {heads} heads there (0 to {heads - 1})")
-        return found
-
-    def batches(
-        self,
-        prompts: Prompts,
-        *,
-        batch_size: int = 8,
-        template: Template = "none",
-        boundary: Boundary = "joint",
-        bos: bool | None = None,
-        include_eos: bool = False,
-        padding: Padding = "left",
-    ) -> list[TokenBatch]:
-        """The prompts as padded batches for this tokenizer and context (see `probe.tokens`)."""
-        encoded = tokenize(
-            self.tokenizer,
-            prompts,
-            template=template,
-            boundary=boundary,
-            bos=self.framing.bos if bos is None else bos,
-            template_options=self.framing.template_options,
-            include_eos=include_eos,
-            max_length=self.shape.n_ctx,
-        )
-        return plan(encoded, batch_size, padding, self.pad_id, self.turn)
-
-    @property
-    def turn(self) -> int | None:
-        """Length that items of one batch must all be within or all be beyond (see `probe.families.frequency_turn`)."""
-        return families.frequency_turn(self.backend.config)
-
-    @property
-    def pad_id(self) -> int:
-        """Id that fills padding (never attended to)."""
-        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
-        return next(i for i in ids if i is not None)
-
-    def run(
-        self,
-        batch: TokenBatch,
-        read: Sequence[Site | str] = (),
-        edits: Sequence[Edit] = (),
-        logits: Logits = "all",
-        *,
-        grad: bool = False,
-    ) -> Trace:
-        """One forward pass.
-
-        Args:
-            batch: from `batches`.
-            read: sites whose values to return, after any edits there.
-            edits: changes, applied in the given order where several share a site.
-            logits: `all` [item pos vocab], `last` [item vocab] at each item's last prompt token, or
-                `none`, which skips the unembedding.
-            grad: keep the autograd graph.
-
-        Raises:
-            InputError: a site this family does not have, an edit that returns another shape.
-            ProbeError: a site asked for was not passed exactly once.
-        """
-        batch = batch.to(self.device)
-        refuse_mixed(batch, self.turn)
-        wanted = [self.site(s) for s in read]
-        visits = visitors(wanted, [*self._open, *edits], batch, self.site, keep_graph=grad)
-        final = visits.pop(Site("logits"), None)
-        if final is not None and logits != "all":
-            raise InputError(f"the site 'logits' was asked for with logits={logits!r}; use logits='all'")
-        with self._lock, nullcontext() if grad else torch.no_grad():
-            tokens = backends.Tokens(batch.ids, batch.mask, batch.position_ids)
-            out = self.backend.run(tokens, visits, self._rows(batch, logits))
-            if final is not None and out is not None:
-                changed = final(out)
-                out = out if changed is None else changed
-        everything = visits if final is None else {**visits, Site("logits"): final}
-        # Blocks may compute on several devices; what is read off them is put side by side.
-        read_off = {site: value.to(self.device) for site, value in _collect(wanted, everything).items()}
-        out = None if out is None else out.to(self.device)
-        try:
-            finite.require_run(self, batch, read_off, out, logits, bool(self._open or edits))
-        except finite.NotFiniteError:
-            with self._lock:
-                finite.require_stream(self, tokens, batch, [*self._open, *edits])
-            raise
-        return Trace(out, read_off)
-
-    def _rows(self, batch: TokenBatch, which: Logits) -> backends.Rows:
-        if which not in ("all", "last", "none"):
-            raise InputError(f"logits={which!r}; expected 'all', 'last' or 'none'")
-        return "all" if which == "all" else batch.last_prompt if which == "last" else None
-
-    def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
-        """Logits of residual states by the model's own head: final norm recomputed, soft cap included.
-
-        This is the logit lens; `attribution` forms with a frozen norm scale are another thing. They lie where
-        `resid` does, also where the model is spread over devices.
-        """
-        with torch.no_grad():
-            return self.backend.head(self.backend.final_norm(resid.to(self.dtype))).to(resid.device)
-
-    def final_norm(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-        """The final norm of residual states, its statistics recomputed."""
-        with torch.no_grad():
-            return self.backend.final_norm(resid.to(self.dtype)).to(resid.device)
-
-    def kept_head(self) -> Callable[[Tensor], Tensor]:
-        """`unembed` with a copy of the norm and head as they are now: it outlives a swap and the model itself."""
-        return self.backend.kept_head()
-
-    def unembed_weights(self) -> tuple[Float[Tensor, "d_model vocab"], Float[Tensor, " vocab"] | None]:
-        """W_U as a view and its bias, or None."""
-        return self.backend.unembed_weights()
-
-    @contextmanager
-    def edited(self, *edits: Edit) -> Generator[Model]:
-        """Within the block every run and generation is edited; nothing remains afterwards."""
-        before = self._open
-        self._open = (*before, *edits)
-        try:
-            yield self
-        finally:
-            self._open = before
-
-    def generate(
-        self,
-        prompts: Prompts | Sequence[str] | TokenBatch,
-        *,
-        edits: Sequence[Edit] = (),
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        n_samples: int = 1,
-        batch_size: int = 32,
-        template: Template = "none",
-    ) -> list[Completion]:
-        """Continuations of prompts, in their order and then by sample, under edits if any.
-
-        Args:
-            prompts: items, texts, or a batch (its answers are left out).
-            edits: changes; see `Edit` for which tokens they reach.
-            max_new_tokens: most tokens per continuation.
-            temperature: 0 is greedy; else tokens are drawn from softmax(logits / temperature).
-            top_p: draw from the smallest set of tokens with this much probability.
-            seed: seeds one stream per (item, sample): the other items of a batch do not change a sample.
-            stop: texts that end a continuation (left out of its text).
-            n_samples: continuations per prompt.
-            batch_size: prompts computed together.
-            template: `chat` puts prompts through the chat template.
-
-        Raises:
-            InputError: a prompt that with the new tokens exceeds the context (by id), bad options.
-        """
-        how = Sampling(max_new_tokens, temperature, top_p, seed, tuple(stop), n_samples)
-        with self._lock, torch.inference_mode():
-            return generate(self, prompts, [*self._open, *edits], how, batch_size, template)
-
     def swap(self, checkpoint: Checkpoint | str | Path, *, prove: bool = True, allow_pickle: bool = False) -> None:
         """Put another checkpoint in place, all of it, and prove that logits equal plain Hugging Face's.
 
@@ -411,7 +160,19 @@ class Model:
     def _label(self) -> str:
         return self.checkpoint.label if self.checkpoint else "the model held"
 
+    def __repr__(self) -> str:
+        rows = [f"{name} {value}" for name, value in self._told()]
+        return f"Model({', '.join(rows)})"
 
-def _collect(wanted: Sequence[Site], visits: Mapping[Site, Visitor]) -> dict[Site, Tensor]:
-    check_passed(visits)
-    return {site: visits[site.whole].value(site) for site in wanted}
+    def _repr_html_(self) -> str:
+        sites = sorted({s.kind for s in self.sites()}, key=list(KINDS).index)
+        return table([*self._told(), ("sites", ", ".join(sites))], ("model", ""))
+
+    def _told(self) -> list[tuple[str, str]]:
+        """What a person wants to know of it, in order."""
+        s = self.shape
+        heads = f"{s.n_heads}" + (f" ({s.n_kv_heads} key-value)" if s.n_kv_heads != s.n_heads else "")
+        sizes = {"family": s.family, "layers": s.n_layers, "width": s.d_model, "heads": heads, "vocabulary": s.d_vocab}
+        held = {"checkpoint": self._label, "dtype": str(self.dtype).removeprefix("torch."), "device": self.device}
+        edits = {"open edits": len(self.open_edits)} if self.open_edits else {}
+        return [(name, str(value)) for name, value in {**sizes, **held, **edits}.items()]

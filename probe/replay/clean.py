@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from probe.model import Model
+    from probe.handle import Handle
     from probe.tokens import TokenBatch
 
 _ATTENTION = ("attn_scores", "pattern")
@@ -36,7 +36,7 @@ class Clean:
             computed. Both give the same numbers (proved once per model on two short texts); whole passes take longer.
     """
 
-    def __init__(self, model: Model, batch: TokenBatch, *, prove: bool = True) -> None:
+    def __init__(self, model: Handle, batch: TokenBatch, *, prove: bool = True) -> None:
         if model.open_edits:
             raise InputError("replay inside model.edited(...): leave that block, or give the edits to every run")
         self.model = model
@@ -202,7 +202,7 @@ class Clean:
             self.decoder.block(layer, self.inputs[layer][zeros, zeros][None], call, note)
         return self._scaling[layer]
 
-    def _refuse_non_finite(self, model: Model) -> None:
+    def _refuse_non_finite(self, model: Handle) -> None:
         """What a patch is made of, and the logits it is read by."""
         sites = [*(Site("resid_pre", n) for n in range(self.n_layers)), Site("resid_post", self.n_layers - 1)]
         finite.require(dict(zip(sites, self.inputs, strict=True)), self.batch, model)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from probe.model import Model
+    from probe.handle import Handle
     from probe.replay.clean import Clean
     from probe.tokens import TokenBatch
 
@@ -45,7 +45,7 @@ def whole_run(
     return out
 
 
-def why_not_by_rows(model: Model) -> str:
+def why_not_by_rows(model: Handle) -> str:
     """Why this model's blocks cannot be run on chosen rows; empty if they can.
 
     Two short texts are edited at the start, in the embedding and before the first block, and the edit's effect at
@@ -76,7 +76,7 @@ def why_not_by_rows(model: Model) -> str:
     return "" if off <= bound else "what a block does depends on more than its residual stream and its keys"
 
 
-def _short(model: Model) -> TokenBatch:
+def _short(model: Handle) -> TokenBatch:
     prompt = SPANS.index("prompt")
     rows = [[(11 * n + 5 * i + 1) % model.shape.d_vocab for i in range(length)] for n, length in enumerate(_LENGTHS)]
     encoded = [Encoded(Item(str(n), "-", "-"), tuple(ids), (prompt,) * len(ids)) for n, ids in enumerate(rows)]

@@ -31,8 +31,8 @@ from analyses.core.figures.traces import (
     quantity_name,
     unit_name,
     value_name,
-    visible,
 )
+from probe.token_text import visible
 
 __all__ = [
     "HEIGHT",

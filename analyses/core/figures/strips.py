@@ -16,7 +16,8 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from analyses.core.figures.layout import TOKENS_PER_ROW, coloraxis, empty, finished
-from analyses.core.figures.traces import number, visible
+from analyses.core.figures.traces import number
+from probe.token_text import visible
 
 EQUAL_CONTRAST = 0.179  # luminance at which black and white contrast alike: (L + .05)^2 = 1.05 x .05
 

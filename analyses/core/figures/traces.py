@@ -258,14 +258,6 @@ def cell_axis(values: Any) -> str:
     return "linear" if is_numeric(values) and values.nunique() > 40 else "category"
 
 
-def visible(token: str, length: int = 14) -> str:
-    """A token's text with its line breaks, tabs and leading spaces shown, cut to ``length``."""
-    text = token.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
-    bare = text.lstrip(" ")
-    text = "·" * (len(text) - len(bare)) + bare
-    return (text[: length - 1] + "…" if len(text) > length else text) or "∅"
-
-
 def number(value: Any) -> str:
     """Four digits; NaN is said in words."""
     return "not measured" if pd.isna(value) else f"{float(value):.4g}"

@@ -1,0 +1,108 @@
+"""Tables and grids as HTML that a notebook shows as it is: no script, no file from elsewhere, light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+BLUE, RED = (31, 119, 180), (214, 39, 40)
+_CELL = "padding:1px 5px;text-align:left;white-space:pre;font-family:monospace;font-size:12px"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a grid: its text, the words shown over it, and its colour, from -1 (red) over 0 to 1 (blue)."""
+
+    text: str = ""
+    hover: str = ""
+    shade: float = 0.0
+
+
+def table(rows: Iterable[Sequence[object]], head: Sequence[str], caption: str = "") -> str:
+    """Rows of plain text under a head."""
+    top = "".join(f"<th style='{_CELL}'>{escape(name)}</th>" for name in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td style='{_CELL}'>{escape(str(value))}</td>" for value in row) + "</tr>" for row in rows
+    )
+    return f"{_caption(caption)}<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def grid(rows: Sequence[tuple[str, Sequence[Cell]]], head: Sequence[str], caption: str = "") -> str:
+    """A coloured grid: one named row of cells after another, columns named by `head`; wide ones scroll."""
+    top = "".join(f"<th style='{_CELL}'>{escape(name)}</th>" for name in ("", *head))
+    body = "".join(
+        f"<tr><th style='{_CELL}'>{escape(name)}</th>{''.join(map(_td, cells))}</tr>" for name, cells in rows
+    )
+    return (
+        f"{_caption(caption)}<div style='overflow-x:auto'><table style='border-collapse:collapse'>"
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _td(cell: Cell) -> str:
+    title = f" title='{escape(cell.hover, quote=True)}'" if cell.hover else ""
+    return f"<td style='{_CELL};background:{colour(cell.shade)}'{title}>{escape(cell.text)}</td>"
+
+
+def colour(shade: float) -> str:
+    """A colour that leaves text readable on light and dark paper; none for NaN."""
+    if shade != shade:
+        return "transparent"
+    red, green, blue = BLUE if shade >= 0 else RED
+    return f"rgba({red},{green},{blue},{min(1.0, abs(shade)) * 0.75:.2f})"
+
+
+def _caption(text: str) -> str:
+    return f"<div><b>{escape(text)}</b></div>" if text else ""
+
+
+def table_of_html(rows: Iterable[Sequence[str]], head: Sequence[str], caption: str = "") -> str:
+    """Rows of cells that are HTML already, text wrapped and aligned to the left."""
+    style = "text-align:left;vertical-align:top;white-space:pre-wrap;padding:2px 8px"
+    top = "".join(f"<th style='{style}'>{escape(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td style='{style}'>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"{_caption(caption)}<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+_WIDTH, _HEIGHT, _EDGE = 380, 170, 34
+_HUES = ("rgb(31,119,180)", "rgb(127,127,127)", "rgb(188,143,34)", "rgb(148,103,189)")
+_DASHES = ("", "4 3", "1 3", "7 3")
+
+
+def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_name: str, y_name: str) -> str:
+    """A small line picture: one line a name, told apart by colour and dash; points say their values."""
+    points = [p for line in series.values() for p in line if all(map(math.isfinite, p))]
+    if not points:
+        return ""
+    (left, right), (low, high) = ((min(v), max(v)) for v in zip(*points, strict=True))
+    wide, tall = (right - left) or 1.0, (high - low) or 1.0
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = _EDGE + (x - left) / wide * (_WIDTH - 2 * _EDGE)
+        return across, _HEIGHT - _EDGE - (y - low) / tall * (_HEIGHT - 2 * _EDGE)
+
+    drawn = "".join(_line(n, name, line, at) for n, (name, line) in enumerate(series.items()))
+    ends = (
+        f"<text x='{_EDGE}' y='{_HEIGHT - 14}'>{left:g}</text>"
+        f"<text x='{_WIDTH - _EDGE}' y='{_HEIGHT - 14}' text-anchor='end'>{right:g} {escape(x_name)}</text>"
+        f"<text x='2' y='{_HEIGHT - _EDGE}'>{low:.2g}</text>"
+        f"<text x='2' y='{_EDGE - 4}'>{high:.2g} {escape(y_name)}</text>"
+    )
+    return f"<svg width='{_WIDTH}' height='{_HEIGHT}' font-size='11' fill='currentColor'>{ends}{drawn}</svg>"
+
+
+def _line(
+    n: int, name: str, line: Sequence[tuple[float, float]], at: Callable[[float, float], tuple[float, float]]
+) -> str:
+    hue, dash = _HUES[n % len(_HUES)], _DASHES[n % len(_DASHES)]
+    places = [(*at(*p), p) for p in line if all(map(math.isfinite, p))]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
+    dots = "".join(
+        f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3' fill='{hue}'>"
+        f"<title>{escape(name)} at {p[0]:g}: {p[1]:.4g}</title></circle>"
+        for x, y, p in places
+    )
+    key = f"<text x='{_EDGE + 90 * n}' y='{_HEIGHT - 2}' fill='{hue}'>{escape(name)}</text>"
+    return f"<polyline points='{path}' fill='none' stroke='{hue}' stroke-dasharray='{dash}'/>{dots}{key}"
