@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 import analyses
+from apps.command.completion import keys, run_names
 from probe.errors import InputError, ProbeError
 
 if TYPE_CHECKING:
@@ -79,6 +80,12 @@ COMMANDS = {
         "query": "Query all tables with SQL.",
         "report": "Write one HTML file to send to a colleague.",
         "dashboard": "Browse the results in a web page.",
+        "diff": "Compare two checkpoints, or two results, item by item.",
+    },
+    "The store": {
+        "rm": "Remove results.",
+        "gc": "Remove parts of computations that ended, and say their sizes.",
+        "export": "Write a folder to share, laid out as a Hugging Face dataset.",
     },
 }
 
@@ -144,19 +151,20 @@ def list_analyses(as_json: bool) -> None:
 
 
 @app.command()
-@click.argument("key", required=False)
+@click.argument("key", required=False, shell_complete=keys)
 @click.option("--analysis", help="List only results of this analysis.")
+@click.option("--run", metavar="NAME", help="List only results about this run.", shell_complete=run_names)
 @results_option
 @json_option
-def show(key: str | None, analysis: str | None, results: str | None, as_json: bool) -> None:
-    """Show one result (KEY, or enough of its beginning), or list all."""
-    from apps.command.terminal import list_results, show_result
+def show(key: str | None, analysis: str | None, run: str | None, results: str | None, as_json: bool) -> None:
+    """Show one result (KEY, or enough of its beginning), or list all by run."""
+    from apps.command import contents, terminal
 
     store = analyses.Store.at(results)
     if key is None:
-        list_results(store, analysis, as_json)
+        contents.show_all(store, analysis, run, as_json)
     else:
-        show_result(store, store.get(*store.find(key)), as_json)
+        terminal.show_result(store, store.get(*store.find(key)), as_json)
 
 
 @app.command()
@@ -164,16 +172,72 @@ def show(key: str | None, analysis: str | None, results: str | None, as_json: bo
 @results_option
 @json_option
 def query(sql: str, results: str | None, as_json: bool) -> None:
-    """Query all tables with SQL (DuckDB): one view per analysis, with a column `key`.
+    """Query all tables with SQL (DuckDB): a view for each analysis, and the views `results` and `claims`.
 
-    For example: probe query "SELECT step, sum(nll_nats) / sum(n_tokens) FROM perplexity GROUP BY 1 ORDER BY 1"
+    Every view has the columns run, checkpoint, step, prompts, key. Group by run: else the rows of all runs are pooled.
+
+    For example: probe query "SELECT run, step, avg(correct) FROM evaluate GROUP BY run, step ORDER BY run, step"
     """
-
     rows = analyses.Store.at(results).query(sql)
+    for problem in rows.attrs.pop("problems", []):
+        click.echo(f"left out: {problem}", err=True)
     if as_json:
         click.echo(rows.to_json(orient="records"))
     else:
         click.echo(rows.to_string(index=False) if len(rows) else "no rows")
+
+
+@app.command("diff")
+@click.argument("a")
+@click.argument("b")
+@click.option("--analysis", default="perplexity", show_default=True, help="What is asked of two checkpoints.")
+@click.option("--prompts", metavar="PATH", help="Items, where A and B are checkpoints.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first items.")
+@results_option
+def diff_command(a: str, b: str, analysis: str, prompts: str | None, limit: int | None, results: str | None) -> None:
+    """Compare two checkpoints, or two results (KEY, or KEY@STEP), item by item: what changed, and what most.
+
+    For example: probe diff out/checkpoint-0 out/checkpoint-60 --prompts items.jsonl
+    """
+    from apps.command.diff import diff
+
+    given = {"prompts": prompts, "limit": limit}
+    diff(analyses.Store.at(results), (a, b), analysis, {k: v for k, v in given.items() if v is not None})
+
+
+@app.command("rm")
+@click.argument("named", metavar="KEY...", nargs=-1, shell_complete=keys)
+@click.option("--run", metavar="NAME", help="All results about this run.", shell_complete=run_names)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@results_option
+def rm(named: tuple[str, ...], run: str | None, yes: bool, results: str | None) -> None:
+    """Remove results. What they were computed from is kept, so computing them again takes little: see `probe gc`."""
+    from apps.command import contents
+
+    contents.remove(analyses.Store.at(results), named, run, sure=yes)
+
+
+@app.command()
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and how large it is.")
+@results_option
+def gc(dry_run: bool, results: str | None) -> None:
+    """Remove parts of computations that ended: members of sweeps, shards of items, half-written results."""
+    from apps.command import contents
+
+    contents.collect(analyses.Store.at(results), dry_run=dry_run)
+
+
+@app.command("export")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("named", metavar="[KEY]...", nargs=-1, shell_complete=keys)
+@results_option
+def export_command(folder: Path, named: tuple[str, ...], results: str | None) -> None:
+    """Write tables, claims and records into a new FOLDER, laid out as a Hugging Face dataset, to share."""
+    from apps.command.export import export
+
+    for problem in export(analyses.Store.at(results), folder, named):
+        click.echo(f"left out: {problem}", err=True)
+    click.echo(f"{folder}: datasets.load_dataset({str(folder)!r}, 'claims'), or upload it as it is")
 
 
 @app.command()

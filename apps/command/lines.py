@@ -29,10 +29,7 @@ def curves(summary: pd.DataFrame, most: int = MOST) -> tuple[pd.DataFrame, int]:
     Of a dim with a usual value (perplexity of the answer, pooled over tokens) only that one is shown. If there are
     more than `most`, those of the first quantity are, and of these the ones that changed most.
     """
-    rows = summary
-    for dim, usual in USUAL.items():
-        if dim in rows and (rows[dim] == usual).any():
-            rows = rows[(rows[dim] == usual) | rows[dim].isna()]
+    rows = usual(summary)
     dims = [c for c in rows.columns if c not in (*NUMBERS, "unit", "step")]
     dims = [c for c in dims if c == "quantity" or (rows[c].notna().any() and rows[c].nunique(dropna=False) > 1)]
     if rows.empty or "step" not in rows:
@@ -42,6 +39,14 @@ def curves(summary: pd.DataFrame, most: int = MOST) -> tuple[pd.DataFrame, int]:
         first = found[0]["quantity"]
         found = sorted((f for f in found if f["quantity"] == first), key=lambda f: -f["changed"])[:most]
     return pd.DataFrame(found).drop(columns="changed"), summary.groupby(_all(summary), dropna=False).ngroups
+
+
+def usual(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of dims with a usual value, and where that was measured, the rows of it alone."""
+    for dim, value in USUAL.items():
+        if dim in rows and (rows[dim] == value).any():
+            rows = rows[(rows[dim] == value) | rows[dim].isna()]
+    return rows
 
 
 def _all(summary: pd.DataFrame) -> list[str]:

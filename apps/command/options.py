@@ -14,6 +14,7 @@ import click
 import analyses
 import probe
 from analyses.core.analysis import Analysis, Input, Option
+from apps.command.completion import keys, run_names
 from probe import dtypes
 from probe.errors import InputError
 from probe.readers.schemas import SCHEMAS
@@ -41,6 +42,7 @@ HOLD_HELP = (
 )
 
 
+RUN_HELP = "Run whose stored results are read, by its name in `probe show`."
 CONFIG_HELP = "Folder with config.json and tokenizer, for sharded checkpoints that have none beside them."
 BASE_HELP = {
     True: "The model training started from: step 0, and what adapters are merged into.",
@@ -213,6 +215,8 @@ def _inputs(of: Analysis, verb: Verb) -> list[click.Option]:
         extra = [i for i in analyses.get(str(source)).inputs if i.name not in names]
         found += [_input(Input(i.name, i.kind, optional=True)) for i in extra]
         names |= {i.name for i in extra}
+    if any(i.upstream for i in of.inputs):
+        found.append(click.Option(["--run"], metavar="NAME", help=RUN_HELP, shell_complete=run_names))
     if verb != "run" and "checkpoints" not in names:
         text = f"{INPUT_HELP['Checkpoints']} May be given several times, or followed by several."
         how: dict[str, Any] = {"required": verb == "sweep", "multiple": True, "metavar": "SOURCE", "help": text}
@@ -223,9 +227,14 @@ def _inputs(of: Analysis, verb: Verb) -> list[click.Option]:
 def _input(wanted: Input) -> click.Option:
     flags = [f"--{wanted.name.replace('_', '-')}", wanted.name]
     required = not wanted.optional and wanted.upstream is None
-    text = f"Key of a stored {wanted.upstream} result." if wanted.upstream else INPUT_HELP[wanted.kind]
+    text = (
+        f"Stored {wanted.upstream} result: its key, or the name of its run."
+        if wanted.upstream
+        else INPUT_HELP[wanted.kind]
+    )
     metavar = "KEY" if wanted.kind == "Result" else "PATH"
-    return click.Option(flags, required=required, metavar=metavar, help=text)
+    complete = keys if wanted.kind == "Result" else None
+    return click.Option(flags, required=required, metavar=metavar, help=text, shell_complete=complete)
 
 
 def _option(option: Option) -> click.Option:

@@ -152,26 +152,3 @@ def _of_steps(steps: Sequence[str], what: str) -> str:
     if steps == [""]:
         return what
     return f"step {steps[0]}: {what}" if len(steps) == 1 else f"{len(steps)} steps ({steps[0]} to {steps[-1]}): {what}"
-
-
-def list_results(store: Store, analysis: str | None, as_json: bool) -> None:
-    """Print the results of a store, oldest first."""
-    fields = ("analysis", "key", "kind", "started", "seconds")
-    rows = [{f: r.get(f) for f in fields} | {"inputs": _inputs(r)} for r in store.records(analysis)]
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    if not rows:
-        click.echo(f"no results in {store.root}. Make some: `probe demo`, or `probe run ANALYSIS --help`.")
-    for row in rows:
-        click.echo(f"{row['analysis']:<22} {row['key']}  {row['kind']:<6} {row['started']}  {row['inputs']}")
-    for folder in store.broken():
-        click.echo(f"incomplete, ignored: {folder}", err=True)
-
-
-def _inputs(record: dict[str, Any]) -> str:
-    named = record.get("inputs", {}).items()
-    parts = [f"{n}={d.get('path') or d.get('source') or d.get('key') or d.get('n')}" for n, d in named]
-    if record.get("members"):
-        parts.append(f"{len(record['members'])} checkpoints")
-    return " ".join(parts)

@@ -139,3 +139,62 @@ def test_two_processes_writing_the_same_result_leave_one(tmp_path: Path) -> None
         folders = set(pool.map(lambda _: Store(tmp_path).put(made()), range(16)))
     assert folders == {tmp_path / "toy" / KEY}
     assert Store(tmp_path).get("toy", KEY).table["a"][0] == 1.5
+
+
+def about(run: str, steps: tuple[int, ...], key: str, **record: Any) -> Result:
+    """A sweep of two rows a step, with the record the runner writes."""
+    members = [
+        {"step": s, "key": f"{s:016x}", "model": {"path": f"{run}/global_step_{s}/actor", "step": s}} for s in steps
+    ]
+    table = pd.DataFrame({"step": [s for s in steps for _ in "ab"], "item": list("ab") * len(steps), "nll": 1.0})
+    inputs = {"prompts": {"source": "data/items.jsonl", "n": 2}}
+    return Result.of(table, xr.Dataset()).with_record(
+        schema=1, key=key, analysis="toy", kind="sweep", members=members, inputs=inputs, started="2026", **record
+    )
+
+
+def test_rows_say_what_they_are_about(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(about("out/one", (0, 10), "1" * 16, options={"x": 1}))
+    store.put(about("out/two [x]", (0,), "2" * 16))
+    rows = store.query("SELECT run, step, checkpoint, prompts, count(*) AS n FROM toy GROUP BY ALL ORDER BY ALL")
+    assert rows.values.tolist() == [
+        ["one", 0, "global_step_0", "items.jsonl", 2],
+        ["one", 10, "global_step_10", "items.jsonl", 2],
+        ["two [x]", 0, "global_step_0", "items.jsonl", 2],
+    ]
+    every = store.query("SELECT run, analysis, steps, items, options, key FROM results ORDER BY run")
+    assert every.values.tolist() == [
+        ["one", "toy", 2, 2, '{"x": 1}', "1" * 16],
+        ["two [x]", "toy", 1, 2, "{}", "2" * 16],
+    ]
+    assert len(store.query("SELECT * FROM claims")) == 0
+    assert set(store.query("SHOW TABLES")["name"]) >= {"toy", "results", "claims"}
+    assert store.named("toy", "one") == ("toy", "1" * 16)
+    with pytest.raises(InputError, match="no result of toy about a run 'three'"):
+        store.named("toy", "three")
+    store.put(about("out/one", (0, 10), "3" * 16, options={"x": 2}))
+    with pytest.raises(InputError, match=r"name one by its key: 1+ .*3333"):
+        store.named("toy", "one")
+
+
+def test_columns_of_a_table_that_are_called_like_ours_are_kept_apart(tmp_path: Path) -> None:
+    table = pd.DataFrame({"run": ["mine"], "key": ["k"], "step": [4]})
+    Store(tmp_path).put(Result.of(table, xr.Dataset()).with_record(schema=1, key=KEY, analysis="toy", inputs={}))
+    (row,) = Store(tmp_path).query("SELECT * FROM toy").to_dict("records")
+    assert (row["own_run"], row["own_key"], row["step"], row["key"]) == ("mine", "k", 4, KEY)
+
+
+def test_damaged_results_are_named_and_the_others_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key, run in (("1" * 16, "one"), ("2" * 16, "two"), ("3" * 16, "three"), ("4" * 16, "four")):
+        store.put(about(f"out/{run}", (0,), key))
+    (store.folder("toy", "2" * 16) / "record.json").write_text("{")
+    (store.folder("toy", "3" * 16) / "table.parquet").write_text("junk")
+    (store.folder("toy", "4" * 16) / "record.json").write_text('{"key": "another"}')
+    rows = store.query("SELECT DISTINCT run FROM toy")
+    assert rows["run"].tolist() == ["one"]
+    told = " ".join(rows.attrs["problems"])
+    assert all(key * 16 in told for key in "234") and "1" * 16 not in told
+    assert "3" * 16 not in " ".join(store.query("SELECT run FROM results").attrs["problems"]), "it is not read for it"
+    assert [r["key"] for r in store.records()] == ["1" * 16, "3" * 16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,10 @@ from analyses.core.running.call import Call, stored
 from analyses.core.running.inputs import Given, Loading, ModelPool, resolve
 from analyses.core.running.shards import computed
 from analyses.core.store import Store
+from analyses.core.store.naming import named
 from probe.errors import InputError
+
+KEYLIKE = re.compile(r"([a-z_]+/)?[0-9a-f]{6,16}")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ def run(
         loading: backend, dtype and device of models given as paths.
         limit: use only the first items of the prompts.
         pool: models already loaded (a sweep passes its own).
-        given: inputs and options by name, as in the analysis's signature.
+        given: inputs and options by name, as in the analysis's signature; of an analysis that reads results also
+            `run`, the name of the run they are about.
 
     Raises:
         InputError: an unknown name, a missing input, a value of the wrong kind.
@@ -82,7 +87,8 @@ def prepare(request: Request) -> Call:
     of, given = request.analysis, request.given
     names = {i.name for i in of.inputs}
     upstream_names = {i.name for u in of.inputs if u.upstream for i in get(u.upstream).inputs}
-    options = {k: v for k, v in given.items() if k not in names | upstream_names}
+    about = {"run"} if upstream_names else set[str]()  # the run that earlier results are looked up by
+    options = {k: v for k, v in given.items() if k not in names | upstream_names | about}
     found = {wanted.name: _found(request, wanted) for wanted in of.inputs}
     inputs = {name: None if isinstance(g, str) else g for name, g in found.items()}
     notes = tuple(why for why in found.values() if isinstance(why, str))
@@ -107,11 +113,12 @@ def _found(request: Request, wanted: Input) -> Given | str | None:
 
 def _upstream(request: Request, wanted: Input) -> Given | str:
     """The result an input annotated ``Annotated[Result, name]`` stands for: explicit, stored or computed."""
-    value, source = request.given.get(wanted.name), get(str(wanted.upstream))
+    source = get(str(wanted.upstream))
+    value = request.given.get(wanted.name) or _about_run(request, wanted)
     if isinstance(value, str):
         if request.store is None:
             raise InputError(f"{wanted.name}={value!r} is a key, but no store was given")
-        value = request.store.get(*request.store.find(value))
+        value = request.store.get(*_address(request.store, source.name, value))
     if isinstance(value, Result):
         _same_analysis(wanted, value)
         return _from_result(value)
@@ -125,6 +132,29 @@ def _upstream(request: Request, wanted: Input) -> Given | str:
     if there is None and wanted.optional:
         return f"without {wanted.name}: no stored {source.name} result has these inputs"
     return _from_result(there or answered(its))
+
+
+def _address(store: Store, analysis: str, value: str) -> tuple[str, str]:
+    """The result that a text names: by its key or enough of its beginning, else by its run."""
+    try:
+        return store.find(value)
+    except InputError:
+        if KEYLIKE.fullmatch(value):
+            raise
+        return store.named(analysis, value)
+
+
+def _about_run(request: Request, wanted: Input) -> Result | None:
+    """The stored result about the run that was named; None where none was, or an optional one is not there."""
+    run, store = request.given.get("run"), request.store
+    if run is None:
+        return None
+    if store is None:
+        raise InputError(f"run={run!r} names stored results, but no store was given")
+    analysis = str(wanted.upstream)
+    if wanted.optional and not named(store.records(analysis), analysis, str(run)):
+        return None
+    return store.get(*store.named(analysis, str(run)))
 
 
 def _same_analysis(wanted: Input, value: Result) -> None:

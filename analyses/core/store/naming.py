@@ -10,7 +10,8 @@ from probe.checkpoints.names import step_of
 
 RUN_SLOTS = ("model", "tuned", "base")
 BETWEEN = ("weights", "exports", "checkpoints", "ckpt", "ckpts")
-LOGS = ("rollouts", "completions")
+LOGS = ("rollouts", "completions", "rollout_data")
+STATE = "trainer_state.json"
 
 
 def run_folder(path: str) -> str:
@@ -52,9 +53,12 @@ def run_of(record: Mapping[str, Any]) -> str:
 
 
 def _run_of_log(record: Mapping[str, Any]) -> str:
-    """RUN of RUN/rollouts or RUN/rollouts/FILE; "" for a log that lies anywhere else."""
-    given = record.get("inputs", {}).get("rollouts")
+    """RUN of RUN/rollouts, RUN/rollouts/FILE, RUN/trainer_state.json or a log RUN; "" for one that lies elsewhere."""
+    inputs = record.get("inputs", {})
+    given = inputs.get("rollouts") or inputs.get("log")
     path = PurePath(str(given.get("source") or "")) if isinstance(given, dict) else PurePath()
+    if path.name == STATE or (not path.suffix and "log" in inputs and path.name):
+        return run_folder(str(path.parent if path.suffix else path))
     path = path.parent if path.suffix else path
     return str(path.parent) if path.name in LOGS else ""
 
@@ -64,3 +68,31 @@ def sources_of(record: Mapping[str, Any]) -> Iterator[str]:
     for given in record.get("inputs", {}).values():
         if isinstance(given, dict) and given.get("source"):
             yield str(given["source"])
+
+
+def prompts_of(record: Mapping[str, Any]) -> str:
+    """Names of the files it read beside models, without their folders."""
+    return ", ".join(PurePath(source).name for source in sources_of(record))
+
+
+def checkpoint_names(record: Mapping[str, Any]) -> list[tuple[int | None, str]]:
+    """(step, name) of every checkpoint the numbers are about: `checkpoint-60`, or a repository with its revision."""
+    members = record.get("members") or []
+    found = list[tuple[int | None, str]]()
+    for number, described in enumerate(checkpoints_of(record)):
+        place = PurePath(str(described.get("adapter") or described["path"]))
+        named = next((p.name for p in (place, *place.parents) if step_of(p.name) is not None), place.name)
+        revision = described.get("revision")
+        member = members[number] if number < len(members) else {}
+        step = member.get("step", described.get("step", step_of(named)))
+        found.append((step, f"{place.name}@{revision}" if revision else named))
+    return found
+
+
+def named(records: Sequence[Mapping[str, Any]], analysis: str, run: str) -> list[Mapping[str, Any]]:
+    """The results of an analysis about the run of this name, sweeps before single runs, the newest last."""
+    names = run_names(sorted({run_of(r) for r in records} - {""}))
+    path = names.get(run)
+    hits = [r for r in records if r["analysis"] == analysis and path is not None and run_of(r) == path]
+    swept = [r for r in hits if r.get("kind") == "sweep"]
+    return swept or hits

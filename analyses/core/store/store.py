@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from analyses.core.store.files import (
     unreadable,
     written,
 )
+from analyses.core.store.naming import named
 from probe.errors import InputError
 
 __all__ = ["SCHEMA", "Store", "StoreError"]
@@ -135,14 +135,27 @@ class Store:
         """Provenance alone, without reading the numbers."""
         path = self.folder(name, key) / RECORD
         try:
-            return json.loads(path.read_text())
+            found = json.loads(path.read_text())
+            if not isinstance(found, dict) or (found.get("analysis"), found.get("key")) != (name, key):
+                raise ValueError("this is not the record of the result in this folder")
         except (OSError, ValueError) as error:
             raise unreadable(path, error) from error
+        return found
 
     def records(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Records of all whole results, oldest first."""
-        found = [self.record(n, k) for n, k in self.addresses() if name in (None, n)]
-        return sorted(found, key=lambda r: (r.get("started", ""), r["key"]))
+        """Records of all whole results that can be read, oldest first."""
+        return self.read_records(name)[0]
+
+    def read_records(self, name: str | None = None) -> tuple[list[dict[str, Any]], list[str]]:
+        """(records of all whole results, oldest first; what cannot be read, a sentence each)."""
+        found, problems = list[dict[str, Any]](), list[str]()
+        for address in self.addresses():
+            if name in (None, address[0]):
+                try:
+                    found.append(self.record(*address))
+                except StoreError as error:
+                    problems.append(str(error))
+        return sorted(found, key=lambda r: (r.get("started", ""), r["key"])), problems
 
     def addresses(self) -> Iterator[tuple[str, str]]:
         """(analysis, key) of every whole result."""
@@ -164,27 +177,31 @@ class Store:
             raise InputError(f"{prefix!r} names {len(hits)} results in {self.root} ({listed}); give one whole key.")
         return hits[0]
 
+    def named(self, analysis: str, run: str) -> tuple[str, str]:
+        """The (analysis, key) of the one result of ``analysis`` about the run of this name; a sweep before single runs.
+
+        Raises:
+            InputError: none, or more than one.
+        """
+        hits = named(self.records(), analysis, run)
+        if not hits:
+            raise InputError(f"no result of {analysis} about a run {run!r} in {self.root}; `probe show` lists what is")
+        if len(hits) > 1:
+            told = "; ".join(f"{r['key']} {json.dumps(r.get('options', {}))}" for r in hits)
+            raise InputError(f"{len(hits)} results of {analysis} are about {run!r}; name one by its key: {told}")
+        return analysis, str(hits[0]["key"])
+
     def query(self, sql: str) -> pd.DataFrame:
-        """Rows of an SQL query over all tables: one view per analysis, with the column ``key``.
+        """Rows of an SQL query: one view per analysis, and `results` and `claims` (`analyses.core.store.sql`).
+
+        Results that are damaged are left out and named in the frame's `attrs["problems"]`.
 
         Raises:
             InputError: the SQL is wrong (views that exist are listed).
         """
-        import duckdb
+        from analyses.core.store import sql as views
 
-        views = sorted({n for n, _ in self.addresses()})
-        with duckdb.connect() as connection:
-            if not is_here(self.root):
-                connection.register_filesystem(cast(Any, self.root).fs)
-            try:
-                for name in views:
-                    connection.execute(_view(name, self.root))
-                found: Any = connection.sql(sql)
-                if found is None:
-                    raise InputError(f"the query {sql[:60]!r} selects nothing; expected SELECT ... FROM a view")
-                return found.df()
-            except duckdb.Error as error:
-                raise InputError(f"{error}\nViews in {self.root}: {', '.join(views) or 'none'}.") from error
+        return views.query(self, sql)
 
     def announce(self, key: str, state: Mapping[str, Any] | None) -> None:
         """Say how far a running sweep is (``None``: it ended); read by ``running``."""
@@ -208,17 +225,6 @@ def _alive(pid: int) -> bool:
     except PermissionError:  # somebody else's, but there
         return True
     return True
-
-
-def _view(name: str, root: Path) -> str:
-    # The folder is a name, not a pattern: a character of a pattern stands for itself within brackets.
-    here = re.sub(r"[\[*?]", lambda sign: f"[{sign[0]}]", str(root))
-    files = f"{here}/{name}/*/{TABLE}".replace("'", "''")
-    columns = "*, parse_dirpath(filename).regexp_extract('[0-9a-f]{16}$') AS key"
-    return (
-        f"CREATE VIEW {name} AS SELECT {columns.replace('*,', '* EXCLUDE (filename),')} "
-        f"FROM read_parquet('{files}', union_by_name=true, filename=true)"
-    )
 
 
 def _write(result: Result, folder: Path) -> None:
