@@ -29,7 +29,7 @@ def test_results_are_listed_by_run(copy: Store, capsys: Capture) -> None:
     assert code == 0
     blocks = [block.splitlines() for block in out.strip().split("\n\n")]
     assert [b[0] for b in blocks] == ["high", "low", "no run"]
-    assert [line.split()[0] for line in blocks[0][2:]] == ["logit_lens", "perplexity", "over_memorization"]
+    assert {line.split()[0] for line in blocks[0][2:]} == {"logit_lens", "perplexity", "over_memorization"}
     assert blocks[1][1].split() == ["analysis", "steps", "items", "age", "size", "key"]
     assert "0–90" in blocks[1][2] and "Accuracy held while perplexity rose" in out
     _, one, _ = probe(capsys, "show", "--run", "low", "--results", copy.root, "--json")
