@@ -194,7 +194,7 @@ def figures(result: Result) -> dict[str, Any]:
             x="beta",
             color="arm",
             dash=dash,
-            facet="items",
+            facet=[c for c in ("items", "layer") if c in rows],
             title=f"{title}, 95 % interval over items",
             reference=0,
         )

@@ -276,13 +276,11 @@ def figures(result: Result) -> dict[str, Any]:
 
     rows = result.summary()
     rows = rows.assign(items=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
-    drawn: dict[str, Any] = {}
-    for layer, part in rows[rows["quantity"] == "effect"].groupby("layer"):
-        title = f"Layer {layer}: keys scaled by alpha, 95 % interval over items"
-        dash = "step" if "step" in part else None
-        drawn[f"dose_response_{layer}"] = curve(
-            part, x="alpha", color="arm", dash=dash, facet="items", title=title, reference=0
-        )
+    effect = rows[rows["quantity"] == "effect"]
+    dash = "step" if "step" in effect else None
+    title = "Keys scaled by alpha, 95 % interval over items"
+    facet = [c for c in ("items", "layer") if c in effect]
+    drawn = {"dose_response": curve(effect, x="alpha", color="arm", dash=dash, facet=facet, title=title, reference=0)}
     slopes = rows[(rows["quantity"] == "slope") & rows["variant"].isin(["below", "above"])]
     panels = slopes.assign(side=slopes["items"] + ", " + slopes["variant"].map({"below": "lowered", "above": "raised"}))
     dash = "step" if "step" in panels else None

@@ -24,6 +24,7 @@ from analyses.core.result import DIMS
 from analyses.core.running.run import run
 from analyses.core.running.sweep import join
 from probe import Model, Prompts
+from tests import crowded
 
 Inputs = Callable[[str], dict[str, Any]]
 
@@ -122,6 +123,21 @@ def test_figures_build_and_are_labelled(name: str, inputs: Inputs) -> None:
     for title, figure in (shown for each in drawn for shown in each.figures().items()):
         assert figure.to_json(), title
         assert figure.layout.title.text, f"{name}/{title} has no title"
+    can_be_read(name, result, crowded.SMALL)
+
+
+def can_be_read(name: str, result: Result, size: dict[str, int]) -> None:
+    """Figures of a result of this size, as a sweep has it, have few panels, lines and pixels."""
+    large = crowded.enlarged(result, size)
+    large = large if get(name).arity == "result" else crowded.swept(large, size)
+    for title, figure in large.figures().items():
+        assert not crowded.unreadable(figure), f"{name}/{title}: {crowded.crowd(figure)}"
+
+
+@every
+@pytest.mark.verify
+def test_figures_of_a_real_run_can_be_read(name: str, inputs: Inputs) -> None:
+    can_be_read(name, run(name, **inputs(name)), crowded.LARGE)
 
 
 @every

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analyses.core import figures
-from analyses.core.figures import traces
+from analyses.core.figures import scales, traces
 
 HOSTILE = "<script>alert(1)</script><b>"
 
@@ -231,17 +231,17 @@ def test_tokens_can_be_read(token, shown):
 
 
 def test_colour_scale_never_collapses():
-    assert traces.color_scale([3.0, 3.0])["cmax"] > traces.color_scale([3.0, 3.0])["cmin"]
-    assert traces.color_scale([np.nan])["cmax"] == 1.0
-    assert traces.color_scale([-1.0, 0.5], limit=2.0)["cmin"] == -2.0
+    assert scales.color_scale([3.0, 3.0])["cmax"] > scales.color_scale([3.0, 3.0])["cmin"]
+    assert scales.color_scale([np.nan])["cmax"] == 1.0
+    assert scales.color_scale([-1.0, 0.5], limit=2.0)["cmin"] == -2.0
 
 
 def test_colours_are_centred_only_where_both_signs_occur_or_it_is_asked():
-    assert traces.color_scale([-3.0, 1.0])["cmid"] == 0
-    assert "cmid" not in traces.color_scale([-3.0, -1.0])
-    assert traces.color_scale([-3.0, -1.0], signed=True)["cmax"] == 3.0
+    assert scales.color_scale([-3.0, 1.0])["cmid"] == 0
+    assert "cmid" not in scales.color_scale([-3.0, -1.0])
+    assert scales.color_scale([-3.0, -1.0], signed=True)["cmax"] == 3.0
 
 
 def test_values_of_one_sign_share_a_scale_that_starts_at_zero():
-    ends = [traces.color_scale(v, limit=4.0) for v in ([-3.0, -1.0], [1.0, 2.0])]
+    ends = [scales.color_scale(v, limit=4.0) for v in ([-3.0, -1.0], [1.0, 2.0])]
     assert [(e["cmin"], e["cmax"]) for e in ends] == [(-4.0, 0.0), (0.0, 4.0)]

@@ -19,13 +19,13 @@ from analyses.core.figures.layout import (
     shade,
     star,
 )
+from analyses.core.figures.scales import color_scale
 from analyses.core.figures.stages import explained, stage_shades
 from analyses.core.figures.strips import tokens
 from analyses.core.figures.traces import (
     PALETTE,
     as_text,
     axis_name,
-    color_scale,
     faint,
     plain,
     quantity_name,

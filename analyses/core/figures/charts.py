@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analyses.core.figures import traces
+from analyses.core.figures import crowds, scales, traces
 from analyses.core.figures.layout import (
     MISSING,
     THIN,
     X_ORDER,
     Columns,
+    across,
     checked,
     coloraxis,
     empty,
@@ -72,22 +73,36 @@ def curve(
     Raises:
         ValueError: a column that does not exist, or rows these columns do not tell apart.
     """
-    rows, (color, dash, facet) = joined(rows, color, dash, facet)
+    exist(rows, (x, y, *(c for of in (color, dash, facet) for c in crowds.named(of))))
+    hues, dashes, wide = crowds.dealt(rows, color, dash, facet)
+    look: dict[str, Any] = {"title": title, "unit": unit}
+    if crowds.is_crowded(rows, hues, wide) and traces.is_numeric(rows[x]):
+        return heatmap(rows, x=x, y=hues[0], z=y, facet=wide or None, **look)
+    wide, slides = crowds.slid(rows, [*wide, *(["quantity"] if several(rows, "quantity") and not wide else [])])
+    if slides:
+        look |= {"y_title": y_title, "log_y": log_y, "reference": reference, "columns": columns}
+        again = {"x": x, "y": y, "color": hues or None, "dash": dashes or None, "facet": wide or None}
+        return crowds.sliding(rows, slides, wide, y, lambda part: curve(part, **again, **look))
+    rows, (color, dash, facet) = joined(rows, hues or None, dashes or None, wide or None)
     facet = checked(rows, (x, color, dash, facet), facet, y)
     if rows.empty:
         return empty(title)
     figure, panels = panels_of(rows, facet, columns)
     shown: set[str] = set()
     for part, place in panels:
-        for name, line, style in traces.lines(part, rows, color, dash):
+        of = list(traces.lines(part, rows, color, dash))
+        banded = traces.banded(len(of), is_ramp=crowds.is_ordered(rows, [color or ""]) and dash is None)
+        for number, (name, line, style) in enumerate(of):
             line = line.sort_values(x) if traces.is_numeric(line[x]) else line
-            drawn = traces.line_traces(line, x, y, name, style, bool(name) and name not in shown)
+            drawn = traces.line_traces(line, x, y, name, style, bool(name) and name not in shown, number in banded)
             figure.add_traces(drawn, **everywhere(place, len(drawn)))
             shown.add(name)
+        if scales.are_fractions(part, y):
+            figure.update_yaxes(range=scales.FRACTIONS, **place)
         if place.get("col", 1) == 1 or several(rows, "quantity"):
             figure.update_yaxes(title_text=y_title or y_title_of(part, y, unit), **place)
-        if reference is not None:
-            figure.add_hline(reference, line=THIN, **place)
+    if reference is not None:
+        figure.update_layout(shapes=across(len(panels), reference))
     last = panels[-1][1]
     last_row = {"row": last["row"]} if columns == 1 and last else {}
     figure.update_xaxes(title_text=axis_name(x), **last_row)
@@ -127,17 +142,24 @@ def heatmap(
     Raises:
         ValueError: a column that does not exist, or two rows for one cell.
     """
-    rows, (facet,) = joined(rows, facet)
+    exist(rows, (x, y, z, *crowds.named(facet)))
+    wide, slides = crowds.slid(rows, crowds.named(facet))
+    if slides:
+        look = {"x": x, "y": y, "z": z, "title": title, "unit": unit}
+        look |= scales.shared_scale(rows, z, signed, limit)
+        return crowds.sliding(rows, slides, wide, z, lambda part: heatmap(part, facet=wide or None, **look))
+    rows, (facet,) = joined(rows, wide or None)
     facet = checked(rows, (x, y, facet), facet, z)
+    fixed = scales.fixed_scale(rows, z) if limit is None and not signed else None
     if bool(np.isnan(rows[z].to_numpy(dtype=float)).all()):
         return empty(title)
     figure, panels = panels_of(rows, facet)
     for part, place in panels:
-        figure.add_traces([traces.cells(part, x, y, z)], **everywhere(place, 1))
+        figure.add_traces([traces.cells(part, x, y, z, fixed)], **everywhere(place, 1))
     figure.update_xaxes(title_text=axis_name(x), showgrid=False, type=traces.cell_axis(rows[x]))
     figure.update_yaxes(showgrid=False, type=traces.cell_axis(rows[y]))
     figure.update_yaxes(title_text=axis_name(y), **first_column(panels))
-    figure.update_layout(coloraxis=coloraxis(rows[z], signed, limit, unit_of(rows) if unit is None else unit))
+    figure.update_layout(coloraxis=coloraxis(rows[z], signed, limit, unit_of(rows) if unit is None else unit, fixed))
     gaps = any(p[z].notna().sum() < p[x].nunique() * p[y].nunique() for p, _ in panels)
     figure.update_layout(plot_bgcolor=MISSING)
     return finished(figure, title, note="grey: not measured" if gaps else "")
@@ -175,7 +197,12 @@ def forest(
     Raises:
         ValueError: a column that does not exist, or rows these columns do not tell apart.
     """
-    rows, (color, facet, named) = joined(rows, color, facet, label)
+    exist(rows, [c for of in (color, facet, label) for c in crowds.named(of)])
+    wide, slides = crowds.slid(rows, crowds.named(facet))
+    if slides:
+        look = {"label": label, "color": color, "reference": reference, "title": title, "unit": unit}
+        return crowds.sliding(rows, slides, wide, "value", lambda part: forest(part, facet=wide or None, **look))
+    rows, (color, facet, named) = joined(rows, color, wide or None, label)
     facet = checked(rows, (named, color, facet), facet, "value")
     if rows.empty or named is None:
         return empty(title)

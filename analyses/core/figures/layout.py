@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analyses.core.figures import traces
+from analyses.core.figures import scales, traces
 from analyses.core.figures.traces import PALETTE, as_text, axis_name, plain
 from analyses.core.result import DIMS
 
@@ -164,6 +164,13 @@ def panels_of(
     return figure, [(part, place) for (_, part), place in zip(groups, places, strict=True)]
 
 
+def across(panels: int, y: float) -> list[dict[str, Any]]:
+    """A thin line at ``y`` over the width of every panel."""
+    numbers = ["" if i == 0 else str(i + 1) for i in range(panels)]
+    ends = {"type": "line", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": THIN}
+    return [{**ends, "xref": f"x{n} domain", "yref": f"y{n}"} for n in numbers]
+
+
 def everywhere(place: dict[str, int], count: int) -> dict[str, list[int]]:
     return {"rows": [place["row"]] * count, "cols": [place["col"]] * count} if place else {}
 
@@ -185,9 +192,15 @@ def _named(figure: Any, x: float, text: str, color: str) -> go.Figure:
     return figure
 
 
-def coloraxis(values: Any, signed: bool | None, limit: float | None, unit: str) -> dict[str, Any]:
-    bar = {"title": {"text": html.escape(unit), "side": "right"}, "thickness": 14}
-    return {**traces.color_scale(values, signed, limit), "colorbar": bar}
+def coloraxis(
+    values: Any, signed: bool | None, limit: float | None, unit: str, fixed: scales.Scale | None = None
+) -> dict[str, Any]:
+    """Colours and their bar; ``fixed``: the scale of the quantity itself, whatever the values are."""
+    bar = {"title": {"text": html.escape(fixed.unit or unit if fixed else unit), "side": "right"}, "thickness": 14}
+    bar |= {"len": 1, "lenmode": "fraction", "x": 1.01, "xpad": 4}
+    if fixed:
+        return {"colorscale": scales.UNSIGNED, "cmin": fixed.low, "cmax": fixed.high, "colorbar": bar}
+    return {**scales.color_scale(values, signed, limit), "colorbar": bar}
 
 
 def y_title_of(rows: pd.DataFrame, y: str, unit: str | None) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses.core.figures.scales import Scale
 from analyses.core.result import COMPANIONS
 
 # Okabe and Ito's colours (told apart by colour-blind readers), the yellow left out: it vanishes on white.
@@ -23,8 +24,6 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 RAMP = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39")  # viridis without its ends
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
-SIGNED = "RdBu"  # as plotly.py reads it: red below zero, blue above, as in the field's papers
-UNSIGNED = "Viridis"
 NAMES = {"step": "optimizer step", "pos": "token position", "k": "k (samples or top tokens)"}
 QUANTITIES = {
     "ppl": "perplexity",
@@ -89,7 +88,16 @@ def ramp(share: float) -> str:
     return "#{:02x}{:02x}{:02x}".format(*mixed)
 
 
-def line_traces(line: pd.DataFrame, x: str, y: str, name: str, style: dict[str, str], legend: bool) -> list[Trace]:
+def banded(count: int, *, is_ramp: bool) -> set[int]:
+    """Which of a panel's lines have a band: up to three all of them; of steps in a ramp the first and the last."""
+    if is_ramp and count > 2:
+        return {0, count - 1}
+    return set(range(count)) if count <= 3 else set()
+
+
+def line_traces(
+    line: pd.DataFrame, x: str, y: str, name: str, style: dict[str, str], legend: bool, has_band: bool = True
+) -> list[Trace]:
     """A line with its band; where ``x`` is a category, dots with error bars."""
     spread = y == "value" and "ci_low" in line and bool(line["ci_low"].notna().any())
     ordered = is_numeric(line[x])
@@ -110,7 +118,7 @@ def line_traces(line: pd.DataFrame, x: str, y: str, name: str, style: dict[str, 
         return [main]
     if not ordered:
         return [{**main, "error_y": error_bars(line)}]
-    return [band(line, x, style["color"], name), main]
+    return [band(line, x, style["color"], name), main] if has_band else [main]
 
 
 def band(line: pd.DataFrame, x: str, color: str, name: str) -> Trace:
@@ -139,12 +147,13 @@ def band(line: pd.DataFrame, x: str, color: str, name: str) -> Trace:
     }
 
 
-def cells(part: pd.DataFrame, x: str, y: str, z: str) -> Trace:
-    """A heatmap of ``z``; a cell without a row is NaN and says so on hover."""
+def cells(part: pd.DataFrame, x: str, y: str, z: str, scale: Scale | None = None) -> Trace:
+    """A heatmap of ``z``, coloured on ``scale`` if given; a cell without a row is NaN and says so on hover."""
     xs, ys = axis_values(part[x]), axis_values(part[y])
     at = pd.Index(ys).get_indexer(pd.Index(part[y])), pd.Index(xs).get_indexer(pd.Index(part[x]))
     grid = np.full((len(ys), len(xs)), np.nan)
-    grid[at] = part[z].to_numpy(dtype=float)
+    values = part[z].to_numpy(dtype=float)
+    grid[at] = scale.of(values) if scale else values
     hover = np.full(grid.shape, "not measured", dtype=object)
     hover[at] = told(part, z)
     place = f"{html.escape(axis_name(x))} %{{x}}, {html.escape(axis_name(y))} %{{y}}"
@@ -199,22 +208,6 @@ def told(rows: pd.DataFrame, column: str) -> list[str]:
 def _interval(low: Any, high: Any, n: Any) -> str:
     count = f"<br>n = {n:.0f}" if pd.notna(n) else ""
     return f"<br>95 % interval {number(low)} to {number(high)}{count}" if pd.notna(low) else f"<br>no interval{count}"
-
-
-def color_scale(values: Any, signed: bool | None = None, limit: float | None = None) -> dict[str, Any]:
-    """Plotly coloraxis settings: centred on zero where values have both signs, from smallest to largest otherwise.
-
-    With ``limit`` values of one sign go from zero to it, so that two figures share a scale.
-    """
-    finite = np.asarray(values, dtype=float)
-    finite = finite[np.isfinite(finite)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    if low < 0 < high if signed is None else signed:
-        end = limit or max(abs(low), abs(high)) or 1.0
-        return {"colorscale": SIGNED, "cmin": -end, "cmax": end, "cmid": 0}
-    if limit is not None:
-        low, high = (-limit, 0.0) if high <= 0 else (0.0, limit)
-    return {"colorscale": UNSIGNED, "cmin": low, "cmax": high if high > low else low + 1}
 
 
 def unit_name(unit: Any) -> str:
