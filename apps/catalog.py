@@ -132,7 +132,7 @@ def not_found(recorded: str | Path) -> str:
     return f"{recorded} is not found from {Path.cwd()}: start the dashboard in the folder it is relative to"
 
 
-def _step_of(checkpoint: Mapping[str, Any]) -> str:
+def _step_of(checkpoint: Mapping[str, object]) -> str:
     """Step of a checkpoint as recorded, else as its folder is named; "" where neither says."""
     place = PurePath(str(checkpoint.get("adapter") or checkpoint.get("path", "")))
     named = next((step for name in reversed(place.parts) if (step := step_of(name)) is not None), "")

@@ -235,7 +235,7 @@ def provenance(record: Any) -> Iterator[tuple[str, str]]:
         yield f"step {member.get('step')}", f"{', '.join(paths)} (result {member.get('key')})"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.5g}"
     return str(value)

@@ -39,7 +39,7 @@ class Written:
     end: str = ""
 
 
-def asked(tokenizer: Any, item: Item, options: Mapping[str, Any]) -> Written:
+def asked(tokenizer: Any, item: Item, options: Mapping[str, object]) -> Written:
     """The conversation up to where the model's answer begins.
 
     Raises:
@@ -50,7 +50,7 @@ def asked(tokenizer: Any, item: Item, options: Mapping[str, Any]) -> Written:
     return Written(text, len(text), template.own(text, text))
 
 
-def answered(tokenizer: Any, item: Item, options: Mapping[str, Any]) -> Written:
+def answered(tokenizer: Any, item: Item, options: Mapping[str, object]) -> Written:
     """The conversation with the item's answer as the assistant's turn, cut behind the answer.
 
     What the template writes between its generation prompt and the answer is part of it, as in training.
@@ -77,7 +77,7 @@ def answered(tokenizer: Any, item: Item, options: Mapping[str, Any]) -> Written:
 class _Template:
     """A tokenizer's chat template with one item's conversation and the template's options."""
 
-    def __init__(self, tokenizer: Any, item: Item, options: Mapping[str, Any]) -> None:
+    def __init__(self, tokenizer: Any, item: Item, options: Mapping[str, object]) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise InputError("template='chat', but this tokenizer has no chat template; use template='none'")
         self.tokenizer, self.item, self.options = tokenizer, item, dict(options)

@@ -93,7 +93,7 @@ def text_config(config: Any) -> Any:
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
-def frequency_turn(config: Any) -> int | None:
+def frequency_turn(config: object) -> int | None:
     """Length beyond which the rotary frequencies of a whole batch change (`longrope`); None where they do not.
 
     transformers picks them by the longest item of a batch, so an item's numbers would depend on its neighbours.
@@ -106,7 +106,7 @@ def frequency_turn(config: Any) -> int | None:
     return int(turns[0]) if turns and turns[0] is not None else None
 
 
-def number(config: Any, *names: str) -> int | None:
+def number(config: object, *names: str) -> int | None:
     """The first of these fields that is stated, as one number (a list that repeats one number is that number)."""
     for name in names:
         value = getattr(config, name, None)
@@ -117,17 +117,17 @@ def number(config: Any, *names: str) -> int | None:
     return None
 
 
-def n_layers(config: Any) -> int | None:
+def n_layers(config: object) -> int | None:
     """Number of blocks."""
     return number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
-def n_heads(config: Any) -> int:
+def n_heads(config: object) -> int:
     """Number of query heads; 0 in a family without attention."""
     return number(config, "num_attention_heads", "n_head", "n_heads", "num_heads") or 0
 
 
-def n_kv_heads(config: Any) -> int:
+def n_kv_heads(config: object) -> int:
     """Number of key and value heads."""
     heads = n_heads(config)
     kind = str(getattr(config, "model_type", ""))
@@ -139,25 +139,25 @@ def n_kv_heads(config: Any) -> int:
     return number(config, "num_key_value_heads", "num_kv_heads") or number(attention, "kv_n_heads") or heads
 
 
-def d_mlp(config: Any) -> int:
+def d_mlp(config: object) -> int:
     """Width of the MLP's inside: of the dense one, or of the first block where blocks differ."""
     width = number(config, "hidden_size", "n_embd", "d_model") or 0
     found = number(config, "intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim", "moe_intermediate_size")
     return found or int(width * float(getattr(config, "expansion_ratio", 4) or 4))
 
 
-def n_ctx(config: Any) -> int | None:
+def n_ctx(config: object) -> int | None:
     """Longest input in tokens; None where the family states no limit (recurrent ones, ALiBi)."""
     return number(config, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 
 
-def d_head(config: Any) -> int:
+def d_head(config: object) -> int:
     """Width of one head's query; 0 where the configuration does not say."""
     heads, width = n_heads(config), number(config, "hidden_size", "n_embd", "d_model") or 0
     return number(config, "head_dim", "attention_head_dim") or (width // heads if heads else 0)
 
 
-def logit_scale(config: Any) -> float:
+def logit_scale(config: object) -> float:
     """The factor between the unembedding's output and the logits (Cohere, Granite, Falcon-H1, ...)."""
     kind = str(getattr(config, "model_type", ""))
     if kind.startswith("cohere"):
@@ -169,7 +169,7 @@ def logit_scale(config: Any) -> float:
     return 1.0 / float(getattr(config, "logits_scaling", None) or 1.0)
 
 
-def logit_cap(config: Any) -> float | None:
+def logit_cap(config: object) -> float | None:
     """The soft cap on the logits, if the family has one."""
     for name in ("final_logit_softcapping", "logits_soft_cap"):
         value = getattr(config, name, None)
@@ -178,7 +178,7 @@ def logit_cap(config: Any) -> float | None:
     return None
 
 
-def embedding_multiplier(config: Any) -> float:
+def embedding_multiplier(config: object) -> float:
     """The factor between the embedding's output and the first residual state, where a family states one."""
     for name in ("embedding_multiplier", "scale_emb"):
         value = getattr(config, name, None)
@@ -187,7 +187,7 @@ def embedding_multiplier(config: Any) -> float:
     return 1.0
 
 
-def multipliers(config: Any, kind: str) -> tuple[float, ...]:
+def multipliers(config: object, kind: str) -> tuple[float, ...]:
     """Factors by which a family may scale what a part adds to the residual stream, 1 last."""
     named = {
         "attn_out": ("attention_out_multiplier", "residual_multiplier"),
@@ -198,7 +198,7 @@ def multipliers(config: Any, kind: str) -> tuple[float, ...]:
     return tuple(dict.fromkeys([*(float(v) for v in stated if isinstance(v, (int, float))), 1.0]))
 
 
-def split_heads(config: Any, fused: str, width: int) -> Mapping[str, list[int]] | None:
+def split_heads(config: object, fused: str, width: int) -> Mapping[str, list[int]] | None:
     """Which outputs of a fused projection are q, k and v; None where this fusion is not known.
 
     Args:

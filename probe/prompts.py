@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from probe.errors import InputError
 from probe.items import Chat, Item
@@ -75,7 +75,7 @@ class Prompts:
     @classmethod
     def of(
         cls,
-        rows: Any,
+        rows: object,
         *,
         columns: Mapping[str, Source] | str | None = None,
         answer_kind: str | None = None,

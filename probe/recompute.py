@@ -127,7 +127,7 @@ def check(model: Model, rollouts: Rollouts, at_temperature: bool = False) -> Non
         rollouts.require("temperature", by="reading at the sampling temperature")
 
 
-def _temperatures(rows: pd.DataFrame, table: pa.Table, source: str) -> np.ndarray[Any, Any]:
+def _temperatures(rows: pd.DataFrame, table: pa.Table, source: str) -> np.ndarray:
     values = table["temperature"].to_numpy().astype(float)
     bad = rows.loc[~(values > 0), "item"].unique()
     if len(bad):
@@ -144,11 +144,11 @@ def _read_window(
     frame: pd.DataFrame,
     reduce: Reduce,
     batch_size: int,
-    temperature: np.ndarray[Any, Any] | None,
-) -> dict[str, np.ndarray[Any, Any]]:
+    temperature: np.ndarray | None,
+) -> dict[str, np.ndarray]:
     response, pos = frame["response"].to_numpy(), frame["pos"].to_numpy()
     first = np.searchsorted(response, np.arange(table.num_rows + 1))
-    out: dict[str, np.ndarray[Any, Any]] = {}
+    out: dict[str, np.ndarray] = {}
     for batch in response_batches(models[0], table, batch_size):
         places = [int(item.id) for item in batch.items]
         tokens = np.concatenate([np.arange(first[p], first[p + 1]) for p in places])
@@ -164,12 +164,12 @@ def _read_window(
 def _read_batch(
     models: Sequence[Model],
     batch: TokenBatch,
-    item: np.ndarray[Any, Any],
-    pos: np.ndarray[Any, Any],
-    targets: np.ndarray[Any, Any],
+    item: np.ndarray,
+    pos: np.ndarray,
+    targets: np.ndarray,
     reduce: Reduce,
-    temperature: np.ndarray[Any, Any] | None,
-) -> dict[str, np.ndarray[Any, Any]]:
+    temperature: np.ndarray | None,
+) -> dict[str, np.ndarray]:
     """`reduce` over the tokens read at (item, pos) of a batch, a chunk of logits at a time."""
     states: list[Tensor] = []
     for model in models:
@@ -230,7 +230,7 @@ def response_batches(model: Model, table: pa.Table, batch_size: int) -> list[Tok
     return plan(encoded, batch_size, pad_id=model.pad_id, turn=model.turn)
 
 
-def _split(table: pa.Table, name: str) -> list[np.ndarray[Any, Any]]:
+def _split(table: pa.Table, name: str) -> list[np.ndarray]:
     return np.split(flat(table, name), np.cumsum(lengths(table, name))[:-1])
 
 

@@ -67,7 +67,7 @@ class Rollouts:
         return cls(*open_log(path))._checked()
 
     @classmethod
-    def of(cls, rows: pa.Table | pd.DataFrame | Sequence[Mapping[str, Any]], source: str = "memory") -> Rollouts:
+    def of(cls, rows: pa.Table | pd.DataFrame | Sequence[Mapping[str, object]], source: str = "memory") -> Rollouts:
         """A log from rows in memory: an Arrow table, a pandas frame or a list of dicts."""
         if isinstance(rows, pd.DataFrame):
             rows = pa.Table.from_pandas(rows, preserve_index=False)
@@ -293,7 +293,7 @@ class Rollouts:
 
         return replace(self, data=pads.dataset(segmented(self.data.to_table(), tokenizer, pattern)))
 
-    def tokenized(self, tokenizer: Any, framing: Mapping[str, Any] | None = None) -> Rollouts:
+    def tokenized(self, tokenizer: Any, framing: Mapping[str, object] | None = None) -> Rollouts:
         """The log with ids for its texts, where the round trip through the tokenizer is exact.
 
         The ids the policy really sampled may have been other pieces of the same text, which no text log can show;

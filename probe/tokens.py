@@ -60,7 +60,7 @@ def tokenize(
     template: Template = "none",
     boundary: Boundary = "joint",
     bos: bool | None = None,
-    template_options: Mapping[str, Any] | None = None,
+    template_options: Mapping[str, object] | None = None,
     include_eos: bool = False,
     max_length: int,
 ) -> list[Encoded]:
@@ -111,7 +111,7 @@ def tokenize_prompts(
     *,
     template: Template = "none",
     bos: bool | None = None,
-    template_options: Mapping[str, Any] | None = None,
+    template_options: Mapping[str, object] | None = None,
     max_length: int,
 ) -> list[Encoded]:
     """Each item's prompt alone (no answer), as generation meets it.

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -85,7 +85,7 @@ def places(model: Model) -> dict[Place, tuple[Slot, ...]]:
     return {place: tuple(found[place]) for place in ordered}
 
 
-def _placed(name: str, values: Tensor, config: Any, where: Map, beside: bool) -> list[tuple[Place, Slot]]:
+def _placed(name: str, values: Tensor, config: object, where: Map, beside: bool) -> list[tuple[Place, Slot]]:
     kind, layer, module = name.rpartition(".")[2], None, name
     if name.startswith(f"{where.blocks}."):
         number, _, module = name.removeprefix(f"{where.blocks}.").partition(".")

@@ -118,7 +118,7 @@ def _folders(base: Model, tuned: Model) -> tuple[str, str]:
     return folders[0], folders[1]
 
 
-def _nll(model: Model, prompts: Prompts, template: Any, batch_size: int) -> list[dict[str, Any]]:
+def _nll(model: Model, prompts: Prompts, template: object, batch_size: int) -> list[dict[str, Any]]:
     """Summed NLL of each item's answer and its number of tokens."""
 
     last = f"resid_post.{model.shape.n_layers - 1}"

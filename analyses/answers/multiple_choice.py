@@ -92,7 +92,7 @@ def _options(item: Item, score: str, delimiter: str) -> list[Item]:
     return [replace(item, id=f"{item.id}\0{n}", answer=between + text, also=()) for n, text in enumerate(texts)]
 
 
-def _scored(model: Model, asked: Prompts, template: Any, batch_size: int) -> pd.DataFrame:
+def _scored(model: Model, asked: Prompts, template: object, batch_size: int) -> pd.DataFrame:
 
     last = f"resid_post.{model.shape.n_layers - 1}"
     rows: list[dict[str, Any]] = []

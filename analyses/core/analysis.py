@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Annotated, Any, Literal, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 import pandas as pd
 
@@ -23,6 +23,9 @@ from analyses.core.homes import homes
 from analyses.core.result import Result
 from analyses.core.work import Case, Work
 from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 DOC_SECTIONS = ("Definition", "Units", "Source", "Does not show", "Control")
 ByItem = Callable[[pd.DataFrame, Mapping[str, Any]], Result]
@@ -98,7 +101,7 @@ class Analysis:
     by_item: ByItem | None = None
     check: Check | None = None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Result:
+    def __call__(self, *args: object, **kwargs: object) -> Result:
         return self.function(*args, **kwargs)
 
     @property
@@ -129,7 +132,7 @@ class Analysis:
                 return option
         raise InputError(unknown(f"option of {self.name}", name, [o.name for o in self.options]))
 
-    def figures(self, result: Result) -> dict[str, Any]:
+    def figures(self, result: Result) -> dict[str, Figure]:
         """Plotly figures by name; {} for an analysis that draws none."""
         draw = getattr(inspect.getmodule(self.function), "figures", None)
         return draw(result) if draw else {}
@@ -145,7 +148,7 @@ def analysis(
     by_item: ByItem | None = None,
     check: Check | None = None,
 ) -> Callable[[Callable[..., Result]], Analysis]: ...
-def analysis(function: Callable[..., Result] | None = None, **declared: Any) -> Any:
+def analysis(function: Callable[..., Result] | None = None, **declared: object) -> Any:
     """Register ``function`` under its own name (one analysis per file, file named alike).
 
     Args:
@@ -176,7 +179,7 @@ def _registered(function: Callable[..., Result]) -> Analysis:
     return Analysis(function.__name__, function, tuple(inputs), tuple(options))
 
 
-def _input(owner: str, name: str, hint: Any) -> Input:
+def _input(owner: str, name: str, hint: object) -> Input:
     members = [hint]
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         members = list(typing.get_args(hint))
@@ -240,7 +243,7 @@ def argument_help(doc: str) -> dict[str, str]:
     return {name: " ".join(lines).strip() for name, lines in found.items()}
 
 
-def checked_options(of: Analysis, given: Mapping[str, Any]) -> dict[str, Any]:
+def checked_options(of: Analysis, given: Mapping[str, object]) -> dict[str, Any]:
     """All options of ``of`` with defaults filled in.
 
     Raises:

@@ -161,7 +161,7 @@ def as_json(claim: Claim) -> dict[str, Json]:
     return {f.name: _plain(getattr(claim, f.name)) for f in fields(claim)}
 
 
-def from_json(entry: Mapping[str, Any]) -> Claim:
+def from_json(entry: Mapping[str, object]) -> Claim:
     """The claim that `as_json` wrote; entries of a newer version that are not known here are left out."""
     values: dict[str, Any] = {}
     for field in fields(Claim):

@@ -16,7 +16,6 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OURS = ("analyses", "probe", "apps", "experiments", "benchmarks")  # imports of others are not followed
@@ -24,7 +23,7 @@ GROUNDS = ("analyses.core", "probe")
 LEFT_OUT = tuple(f"analyses.core.{name}" for name in ("running", "store", "cost", "figures", "progress"))
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """16 hex digits of a JSON-serialisable value."""
     return _hashed(json.dumps(value, sort_keys=True, default=str).encode())
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 import xarray as xr
@@ -19,6 +19,9 @@ import xarray as xr
 from analyses.core import claim as claimed
 from analyses.core.claim import Claim
 from analyses.core.homes import homes
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 DIMS: dict[str, str] = {
     "item": "prompt, by id",
@@ -164,7 +167,7 @@ class Result:
         dims = [c for c in joined.columns if c in DIMS]
         return joined[["quantity", "unit", *dims, "value", *COMPANIONS]]
 
-    def where(self, **wanted: Any) -> Result:
+    def where(self, **wanted: object) -> Result:
         """The part at these coordinates: one value drops its dim (and column), a list keeps it.
 
         ``sweep.where(step=60)`` is what the analysis gave at step 60; ``.where(group=["leaked", "unseen"])`` keeps two.
@@ -182,16 +185,16 @@ class Result:
         part = [*self.record.get("part", []), wanted]  # a later analysis must not take it for the whole
         return replace(self, data=data, rows=table.reset_index(drop=True), record={**self.record, "part": part})
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Figure]:
         """Plotly figures of this result by name, drawn by its analysis; {} for one that draws none."""
         draw = getattr(import_module(homes()[self.analysis]), "figures", None)
         return draw(self) if draw else {}
 
-    def figure(self) -> Any:
+    def figure(self) -> Figure:
         """The first figure."""
         return next(iter(self.figures().values()))
 
-    def with_record(self, **entries: Any) -> Result:
+    def with_record(self, **entries: object) -> Result:
         """The same numbers with provenance entries added."""
         return replace(self, record={**self.record, **entries})
 

@@ -31,6 +31,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Model, Rollouts
@@ -79,7 +80,7 @@ def advantage_modulation(
     rollouts.require("advantage", by="advantage_modulation")
     heats = sorted(temperatures)
 
-    def values(logits: tuple[Any, ...], _targets: Any) -> dict[str, Any]:
+    def values(logits: tuple[Tensor, ...], _targets: Tensor | None) -> dict[str, Tensor]:
         return _by_temperature(logits[0], heats)
 
     plan: dict[str, Any] = {"columns": ["advantage"], "batch_size": batch_size, "what": "advantage modulation"}
@@ -201,7 +202,7 @@ def _aggregate(
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Entropy by temperature, EMPG's weight by entropy, and the share outside EPO's band over steps."""
 
     rows = result.summary()

@@ -23,6 +23,7 @@ from analyses.core.result import Result
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
 
     from probe import Rollouts
 
@@ -120,7 +121,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge([estimate(long, q, ["rollout_step", "variant"], **how) for q in ("positive_share", "long_share")])
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """The share of gradient of positive, and of long responses, over steps, one line per way of averaging."""
     from analyses.core.figures import curve
 

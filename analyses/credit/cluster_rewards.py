@@ -11,7 +11,7 @@ Control: reward beside it; groups of an untrained policy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from analyses.core.result import Result
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+    from plotly.graph_objects import Figure
 
     from probe import Rollouts
 
@@ -76,7 +77,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge([estimate(table, q, ["rollout_step"], seed=seed, units="1", long_name=n) for q, n in names.items()])
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Self-consistency, the largest cluster and the true reward over steps."""
     from analyses.core.figures import curve
 

@@ -12,7 +12,7 @@ Control: sign_quadrants beside it; shuffled advantages.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
 
     from probe import Rollouts
 
@@ -114,7 +115,7 @@ def _aggregate(
     return xr.merge(parts)
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Share of collapsing tokens over steps, and how much of the fall the top tokens make up."""
     from analyses.core.figures import curve
 

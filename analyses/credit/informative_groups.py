@@ -13,7 +13,7 @@ Control: the expected share beside the observed one; p = .5 (most informative).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
 
     from probe import Rollouts
 
@@ -88,7 +89,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge([estimate(rows, q, ["rollout_step"], seed=seed, units=u) for q, u in units.items()])
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Informative groups, observed and expected, and the value of tokens, over steps."""
     from analyses.core.figures import curve
 

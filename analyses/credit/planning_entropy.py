@@ -24,6 +24,8 @@ from analyses.core.result import Result
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Rollouts
 
 GRAMS = (
@@ -130,7 +132,7 @@ def _aggregate(table: pd.DataFrame, counts: pd.Series, seed: int) -> xr.Dataset:
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Entropy of planning and of execution tokens over steps."""
     from analyses.core.figures import curve
 

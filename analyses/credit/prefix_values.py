@@ -13,7 +13,7 @@ Control: the noise of these values (token_reward_noise); rewards permuted within
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from analyses.core.analysis import analysis
 from analyses.core.result import Result
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Rollouts
 
 SHOWN = 64  # depths shown as a curve; later ones are in the rows
@@ -88,7 +90,7 @@ def _aggregate(rows: pd.DataFrame, table: pd.DataFrame, own: np.ndarray, seed: i
     return xr.merge(found)
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """How far responses share their way, over steps, and how much value moves at each position."""
     from analyses.core.figures import curve
 

@@ -24,6 +24,7 @@ from analyses.core.result import Result
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
 
     from probe import Rollouts
 
@@ -105,7 +106,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge([estimate(table, q, ["rollout_step"], seed=seed, units="1", long_name=n) for q, n in names.items()])
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """The gap per response, and how often the majority is right, over steps."""
     from analyses.core.figures import curve
 

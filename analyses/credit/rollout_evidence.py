@@ -12,7 +12,7 @@ Control: decay = 1 (nothing is forgotten); many rollouts (both go to 0).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
 
     from probe import Rollouts
 
@@ -115,7 +116,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge([estimate(table, q, ["rollout_step"], seed=seed, units=u) for q, u in units.items()])
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Mean success rate and what k more rollouts would teach, over steps."""
     from analyses.core.figures import curve
 

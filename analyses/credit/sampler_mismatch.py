@@ -15,7 +15,7 @@ Control: equal log-probs (all 0); the log-probs of one engine rounded to bf16 (w
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
 
     from probe import Rollouts
 
@@ -125,7 +126,7 @@ def _aggregate(rows: pd.DataFrame, found: dict[str, np.ndarray], place: dict[str
     return xr.merge(parts)
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """KL estimate and share of outlying tokens over steps, by probability of the token and by position."""
     from analyses.core.figures import curve, forest
 

@@ -13,7 +13,7 @@ Control: tokens of entropy 0 (0); shuffled advantages for `weighted`.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from analyses.core.analysis import analysis
 from analyses.core.result import Result
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Rollouts
 
 EDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, np.inf)
@@ -80,7 +82,7 @@ def _aggregate(
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """The score gradient by the entropy of the token, and over steps."""
     from analyses.core.figures import curve, forest
 

@@ -24,6 +24,8 @@ from analyses.core.analysis import analysis
 from analyses.core.result import Result
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Rollouts
 
 SIDES = ("likely", "unlikely", "S = B")
@@ -110,7 +112,7 @@ def _aggregate(
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """The four quadrants: change of entropy, share of all change, share of tokens."""
     from analyses.core.figures import heatmap
 

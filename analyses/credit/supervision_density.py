@@ -11,7 +11,7 @@ Control: groups with p of 0 or 1 (0 bits); a log with advantages per token.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from analyses.core.result import Result
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
 
     from probe import Rollouts
 
@@ -77,7 +78,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge(found)
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Bits per rollout and per token, and the share of tokens an advantage reaches, over steps."""
     from analyses.core.figures import curve
 

@@ -12,7 +12,7 @@ Control: tokens of equal values (right = (1 - tie) / 2 by symmetry, reported as 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
 
     from probe import Rollouts
 
@@ -90,7 +91,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge([estimate(near, q, ["pos"], seed=seed, units="reward" if q == "sd" else "1") for q in QUANTITIES])
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Sign accuracy (and ties) of token rewards by position."""
     from analyses.core.figures import curve
 

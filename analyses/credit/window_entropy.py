@@ -12,7 +12,7 @@ Control: a constant entropy (every window is that constant, nothing lies above i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+    from plotly.graph_objects import Figure
 
     from probe import Rollouts
 
@@ -111,7 +112,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge([estimate(rows, q, ["rollout_step", "variant"], seed=seed, units=u) for q, u in units.items()])
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Window entropy over steps, one line per difficulty."""
     from analyses.core.figures import curve
 

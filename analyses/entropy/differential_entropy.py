@@ -31,6 +31,7 @@ from analyses.core.stats import estimate
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Model, Rollouts
@@ -139,7 +140,7 @@ def _aggregate(table: pd.DataFrame, frame: pd.DataFrame, seed: int) -> xr.Datase
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Change of NLL against change of entropy of each response, with the selection; the means over steps."""
 
     rows = result.summary()

@@ -28,6 +28,8 @@ from analyses.core.result import Result
 from analyses.core.stats import estimate
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Model, Prompts, Rollouts
 
 SHOWN = ("entropy_nats", "logged_entropy_nats", "surprisal_nats")
@@ -120,7 +122,7 @@ def _aggregate(responses: pd.DataFrame, frame: pd.DataFrame, has_groups: bool, s
     return xr.merge(found)
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Entropy over the rollouts' steps (same states and on-policy), by position and by class; a strip of tokens."""
 
     rows = result.summary()

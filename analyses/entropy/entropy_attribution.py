@@ -33,6 +33,7 @@ from analyses.core.stats import estimate
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+    from plotly.graph_objects import Figure
 
     from probe import Model, Rollouts
 
@@ -266,7 +267,7 @@ def _resampled_agreement(table: pd.DataFrame, seed: int, draws: int) -> tuple[in
     return len(spoken), out
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Agreement of every signal with the exact change; mean exact change and mean prediction by class and sign."""
 
     rows = result.summary()

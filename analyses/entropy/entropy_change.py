@@ -31,6 +31,8 @@ from analyses.core.stats import estimate, ratio_of_sums
 from analyses.entropy import _places
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Model, Prompts, Rollouts
 
 PARTS = {
@@ -184,7 +186,7 @@ def _contributions(rows: pd.DataFrame) -> xr.Dataset:
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """The waterfall from one entropy to the other, and the parts (over steps where there are several)."""
 
     rows = result.summary()
@@ -197,7 +199,7 @@ def figures(result: Result) -> dict[str, Any]:
     return {"waterfall": _waterfall(rows), "parts": forest(parts, label="quantity", title=title), **_by_place(rows)}
 
 
-def _by_place(rows: pd.DataFrame, color: str | None = None) -> dict[str, Any]:
+def _by_place(rows: pd.DataFrame, color: str | None = None) -> dict[str, Figure]:
     """The exact change by position in the response and by class of the sampled token."""
     by_pos, by_class = (rows[rows["quantity"] == f"exact_by_{by}_nats"] for by in ("pos", "class"))
     return {

@@ -33,6 +33,7 @@ from analyses.core.stats import estimate
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+    from plotly.graph_objects import Figure
 
     from probe import Model, Rollouts
 
@@ -191,7 +192,7 @@ def _aggregate(table: pd.DataFrame, fractions: Sequence[float], seed: int) -> xr
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Each covariance over the rollouts' steps, and the pooled one of a token against the exact change there."""
 
     rows = result.summary()

@@ -31,6 +31,8 @@ from analyses.core.stats.serial import LEAST, beyond_trend, is_associated, white
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import RunLog
 
 LEAST_STEPS = 6
@@ -146,7 +148,7 @@ def _claim(data: xr.Dataset, h: np.ndarray, r: np.ndarray, why: str | None) -> C
     return Claim("law", NONE, "a law that ties reward to entropy beyond trends, a being", **shown)
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Reward against entropy with the law, and both over steps."""
 
     table = result.table

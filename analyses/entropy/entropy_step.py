@@ -37,6 +37,7 @@ from analyses.entropy import _over_updates, _places
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from analyses.core.reading.tangent import Direction
@@ -275,7 +276,7 @@ def _verdict(data: xr.Dataset) -> str:
     return f"correlation with the measured change over {n} updates: {', '.join(said)}"
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Measured and predicted change per update, prediction against measurement, and every signal's correlation."""
 
     rows = result.summary()
@@ -302,7 +303,7 @@ def figures(result: Result) -> dict[str, Any]:
     }
 
 
-def _by_place(rows: pd.DataFrame) -> dict[str, Any]:
+def _by_place(rows: pd.DataFrame) -> dict[str, Figure]:
     """Measured and predicted change per token and update by position in the response and by class of token."""
     by_pos, by_class = (
         rows[rows["quantity"].isin([f"{q}_by_{by}_nats" for q in ("measured", "gradient")])]

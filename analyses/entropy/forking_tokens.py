@@ -30,6 +30,7 @@ from analyses.core.stats import estimate
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Model, Rollouts
@@ -77,7 +78,7 @@ def forking_tokens(
 
     rollouts = rollout_tokens.readable(rollouts, model)
 
-    def values(logits: tuple[Any, ...], _targets: Any) -> dict[str, Any]:
+    def values(logits: tuple[Tensor, ...], _targets: Tensor | None) -> dict[str, Tensor]:
         return _values(logits[0], siren_p, siren_form == "forced")
 
     micro = ["micro_batch_id"] * ("micro_batch_id" in rollouts.columns)
@@ -224,7 +225,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Overlap of the marks, which classes of tokens they mark, and their shares over steps."""
 
     def cells(name: str) -> pd.DataFrame:

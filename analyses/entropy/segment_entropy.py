@@ -26,6 +26,8 @@ from analyses.core.result import Result
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Model, Rollouts
 
 SIDES = ("before", "after", "delta")
@@ -274,7 +276,7 @@ def _claims(data: xr.Dataset, table: pd.DataFrame) -> list[Claim]:
     return [Claim("calls", "found", falls, **said)]
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Entropy before and after calls over steps and by the number of the call."""
     from analyses.core.figures import curve
 

@@ -34,6 +34,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
 
     from probe import Model, Rollouts
 
@@ -205,7 +206,7 @@ def _aggregate(table: pd.DataFrame, plans: pd.Series, seed: int) -> xr.Dataset:
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """The three forms over the rollouts' steps, and the entropy of plans."""
 
     rows = result.summary()

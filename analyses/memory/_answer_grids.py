@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from analyses.memory._curves import DRAWS
 from probe.errors import InputError
 
 SEEN, UNSEEN, EVERYTHING = "seen items", "unseen items", "all"
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def from_items(
     seed: int,
     draws: int = DRAWS,
     run: str = "run",
-    clusters: Mapping[Any, str] | None = None,
+    clusters: Mapping[object, str] | None = None,
 ) -> Curves:
     """The run of per-item grids [item, step] on the same steps: micro ln PPL and mean accuracy, with draws.
 

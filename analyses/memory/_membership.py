@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from analyses.core.stats import Estimate, intervals
 from probe.errors import InputError
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 SIGMA_FLOOR = 1e-6  # a one-hot prediction has no spread: (log p - mu) is 0 there too
 
 
@@ -78,7 +78,7 @@ def peakedness(distances: Sequence[int], lengths: Sequence[int], alpha: float = 
     return float(np.mean(np.asarray(distances) <= alpha * max(lengths)))
 
 
-def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
+def edit_distance(a: Sequence[object], b: Sequence[object]) -> int:
     """Levenshtein distance of two sequences of tokens."""
     row = np.arange(len(b) + 1)
     other = np.array(list(b), dtype=object)

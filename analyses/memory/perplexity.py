@@ -32,6 +32,8 @@ from analyses.core.work import Case, Work
 from probe.prompts import SPANS
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from analyses.core.reading.teacher_forced import Scored
     from probe import Model, Prompts
 
@@ -149,7 +151,7 @@ def _exponential(nll: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({"ppl": np.exp(nll["nll_nats"]), **bounds})
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Perplexity by mask: over steps where there are any, else side by side."""
 
     rows = result.summary()

@@ -32,6 +32,8 @@ from analyses.core.stats import estimate
 from analyses.patching._clean_and_corrupt import paired_batches
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Edit, Model, Prompts, Site, TokenBatch
     from probe.replay import Clean
 
@@ -169,7 +171,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Layer by position (or by head) coloured by effect; curves over layers where positions are patched together."""
 
     rows = result.summary()

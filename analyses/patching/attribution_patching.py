@@ -33,6 +33,8 @@ from analyses.patching._clean_and_corrupt import paired_batches
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Model, Prompts
 
 CELL = ["site", "layer", "head", "pos"]
@@ -162,7 +164,7 @@ def _verdict(table: pd.DataFrame) -> str | None:
     return f"rank correlation {rank:.2f} over random cells; sign right in {signs:.0%} of {len(cells)} verified cells"
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Estimates by layer (and head, or position), and estimate against exact effect of the verified cells."""
 
     rows = result.summary()

@@ -39,6 +39,8 @@ from probe.errors import InputError
 from probe.items import OUTCOMES
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from analyses.core.reading.patch_gates import Gate
     from probe import Edit, Model, Prompts, Site, TokenBatch
     from probe.replay import Clean, Metric
@@ -289,7 +291,7 @@ def _recovery(table: pd.DataFrame, by: list[str], name: str, label: dict[str, An
     return found
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Effect, recovery and group contrast over layers; heads as a map."""
 
     rows = result.summary()

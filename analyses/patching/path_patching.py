@@ -37,6 +37,8 @@ from probe.errors import InputError
 from probe.interventions import Edit, selected
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from analyses.patching._paths import Paths, Receiver
     from probe import Model, Prompts, Site, TokenBatch
     from probe.replay import Metric
@@ -221,7 +223,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return estimate(table, "effect", by, seed=seed, **label)
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Senders against receivers, coloured by effect; with one receiver, senders with their intervals."""
 
     rows = result.summary()

@@ -6,11 +6,11 @@ bootstrap draws are matrix products whose cost does not depend on the dimension.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-Array: TypeAlias = np.ndarray[Any, Any]
+Array: TypeAlias = np.ndarray
 
 
 def layer_statistics(gram: Array, first: Array, second: Array) -> dict[str, Array]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probe.errors import InputError
 
-Array: TypeAlias = np.ndarray[Any, Any]
+Array: TypeAlias = np.ndarray
 Kind: TypeAlias = Literal["regression", "trajectory"]
 
 
@@ -62,7 +62,7 @@ def _at(curve: Float[Tensor, "time component"], t: Tensor) -> Tensor:
     return curve[left] * (1 - share) + curve[right] * share
 
 
-def integrate(field: Any, start: Float[Tensor, "item component"], n_layers: int, step: float = 0.5) -> Tensor:
+def integrate(field: object, start: Float[Tensor, "item component"], n_layers: int, step: float = 0.5) -> Tensor:
     """Path [item, state, component] from `start` over t = 0 .. n_layers, by fourth-order Runge-Kutta (torchdiffeq)."""
     from torchdiffeq import odeint
 

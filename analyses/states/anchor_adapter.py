@@ -56,6 +56,8 @@ from analyses.states._window_rule import (
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Prompts
 
 KINDS = ("nec", "suf", "jsd", "force", "probe")
@@ -216,7 +218,7 @@ def _arrays(
     return data.assign_attrs(change_points=[f"{name}: {b or 'none'}" for name, b in breaks.items()])
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """All kinds of evidence on one layer axis, with the windows that were found; and their differences."""
     from analyses.core.figures import curve, shade
 

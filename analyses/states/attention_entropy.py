@@ -29,6 +29,7 @@ from analyses.core.stats import estimate, resample_counts
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Model, Prompts, TokenBatch
@@ -210,7 +211,7 @@ def _shares(table: pd.DataFrame, low: float, high: float, seed: int) -> xr.Datas
 BANDS = {"collapsed_share": "share of collapsed heads", "overloaded_share": "share of overloaded heads"}
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Heads by layer as a map, and the shares over layers (over steps, where there are several)."""
 
     rows = result.summary()

@@ -35,6 +35,7 @@ from analyses.core.work import Case, Work
 from probe.prompts import SPANS
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Model, Prompts, TokenBatch
@@ -236,7 +237,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge(found)
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Divergence over layers by group, and by class of token."""
 
     rows = result.summary()

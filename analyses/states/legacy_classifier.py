@@ -16,7 +16,7 @@ Control: trajectories and neural_ode on the same items; the same run with rows 3
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from analyses.core.result import Result
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor, nn
 
     from analyses.core.reading.pooled import States
@@ -169,7 +170,7 @@ def _curves(network: nn.ModuleDict, path: Tensor, is_first: np.ndarray) -> dict[
     return {"force": force, "velocity": velocity, "importance": velocity + force}
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """The three curves, under a title that says what they cannot show."""
 
     rows = result.data[["force", "velocity", "importance"]].to_dataframe().reset_index()

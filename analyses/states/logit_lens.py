@@ -27,6 +27,8 @@ from analyses.core.stats import estimate
 from analyses.core.work import Case, Work
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Model, Prompts, TokenBatch
 
 BY = ["layer", "group", "answer_kind"]
@@ -111,7 +113,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge([estimate(top, q, BY, seed=seed, units=u, long_name=n) for q, (u, n) in CURVES.items()])
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Curves over layers by group; with steps, one line a step."""
 
     rows = result.summary()

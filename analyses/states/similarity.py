@@ -30,6 +30,8 @@ from analyses.core.work import Case, Work
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Model, Prompts
 
 NAMES = {
@@ -179,7 +181,7 @@ def _curves(drawn: list[dict[str, np.ndarray]], kept: np.ndarray) -> xr.Dataset:
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """CKA and Procrustes over states; relative change by group."""
 
     rows = result.summary()

@@ -35,6 +35,8 @@ from analyses.states import _part_claims
 from analyses.states._separation import layer_statistics, mean_weights, norm, split_half
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from analyses.core.reading.pooled import States
     from probe import Model, Prompts
 
@@ -169,7 +171,7 @@ def _paths(states: States, first: str, second: str) -> xr.Dataset:
     return xr.Dataset(named, {"group": [first, second], "state": np.arange(states.n_layers + 1)})
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """The curves over layers, and the norms of the updates by group."""
 
     rows = result.summary()

@@ -56,7 +56,7 @@ def _hooked(clean: Clean, layer: int, mask: Bool[Tensor, "item neuron"], metric:
     down = plain.get_submodule(down_name(clean.model, layer).rpartition(".")[0])
     n_items = len(clean.batch)
 
-    def silenced(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def silenced(_module: object, args: tuple[Any, ...]) -> tuple[Any, ...]:
         rows = args[0].reshape(n_items, -1, args[0].shape[-1])
         kept = rows.masked_fill(mask.to(rows.device)[:, None, :], 0.0)
         return (kept.reshape(args[0].shape), *args[1:])

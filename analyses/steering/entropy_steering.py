@@ -34,6 +34,7 @@ from probe.errors import InputError
 from probe.interventions import add
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from analyses.steering._arms import Run
@@ -181,7 +182,7 @@ def _verdict(data: xr.Dataset, vector: str) -> str:
     return f"{vector} moves entropy beyond random directions of its size on {', '.join(found)}"
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Entropy and answer log-probability against beta, vector and random directions."""
 
     rows = result.summary()

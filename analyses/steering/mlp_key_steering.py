@@ -39,6 +39,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from pandas import DataFrame as Table
+    from plotly.graph_objects import Figure
 
     from analyses.steering._arms import Placebos, Run
     from analyses.steering._neurons import Selection
@@ -271,7 +272,7 @@ def neurons_of(result: Result) -> pd.DataFrame:
     )
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Dose-response of treatment and placebos, and the slopes of every layer."""
 
     rows = result.summary()

@@ -35,6 +35,7 @@ from analyses.core.stats import estimate, mcnemar_exact, paired_difference, wils
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from analyses.steering._arms import Run
@@ -272,7 +273,7 @@ def _verdict(data: xr.Dataset, groups: Sequence[str]) -> str:
     return f"fires on {fired}; {what}; effect {beyond} random gates and neurons"
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Effect and exactness of every arm by group, and how often the probe fires."""
 
     rows = result.summary()

@@ -37,6 +37,7 @@ from analyses.core.stats import estimate
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Edit, Model, Prompts, TokenBatch
@@ -244,7 +245,7 @@ def _jsd(first: Tensor, second: Tensor, head: Callable[[Tensor], Tensor]) -> np.
     return found
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """JSD over layers: one figure a readout, one panel an ablation, one line a part."""
 
     rows = result.summary()

@@ -33,6 +33,7 @@ from analyses.weights import _names
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Model
@@ -168,7 +169,7 @@ def _arrays(table: pd.DataFrame) -> xr.Dataset:
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Drift over layers, one line a kind of matrix; with steps, one panel a quantity over steps."""
 
     rows = result.summary()

@@ -35,6 +35,7 @@ from analyses.core.stats import estimate
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Model, Prompts, TokenBatch
@@ -266,7 +267,7 @@ def _corrected(rows: pd.DataFrame, seed: int) -> xr.Dataset:
     return xr.merge(found, join="outer", compat="no_conflicts")
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Effect of every window by variant, and the path from base to tuned."""
     from analyses.core.figures import curve
 

@@ -57,7 +57,7 @@ def _renamed(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...
         raise click.UsageError(f"--set is gone: a plan takes the analysis's own options, here {' '.join(now)}")
 
 
-def _shown(default: str, help_text: str, kind: Any = str) -> dict[str, Any]:
+def _shown(default: str, help_text: str, kind: object = str) -> dict[str, Any]:
     return {"default": default, "show_default": True, "help": help_text, "type": kind}
 
 
@@ -126,7 +126,7 @@ class Values(click.ParamType[Any]):
         self.element = element
         self.name = f"{element.__name__},..."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
             return value
         try:
@@ -147,7 +147,7 @@ class Values(click.ParamType[Any]):
         return [part for part in parts if part] or ([text] if text else [])
 
 
-def joined(_ctx: click.Context, _param: click.Parameter, given: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+def joined(_ctx: click.Context, _param: click.Parameter, given: Sequence[tuple[object, ...]]) -> tuple[Any, ...]:
     """The lists of an option that was given several times, as one."""
     return tuple(value for values in given for value in values)
 
@@ -262,7 +262,7 @@ def flags(flag: str) -> list[str]:
     return [flag, "template_options"] if flag == "--template-option" else [flag]
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def _members(annotation: object) -> tuple[Any, ...]:
     is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
     return typing.get_args(annotation) if is_union else (annotation,)
 

@@ -25,7 +25,7 @@ def sides(first: pd.DataFrame, second: pd.DataFrame, quantity: str) -> pd.DataFr
     return both[both["quantity"] == quantity].dropna(axis="columns", how="all")
 
 
-def estimates(both: pd.DataFrame, chosen: Mapping[str, Sequence[Any]] | None = None) -> Views:
+def estimates(both: pd.DataFrame, chosen: Mapping[str, Sequence[object]] | None = None) -> Views:
     """Name -> (figure, rows): both sides on shared axes, and A - B where both were measured.
 
     Args:
@@ -38,7 +38,7 @@ def estimates(both: pd.DataFrame, chosen: Mapping[str, Sequence[Any]] | None = N
     return {"both-sides": (shown, both), "difference": (change, difference)}
 
 
-def only(rows: pd.DataFrame, chosen: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+def only(rows: pd.DataFrame, chosen: Mapping[str, Sequence[object]]) -> pd.DataFrame:
     """Rows that have the values chosen, of the columns there are."""
     for dim, values in chosen.items():
         rows = rows[rows[dim].isin(list(values))] if dim in rows else rows

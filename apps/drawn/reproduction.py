@@ -31,7 +31,7 @@ class Map:
     at: Mapping[str, Any]
 
 
-def python_code(entry: Entry, where: Mapping[str, Any], figure: str | None) -> str:
+def python_code(entry: Entry, where: Mapping[str, object], figure: str | None) -> str:
     """Python that shows the same view; runs as pasted where the package is installed."""
     lines = [*_head(entry.root), f"result = {_stored(entry, where)}", "print(result.summary())"]
     if figure:
@@ -90,7 +90,7 @@ def of_run(
 
 def of_circuit(
     root: Path,
-    results: Sequence[tuple[Entry, Mapping[str, Any]]],
+    results: Sequence[tuple[Entry, Mapping[str, object]]],
     panels: Sequence[str],
     groups: Sequence[str],
     shown: Map | None,
@@ -130,9 +130,9 @@ def of_circuit(
 def of_token(
     entry: Entry,
     column: str,
-    where: Mapping[str, Any],
-    look: Mapping[str, Any],
-    about: tuple[Sequence[Entry], Mapping[str, Any], Sequence[int]] | None,
+    where: Mapping[str, object],
+    look: Mapping[str, object],
+    about: tuple[Sequence[Entry], Mapping[str, object], Sequence[int]] | None,
 ) -> str:
     """Python that draws the strips of page Token.
 
@@ -160,9 +160,9 @@ def of_token(
 
 
 def of_compare(
-    sides: Sequence[tuple[Entry, Mapping[str, Any]]],
+    sides: Sequence[tuple[Entry, Mapping[str, object]]],
     quantity: str | None,
-    chosen: Mapping[str, Sequence[Any]],
+    chosen: Mapping[str, Sequence[object]],
     value: Any | None,
 ) -> str:
     """Python that draws page Compare: estimates of both sides, their difference, statistics paired by item.
@@ -203,17 +203,17 @@ def _chosen(panels: Sequence[str], groups: Sequence[str], *, told: bool = False)
     ]
 
 
-def _stored(entry: Entry, at: Mapping[str, Any]) -> str:
+def _stored(entry: Entry, at: Mapping[str, object]) -> str:
     part = f".where({_named(at)[2:]})" if at else ""
     return f"store.get({entry.analysis!r}, {entry.key!r}){part}"
 
 
-def _named(values: Mapping[str, Any]) -> str:
+def _named(values: Mapping[str, object]) -> str:
     """Further arguments of a call."""
     return "".join(f", {k}={_literal(v)}" for k, v in values.items())
 
 
-def _literal(value: Any) -> str:
+def _literal(value: object) -> str:
     """A value as Python reads it: numbers of numpy as plain ones, texts with quotes and breaks escaped."""
     return pformat(_plain(value), width=88, sort_dicts=False)
 
@@ -253,7 +253,7 @@ def command(entry: Entry) -> str | None:
     return " ".join(shlex.quote(w) for w in words)
 
 
-def _flag(name: str, value: Any) -> list[str]:
+def _flag(name: str, value: object) -> list[str]:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]

@@ -41,7 +41,7 @@ def named(column: str) -> str:
 def strips(
     entry: Entry,
     column: str,
-    where: Mapping[str, Any],
+    where: Mapping[str, object],
     *,
     step: int | None = None,
     base: int | None = None,
@@ -77,7 +77,7 @@ def strips(
     }
 
 
-def of_token(entry: Entry, where: Mapping[str, Any], steps: Sequence[int]) -> tuple[pd.DataFrame, int, Views]:
+def of_token(entry: Entry, where: Mapping[str, object], steps: Sequence[int]) -> tuple[pd.DataFrame, int, Views]:
     """(rows about one token, how many there are, its first signal over layers where the result has layers)."""
     found, count = rows(entry, where={k: [v] for k, v in where.items()}, limit=MAX_ROWS)
     column = next(iter(signals(entry)), None)
@@ -113,7 +113,7 @@ def _subtracted(shown: pd.DataFrame, other: pd.DataFrame | None, column: str) ->
     return shown.assign(base=subtracted, change=values - subtracted)
 
 
-def _tokens(entry: Entry, column: str, where: Mapping[str, Any], step: int | None) -> pd.DataFrame:
+def _tokens(entry: Entry, column: str, where: Mapping[str, object], step: int | None) -> pd.DataFrame:
     """Rows of one item at one step, in order; the column shown holds the texts."""
     lists = {k: [v] for k, v in where.items()} | ({"step": [step]} if step is not None else {})
     found, _ = rows(entry, where=lists, limit=MAX_ROWS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from probe.backends.protocol import Backend, Rows, Tokens, Visit
 from probe.errors import InputError
 
@@ -12,7 +10,7 @@ __all__ = ["NAMES", "Backend", "Rows", "Tokens", "Visit", "wrap"]
 NAMES = ("transformer_lens", "nnsight")
 
 
-def wrap(name: str, hf_model: Any) -> Backend:
+def wrap(name: str, hf_model: object) -> Backend:
     """The named backend around a Hugging Face model (whose modules it may hook or, placed over devices, wrap)."""
     if name == "transformer_lens":
         from probe.backends.transformer_lens import TransformerLensBackend

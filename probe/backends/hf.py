@@ -171,7 +171,7 @@ class HuggingFaceBackend:
             parameter.data = weights[name].data
 
 
-def logits_of(unembedded: Tensor, config: Any) -> Tensor:
+def logits_of(unembedded: Tensor, config: object) -> Tensor:
     """What the family makes of its unembedding's output: a factor, a soft cap, or nothing."""
     scale, cap = families.logit_scale(config), families.logit_cap(config)
     if scale != 1.0:

@@ -58,5 +58,5 @@ def attach(port: Port, visit: Visit, n_items: int = 1) -> Any:
     return port.module.register_forward_hook(after)
 
 
-def _replaced(values: tuple[Any, ...], index: int, new: Any) -> tuple[Any, ...]:
+def _replaced(values: tuple[Any, ...], index: int, new: object) -> tuple[Any, ...]:
     return (*values[:index], new, *values[index + 1 :])

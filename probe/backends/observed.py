@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -170,13 +170,13 @@ class _Notes:
             self._handles.append(module.register_forward_hook(self._after(path)))
         self._softmaxes.__enter__()
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._softmaxes.__exit__(*error)
         for handle in self._handles:
             handle.remove()
 
     def _before(self, path: str) -> Any:
-        def note(_module: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        def note(_module: object, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
             self._clock += 1
             self._open.append(path)
             if path in self.calls:
@@ -190,7 +190,7 @@ class _Notes:
         return note
 
     def _after(self, path: str) -> Any:
-        def note(_module: Any, _args: Any, out: Any) -> None:
+        def note(_module: object, _args: object, out: object) -> None:
             self._clock += 1
             self._open.pop()
             call = self.calls[path]
@@ -217,7 +217,7 @@ class _Notes:
                 self.doors[layer] = replace(self.doors[layer], n_heads=0)
 
 
-def _tensors(values: Sequence[Any]) -> tuple[Tensor | None, ...]:
+def _tensors(values: Sequence[object]) -> tuple[Tensor | None, ...]:
     return tuple(v if isinstance(v, torch.Tensor) else None for v in values)
 
 

@@ -131,7 +131,7 @@ def _opened(module: Any, door: Door, scores: Visit | None, pattern: Visit | None
     own = vars(module).get("forward")  # a module placed by a device map has its own
     plain = module.forward
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> Any:
         with _Visited(door, scores, pattern):
             return plain(*args, **kwargs)
 

@@ -40,7 +40,7 @@ class TransformerLensBackend(HuggingFaceBackend):
 
     name = "transformer_lens"
 
-    def __init__(self, hf_model: Any) -> None:
+    def __init__(self, hf_model: object) -> None:
         super().__init__(hf_model)
         self._bridge: Any = None
         self._ports: dict[Site, Port] | None = None

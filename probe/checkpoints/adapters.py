@@ -11,6 +11,8 @@ from probe.checkpoints.quantised import quantisation_of
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
 _OF_PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
@@ -44,7 +46,7 @@ def attached(model: Any, folder: Path) -> Any:
     return out
 
 
-def _refuse_unmergeable(folder: Path, config: dict[str, Any]) -> None:
+def _refuse_unmergeable(folder: Path, config: Mapping[str, object]) -> None:
     kind = str(config.get("peft_type"))
     if kind in _OF_PROMPTS:
         raise InputError(
@@ -105,7 +107,7 @@ def _loaded(model: Any, folder: Path) -> Any:
         raise InputError(f"{folder}: the adapter does not fit {type(model).__name__}: {error}") from error
 
 
-def _check_landed(tuned: Any, tensors: dict[str, Tensor], folder: Path) -> None:
+def _check_landed(tuned: object, tensors: dict[str, Tensor], folder: Path) -> None:
     """Raise unless the names in the file are those of the adapter in the model, and the values too."""
     from peft import get_peft_model_state_dict
 

@@ -77,7 +77,7 @@ def _read(checkpoint: Checkpoint, **options: Any) -> tuple[Any, dict[str, Any]]:
 _LOCALLY: dict[str, Any] = {"local_files_only": True, "output_loading_info": True, "weights_only": True}
 
 
-def _from_shards(checkpoint: Checkpoint, *, trust_remote_code: bool, **options: Any) -> tuple[Any, dict[str, Any]]:
+def _from_shards(checkpoint: Checkpoint, *, trust_remote_code: bool, **options: object) -> tuple[Any, dict[str, Any]]:
     """A model of the configuration, its parameters filled from shards as transformers fills them from a file."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -101,7 +101,7 @@ def offloaded(hf_model: Any) -> list[str]:
     return [name for name, p in hf_model.named_parameters() if not devices.has_numbers(p)]
 
 
-def _refuse_offloaded_ends(folder: Path, model: Any) -> None:
+def _refuse_offloaded_ends(folder: Path, model: object) -> None:
     away = set(offloaded(model))
     blocks = [n for n in away if ".layers." in n or ".h." in n]
     ends = sorted(away.difference(blocks))
@@ -153,7 +153,7 @@ def _quietly(checkpoint: Checkpoint, read: Callable[[], Any]) -> Any:
             logging.enable_progress_bar()
 
 
-def eos_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
+def eos_ids(hf_model: object, tokenizer: Any) -> frozenset[int]:
     """Ids that end a text, for the model or for its tokenizer."""
     given = [getattr(getattr(hf_model, n, None), "eos_token_id", None) for n in ("generation_config", "config")]
     listed = [i for value in given if value is not None for i in (value if isinstance(value, list) else [value])]

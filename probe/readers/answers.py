@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,11 @@ def table_of(prompts: Prompts) -> pa.Table:
     return pa.Table.from_pylist([{**s, **t} for s, t in zip(shared, texts, strict=True)])
 
 
-def _shown(messages: list[dict[str, Any]], prompt: str) -> str:
+def _shown(messages: Sequence[Mapping[str, object]], prompt: str) -> str:
     return prompt if len(messages) == 1 else json.dumps(messages, ensure_ascii=False)
 
 
-def with_ids(table: pa.Table, prompts: Prompts, tokenizer: Any, framing: dict[str, Any]) -> pa.Table:
+def with_ids(table: pa.Table, prompts: Prompts, tokenizer: Any, framing: Mapping[str, object]) -> pa.Table:
     """The table with token ids: those of prompt and answer as one text, chats through the tokenizer's template."""
     is_chat = any(i.chat for i in prompts.items)
     how: dict[str, Any] = {"template": "chat" if is_chat else "none", "max_length": sys.maxsize, **framing}

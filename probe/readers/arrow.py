@@ -16,7 +16,7 @@ from probe.readers.lists import flat, is_list, lengths
 from probe.readers.schema import COLUMNS, FLOATS
 from probe.readers.segments import check_segments
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 pc: Any = pyarrow.compute  # its functions are made at import: no stub knows them
 PLACES = ("step", "item", "group", "group_uid", "sample")
 

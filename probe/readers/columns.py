@@ -25,7 +25,7 @@ _PATH = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 class _Filler(string.Formatter):
     """Format strings over a row; a list with a format such as `A. ` or `(A) ` becomes lettered lines."""
 
-    def format_field(self, value: Any, format_spec: str) -> str:
+    def format_field(self, value: object, format_spec: str) -> str:
         value = parsed_list(value)
         if isinstance(value, list) and "A" in format_spec:
             lines = [format_spec.replace("A", letter(n)) + text(v) for n, v in enumerate(cast("list[Any]", value))]
@@ -38,7 +38,7 @@ def letter(index: int) -> str:
     return chr(ord("A") + index)
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """True for an empty cell: None, NaN, pandas's NA and NaT."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in _NO_VALUES
 
@@ -57,7 +57,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """A scalar as text; a whole number stays one however its column was typed (4.0 is 4)."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
@@ -143,7 +143,7 @@ def last_box(given: str, where: str) -> str:
     raise InputError(f"{where}: no complete \\boxed{{...}} in {given[-60:]!r}")
 
 
-def parsed_list(value: Any) -> Any:
+def parsed_list(value: object) -> Any:
     """A list written as JSON in one cell (CSV has no lists), or the value as it is."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -206,7 +206,7 @@ def _further_turn(tokenizer: Any) -> str:
     return header if header.strip() else ""
 
 
-def _conversations(tokenizer: Any, text: str, options: dict[str, Any]) -> Iterator[list[dict[str, str]]]:
+def _conversations(tokenizer: Any, text: str, options: Mapping[str, object]) -> Iterator[list[dict[str, str]]]:
     """Conversations that could have left this text: a user's, or a system's and a user's."""
     for before, between, after in _shapes(tokenizer, options):
         if not (text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after)):
@@ -221,7 +221,7 @@ def _conversations(tokenizer: Any, text: str, options: dict[str, Any]) -> Iterat
             yield [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
-def _shapes(tokenizer: Any, options: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
+def _shapes(tokenizer: Any, options: Mapping[str, object]) -> Iterator[tuple[str, Any, str]]:
     """What the template leaves before, between and after the texts of a conversation, decoded as verl decodes."""
     system, user = SENTINELS
     alone = _stripped_rendering(tokenizer, [{"role": "user", "content": user}], options)
@@ -236,7 +236,7 @@ def _shapes(tokenizer: Any, options: dict[str, Any]) -> Iterator[tuple[str, Any,
         yield before, between, after
 
 
-def _stripped_rendering(tokenizer: Any, messages: list[dict[str, str]], options: dict[str, Any]) -> str | None:
+def _stripped_rendering(tokenizer: Any, messages: list[dict[str, str]], options: Mapping[str, object]) -> str | None:
     """The rendering without special tokens, sentinels kept whatever the tokenizer makes of them."""
 
     try:
@@ -247,7 +247,7 @@ def _stripped_rendering(tokenizer: Any, messages: list[dict[str, str]], options:
     return "".join(p if p in SENTINELS else _strip(tokenizer, _encode(tokenizer, p) or []) for p in pieces)
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], options: dict[str, Any]) -> list[int] | None:
+def _render(tokenizer: Any, messages: list[dict[str, str]], options: Mapping[str, object]) -> list[int] | None:
 
     try:
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options)

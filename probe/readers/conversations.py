@@ -20,7 +20,7 @@ ROLES = {
 Turn = dict[str, Any]
 
 
-def is_conversation(value: Any) -> bool:
+def is_conversation(value: object) -> bool:
     """True for a list of turns, each with a role and a content (or ShareGPT's `from` and `value`)."""
     if not isinstance(value, list) or not value:
         return False
@@ -40,7 +40,7 @@ def turns(value: Any, where: str) -> list[Turn]:
     return [_turn(turn, f"{where}, turn {n + 1}") for n, turn in enumerate(value)]
 
 
-def _turn(given: Mapping[str, Any], where: str) -> Turn:
+def _turn(given: Mapping[str, object], where: str) -> Turn:
     role = str(given.get("role", given.get("from")))
     content = _content(given.get("content", given.get("value")), where)
     more = {k: v for k, v in given.items() if k not in ("role", "from", "content", "value") and not is_missing(v)}
@@ -51,7 +51,7 @@ def _turn(given: Mapping[str, Any], where: str) -> Turn:
     return {"role": ROLES.get(role, role), "content": content, **more}
 
 
-def _content(value: Any, where: str) -> str | None:
+def _content(value: object, where: str) -> str | None:
     """Text of a turn; content parts are joined."""
     if is_missing(value):
         return None
@@ -74,7 +74,7 @@ def _call(content: str | None, where: str) -> Turn:
         raise InputError(f"{where}: a function_call that is no JSON: {str(content)[:60]!r}") from error
 
 
-def asked(of: Sequence[Turn], tools: Any, answer: Mapping[str, Any], where: str) -> tuple[str, Chat]:
+def asked(of: Sequence[Turn], tools: object, answer: Mapping[str, object], where: str) -> tuple[str, Chat]:
     """Prompt text of the last turn and the conversation it ends."""
     *before, last = of
     content = last.get("content")
@@ -85,20 +85,20 @@ def asked(of: Sequence[Turn], tools: Any, answer: Mapping[str, Any], where: str)
     return str(content), Chat(tuple(before), rest, offered, dict(answer))
 
 
-def _listed(value: Any, name: str, where: str) -> list[Any]:
+def _listed(value: object, name: str, where: str) -> list[Any]:
     listed = parsed_list(value)
     if not isinstance(listed, list):
         raise InputError(f"{where}: {name} is {str(value)[:60]!r}; expected a list, or one written as JSON")
     return cast("list[Any]", listed)
 
 
-def _tool(given: Any, where: str) -> dict[str, Any]:
+def _tool(given: object, where: str) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise InputError(f"{where}: a tool is {str(given)[:60]!r}; expected an object as chat templates take it")
     return {str(k): v for k, v in cast("Mapping[Any, Any]", given).items()}
 
 
-def exchanges(history: Any, where: str) -> list[Turn]:
+def exchanges(history: object, where: str) -> list[Turn]:
     """Alpaca's history, pairs of what was asked and answered, as turns.
 
     Raises:

@@ -16,7 +16,7 @@ GOLD = ("reward_model.ground_truth", "ground_truth", "completion", "gold", "targ
 """Where a row without `answer` may keep it, in this order (verl, TRL)."""
 
 
-def completed(row: Row, fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+def completed(row: Row, fields: Mapping[str, object], where: str) -> dict[str, Any]:
     """The fields with what the row's form adds; a row in no known form comes back as it is."""
     found = dict(fields)
     taken: list[str] = []
@@ -29,7 +29,7 @@ def completed(row: Row, fields: Mapping[str, Any], where: str) -> dict[str, Any]
     return {**found, "taken": tuple(taken)}
 
 
-def _lacks(fields: Mapping[str, Any], name: str) -> bool:
+def _lacks(fields: Mapping[str, object], name: str) -> bool:
     return name not in fields or is_missing(fields[name])
 
 

@@ -140,7 +140,7 @@ class _Row:
             chat = replace(chat, before=({"role": "system", "content": system}, *chat.before))
         return _encodable(said, "prompt", self.where), chat
 
-    def _scalar(self, name: str, value: Any) -> str:
+    def _scalar(self, name: str, value: object) -> str:
         if isinstance(value, dict | list | bytes) or is_missing(value):
             shown = repr(value)[:60]
             raise InputError(f"{self.where}: column {name!r} is {shown}; expected text or a number")
@@ -190,7 +190,7 @@ class _Row:
             f"{self.where}: no 'answer' and no 'answers'; columns are {sorted(self.row)}. {hint(self.row)}"
         )
 
-    def _golds(self, name: str, value: Any) -> tuple[str, ...]:
+    def _golds(self, name: str, value: object) -> tuple[str, ...]:
         """Accepted answers of a cell: a scalar, a list, or the forms of SQuAD and TriviaQA; () where there is none."""
         if isinstance(value, dict):
             of = cast("dict[str, Any]", value)
@@ -210,12 +210,12 @@ class _Row:
 _FLAGS = {"": None, "true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-def _is_spanned(of: Mapping[str, Any]) -> bool:
+def _is_spanned(of: Mapping[str, object]) -> bool:
     """SQuAD's answers: lists of texts and where they start."""
     return isinstance(of.get("text"), list)
 
 
-def _index(value: Any, choices: tuple[str, ...], labels: list[str], is_index: bool, where: str) -> int:
+def _index(value: object, choices: tuple[str, ...], labels: list[str], is_index: bool, where: str) -> int:
     """Which option is right: by its label, its text, its letter or its index from 0.
 
     Raises:

@@ -59,7 +59,7 @@ def parsed(text: str, where: str) -> Any:
     return value
 
 
-def _check_encodable(text: str, value: Any, where: str) -> None:
+def _check_encodable(text: str, value: object, where: str) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 pc: Any = pyarrow.compute  # its functions are made at import: no stub knows them
 
 
-def is_list(kind: Any) -> bool:
+def is_list(kind: object) -> bool:
     """True for a list type of any width."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 

@@ -29,7 +29,7 @@ class Trace(NamedTuple):
     types: list[str]
 
 
-def is_messages(value: Any) -> bool:
+def is_messages(value: object) -> bool:
     """True for a list of chat messages."""
     return isinstance(value, list) and all(isinstance(m, dict) and ("content" in m or "tool_calls" in m) for m in value)
 
@@ -53,7 +53,7 @@ def cleaned(turns: Sequence[Mapping[str, Any]], where: str) -> list[Turn]:
     return out
 
 
-def _content(value: Any, where: str) -> str:
+def _content(value: object, where: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
@@ -96,7 +96,7 @@ def _turn_text(turn: Turn) -> str:
     return "\n".join([*([turn["content"]] if turn["content"] else []), *calls])
 
 
-def _call(call: Any) -> Any:
+def _call(call: object) -> Any:
     """The name and arguments of a tool call, however it is wrapped."""
     inner = call.get("function", call) if isinstance(call, dict) else call
     if not isinstance(inner, dict):

@@ -133,7 +133,7 @@ def _parquet(file: Path) -> list[Row]:
         raise InputError(f"{file}: truncated or not Parquet ({error})") from error
 
 
-def _steps(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def _steps(rows: Sequence[dict[str, object]], path: Path) -> None:
     """Raises: InputError where only some responses have a step; several tasks become groups."""
     with_step = sum(r.get("step") is not None for r in rows)
     if 0 < with_step < len(rows):

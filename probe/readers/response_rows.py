@@ -72,14 +72,14 @@ def _first(row: Row, names: Sequence[str]) -> Any:
     return next((row[n] for n in names if row.get(n) is not None and row[n] == row[n]), None)
 
 
-def _gold(value: Any) -> str | tuple[str, ...] | None:
+def _gold(value: object) -> str | tuple[str, ...] | None:
     """A gold answer, or several any of which counts."""
     if isinstance(value, list | tuple):
         return tuple(_said(v) for v in value)
     return None if value is None else _said(value)
 
 
-def _said(value: Any) -> str:
+def _said(value: object) -> str:
     """A value of a cell as text: 4.0 is the number 4, true is True."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
@@ -104,7 +104,7 @@ def _harness(row: Row, where: str) -> Iterable[dict[str, Any]]:
         yield {**shared, "gold": _gold(row.get("target")), "sample": sample, "text": text}
 
 
-def _harness_choices(row: Row, shared: dict[str, Any], where: str) -> Iterable[dict[str, Any]]:
+def _harness_choices(row: Row, shared: Mapping[str, object], where: str) -> Iterable[dict[str, Any]]:
     """The choice of largest log-likelihood, raw and per character, as that program defines `acc` and `acc_norm`."""
     scores = [_score(request) for request in row["resps"]]
     options = _options(row, len(scores))
@@ -151,7 +151,7 @@ def _options(row: Row, n: int) -> list[str]:
     return found if len(found) == n else [""] * n
 
 
-def _right_choice(target: Any, options: Sequence[str]) -> int | None:
+def _right_choice(target: object, options: Sequence[str]) -> int | None:
     """Index of the right choice: a number from 0, the text of one, or its letter."""
     if isinstance(target, int) or (isinstance(target, str) and target.strip().isdigit() and target not in options):
         index = int(target)
@@ -261,7 +261,7 @@ def _plain_choices(row: Row) -> dict[str, Any]:
     return {"choices": tuple(map(str, options)), **({} if index is None else {"right_choice": index})}
 
 
-def _named(prompt: Any, where: str) -> str:
+def _named(prompt: object, where: str) -> str:
     """The item's name where the log has none: a hash of its prompt, equal in every file of a series."""
     if prompt is None:
         raise InputError(f"{where}: neither an id nor a prompt names the item")
@@ -276,7 +276,7 @@ def _texts(value: Any, where: str) -> list[str]:
     return [_text_of(v, f"{where}: response {n}", own_text) for n, v in enumerate(listed)]
 
 
-def _text_of(value: Any, where: str, join: Callable[[list[dict[str, Any]]], str]) -> str:
+def _text_of(value: object, where: str, join: Callable[[list[dict[str, Any]]], str]) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(m, dict) for m in value):
@@ -311,7 +311,7 @@ def _number(value: Any, name: str, where: str) -> float | None:
         raise InputError(f"{where}: {name} is {value!r}; expected a number") from error
 
 
-def _whole(value: Any, name: str, where: str) -> int:
+def _whole(value: object, name: str, where: str) -> int:
     number = _number(value, name, where)
     if number is None or not math.isfinite(number) or not number.is_integer():
         raise InputError(f"{where}: {name} is {value!r}; expected a whole number")

@@ -134,7 +134,7 @@ def _agree(rows: Iterable[Row], trainers: Sequence[str], writer: str) -> bool:
     return True
 
 
-def whole(value: Any, where: str) -> int:
+def whole(value: object, where: str) -> int:
     """A step as an int.
 
     Raises:
@@ -163,7 +163,7 @@ def number(value: Any) -> float | None:
         return None
 
 
-def _missing(value: Any) -> bool:
+def _missing(value: object) -> bool:
     if value is None:
         return True
     if isinstance(value, str):
@@ -186,6 +186,6 @@ def _scalars(row: Row, odd: dict[str, tuple[str, Any]]) -> dict[str, float]:
     return out
 
 
-def _of_media(name: str, cells: Mapping[str, Any]) -> bool:
+def _of_media(name: str, cells: Mapping[str, object]) -> bool:
     """True for parts of a logged table or picture (`completions.nrows`): W&B describes it by its `_type`."""
     return "." in name and f"{name.rpartition('.')[0]}._type" in cells

@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +61,9 @@ class RunLog:
         return cls._of_rows(rows, source)
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[Any, Mapping[str, Any]] | Mapping[str, Any]], source: str = "memory") -> RunLog:
+    def of(
+        cls, rows: Iterable[tuple[object, Mapping[str, object]] | Mapping[str, object]], source: str = "memory"
+    ) -> RunLog:
         """A log of (step, {name: value}) pairs, or of dicts with a `step`, in the order of writing."""
         made: list[Row] = []
         for number, row in enumerate(rows, start=1):

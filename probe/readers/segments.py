@@ -27,7 +27,7 @@ TAGS: dict[str, str] = {
 PER_SEGMENT = ("segment_type", "segment_id", "segment_outcome")
 
 
-def check_segments(table: pa.Table, counts: np.ndarray[Any, Any], where: Sequence[str]) -> None:
+def check_segments(table: pa.Table, counts: np.ndarray, where: Sequence[str]) -> None:
     """Raise unless segments are sorted stretches of their responses, and what is said of them has their number.
 
     Raises:
@@ -61,18 +61,18 @@ def check_segments(table: pa.Table, counts: np.ndarray[Any, Any], where: Sequenc
             raise InputError(f"{where[0]}: segment_type {odd[:5]} is not known; expected {', '.join(TYPES)}")
 
 
-def _any(rows: np.ndarray[Any, Any], bad: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
+def _any(rows: np.ndarray, bad: np.ndarray, n: int) -> np.ndarray:
     found = np.zeros(n, bool)
     found[rows[bad]] = True
     return found
 
 
-def _refuse(bad: np.ndarray[Any, Any], where: Sequence[str], why: str) -> None:
+def _refuse(bad: np.ndarray, where: Sequence[str], why: str) -> None:
     if bad.any():
         raise InputError(f"{where[int(np.argmax(bad))]}: {why} ({int(bad.sum())} such row(s) near it)")
 
 
-def segment_numbers(table: pa.Table, counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def segment_numbers(table: pa.Table, counts: np.ndarray) -> np.ndarray:
     """The segment each token of these (checked) responses is in, from 0, response after response."""
     marks = lengths(table, "segment_starts")
     begins = np.cumsum(counts) - counts

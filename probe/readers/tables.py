@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 class Line(dict[str, Any]):
     """A row that knows its line in the file, for what is said of it later."""
 
-    def __init__(self, row: Mapping[str, Any], number: int) -> None:
+    def __init__(self, row: Mapping[str, object], number: int) -> None:
         super().__init__(row)
         self.number = number
 

@@ -94,7 +94,7 @@ def flat_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     return kept
 
 
-def _of_one_conversation(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _of_one_conversation(row: Mapping[str, object], where: str) -> Mapping[str, Any]:
     """A row whose prompt and response are one list of turns: the response begins with the assistant's first."""
     known = {"response_text", "response_token_ids", "response", *ALIASES["response_text"]}
     name = next((n for n in ("messages", "conversations", "conversation") if is_conversation(row.get(n))), None)
@@ -119,7 +119,7 @@ def _alike(turn: Mapping[str, Any]) -> dict[str, str | None]:
     }
 
 
-def one_type_each(rows: Sequence[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+def one_type_each(rows: Sequence[dict[str, object]], file: Path) -> list[dict[str, Any]]:
     """Rows whose columns each hold one kind of value: mixed extras become their JSON text, flags numbers.
 
     Raises:
@@ -142,7 +142,7 @@ def one_type_each(rows: Sequence[dict[str, Any]], file: Path) -> list[dict[str, 
     return [{n: _as(v, n in numbers, n in texts) for n, v in row.items()} for row in rows]
 
 
-def _is_wide(value: Any) -> bool:
+def _is_wide(value: object) -> bool:
     return isinstance(value, int) and not -(1 << 63) <= value < 1 << 63
 
 
@@ -152,7 +152,7 @@ def _as(value: Any, number: bool, text: bool) -> Any:
     return float(value) if number else json.dumps(value, ensure_ascii=False) if text else value
 
 
-def _is_text(kind: Any) -> bool:
+def _is_text(kind: object) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 

@@ -146,13 +146,13 @@ class Decoder:
                 handle.remove()
         return inputs, calls, last[0]
 
-    def block(self, layer: int, x: Tensor, call: Mapping[str, Any], attend: Attend) -> Tensor:
+    def block(self, layer: int, x: Tensor, call: Mapping[str, object], attend: Attend) -> Tensor:
         """The output of block `layer` for the rows `x` [1 row d_model] (or [item pos d_model])."""
         with self._attending(attend):
             out = self.layers[layer](x, **call)
         return out[0] if isinstance(out, tuple) else out
 
-    def projections(self, layer: int, x: Tensor, call: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def projections(self, layer: int, x: Tensor, call: Mapping[str, object]) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v [item head pos d_head] as attention gets them (normed and rotated); the block stops there."""
         try:
             self.block(layer, x, call, _stop)
@@ -160,18 +160,18 @@ class Decoder:
             return stopped.qkv
         raise NotByRowsError(f"block {layer} mixes positions otherwise than by an attention function of transformers")
 
-    def keys(self, layer: int, x: Tensor, call: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    def keys(self, layer: int, x: Tensor, call: Mapping[str, object]) -> tuple[Tensor, Tensor]:
         """k, v alone, for rows whose queries nobody reads: the query projection is left out where it can be."""
         with self._left_out(layer, "q"):
             _, k, v = self.projections(layer, x, call)
         return k, v
 
-    def past_attention(self, layer: int, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+    def past_attention(self, layer: int, x: Tensor, call: Mapping[str, object]) -> Tensor:
         """The block where the heads' outputs are put in place at the port `z`: nothing before is computed in vain."""
         with self._left_out(layer, "qkv"):
             return self.block(layer, x, call, nothing)
 
-    def z_of(self, layer: int, x: Tensor, call: Mapping[str, Any], attended: Tensor) -> Tensor:
+    def z_of(self, layer: int, x: Tensor, call: Mapping[str, object], attended: Tensor) -> Tensor:
         """z [item pos head d_head] if the attention function gives `attended` [item pos head d_head].
 
         They are the same tensor but where a family norms or gates what attention gives before its heads are mixed.
@@ -249,12 +249,12 @@ class _Accepts:
         return x, {k: v for k, v in named.items() if k not in _CACHES and k != "use_cache"}
 
 
-def rows_of(call: Mapping[str, Any], item: Int[Tensor, " row"], pos: Int[Tensor, " row"]) -> dict[str, Any]:
+def rows_of(call: Mapping[str, object], item: Int[Tensor, " row"], pos: Int[Tensor, " row"]) -> dict[str, Any]:
     """A block's arguments for rows (item, pos) joined on the position axis; the mask is left to attention."""
     return {k: None if k == "attention_mask" else _gather(v, item, pos) for k, v in call.items()}
 
 
-def moved(value: Any, device: torch.device) -> Any:
+def moved(value: object, device: torch.device) -> Any:
     """A block's arguments on the device it computes on."""
     if isinstance(value, dict):
         return {k: moved(v, device) for k, v in value.items()}
@@ -263,7 +263,7 @@ def moved(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
-def _gather(value: Any, item: Tensor, pos: Tensor) -> Any:
+def _gather(value: object, item: Tensor, pos: Tensor) -> Any:
     if isinstance(value, tuple):
         return tuple(_gather(v, item, pos) for v in value)
     if not isinstance(value, torch.Tensor) or value.ndim < 2:

@@ -48,7 +48,7 @@ def learning_rates_used(folder: Path, groups: Sequence[Mapping[str, Any]], updat
     )
 
 
-def _from_the_step_before(folder: Path, groups: Sequence[Mapping[str, Any]], updates: int) -> list[float] | None:
+def _from_the_step_before(folder: Path, groups: Sequence[Mapping[str, object]], updates: int) -> list[float] | None:
     import torch
 
     file = folder.parent / f"checkpoint-{updates - 1}" / "optimizer.pt"
@@ -120,10 +120,10 @@ def _state(folder: Path) -> dict[str, Any]:
 class _Stub:
     """Stands for any class a pickle names: it keeps what it is given and does nothing."""
 
-    def __init__(self, *args: Any, **_: Any) -> None:
+    def __init__(self, *args: object, **_: object) -> None:
         self.args = args
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
     def __str__(self) -> str:
@@ -136,7 +136,7 @@ class _Inert(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:  # noqa: ARG002
         return _Stub
 
-    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002
+    def persistent_load(self, pid: object) -> Any:  # noqa: ARG002
         return None
 
 

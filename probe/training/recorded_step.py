@@ -54,18 +54,18 @@ def token_statistics(
 class Pending:
     """One rollout step in memory, from its sampling to its last update: rows by their place in the generation batch."""
 
-    def __init__(self, step: int, columns: dict[str, Any], ids: list[list[int]]) -> None:
+    def __init__(self, step: int, columns: Mapping[str, object], ids: list[list[int]]) -> None:
         self.step = step
         self.columns = columns
         self.ids = ids
         n = len(ids)
-        self.floats: dict[str, list[np.ndarray[Any, Any] | None]] = {name: [None] * n for name in FLOATS}
-        self.updates: list[list[tuple[int, np.ndarray[Any, Any]]]] = [[] for _ in range(n)]
+        self.floats: dict[str, list[np.ndarray | None]] = {name: [None] * n for name in FLOATS}
+        self.updates: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(n)]
         self.micro_batch = np.full(n, -1, dtype=np.int32)
         self.lr = np.full(n, math.nan, dtype=np.float32)
         self.grad_norm = np.full(n, math.nan, dtype=np.float32)
 
-    def fill(self, rows: Sequence[int], values: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    def fill(self, rows: Sequence[int], values: Mapping[str, np.ndarray]) -> None:
         """Deal the concatenated token values out to their rows."""
         ends = np.cumsum([len(self.ids[row]) for row in rows])[:-1]
         for name in FLOATS:

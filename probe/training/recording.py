@@ -27,7 +27,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ class RolloutRecorder:
     _sampling = False
     _checked = False
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+    def _calculate_rewards(self, *args: object, **kwargs: object) -> Any:
         upstream: Any = super()
         self._rewards = upstream._calculate_rewards(*args, **kwargs)
         return self._rewards
@@ -93,7 +93,7 @@ class RolloutRecorder:
         output["rollout_row"] = torch.arange(len(inputs), device=output["completion_ids"].device)
         return output
 
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+    def _get_per_token_logps_and_entropies(self, model: object, *args: object, **kwargs: object) -> Any:
         upstream: Any = super()
         # While sampling, the first call scores the sampling policy (later ones the reference), but only in the
         # misaligned case, where TRL computes old log-probs at all.
@@ -133,7 +133,7 @@ class RolloutRecorder:
         found: list[Any] = []
         original: Any = self._get_per_token_logps_and_entropies
 
-        def spy(*args: Any, **kwargs: Any) -> Any:
+        def spy(*args: object, **kwargs: object) -> Any:
             result = original(*args, **kwargs)
             found.append(result[0].detach())
             return result
@@ -205,7 +205,9 @@ class RolloutRecorder:
                 "the recorder knows. Train with trl.GRPOTrainer instead; entropies recorded here would be wrong"
             )
 
-    def _note_update(self, pending: Pending, rows: list[int], logps: torch.Tensor, inputs: dict[str, Any]) -> None:
+    def _note_update(
+        self, pending: Pending, rows: list[int], logps: torch.Tensor, inputs: Mapping[str, object]
+    ) -> None:
         real = _response_mask(inputs).cpu().numpy()
         values = logps.float().cpu().numpy()
         step, first = int(self.state.global_step), min(rows)
@@ -221,7 +223,7 @@ class RolloutRecorder:
         scheduler: Any = getattr(self, "lr_scheduler", None)
         return float(scheduler.get_last_lr()[0]) if scheduler is not None else math.nan
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+    def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
         """Pass on to TRL; the gradient norm of the update just made belongs to the rows it used."""
         if self._pending is not None and "grad_norm" in logs:
             made = int(self.state.global_step) - 1
@@ -231,7 +233,7 @@ class RolloutRecorder:
         upstream: Any = super()
         upstream.log(logs, *args, **kwargs)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, *args: object, **kwargs: object) -> Any:
         """Train as TRL does; the last rollout step is written at the end."""
         upstream: Any = super()
         result = upstream.train(*args, **kwargs)
@@ -302,13 +304,13 @@ def _response_mask(inputs: Mapping[str, Any]) -> torch.Tensor:
     return inputs["completion_mask"].bool()
 
 
-def _ragged(values: Any, real: np.ndarray[Any, Any]) -> list[Any]:
+def _ragged(values: Any, real: np.ndarray) -> list[Any]:
     if values is None:
         return [None] * len(real)
     return [row[keep] for row, keep in zip(values.float().cpu().numpy(), real, strict=True)]
 
 
-def _prompt_id(item: Mapping[str, Any]) -> str:
+def _prompt_id(item: Mapping[str, object]) -> str:
     """The dataset's own id where it has one, else a hash of the prompt."""
     for name in ("prompt_id", "id"):
         if name in item:
@@ -317,7 +319,7 @@ def _prompt_id(item: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(item["prompt"], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _weighted(row: np.ndarray[Any, Any], weights: np.ndarray[Any, Any]) -> float:
+def _weighted(row: np.ndarray, weights: np.ndarray) -> float:
     """Weighted sum over the reward functions that scored this response; NaN if none did."""
     scored = ~np.isnan(row)
     return float((row[scored] * weights[scored]).sum()) if scored.any() else math.nan

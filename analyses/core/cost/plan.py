@@ -180,7 +180,7 @@ def sizes(checkpoint: Checkpoint) -> tuple[Size, float]:
     return Size(shape, inner / shape.n_layers, sum(map(abs, tensors.values()))), stored
 
 
-def _named(config: dict[str, Any]) -> dict[str, Any]:
+def _named(config: Mapping[str, object]) -> dict[str, Any]:
     """GPT-2's own names of its sizes under the common ones."""
     own = {"n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers"}
     own["n_positions"] = "max_position_embeddings"

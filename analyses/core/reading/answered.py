@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,7 +99,7 @@ def _with_expected(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(expected=pd.Series(expected, rows.index, dtype=object))
 
 
-def _expected(row: Mapping[Any, Any]) -> Expected | None:
+def _expected(row: Mapping[Hashable, object]) -> Expected | None:
     gold, choices, right = (_plain(row.get(n)) for n in ("gold", "choices", "right_choice"))
     listed = tuple(map(str, choices)) if isinstance(choices, list | tuple) else ()
     index = int(right) if isinstance(right, int | float) else None
@@ -109,7 +109,7 @@ def _expected(row: Mapping[Any, Any]) -> Expected | None:
     return Expected(() if golds == ("",) else golds, listed, index)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A cell without NaN and numpy: None, a scalar or a list."""
     if isinstance(value, np.ndarray):
         return value.tolist()
@@ -118,7 +118,7 @@ def _plain(value: Any) -> Any:
     return None if value is None or (isinstance(value, float) and np.isnan(value)) else value
 
 
-def _verdict(row: Mapping[Any, Any]) -> bool | None:
+def _verdict(row: Mapping[Hashable, object]) -> bool | None:
     """A verdict in whatever way a program writes one; None where there is none."""
     value = _plain(row.get("verdict"))
     if value is None or value == "":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -76,7 +76,7 @@ def per_response(frame: pd.DataFrame, means: Sequence[str]) -> pd.DataFrame:
     return grouped.agg(n_tokens=("pos", "size"), **{m: (m, "mean") for m in means}).reset_index()
 
 
-def sign_of(advantage: Any) -> np.ndarray:
+def sign_of(advantage: object) -> np.ndarray:
     """`A > 0`, `A < 0`, `A = 0`, or `unknown` where there is none."""
     values = np.asarray(advantage, float)
     return np.select([values > 0, values < 0, values == 0], ["A > 0", "A < 0", "A = 0"], "unknown")

@@ -59,7 +59,7 @@ class _Worker:
         self.stdin: IO[str] = self.process.stdin
         self.stdout: IO[str] = self.process.stdout
 
-    def do(self, job: Sequence[Any]) -> Any:
+    def do(self, job: Sequence[object]) -> Any:
         """The job's result; None where it went over its limits (the worker is gone then)."""
         watch = threading.Timer(CLOCK, self.process.kill)
         watch.start()
@@ -86,7 +86,7 @@ class _Worker:
             handle.close()
 
 
-def done(jobs: Sequence[Sequence[Any]]) -> list[Any]:
+def done(jobs: Sequence[Sequence[object]]) -> list[Any]:
     """Results of jobs `[function of mathematics, *arguments]`, in order; None for one over its limits."""
     if not jobs:
         return []

@@ -105,7 +105,7 @@ def provenance(call: Call, pool: ModelPool) -> dict[str, Any]:
     }
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(options: Mapping[str, object]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
 
 
@@ -120,7 +120,7 @@ def environment() -> dict[str, Any]:
     return {**found, "threads": os.environ.get("OMP_NUM_THREADS") or os.cpu_count()}
 
 
-def within_memory(call: Call, arguments: dict[str, Any]) -> tuple[Result, list[str]]:
+def within_memory(call: Call, arguments: Mapping[str, object]) -> tuple[Result, list[str]]:
     """The analysis's own result, its batch halved for as long as memory runs out; what was halved, in words.
 
     The options asked for stay those of the record: a batch is no part of what is computed.

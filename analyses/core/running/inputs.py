@@ -126,13 +126,13 @@ class ModelPool:
             handle.swap(checkpoint, allow_pickle=self.loading.allow_pickle)
         self.loads.append(checkpoint)
 
-    def _turn(self, checkpoint: Checkpoint, options: dict[str, Any]) -> Any:
+    def _turn(self, checkpoint: Checkpoint, options: Mapping[str, object]) -> Any:
 
         self._seat = self._seat or probe.turns.Seat(options)
         return probe.turns.Turn(self._seat, checkpoint)
 
 
-def resolve(wanted: Input, value: Any, pool: ModelPool, limit: int | None) -> Given:
+def resolve(wanted: Input, value: object, pool: ModelPool, limit: int | None) -> Given:
     """The given value as an input: a path, an object of floor 1, a pandas frame.
 
     Raises:
@@ -169,7 +169,7 @@ def _identity(checkpoint: Checkpoint | None) -> dict[str, Any]:
     return {f: getattr(checkpoint, f) for f in fields if getattr(checkpoint, f) is not None}
 
 
-def _prompts(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
+def _prompts(name: str, value: object, pool: ModelPool, limit: int | None) -> Given:
 
     if isinstance(value, str | Path):
         value = probe.Prompts.read(value)
@@ -207,7 +207,7 @@ def _rollouts(path: str | Path) -> Rollouts:
         return Rollouts.of_prompts(Prompts.read(path))
 
 
-def _table(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
+def _table(name: str, value: object, pool: ModelPool, limit: int | None) -> Given:
     source = "in memory"
     if isinstance(value, str | Path):
         source, value = str(value), _frame(name, Path(value))

@@ -48,7 +48,7 @@ def run(
     loading: Loading | None = None,
     limit: int | None = None,
     pool: ModelPool | None = None,
-    **given: Any,
+    **given: object,
 ) -> Result:
     """The result of one analysis, from the store where it is already there.
 

@@ -47,7 +47,7 @@ def sweep(
     loading: Loading | None = None,
     limit: int | None = None,
     engine: Engine | None = None,
-    **given: Any,
+    **given: object,
 ) -> Result:
     """One result with the dim ``step``: the analysis at each checkpoint (or pair of them) of a series.
 

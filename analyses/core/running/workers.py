@@ -281,7 +281,7 @@ def _until_ready() -> Iterator[None]:
     services: Any = import_module("ray._private.services")
     asked, begun = services.get_node, time.monotonic()
 
-    def get_node(*where: Any) -> Any:
+    def get_node(*where: object) -> Any:
         while True:
             try:
                 return asked(*where)

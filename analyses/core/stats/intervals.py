@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-Array: TypeAlias = np.ndarray[Any, Any]
+Array: TypeAlias = np.ndarray
 Outcomes: TypeAlias = Literal["share", "change", "any"]
 
 LEAST = 6  # units; below, no interval covers skewed data

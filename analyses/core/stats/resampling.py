@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 
 from probe.errors import InputError
 
-Array: TypeAlias = np.ndarray[Any, Any]
+Array: TypeAlias = np.ndarray
 Labels: TypeAlias = Sequence[Any] | Array
 
 
@@ -87,7 +87,7 @@ def clusters(of_items: Mapping[str, str]) -> Iterator[None]:
         _CLUSTERS.reset(token)
 
 
-def clusters_of(items: Iterable[Any]) -> list[str] | None:
+def clusters_of(items: Iterable[object]) -> list[str] | None:
     """A cluster label per item, of the run that is on; None where every item stands alone."""
     known = _CLUSTERS.get()
     if not known:

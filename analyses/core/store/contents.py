@@ -104,7 +104,7 @@ def _arrays(root: Path, name: str, key: str) -> Iterator[Any]:
 def rows(
     of: Placed,
     *,
-    where: Mapping[str, Sequence[Any]] | None = None,
+    where: Mapping[str, Sequence[object]] | None = None,
     search: str = "",
     columns: Sequence[str] | None = None,
     limit: int = 1000,
@@ -146,7 +146,7 @@ def _duckdb(files: Any) -> Any:
     return made
 
 
-def _condition(kinds: Mapping[str, str], where: Mapping[str, Sequence[Any]], search: str) -> tuple[str, list[Any]]:
+def _condition(kinds: Mapping[str, str], where: Mapping[str, Sequence[object]], search: str) -> tuple[str, list[Any]]:
     parts: list[str] = []
     values: list[Any] = []
     for column, wanted in where.items():

@@ -203,7 +203,7 @@ class Store:
 
         return views.query(self, sql)
 
-    def announce(self, key: str, state: Mapping[str, Any] | None) -> None:
+    def announce(self, key: str, state: Mapping[str, object] | None) -> None:
         """Say how far a running sweep is (``None``: it ended); read by ``running``."""
         path = self.root / ".running" / f"{key}.json"
         if state is None:

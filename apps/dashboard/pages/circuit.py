@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -95,7 +96,7 @@ def _behind_point(read: Read, layers: pd.DataFrame) -> None:
     _items(entry, {**at, **curves.place_of(row)}, "point")
 
 
-def _over_layers(entry: Entry, at: dict[str, Any]) -> pd.DataFrame:
+def _over_layers(entry: Entry, at: Mapping[str, object]) -> pd.DataFrame:
     return curves.over_layers(series.measured(entry, at)).assign(analysis=entry.analysis, key=entry.key)
 
 
@@ -149,12 +150,12 @@ def _cell_name(cell: dict[Any, Any]) -> str:
     return ", ".join(f"{axis} {plain(value)}" for axis, value in cell.items())
 
 
-def _value(column: pd.Series, shown: Any) -> Any:
+def _value(column: pd.Series, shown: object) -> Any:
     """The value of ``column`` that stands as ``shown`` on the axis."""
     return next((v for v in column.unique().tolist() if as_text(v) == str(shown) or v == shown), shown)
 
 
-def _items(entry: Entry, where: dict[str, Any], chosen: str) -> None:
+def _items(entry: Entry, where: Mapping[str, object], chosen: str) -> None:
     """Rows behind a point or a cell; choosing one leads to its item."""
     lists = {k: [v] for k, v in where.items()}
     found, count = rows(entry, where=lists, limit=tables.MAX_ROWS)

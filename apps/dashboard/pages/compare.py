@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -63,7 +64,7 @@ def _side(letter: str, entries: list[Entry], default: int, step: int) -> tuple[E
         return entry, {"step": address.slide(f"Step of {letter}", entry.steps, key=name, default=entry.steps[step])}
 
 
-def _name(entry: Entry, at: dict[str, Any]) -> str:
+def _name(entry: Entry, at: Mapping[str, object]) -> str:
     return entry.label + (f", step {at['step']}" if at else "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,13 +48,13 @@ def show(found: Listing) -> None:
     parts.origin(entry)
 
 
-def _view(entry: Entry, where: dict[str, Any]) -> None:
+def _view(entry: Entry, where: Mapping[str, object]) -> None:
     """The part of the page a slider redraws; a fragment, so that nothing else runs again."""
     playing = bool(st.session_state.get("play")) and len(entry.steps) > 1
     st.fragment(_draw, run_every=PLAY_SECONDS if playing else None)(entry, where, playing)
 
 
-def _draw(entry: Entry, where: dict[str, Any], was_playing: bool) -> None:
+def _draw(entry: Entry, where: Mapping[str, object], was_playing: bool) -> None:
     at = _step(entry, was_playing)
     chosen = {**where, **({"step": at} if at is not None else {})}
     summary = parts.summary_of(str(entry.root), entry.analysis, entry.key, parts.frozen(chosen))
@@ -98,7 +99,7 @@ def _prepare_next(entry: Entry, chosen: dict[str, Any]) -> None:
         parts.drawn(str(entry.root), entry.analysis, entry.key, following)
 
 
-def _figure(entry: Entry, chosen: dict[str, Any]) -> tuple[Any | None, str | None]:
+def _figure(entry: Entry, chosen: Mapping[str, object]) -> tuple[Any | None, str | None]:
     """The figure chosen among those of this part, drawn, and its name."""
     drawn, notes = parts.drawn(str(entry.root), entry.analysis, entry.key, parts.frozen(chosen))
     for note in notes:

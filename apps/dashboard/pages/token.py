@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def show(found: Listing) -> None:
     _drawn(entries, entry, column, where)
 
 
-def _drawn(entries: list[Entry], entry: Entry, column: str, where: dict[str, Any]) -> None:
+def _drawn(entries: list[Entry], entry: Entry, column: str, where: Mapping[str, object]) -> None:
     """The strip or strips, what is known about the token chosen on one, and what a reader takes from both."""
     look = _look(entry)
     views = strips.strips(entry, column, where, **look)
@@ -116,7 +117,7 @@ def _layer(entry: Entry) -> dict[str, Any]:
     return {"layer": address.slide("Layer", layers, key="layer", default=layers[-1])}
 
 
-def _text_of(entry: Entry, written: Written, item: str, where: dict[str, Any]) -> None:
+def _text_of(entry: Entry, written: Written, item: str, where: Mapping[str, object]) -> None:
     """Prompt and answer as written in the prompt file, where that still lies where it was read."""
     source = _source(entry)
     found = next((w for w in written if where.get("answer_kind", w[2]) == w[2]), None)
@@ -196,7 +197,7 @@ def _token_text(views: exports.Views, pos: int) -> str:
     return next(figures.visible(str(t.iloc[0])) for t in texts if len(t))
 
 
-def _about(entries: list[Entry], place: dict[str, Any], steps: list[int], text: str) -> exports.Views:
+def _about(entries: list[Entry], place: Mapping[str, object], steps: list[int], text: str) -> exports.Views:
     """Every signal of one token: over layers where it has layers; the figures drawn."""
     named = address.escaped(f"“{text}” of {place['item']}")
     st.markdown(f"##### Token {named}, read at position {place['pos']}")

@@ -163,19 +163,19 @@ def text(label: str, *, key: str, default: str = "", limit: int = 200, area: boo
     return value
 
 
-def go(**values: Any) -> None:
+def go(**values: object) -> None:
     """Set the values of widgets of the next run: what a click on a link of this page means."""
     for key, value in values.items():
         st.session_state[key] = value
     st.session_state[SENT] = values
 
 
-def address(value: Any) -> str:
+def address(value: object) -> str:
     """How a value stands in the URL."""
     return str(value)
 
 
-def escaped(text: Any) -> str:
+def escaped(text: object) -> str:
     """Text as Markdown that shows it literally; labels and messages of Streamlit are Markdown.
 
     Addresses would become links even so: an invisible joiner in them keeps a model from putting links on a page.

@@ -49,7 +49,7 @@ def drawn(root: str, analysis: str, key: str, where: tuple[tuple[str, Any], ...]
     return dict(figures_of(part_of(root, analysis, key, where), notes)), notes
 
 
-def frozen(where: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def frozen(where: Mapping[str, object]) -> tuple[tuple[str, Any], ...]:
     """A selection as a cache key."""
     return tuple((n, tuple(v) if isinstance(v, list) else v) for n, v in where.items())
 

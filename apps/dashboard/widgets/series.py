@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -55,7 +54,7 @@ def has_dims(entry: Entry, *dims: str) -> bool:
         return False
 
 
-def measured(entry: Entry, where: Mapping[str, Any]) -> pd.DataFrame:
+def measured(entry: Entry, where: Mapping[str, object]) -> pd.DataFrame:
     """Estimates of a part of ``entry``: what cannot be read is told, and is empty."""
     try:
         return parts.summary_of(str(entry.root), entry.analysis, entry.key, parts.frozen(where))

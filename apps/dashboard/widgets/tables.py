@@ -21,7 +21,7 @@ ROUND = {c: st.column_config.NumberColumn(format="%.4g") for c in ("value", *COM
 NUMBERS = {"value [95 % interval]", "n", "p", "p_holm", "items"}
 
 
-def shown(summary: pd.DataFrame, entry: Entry, where: Mapping[str, Any]) -> None:
+def shown(summary: pd.DataFrame, entry: Entry, where: Mapping[str, object]) -> None:
     """The table a reader chose: the first estimates, all of them, or the rows per item behind them."""
     kind = address.select("Table", [FIRST, ALL, FACTS], key="table", radio=True, horizontal=True)
     if kind == FIRST:
@@ -75,7 +75,7 @@ def _text(row: Mapping[Any, Any], name: str) -> str:
     return "" if pd.isna(value) else unit_name(value) if name == "unit" else _plain(value)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) and not value.is_integer() else plain(value)
 
 
@@ -104,7 +104,7 @@ def estimates(summary: pd.DataFrame, *, key: str) -> None:
         st.caption(f"First {MAX_ROWS} of {len(varying):,} estimates; filter, or export all.")
 
 
-def facts(entry: Entry, where: Mapping[str, Any], *, key: str) -> None:
+def facts(entry: Entry, where: Mapping[str, object], *, key: str) -> None:
     """Rows of the table that match the selection and the search."""
     search = address.text("Search in items and texts", key="search", placeholder="for example an item's id")
     lists = {n: v if isinstance(v, list) else [v] for n, v in where.items()}
