@@ -162,7 +162,7 @@ def _claims(entry: Entry) -> bool:
 def _figures(result: Result, budget: int) -> tuple[list[Any], list[str], int]:
     """(figures as HTML, what was left out and why, bytes used)."""
 
-    drawn: list[Any] = []
+    drawn: list[object] = []
     notes: list[str] = []
     used = 0
     for name, figure in figures_of(result, notes):

@@ -16,6 +16,8 @@ import jinja2
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from probe.items import Item
 
 Turn = Mapping[str, Any]
@@ -39,7 +41,7 @@ class Written:
     end: str = ""
 
 
-def asked(tokenizer: Any, item: Item, options: Mapping[str, object]) -> Written:
+def asked(tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[str, object]) -> Written:
     """The conversation up to where the model's answer begins.
 
     Raises:
@@ -50,7 +52,7 @@ def asked(tokenizer: Any, item: Item, options: Mapping[str, object]) -> Written:
     return Written(text, len(text), template.own(text, text))
 
 
-def answered(tokenizer: Any, item: Item, options: Mapping[str, object]) -> Written:
+def answered(tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[str, object]) -> Written:
     """The conversation with the item's answer as the assistant's turn, cut behind the answer.
 
     What the template writes between its generation prompt and the answer is part of it, as in training.
@@ -77,10 +79,11 @@ def answered(tokenizer: Any, item: Item, options: Mapping[str, object]) -> Writt
 class _Template:
     """A tokenizer's chat template with one item's conversation and the template's options."""
 
-    def __init__(self, tokenizer: Any, item: Item, options: Mapping[str, object]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[str, object]) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise InputError("template='chat', but this tokenizer has no chat template; use template='none'")
-        self.tokenizer, self.item, self.options = tokenizer, item, dict(options)
+        self.tokenizer, self.item = tokenizer, item
+        self.options: dict[str, Any] = dict(options)
         self.turns: Sequence[Turn] = item.messages
         self.tools = [dict(tool) for tool in item.chat.tools] if item.chat and item.chat.tools else None
         self.more = dict(item.chat.answer) if item.chat else {}

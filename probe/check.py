@@ -21,6 +21,7 @@ from probe.tokens import SPANS, Encoded, TokenBatch, plan
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from probe.handle import Handle
 
@@ -57,7 +58,7 @@ class Reference:
         return max(float(x.abs().max()) for x in self.logits)
 
 
-def refer(hf_model: Any) -> Reference:
+def refer(hf_model: PreTrainedModel) -> Reference:
     """Logits of a model that no backend has touched yet."""
     vocab = int(families.text_config(hf_model.config).vocab_size)
     rng = torch.Generator().manual_seed(0)

@@ -91,7 +91,7 @@ class Item:
         return self.cluster or self.problem
 
     @property
-    def messages(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[dict[str, object]]:
         """The prompt as the turns of a conversation, as chat templates take them."""
         chat = self.chat or Chat()
         return [*(dict(turn) for turn in chat.before), {**chat.last, "content": self.prompt}]

@@ -39,7 +39,7 @@ class Model(ByText):
         device_map: str | Mapping[str, str | int] | None = None,
         remote: bool = False,
         bos: bool | None = None,
-        template_options: Mapping[str, object] | None = None,
+        template_options: Mapping[str, Any] | None = None,
     ) -> Model:
         """The model of a checkpoint, with raw weights (nothing folded or centred).
 
@@ -90,7 +90,7 @@ class Model(ByText):
         return model
 
     @classmethod
-    def wrap(cls, hf_model: object, tokenizer: Any, *, backend: str = "transformer_lens", check: bool = True) -> Model:
+    def wrap(cls, hf_model: Any, tokenizer: Any, *, backend: str = "transformer_lens", check: bool = True) -> Model:
         """A handle over a Hugging Face model in memory, which stays as it is.
 
         The handle has a module tree of its own whose parameters share the caller's memory (no copy), so

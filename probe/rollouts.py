@@ -29,6 +29,8 @@ from probe.readers.rollout_files import FILE, open_log
 from probe.readers.schema import AT_TEMPERATURE, FLOATS, IDS, REQUIRED, lacking, ruled_out
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from probe.prompts import Prompts
 
 __all__ = ["WINDOW", "Rollouts"]
@@ -142,7 +144,7 @@ class Rollouts:
     def _indexed(self) -> tuple[pd.DataFrame, list[str]]:
         frames: list[pd.DataFrame] = []
         tokenizers: set[str] = set()
-        files: list[Any] = []
+        files: list[object] = []
         start = 0
         for table in self._batches():
             if FILE in table.column_names:
@@ -293,7 +295,7 @@ class Rollouts:
 
         return replace(self, data=pads.dataset(segmented(self.data.to_table(), tokenizer, pattern)))
 
-    def tokenized(self, tokenizer: Any, framing: Mapping[str, object] | None = None) -> Rollouts:
+    def tokenized(self, tokenizer: PreTrainedTokenizerBase, framing: Mapping[str, object] | None = None) -> Rollouts:
         """The log with ids for its texts, where the round trip through the tokenizer is exact.
 
         The ids the policy really sampled may have been other pieces of the same text, which no text log can show;

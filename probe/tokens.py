@@ -15,6 +15,8 @@ from probe.ends import own_ends, special
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from probe.items import Item
     from probe.prompts import Prompts
 
@@ -45,7 +47,7 @@ class Framing:
         """What of it can change a number; [] where tokenizer and template decide."""
         return [] if self == Framing() else [repr((self.bos, sorted(self.template_options.items(), key=str)))]
 
-    def ends(self, tokenizer: Any, template: Template) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def ends(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Ids before every text and after every answered one."""
         if template != "none":
             return (), ()
@@ -54,7 +56,7 @@ class Framing:
 
 
 def tokenize(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Prompts,
     *,
     template: Template = "none",
@@ -106,7 +108,7 @@ def tokenize(
 
 
 def tokenize_prompts(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Prompts,
     *,
     template: Template = "none",
@@ -148,7 +150,9 @@ def tokenised() -> Generator[dict[tuple[str, str], frozenset[str]]]:
         _TOLD.reset(before)
 
 
-def _tell(tokenizer: Any, encoded: Sequence[Encoded], boundary: Boundary, joint: Callable[[Item], Encoded]) -> None:
+def _tell(
+    tokenizer: PreTrainedTokenizerBase, encoded: Sequence[Encoded], boundary: Boundary, joint: Callable[[Item], Encoded]
+) -> None:
     told = _TOLD.get()
     if told is None:
         return
@@ -165,7 +169,7 @@ Parts = list[tuple[str, int]]  # pieces of a text in order, each with the index 
 
 
 def _encode(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     item: Item,
     *,
     template: Template,
@@ -192,13 +196,13 @@ def _encode(
     return _led(whole, lead)
 
 
-def _end_of_turn(tokenizer: Any, end: str) -> tuple[int, ...]:
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase, end: str) -> tuple[int, ...]:
     """The special token with which the template ends the answer's turn, if it does."""
     first = _ids(tokenizer, end)[:1] if end else []
     return tuple(i for i in first if i in tokenizer.added_tokens_decoder)
 
 
-def _asked(tokenizer: Any, item: Item, template: Template, how: Framing) -> Parts:
+def _asked(tokenizer: PreTrainedTokenizerBase, item: Item, template: Template, how: Framing) -> Parts:
     """The prompt, cut into the template's and the turns' own text."""
     if template == "none":
         _refuse_conversation(item)
@@ -207,7 +211,9 @@ def _asked(tokenizer: Any, item: Item, template: Template, how: Framing) -> Part
     return _cut(written.text, written.own)
 
 
-def _answered(tokenizer: Any, item: Item, template: Template, how: Framing) -> tuple[Parts, str, str]:
+def _answered(
+    tokenizer: PreTrainedTokenizerBase, item: Item, template: Template, how: Framing
+) -> tuple[Parts, str, str]:
     """The prompt's parts up to the answer, the answer, and what the template writes after it."""
     if template == "none":
         return _asked(tokenizer, item, template, how), item.answer, ""
@@ -224,7 +230,7 @@ def _cut(text: str, own: Sequence[tuple[int, int]]) -> Parts:
     return [*parts, (text[at:], TEMPLATE)]
 
 
-def _joint(tokenizer: Any, before: Parts, answer: str) -> tuple[list[int], list[int], int]:
+def _joint(tokenizer: PreTrainedTokenizerBase, before: Parts, answer: str) -> tuple[list[int], list[int], int]:
     """Ids of the whole text, their spans, and how many tokens of the answer begin in the prompt."""
     alone, span = _spanned(tokenizer, before)
     length = sum(len(text) for text, _ in before)
@@ -267,11 +273,11 @@ def _refuse_long(encoded: Sequence[Encoded], max_length: int) -> None:
         )
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _spanned(tokenizer: Any, parts: Parts) -> tuple[list[int], list[int]]:
+def _spanned(tokenizer: PreTrainedTokenizerBase, parts: Parts) -> tuple[list[int], list[int]]:
     """Ids of the joined text and their spans; one part alone needs no offsets."""
     if len(parts) == 1:
         ids = _ids(tokenizer, parts[0][0])
@@ -279,7 +285,7 @@ def _spanned(tokenizer: Any, parts: Parts) -> tuple[list[int], list[int]]:
     return _offsets(tokenizer, parts)
 
 
-def _with_starts(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+def _with_starts(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
     """Ids and, of a fast tokenizer, the index of each token's first character ([] of a slow one)."""
     if not tokenizer.is_fast:
         return _ids(tokenizer, text), []
@@ -294,7 +300,7 @@ def _with_starts(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     return ids, starts
 
 
-def _offsets(tokenizer: Any, parts: Parts) -> tuple[list[int], list[int]]:
+def _offsets(tokenizer: PreTrainedTokenizerBase, parts: Parts) -> tuple[list[int], list[int]]:
     """Ids of the joined text and the span of each by its characters."""
     if not tokenizer.is_fast:
         raise InputError(

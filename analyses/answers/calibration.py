@@ -43,6 +43,7 @@ from probe.tokens import SPANS, Encoded, plan, tokenize_prompts
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+    from transformers import PreTrainedTokenizerBase
 
     from probe import Item, Model, Prompts
 
@@ -140,7 +141,7 @@ def _scored(
     return found
 
 
-def answer_tokens(tokenizer: Any, response: Any, pattern: str | None) -> slice | None:
+def answer_tokens(tokenizer: PreTrainedTokenizerBase, response: Any, pattern: str | None) -> slice | None:
     """The response tokens that write the answer; None where it has none."""
     span = answer_span(response.text, pattern)
     if span is None:

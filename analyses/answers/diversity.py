@@ -19,7 +19,7 @@ Control: the same checkpoint with other seeds; the base; identical checkpoints c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import xarray as xr
@@ -81,7 +81,7 @@ def diversity(
     return Result.of(table, xr.merge(parts, join="outer"))
 
 
-def _of(responses: pd.DataFrame, max_words: int) -> dict[str, Any]:
+def _of(responses: pd.DataFrame, max_words: int) -> dict[str, object]:
     texts = [str(t).split()[:max_words] for t in responses["text"]]
     flags = responses["correct"].tolist()
     answers = responses["answer"].tolist()

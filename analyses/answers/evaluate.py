@@ -136,7 +136,7 @@ def _not_asked(items: Sequence[Item]) -> list[pd.DataFrame]:
     return [pd.DataFrame(rows)] if rows else []
 
 
-def _row(item: Item, decoding: str) -> dict[str, Any]:
+def _row(item: Item, decoding: str) -> dict[str, object]:
     named = {"item": item.id, "group": item.group, "answer_kind": item.answer_kind, "decoding": decoding}
     return {**named, "expected": Expected.of(item), **covariates(item)}
 
@@ -156,7 +156,7 @@ def _generated(
     ways = {"greedy": Decoding(**how)}
     if samples:
         ways["sampled"] = Decoding(**how, temperature=temperature, top_p=top_p, n_samples=samples)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for name, decoding in ways.items():
         drawn = responses(model, list(asked.items()), decoding, batch_size=batch_size, what=f"evaluate ({name})")
         rows += [
@@ -201,7 +201,7 @@ def _aggregates(table: pd.DataFrame, ks: tuple[int, ...], seed: int) -> xr.Datas
 
 
 def _over_samples(sampled: pd.DataFrame, ks: tuple[int, ...], seed: int) -> list[xr.Dataset]:
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for (item, group, kind), of in sampled.groupby(["item", *BY], sort=True):
         right = int((of["correct"] == 1.0).sum())
         answers, flags = of["answer"].tolist(), of["correct"].tolist()

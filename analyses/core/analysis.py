@@ -243,7 +243,7 @@ def argument_help(doc: str) -> dict[str, str]:
     return {name: " ".join(lines).strip() for name, lines in found.items()}
 
 
-def checked_options(of: Analysis, given: Mapping[str, object]) -> dict[str, Any]:
+def checked_options(of: Analysis, given: Mapping[str, object]) -> dict[str, object]:
     """All options of ``of`` with defaults filled in.
 
     Raises:

@@ -84,7 +84,7 @@ def differential_entropy(
     return Result.of(table, _aggregate(table, frame, seed), warnings=[*warnings, *rollouts.notes])
 
 
-def _values(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
+def _values(logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
 
     logp, logq = (reading.log_probs(z) for z in logits)
     at = targets[:, None]

@@ -29,6 +29,7 @@ from analyses.core.stats import estimate
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+    from torch import Tensor
 
     from probe import Model, Prompts, Rollouts
 
@@ -89,7 +90,7 @@ def entropy(
     return Result.of(table, data, warnings=[*rollouts.notes, *_unread(rollouts)])
 
 
-def _entropies(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
+def _entropies(logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
 
     found = probe.recompute.statistics(logits[0], targets)
     return {"entropy_nats": found["H"], "surprisal_nats": -found["logp"]}

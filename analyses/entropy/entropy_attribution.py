@@ -34,6 +34,7 @@ from analyses.core.stats import estimate
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from plotly.graph_objects import Figure
+    from torch import Tensor
 
     from probe import Model, Rollouts
 
@@ -100,7 +101,7 @@ def entropy_attribution(
     return Result.of(table, _aggregate(table, seed), warnings=[*warnings, *rollouts.notes])
 
 
-def _values(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
+def _values(logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
 
     logp, logq = (reading.log_probs(z) for z in logits)
     at = targets[:, None]

@@ -32,6 +32,7 @@ from analyses.entropy import _places
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+    from torch import Tensor
 
     from probe import Model, Prompts, Rollouts
 
@@ -93,7 +94,7 @@ def entropy_change(
     )
 
 
-def _parts(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
+def _parts(logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
 
     logp, logq = (reading.log_probs(z) for z in logits)
     found = reading.change(logp, logq)

@@ -18,7 +18,7 @@ Control: exact_nats beside it, per token; a run with a random reward; within-sta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ from analyses.core.stats import estimate
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from plotly.graph_objects import Figure
+    from torch import Tensor
 
     from probe import Model, Rollouts
 
@@ -95,7 +96,7 @@ def entropy_covariance(
     return Result.of(table, _aggregate(table, fractions, seed), warnings=[*warnings, *rollouts.notes])
 
 
-def _values(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
+def _values(logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
 
     logp, logq = (reading.log_probs(z) for z in logits)
     found = reading.change(logp, logq)

@@ -182,7 +182,7 @@ def _tokens(base: Model, tuned: Model, delta: Direction, log: Rollouts, batch_si
     return frame
 
 
-def _signals(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
+def _signals(logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
 
     logp, logq = (reading.log_probs(z) for z in logits)
     own = logp.gather(-1, targets[:, None])[:, 0]

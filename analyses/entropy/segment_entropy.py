@@ -27,6 +27,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+    from torch import Tensor
 
     from probe import Model, Rollouts
 
@@ -109,7 +110,7 @@ def _entropies(model: Model | None, log: Rollouts, batch_size: int) -> pd.DataFr
     return frame
 
 
-def _entropy(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
+def _entropy(logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
     from probe.recompute import statistics
 
     return {"entropy_nats": statistics(logits[0], targets)["H"]}

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ from probe.errors import InputError
 if TYPE_CHECKING:
     from jaxtyping import Float
     from plotly.graph_objects import Figure
+    from torch import Tensor
 
     from probe import Model, Rollouts
 
@@ -103,7 +104,7 @@ def _responses(model: Model, rollouts: Rollouts, answer: str | None, batch_size:
     return out
 
 
-def _logp(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
+def _logp(logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
 
     return {"logp": probe.recompute.statistics(logits[0], targets)["logp"]}
 
@@ -153,7 +154,7 @@ def log_mean(shares: Float[np.ndarray, " cluster"]) -> float:
     return abs(float(-np.log(shares).mean()))
 
 
-def _group(part: pd.DataFrame, alpha: float) -> dict[str, Any]:
+def _group(part: pd.DataFrame, alpha: float) -> dict[str, object]:
     cluster = clusters(part["same"].tolist())
     counted, weighted = masses(cluster), masses(cluster, part["mean_logp"].to_numpy())
     largest, frequency = float(np.log(len(part))), entropy_of(counted)

@@ -96,7 +96,7 @@ def _completed(
     cut = {(i.id, f): split(i.prompt, f, unit, model.tokenizer) for i in items for f in shown}
     asked = [(f"{name}@{f:g}", start) for (name, f), (start, rest) in cut.items() if start.strip() and rest.strip()]
     drawn = responses(model, asked, Decoding(max_new_tokens), batch_size=batch_size, what="partial_prompt")
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for item in items:
         for fraction in shown:
             found = drawn.get(f"{item.id}@{fraction:g}")

@@ -80,7 +80,7 @@ def perplexity(
     """
 
     last = f"resid_post.{model.shape.n_layers - 1}"
-    options: dict[str, Any] = {"template": template, "boundary": boundary, "include_eos": include_eos}
+    options: dict[str, object] = {"template": template, "boundary": boundary, "include_eos": include_eos}
     tables: list[pd.DataFrame] = []
     for batch in reading.batches(model, prompts, "perplexity", batch_size=batch_size, **options):
         tokens = reading.scored(batch)

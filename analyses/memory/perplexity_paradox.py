@@ -75,7 +75,7 @@ def perplexity_paradox(
     grids = answer_grids.grids(perplexity.table, prompt_mask, seed, seen, unseen)
     cells = answer_grids.cells(grids)
     parts: list[xr.Dataset] = []
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     claims: list[Claim] = []
     is_selected = from_outcomes(perplexity.table)
     for kind, grid in grids.items():
@@ -152,7 +152,7 @@ def _stacked(
     return data.assign_coords({"step": step, **coords})
 
 
-def _patterns(kind: str, data: xr.Dataset, prompt_mask: str, floor: float) -> list[dict[str, Any]]:
+def _patterns(kind: str, data: xr.Dataset, prompt_mask: str, floor: float) -> list[dict[str, object]]:
     rows = []
     for cell in data["group"].values:
         for step in data["step"].values:

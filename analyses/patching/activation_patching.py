@@ -74,7 +74,7 @@ def activation_patching(
         seed: of the bootstrap over items.
     """
 
-    plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
+    plan: dict[str, object] = {"batch_size": batch_size, "template": template, "boundary": boundary}
     pairs, warnings = paired_batches(model, prompts, corrupt, **plan)
     places = reading.chosen_sites(model, sites, layers, heads)
     variants = ("denoise", "noise") if variant == "both" else (variant,)

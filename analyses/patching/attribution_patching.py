@@ -79,7 +79,7 @@ def attribution_patching(
 
     if steps < 1 or verify < 0:
         raise InputError(f"steps={steps}, verify={verify}; expected at least 1 step and 0 verified cells")
-    plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
+    plan: dict[str, object] = {"batch_size": batch_size, "template": template, "boundary": boundary}
     pairs, warnings = paired_batches(model, prompts, corrupt, **plan)
     places = reading.chosen_sites(model, sites, layers, ())
     runs = [PromptPair(model, clean, other) for clean, other in pairs]

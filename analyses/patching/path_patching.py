@@ -100,7 +100,7 @@ def _inputs(
 ) -> tuple[list[tuple[TokenBatch, TokenBatch]], list[str]]:
     """(orig, new) batches: the same ids twice for two checkpoints, clean and corrupt ones for one."""
 
-    plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
+    plan: dict[str, object] = {"batch_size": batch_size, "template": template, "boundary": boundary}
     if tuned is None:
         return paired_batches(base, prompts, corrupt, **plan)
     warnings = reading.pair_warnings(base, tuned)

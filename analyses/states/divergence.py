@@ -119,7 +119,7 @@ def _before_after(
 ) -> Iterator[pd.DataFrame]:
 
     befores: Iterator[list[Tensor]] = (_states(base, batch, site, positions) for batch in planned)
-    read: dict[str, Any] = {"base": base.unembed, "tuned": tuned.unembed}
+    read: dict[str, object] = {"base": base.unembed, "tuned": tuned.unembed}
     if isinstance(base, probe.turns.Turn):  # the base's states wait on disk, and of its weights only the head stays
         read["base"] = base.kept_head()
         befores = probe.turns.spilled(befores)

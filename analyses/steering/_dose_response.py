@@ -122,7 +122,7 @@ def specificity(
     unaltered = rows.drop_duplicates(["item", *CELL]).set_index(["item", *CELL])["unaltered"]
     pairs = {(g, k): matched_pairs(unaltered, targets, g, k) for g in others for k in slopes["answer_kind"].unique()}
     keys = ["layer", "arm", "variant", "answer_kind"]
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     for cell, part in slopes.groupby(keys, sort=True):
         sums = part.groupby(["group", "item"])[["xy", "xx"]].sum()
         slope = sums["xy"] / sums["xx"]

@@ -210,7 +210,7 @@ def _fire_rate(table: pd.DataFrame) -> xr.Dataset:
 def _mcnemar(rows: pd.DataFrame) -> xr.Dataset:
     """Items lost and gained against off, with the exact p, for the arms without draws."""
 
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     for cell, part in rows[rows["arm"].isin(["gated", "ungated"])].groupby(["arm", "group", "answer_kind"]):
         lost = int(((part["is_exact_off"] == 1) & (part["is_exact"] < 1)).sum())
         gained = int(((part["is_exact_off"] < 1) & (part["is_exact"] == 1)).sum())
@@ -223,7 +223,7 @@ def _placebo_p(rows: pd.DataFrame, groups: Sequence[str]) -> xr.Dataset:
     """Share of random gates, and of random neurons, that do at least as much to the targets as the audit does."""
     on_targets = rows[rows["group"].isin(groups)]
     mean = on_targets.groupby(["arm", "answer_kind", "draw"])["effect"].mean()
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     for arm in ("random_gate", "random_neurons"):
         for kind in sorted(on_targets["answer_kind"].unique()):
             drawn, own = mean[arm, kind].abs(), abs(mean["gated", kind, 0])
@@ -239,7 +239,7 @@ def _matched(rows: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset
 
     from scipy.optimize import linear_sum_assignment
 
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     for (arm, kind), part in rows[rows["arm"] == "ungated"].groupby(["arm", "answer_kind"]):
         exact = part[part["is_exact_off"] == 1]
         target, control = exact[exact["group"].isin(groups)], exact[~exact["group"].isin(groups)]

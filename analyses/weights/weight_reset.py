@@ -181,7 +181,7 @@ def _condition(base: Model, tuned: Model, plan: tuple[Condition, list[Place]], s
 def _forced(model: Model, batches: Sequence[TokenBatch]) -> pd.DataFrame:
     """The metric of every item."""
 
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for batch in batches:
         for item, value in zip(batch.items, reading.answer_logprob(model, batch), strict=True):
             rows.append({"item": item.id, "group": item.group, "answer_kind": item.answer_kind, "metric": value})

@@ -61,9 +61,9 @@ def _shown(default: str, help_text: str, kind: object = str) -> dict[str, Any]:
     return {"default": default, "show_default": True, "help": help_text, "type": kind}
 
 
-def _template_options(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
+def _template_options(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> dict[str, object]:
     """`NAME=VALUE` texts as variables of a chat template; values are JSON, anything else is text."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
@@ -134,7 +134,7 @@ class Values(click.ParamType[Any]):
         except ValueError:
             self.fail(f"{value!r} is not a comma-separated list of {self.element.__name__}", param, ctx)
 
-    def _parts(self, text: str) -> list[Any]:
+    def _parts(self, text: str) -> list[object]:
         if text.lstrip().startswith("["):
             try:
                 return json.loads(text)

@@ -154,7 +154,7 @@ def paired(first: pd.DataFrame, second: pd.DataFrame, keys: list[str], column: s
     by = [c for c in CATEGORIES if c in keys]
     for dim in (c for c in ORDERED if c in keys):
         by = [*by, dim] if len(both[[*by, dim]].drop_duplicates()) <= MAX_LINES else by
-    told: list[dict[str, Any]] = []
+    told: list[dict[str, object]] = []
     for values, part in both.groupby(by, sort=False, dropna=False) if by else [((), both)]:
         change = part.groupby("item")["change"].mean().to_numpy()
         found = paired_difference(change, 0 * change, seed=0)

@@ -6,7 +6,7 @@ axis and the group; ``run`` says which training run a row is about.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -106,12 +106,12 @@ def row_at(rows: pd.DataFrame, figure: Any, point: Mapping[str, Any]) -> dict[st
     return {str(k): v for k, v in found[0].items()} if found else None
 
 
-def place_name(row: Mapping[Hashable, object]) -> str:
+def place_name(row: Mapping[str, object]) -> str:
     """A row of ``layers_figure`` as a link names it."""
     return f"{row['panel']}, {row['group']}, layer {plain(row['layer'])}"
 
 
-def place_of(row: Mapping[str, object]) -> dict[str, Any]:
+def place_of(row: Mapping[str, object]) -> dict[str, object]:
     """Where a row was measured: the dims that tell it apart from others of its quantity."""
     derived = {"run", *(["layer"] if {"window", "state"} & set(row) else [])}
     return {k: v for k, v in row.items() if k in DIMS and k not in derived and (k, v) != ("group", ALL)}

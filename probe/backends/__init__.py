@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from probe.backends.protocol import Backend, Rows, Tokens, Visit
 from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["NAMES", "Backend", "Rows", "Tokens", "Visit", "wrap"]
 
 NAMES = ("transformer_lens", "nnsight")
 
 
-def wrap(name: str, hf_model: object) -> Backend:
+def wrap(name: str, hf_model: PreTrainedModel) -> Backend:
     """The named backend around a Hugging Face model (whose modules it may hook or, placed over devices, wrap)."""
     if name == "transformer_lens":
         from probe.backends.transformer_lens import TransformerLensBackend

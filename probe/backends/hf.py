@@ -25,6 +25,7 @@ from probe.sites import Site
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 class HuggingFaceBackend:
@@ -180,7 +181,7 @@ def logits_of(unembedded: Tensor, config: object) -> Tensor:
 
 
 @contextmanager
-def eager(hf_model: Any) -> Generator[None]:
+def eager(hf_model: PreTrainedModel) -> Generator[None]:
     """Within the block attention runs in its eager kernel, whatever the model was loaded with."""
     configs = {id(c): c for c in (getattr(m, "config", None) for m in hf_model.modules()) if c is not None}
     before = {key: config._attn_implementation for key, config in configs.items()}

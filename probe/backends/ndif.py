@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 _ON_SERVER = ("torch", "numpy", "transformers", "accelerate", "einops", "peft", "nnsight", "cloudpickle")
 
@@ -48,13 +49,20 @@ class NdifBackend:
         self._type: torch.dtype = hf_model.dtype
 
     @classmethod
-    def open(cls, repo: str, revision: str | None, tokenizer: Any, dtype: str, remote: Literal[True, "local"]) -> Any:
+    def open(
+        cls,
+        repo: str,
+        revision: str | None,
+        tokenizer: PreTrainedTokenizerBase,
+        dtype: str,
+        remote: Literal[True, "local"],
+    ) -> Any:
         """The backend of a repository the server holds; no weights are fetched."""
         import torch
         from nnsight import TransformersModel
 
         # nnsight sets the padding side of the tokenizer it is given.
-        options: dict[str, Any] = {"tokenizer": copy.deepcopy(tokenizer), "task": "text-generation"}
+        options: dict[str, object] = {"tokenizer": copy.deepcopy(tokenizer), "task": "text-generation"}
         options |= {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
         return cls(TransformersModel(repo, revision=revision, **options), remote)
 

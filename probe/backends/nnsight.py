@@ -23,6 +23,7 @@ from probe.sites import Site
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 _EAGER = "eager_attention_forward"
@@ -34,7 +35,7 @@ class NnsightBackend(HuggingFaceBackend):
 
     name = "nnsight"
 
-    def __init__(self, hf_model: Any) -> None:
+    def __init__(self, hf_model: PreTrainedModel) -> None:
         from nnsight import NNsight
 
         super().__init__(hf_model)

@@ -16,6 +16,8 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -83,7 +85,7 @@ def kept_in(x: Tensor | None) -> int:
     return 0 if x is None else x.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
 
 
-def block_list(hf_model: Any) -> str:
+def block_list(hf_model: PreTrainedModel) -> str:
     """Path of the list of blocks.
 
     Raises:
@@ -100,7 +102,7 @@ def block_list(hf_model: Any) -> str:
     return min(reading, key=lambda path: path.count("."))
 
 
-def _reads_ids(hf_model: Any, path: str) -> bool:
+def _reads_ids(hf_model: PreTrainedModel, path: str) -> bool:
     return "input_ids" in inspect.signature(hf_model.get_submodule(path).forward).parameters
 
 
@@ -150,7 +152,7 @@ def observe(hf_model: Any) -> Observed:
 class _Notes:
     """Hooks on every module of interest while entered."""
 
-    def __init__(self, hf_model: Any, blocks: str, n_heads: int, n_pos: int) -> None:
+    def __init__(self, hf_model: PreTrainedModel, blocks: str, n_heads: int, n_pos: int) -> None:
         self.calls: dict[str, Call] = {}
         self.doors: dict[int, Door] = {}
         self.fused: set[str] = set()
@@ -162,7 +164,7 @@ class _Notes:
         self._softmaxes = Softmaxes(self._note_softmax)
         self._modules = {p: m for p, m in hf_model.named_modules() if p and not p.startswith(blocks)}
         self._modules |= {p: m for p, m in hf_model.named_modules() if p.startswith(self._prefix)}
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> None:
         for path, module in self._modules.items():
@@ -221,7 +223,7 @@ def _tensors(values: Sequence[object]) -> tuple[Tensor | None, ...]:
     return tuple(v if isinstance(v, torch.Tensor) else None for v in values)
 
 
-def why_broken(hf_model: Any) -> str:
+def why_broken(hf_model: PreTrainedModel) -> str:
     """What makes states and logits of plain transformers NaN or infinite."""
     bad = [n for n, p in hf_model.named_parameters() if devices.has_numbers(p) and not bool(p.isfinite().all())]
     if bad:

@@ -8,7 +8,7 @@ reads the stream between attention and MLP, how heads lie. What a block lacks is
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from probe import families
 from probe.backends.blocks import Block, equal
@@ -18,8 +18,11 @@ from probe.backends.place import Map, Place
 from probe.errors import InputError
 from probe.sites import Site
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def places(hf_model: Any) -> Map:
+
+def places(hf_model: PreTrainedModel) -> Map:
     """The map of a model.
 
     Raises:
@@ -46,7 +49,7 @@ def places(hf_model: Any) -> Map:
     return found
 
 
-def _embedding(hf_model: Any, seen: Observed) -> Place:
+def _embedding(hf_model: PreTrainedModel, seen: Observed) -> Place:
     """The embedding, times what the family multiplies it by on its way into the stream."""
     module = hf_model.get_input_embeddings()
     path = next(path for path, m in hf_model.named_modules() if m is module)

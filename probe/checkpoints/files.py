@@ -27,7 +27,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     return read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
 
 
-def stated(folder: Path) -> dict[str, Any]:
+def stated(folder: Path) -> dict[str, object]:
     """`config_of`, where a malformed file is for the load to tell."""
     try:
         return config_of(folder)

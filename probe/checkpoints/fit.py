@@ -109,7 +109,7 @@ def differing(fresh: Any, held: Any) -> list[str]:
     return names + _differing_buffers(dict(fresh.named_buffers()), dict(held.named_buffers()))
 
 
-def _stated(config: Any) -> dict[str, Any]:
+def _stated(config: Any) -> dict[str, object]:
     """A configuration without what is written for information only."""
     return {k: v for k, v in config.to_dict().items() if k not in _FOR_INFORMATION}
 

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probe import devices
 from probe.checkpoints.adapters import attached
@@ -19,6 +19,9 @@ from probe.checkpoints.series import Checkpoint
 from probe.checkpoints.shards import state_of
 from probe.dtypes import dtype_named
 from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def read_model(checkpoint: Checkpoint, reading: Reading) -> Any:
     folder = checkpoint.folder
     refuse_other_heads(checkpoint.config_folder)
     _refuse_pickle(checkpoint, reading)
-    placed: dict[str, Any] = {} if reading.device_map is None else {"device_map": reading.device_map}
+    placed: dict[str, object] = {} if reading.device_map is None else {"device_map": reading.device_map}
     model, info = _read(
         checkpoint,
         dtype=getattr(torch, reading.dtype),
@@ -96,12 +99,12 @@ def _from_shards(checkpoint: Checkpoint, *, trust_remote_code: bool, **options: 
     return model, info
 
 
-def offloaded(hf_model: Any) -> list[str]:
+def offloaded(hf_model: PreTrainedModel) -> list[str]:
     """Parameters that a device map left on disk or in other memory: they come and go with their module's pass."""
     return [name for name, p in hf_model.named_parameters() if not devices.has_numbers(p)]
 
 
-def _refuse_offloaded_ends(folder: Path, model: object) -> None:
+def _refuse_offloaded_ends(folder: Path, model: PreTrainedModel) -> None:
     away = set(offloaded(model))
     blocks = [n for n in away if ".layers." in n or ".h." in n]
     ends = sorted(away.difference(blocks))
@@ -160,7 +163,7 @@ def eos_ids(hf_model: object, tokenizer: Any) -> frozenset[int]:
     return frozenset(int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None)
 
 
-def sharing_copy(hf_model: Any) -> Any:
+def sharing_copy(hf_model: PreTrainedModel) -> Any:
     """A copy of the module tree whose parameters and buffers are the very ones of `hf_model` (no memory).
 
     A wrapper rewrites the tree it is given; the copy stays plain and follows every change of the weights.
@@ -169,7 +172,7 @@ def sharing_copy(hf_model: Any) -> Any:
     return copy.deepcopy(hf_model, memo={id(t): t for t in tensors})
 
 
-def unwrapped(hf_model: Any) -> Any:
+def unwrapped(hf_model: PreTrainedModel) -> Any:
     """The language model inside what a training loop holds: compiled, data-parallel, with an adapter or a value head.
 
     Raises:
@@ -209,7 +212,7 @@ def _inside(hf_model: Any) -> Any:
     return getattr(hf_model, "pretrained_model", None) if hasattr(hf_model, "v_head") else None
 
 
-def own_copy(hf_model: Any) -> Any:
+def own_copy(hf_model: PreTrainedModel) -> Any:
     """A copy of the module tree in eval mode with eager attention, with parameters of its own that share
     the memory of `hf_model`'s: values written there show here, parameters re-pointed here do not show there."""
     from torch import nn

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probe.checkpoints.files import stated
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PACKAGES = {
     "bitsandbytes": "bitsandbytes",
@@ -41,7 +44,7 @@ def missing_package(folder: Path, error: ImportError) -> str:
     return f"{folder}: transformers needs a package that is not installed: {reason}"
 
 
-def quantisation_of(hf_model: Any) -> str | None:
+def quantisation_of(hf_model: PreTrainedModel) -> str | None:
     """The method by which weights of this model are packed; None where all of them are plain numbers.
 
     A checkpoint that transformers dequantises while it loads (fp8 blocks on a CPU) is plain.
@@ -56,7 +59,7 @@ def quantisation_of(hf_model: Any) -> str | None:
     return f"{bits}{getattr(method, 'value', method) or type(hf_model).__name__} ({packed})"
 
 
-def held_otherwise(hf_model: Any) -> str | None:
+def held_otherwise(hf_model: PreTrainedModel) -> str | None:
     """Why the parameters of a model are not the weights it computes with; None where they are."""
     if packed := quantisation_of(hf_model):
         return f"quantised, {packed}: what lies in memory are packed bytes"

@@ -184,7 +184,7 @@ class _Single:
 
     def __init__(self, shards: Shards, key: str | None) -> None:
         held = _load(shards.files[0])
-        self._state: dict[str, Any] = held.get(key, held) if key is not None else held
+        self._state: dict[str, Tensor] = held.get(key, held) if key is not None else held
         if not isinstance(self._state, dict) or not self._state:
             raise InputError(f"{shards.files[0]}: no weights in it (ZeRO-3 keeps them apart); {shards.merging}")
         self.names = [n for n, x in self._state.items() if hasattr(x, "shape")]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probe.checkpoints.files import read_json, weight_files
 from probe.checkpoints.series import Checkpoint
 from probe.ends import declare
 from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEXTS = (
     "what is 3 plus 7 ? ans 10",
@@ -69,7 +72,7 @@ def _as_saved(folder: Path) -> Any:
     return tokenizer
 
 
-def check_tokenizer(tokenizer: Any, folder: Path) -> int:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> int:
     """Number of texts on which the tokenizer gives the ids of its own tokenizer.json.
 
     transformers rebuilds the tokenizer of some families (qwen2, gemma, gpt_neox, ...) with the
@@ -104,7 +107,7 @@ def _saved(folder: Path) -> Any | None:
     return saved
 
 
-def _differing(tokenizer: Any, folder: Path) -> tuple[str, list[int], list[int]] | None:
+def _differing(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[str, list[int], list[int]] | None:
     """The first text on which the tokenizer and its tokenizer.json differ: the text, its ids and theirs."""
     saved = _saved(folder)
     if saved is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from probe.errors import InputError
 from probe.readers.lines import parsed
@@ -12,7 +11,7 @@ from probe.readers.lines import parsed
 ZSTD = 93
 
 
-def inspect_samples(path: Path) -> list[dict[str, Any]]:
+def inspect_samples(path: Path) -> list[dict[str, object]]:
     """The samples of an archive, by name.
 
     Raises:

@@ -25,7 +25,7 @@ def token_frame(rows: pd.DataFrame, table: pa.Table, columns: Sequence[str]) -> 
     """Masked-in response tokens of a window as a long frame; `response` is the row of the window."""
     counts = lengths(table, "response_token_ids")
     response = np.repeat(np.arange(len(rows)), counts)
-    out: dict[str, Any] = {"response": response}
+    out: dict[str, object] = {"response": response}
     for name in PLACES:
         out[name] = rows[name].to_numpy()[response]
     out["pos"] = np.arange(len(response)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pyarrow as pa
@@ -19,12 +19,15 @@ import pyarrow as pa
 from probe.errors import InputError
 from probe.readers.messages import Trace, is_trace, traced
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 SENTINELS = ("\ue000S\ue001", "\ue000U\ue001")  # characters that no prompt holds
 THINKING = ({}, {"enable_thinking": False}, {"enable_thinking": True})
 MORE = 5  # texts named in an error
 
 
-def with_ids(table: pa.Table, tokenizer: Any, source: str) -> tuple[pa.Table, str]:
+def with_ids(table: pa.Table, tokenizer: PreTrainedTokenizerBase, source: str) -> tuple[pa.Table, str]:
     """The table with token ids (and masks and segments, where responses have several turns), and the note on it.
 
     Raises:
@@ -69,7 +72,7 @@ def _named(table: pa.Table, rows: Sequence[int]) -> str:
     return ", ".join(f"row {i} ({str(names[i])[:40]})" for i in rows[:MORE])
 
 
-def _traces(table: pa.Table, tokenizer: Any, source: str) -> list[Trace | None]:
+def _traces(table: pa.Table, tokenizer: PreTrainedTokenizerBase, source: str) -> list[Trace | None]:
     """Responses of several turns as tokens; None for the rest."""
     if "response_messages" not in table.column_names:
         return [None] * table.num_rows
@@ -100,7 +103,11 @@ def _with_turns(table: pa.Table, traces: Sequence[Trace | None], counts: Sequenc
 
 
 def _refuse_unmasked_turns(
-    table: pa.Table, texts: Sequence[str], traces: Sequence[Trace | None], tokenizer: Any, source: str
+    table: pa.Table,
+    texts: Sequence[str],
+    traces: Sequence[Trace | None],
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
 ) -> None:
     """Raise if a stripped response holds the header of a further turn: then a tool's text is in it, unmarked."""
     if not _stripped(table, tokenizer):
@@ -115,14 +122,14 @@ def _refuse_unmasked_turns(
         )
 
 
-def _stripped(table: pa.Table, tokenizer: Any) -> bool:
+def _stripped(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> bool:
     """True for logs whose writer decodes without special tokens, read with a tokenizer that has a template."""
     if "log_writer" not in table.column_names or not getattr(tokenizer, "chat_template", None):
         return False
     return "verl" in set(table["log_writer"].to_pylist())
 
 
-def _prompt_ids(table: pa.Table, tokenizer: Any, source: str) -> list[list[int] | None]:
+def _prompt_ids(table: pa.Table, tokenizer: PreTrainedTokenizerBase, source: str) -> list[list[int] | None]:
     if "prompt_messages" in table.column_names:
         return _rendered_prompts(table, tokenizer)
     make = _rebuilding(tokenizer) if _stripped(table, tokenizer) else _taking(table, tokenizer)
@@ -143,7 +150,7 @@ def _prompt_ids(table: pa.Table, tokenizer: Any, source: str) -> list[list[int] 
     return prompts
 
 
-def _rendered_prompts(table: pa.Table, tokenizer: Any) -> list[list[int] | None]:
+def _rendered_prompts(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[list[int] | None]:
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("the log's prompts are chat messages, but this tokenizer has no chat template")
     turns = [json.loads(t) for t in table["prompt_messages"].to_pylist()]
@@ -151,7 +158,7 @@ def _rendered_prompts(table: pa.Table, tokenizer: Any) -> list[list[int] | None]
     return [_encode(tokenizer, str(t)) for t in rendered]
 
 
-def _taking(table: pa.Table, tokenizer: Any) -> Callable[[str], list[int] | None]:
+def _taking(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int] | None]:
     """Plain text as it is; with the tokenizer's own special tokens where the trainer is TRL, which adds them."""
     own = "log_writer" in table.column_names and set(table["log_writer"].to_pylist()) == {"trl"}
 
@@ -178,7 +185,7 @@ def _check_counts(table: pa.Table, prompts: Sequence[list[int] | None], source: 
         )
 
 
-def _rebuilding(tokenizer: Any) -> Callable[[str], list[int] | None]:
+def _rebuilding(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int] | None]:
     """Ids of the one rendering of the template whose stripped text is the logged one; None if none or several are."""
 
     header = _further_turn(tokenizer)
@@ -197,7 +204,7 @@ def _rebuilding(tokenizer: Any) -> Callable[[str], list[int] | None]:
     return ids
 
 
-def _further_turn(tokenizer: Any) -> str:
+def _further_turn(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the template leaves between a user's text and an answer that follows it; empty if it leaves no trace."""
     user, answer = SENTINELS
     turns = [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
@@ -206,7 +213,9 @@ def _further_turn(tokenizer: Any) -> str:
     return header if header.strip() else ""
 
 
-def _conversations(tokenizer: Any, text: str, options: Mapping[str, object]) -> Iterator[list[dict[str, str]]]:
+def _conversations(
+    tokenizer: PreTrainedTokenizerBase, text: str, options: Mapping[str, object]
+) -> Iterator[list[dict[str, str]]]:
     """Conversations that could have left this text: a user's, or a system's and a user's."""
     for before, between, after in _shapes(tokenizer, options):
         if not (text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after)):
@@ -221,7 +230,7 @@ def _conversations(tokenizer: Any, text: str, options: Mapping[str, object]) -> 
             yield [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
-def _shapes(tokenizer: Any, options: Mapping[str, object]) -> Iterator[tuple[str, Any, str]]:
+def _shapes(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, object]) -> Iterator[tuple[str, Any, str]]:
     """What the template leaves before, between and after the texts of a conversation, decoded as verl decodes."""
     system, user = SENTINELS
     alone = _stripped_rendering(tokenizer, [{"role": "user", "content": user}], options)
@@ -256,14 +265,14 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], options: Mapping[str
     return _encode(tokenizer, str(text))
 
 
-def _strip(tokenizer: Any, ids: list[int]) -> str:
+def _strip(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def _encode(tokenizer: Any, text: str | None) -> list[int] | None:
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str | None) -> list[int] | None:
     return None if text is None else list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def decode(tokenizer: Any, ids: list[int]) -> str:
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """The text of ids, special tokens included and nothing tidied."""
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -92,7 +92,7 @@ def _listed(value: object, name: str, where: str) -> list[Any]:
     return cast("list[Any]", listed)
 
 
-def _tool(given: object, where: str) -> dict[str, Any]:
+def _tool(given: object, where: str) -> dict[str, object]:
     if not isinstance(given, Mapping):
         raise InputError(f"{where}: a tool is {str(given)[:60]!r}; expected an object as chat templates take it")
     return {str(k): v for k, v in cast("Mapping[Any, Any]", given).items()}

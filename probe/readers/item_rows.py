@@ -203,7 +203,7 @@ class _Row:
         golds = tuple(dict.fromkeys(self._scalar(name, v) for v in listed))
         return () if golds == ("",) or not any(g.strip() for g in golds) else tuple(g for g in golds if g.strip())
 
-    def _meta(self) -> dict[str, Any]:
+    def _meta(self) -> dict[str, object]:
         return {k: v for k, v in self.row.items() if k not in self.fields["taken"]}
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 OWN = ("assistant", "ai", "model", "gpt")
 TOOLS = ("tool", "function", "ipython", "environment", "observation")
@@ -104,7 +107,9 @@ def _call(call: object) -> Any:
     return {k: v for k, v in inner.items() if k in ("name", "arguments") and v is not None} or inner
 
 
-def traced(prompt: Sequence[Turn] | None, turns: Sequence[Turn], tokenizer: Any, where: str) -> Trace:
+def traced(
+    prompt: Sequence[Turn] | None, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, where: str
+) -> Trace:
     """A response of several turns as the chat template spells it after its prompt.
 
     Each turn is encoded by itself, as it was sampled or inserted. A turn of the policy ends with its end token; what
@@ -136,13 +141,15 @@ def traced(prompt: Sequence[Turn] | None, turns: Sequence[Turn], tokenizer: Any,
     return _encoded(pieces, tokenizer, where)
 
 
-def _rendered(prompt: Sequence[Turn], turns: Sequence[Turn], tokenizer: Any, *, opened: bool) -> str:
+def _rendered(
+    prompt: Sequence[Turn], turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, *, opened: bool
+) -> str:
     """Prompt and turns through the template; `opened`: with the header under which the policy goes on."""
     messages = [*prompt, *turns]
     return str(tokenizer.apply_chat_template(messages, add_generation_prompt=opened, tokenize=False))
 
 
-def _pieces(turn: Turn, text: str, tokenizer: Any, *, last: bool) -> list[tuple[str, bool, str]]:
+def _pieces(turn: Turn, text: str, tokenizer: PreTrainedTokenizerBase, *, last: bool) -> list[tuple[str, bool, str]]:
     """(text, sampled, type): the policy's turn up to its end token, and what the template put behind it."""
     if not is_own(turn):
         return [(text, False, "tool" if turn["role"] in TOOLS else "turn")]
@@ -152,7 +159,7 @@ def _pieces(turn: Turn, text: str, tokenizer: Any, *, last: bool) -> list[tuple[
     return [(text[:at], True, kind), *([(text[at:], False, "turn")] if text[at:] and not last else [])]
 
 
-def _encoded(pieces: Sequence[tuple[str, bool, str]], tokenizer: Any, where: str) -> Trace:
+def _encoded(pieces: Sequence[tuple[str, bool, str]], tokenizer: PreTrainedTokenizerBase, where: str) -> Trace:
     """Neighbouring pieces that nobody sampled are one segment, named after the first of them that is a tool's."""
     trace = Trace([], [], [], [])
     for text, sampled, kind in pieces:

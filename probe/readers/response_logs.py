@@ -44,7 +44,7 @@ def read_responses(path: Path) -> pd.DataFrame:
             same responses twice, files of which some have a step and others not.
     """
     files = _files(path)
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     for file in files:
         found += _of_file(file, path)
     if not found:
@@ -76,7 +76,7 @@ def _files(path: Path) -> list[Path]:
     return sorted(found, key=lambda f: (len(f.name), str(f)))
 
 
-def _of_file(file: Path, root: Path) -> list[dict[str, Any]]:
+def _of_file(file: Path, root: Path) -> list[dict[str, object]]:
     """The responses of one file, with the step that its name or folder says where its rows say none."""
     records = _records(file)
     rows = response_rows.read(records, str(file), [_where(file, r, n) for n, r in enumerate(records, start=1)])
@@ -166,7 +166,7 @@ def _is_unnumbered(row: Row) -> bool:
     return row["sample"] is None and not row.get("by_prompt")
 
 
-def _worded(row: dict[str, Any]) -> dict[str, Any]:
+def _worded(row: dict[str, Any]) -> dict[str, object]:
     """A response to one of several wordings belongs to an item of its own, named as prompt files name it."""
     variant = row.get("variant")
     if variant is None or variant != variant or not str(variant):  # NaN: an empty cell
@@ -175,10 +175,10 @@ def _worded(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "item": f"{problem}/{variant}", "problem": problem, "variant": str(variant)}
 
 
-def _numbered(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _numbered(rows: Sequence[Row]) -> list[dict[str, object]]:
     """Responses that the log does not number are the samples of their item in its order."""
     seen = Counter[Any]()
-    out: list[dict[str, Any]] = []
+    out: list[dict[str, object]] = []
     for row in rows:
         at = (row.get("step"), row["item"], row.get("decoding"))
         row = {k: v for k, v in row.items() if k != "by_prompt"}

@@ -25,7 +25,7 @@ STEP = ("step", "global_step", "global_steps")
 N_TOKENS = ("n_tokens", "response_length", "completion_tokens", "output_tokens")
 STRATA = ("subject", "category", "subset", "type", "level", "difficulty")
 Row: TypeAlias = Mapping[str, Any]
-Reader: TypeAlias = Callable[[Row, str], Iterable[dict[str, Any]]]
+Reader: TypeAlias = Callable[[Row, str], Iterable[Mapping[str, object]]]
 
 
 def read(records: Sequence[Row], source: str, where: Sequence[str]) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def _said(value: object) -> str:
 # --- lm-evaluation-harness
 
 
-def _harness(row: Row, where: str) -> Iterable[dict[str, Any]]:
+def _harness(row: Row, where: str) -> Iterable[Mapping[str, object]]:
     """`resps` is a list over requests of lists over repeats; requests of a choice task are log-likelihoods."""
     doc = row.get("doc") if isinstance(row.get("doc"), dict) else {}
     assert isinstance(doc, dict)
@@ -104,7 +104,7 @@ def _harness(row: Row, where: str) -> Iterable[dict[str, Any]]:
         yield {**shared, "gold": _gold(row.get("target")), "sample": sample, "text": text}
 
 
-def _harness_choices(row: Row, shared: Mapping[str, object], where: str) -> Iterable[dict[str, Any]]:
+def _harness_choices(row: Row, shared: Mapping[str, object], where: str) -> Iterable[Mapping[str, object]]:
     """The choice of largest log-likelihood, raw and per character, as that program defines `acc` and `acc_norm`."""
     scores = [_score(request) for request in row["resps"]]
     options = _options(row, len(scores))
@@ -212,7 +212,7 @@ def _inspect(row: Row, where: str) -> Iterable[dict[str, Any]]:
 # --- a response under a usual name
 
 
-def _plain(row: Row, where: str) -> Iterable[dict[str, Any]]:
+def _plain(row: Row, where: str) -> Iterable[Mapping[str, object]]:
     prompt = _first(row, PROMPT)
     prompt = None if prompt is None else _text_of(prompt, where, all_text)
     name = next((row[n] for n in NAME if row.get(n) not in (None, "")), None)
@@ -253,7 +253,7 @@ def _plain_gold(row: Row) -> str | tuple[str, ...] | None:
     return None if isinstance(value, dict) else _gold(value)
 
 
-def _plain_choices(row: Row) -> dict[str, Any]:
+def _plain_choices(row: Row) -> dict[str, object]:
     options, right = row.get("choices"), row.get("correct")
     if not isinstance(options, list | tuple):
         return {} if right is None else {"correct_logged": right}

@@ -22,7 +22,7 @@ _BLOCK, _HEAD = 32768, 7
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
-def history(file: Path) -> Iterator[dict[str, Any]]:
+def history(file: Path) -> Iterator[dict[str, object]]:
     """One dict per call of `log`, in order: scalars by name and `_step`, the number of the call.
 
     A record that the file ends in (a run that is still going, or was killed) is not there yet.
@@ -67,8 +67,8 @@ def _records(data: bytes) -> Iterator[bytes]:
         at += _HEAD + length
 
 
-def _call(data: bytes) -> dict[str, Any]:
-    row: dict[str, Any] = {}
+def _call(data: bytes) -> dict[str, object]:
+    row: dict[str, object] = {}
     number: int | None = None
     for field, value in fields(data):
         if field == 1:

@@ -119,7 +119,7 @@ def _alike(turn: Mapping[str, Any]) -> dict[str, str | None]:
     }
 
 
-def one_type_each(rows: Sequence[dict[str, object]], file: Path) -> list[dict[str, Any]]:
+def one_type_each(rows: Sequence[dict[str, object]], file: Path) -> list[dict[str, object]]:
     """Rows whose columns each hold one kind of value: mixed extras become their JSON text, flags numbers.
 
     Raises:
@@ -223,7 +223,7 @@ def slime_rows(file: Path) -> pa.Table:
     return pa.Table.from_pylist([_slime_row(s, int(saved.get("rollout_id", step_of(file) or 0))) for s in samples])
 
 
-def _slime_row(sample: Mapping[str, Any], step: int) -> dict[str, Any]:
+def _slime_row(sample: Mapping[str, Any], step: int) -> dict[str, object]:
     n = int(sample["response_length"])
     tokens = [int(t) for t in sample["tokens"]]
     prompt, reward = sample.get("prompt"), sample.get("reward")

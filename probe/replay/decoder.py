@@ -249,7 +249,7 @@ class _Accepts:
         return x, {k: v for k, v in named.items() if k not in _CACHES and k != "use_cache"}
 
 
-def rows_of(call: Mapping[str, object], item: Int[Tensor, " row"], pos: Int[Tensor, " row"]) -> dict[str, Any]:
+def rows_of(call: Mapping[str, object], item: Int[Tensor, " row"], pos: Int[Tensor, " row"]) -> dict[str, object]:
     """A block's arguments for rows (item, pos) joined on the position axis; the mask is left to attention."""
     return {k: None if k == "attention_mask" else _gather(v, item, pos) for k, v in call.items()}
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +115,7 @@ class RolloutRecorder:
             return upstream._compute_loss(model, inputs)
         rows: torch.Tensor = inputs["rollout_row"]
         unscored = pending.floats["H"][int(rows[0])] is None
-        caught: list[Any] = []
+        caught: list[object] = []
         with self._catch_logps() as logps:
             if unscored:
                 with self._catch_states(caught):
@@ -130,7 +130,7 @@ class RolloutRecorder:
     @contextmanager
     def _catch_logps(self) -> Generator[list[Any]]:
         """Collects what the trainer's own scoring returns inside the loss, detached; the loss sees the original."""
-        found: list[Any] = []
+        found: list[object] = []
         original: Any = self._get_per_token_logps_and_entropies
 
         def spy(*args: object, **kwargs: object) -> Any:
@@ -255,7 +255,7 @@ class RolloutRecorder:
         ends = set(getattr(self, "eos_token_ids", []))
         # What a tool answered stands in the response, masked out: its runs are the segments.
         starts, types = from_masks([row[keep] for row, keep in zip(masks, real, strict=True)])
-        columns: dict[str, Any] = {
+        columns: dict[str, object] = {
             "segment_starts": starts,
             "segment_type": types,
             "run_id": [args.run_name or Path(args.output_dir).name] * n,
@@ -304,7 +304,7 @@ def _response_mask(inputs: Mapping[str, Any]) -> torch.Tensor:
     return inputs["completion_mask"].bool()
 
 
-def _ragged(values: Any, real: np.ndarray) -> list[Any]:
+def _ragged(values: Any, real: np.ndarray) -> list[object]:
     if values is None:
         return [None] * len(real)
     return [row[keep] for row, keep in zip(values.float().cpu().numpy(), real, strict=True)]

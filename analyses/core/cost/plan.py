@@ -168,7 +168,7 @@ def sizes(checkpoint: Checkpoint) -> tuple[Size, float]:
     Of pickles and shards, whose headers are no plain text, the configuration's own model is counted, without values.
     """
 
-    config: dict[str, Any] = json.loads((checkpoint.config_folder / "config.json").read_text())
+    config: dict[str, object] = json.loads((checkpoint.config_folder / "config.json").read_text())
     shape = ModelShape.of(SimpleNamespace(**_named(config)))
     files = checkpoint.weight_files
     stored = sum(f.stat().st_size for f in files)

@@ -184,7 +184,7 @@ def _named(figure: Any, x: float, text: str, color: str) -> go.Figure:
     placed = [float(v) for trace in figure.data if trace.x is not None for v in trace.x if isinstance(v, int | float)]
     near = 0.15 * (max(placed) - min(placed)) if placed else 0.0
     below = sum(1 for a in figure.layout.annotations if a.xref == "x" and abs(a.x - x) <= near)
-    place: dict[str, Any] = {"x": x, "xref": "x", "y": 1, "yref": "y domain", "xanchor": "left", "yanchor": "bottom"}
+    place: dict[str, object] = {"x": x, "xref": "x", "y": 1, "yref": "y domain", "xanchor": "left", "yanchor": "bottom"}
     place["yshift"] = 14 * below
     figure.add_annotation(text=html.escape(text), font={"size": 11, "color": color}, showarrow=False, **place)
     room = 70 + 14 * below

@@ -28,9 +28,9 @@ INNER = ("expected", "verdict", "golds", "choices", "right_choice", "prompt")
 LIMIT = 5
 
 
-def covariates(item: Item) -> dict[str, Any]:
+def covariates(item: Item) -> dict[str, object]:
     """What else is said of an item: the columns of its file, its wording, whether training may have shown it."""
-    own: dict[str, Any] = {"variant": item.variant, "problem": item.problem} if item.variant else {}
+    own: dict[str, object] = {"variant": item.variant, "problem": item.problem} if item.variant else {}
     own |= {} if item.seen is None else {"seen": item.seen}
     own |= {"cluster": item.cluster} if item.cluster else {}
     return {k: v for k, v in {**item.meta, **own}.items() if k not in (*COLUMNS, *INNER)}

@@ -48,7 +48,7 @@ def strata_of(states: States, names: tuple[str, ...]) -> np.ndarray[Any, Any] | 
     return np.asarray(["|".join(map(str, values)) for values in zip(*columns, strict=True)], dtype=object)
 
 
-def _column(states: States, name: str) -> list[Any]:
+def _column(states: States, name: str) -> list[object]:
     if name == "length":
         edges = np.quantile(states.n_tokens, [1 / 3, 2 / 3])
         return np.digitize(states.n_tokens, edges).tolist()

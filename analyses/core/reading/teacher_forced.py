@@ -19,6 +19,8 @@ from analyses.core.progress import progress
 from probe.prompts import SPANS, Item, TokenBatch
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from probe import Model, Prompts
     from probe.finite import Where
 
@@ -107,7 +109,7 @@ def token_class(tokenizer: Any, token_id: int) -> str:
     return "operator" if set(text) <= OPERATORS else "punctuation"
 
 
-def token_classes(tokenizer: Any, ids: Int[Tensor, " token"]) -> np.ndarray:
+def token_classes(tokenizer: PreTrainedTokenizerBase, ids: Int[Tensor, " token"]) -> np.ndarray:
     """``token_class`` of every id, decoding each distinct id once."""
     classify = cache(lambda i: token_class(tokenizer, i))
     return np.asarray([classify(i) for i in ids.tolist()], dtype=object)

@@ -93,7 +93,7 @@ def done(jobs: Sequence[Sequence[object]]) -> list[Any]:
     with _LOCK:  # threads of a dashboard take turns: the workers are few
         n_workers = max(1, min(os.cpu_count() or 1, 4, len(jobs) // 16))
         waiting: Iterator[tuple[int, Sequence[Any]]] = iter(enumerate(jobs))
-        results: list[Any] = [None] * len(jobs)
+        results: list[object] = [None] * len(jobs)
         taking = threading.Lock()
 
         def work(_: int) -> None:

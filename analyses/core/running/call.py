@@ -105,13 +105,13 @@ def provenance(call: Call, pool: ModelPool) -> dict[str, Any]:
     }
 
 
-def _plain(options: Mapping[str, object]) -> dict[str, Any]:
+def _plain(options: Mapping[str, object]) -> dict[str, object]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """Versions, platform and thread count: what "same twice" is conditional on."""
-    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    found: dict[str, object] = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

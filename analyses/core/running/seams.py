@@ -15,7 +15,7 @@ SAID = {
 }
 
 
-def facts(met: Mapping[tuple[str, str], Iterable[str]], keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def facts(met: Mapping[tuple[str, str], Iterable[str]], keys: Sequence[tuple[str, str]]) -> dict[str, object]:
     """Of the items named by `keys`, how many were met in which way; {} where every seam is clean."""
     of: dict[tuple[str, str], set[str]] = {}
     for (name, kind), kinds in met.items():  # behind a NUL an analysis numbers the forms of one item (its choices)
@@ -26,10 +26,10 @@ def facts(met: Mapping[tuple[str, str], Iterable[str]], keys: Sequence[tuple[str
     return {"items": len(given), **counted} if counted else {}
 
 
-def together(parts: Iterable[Mapping[str, Any]], items: int) -> dict[str, Any]:
+def together(parts: Iterable[Mapping[str, Any]], items: int) -> dict[str, object]:
     """Facts of a whole of `items` items from those of its parts."""
     listed = [p for p in parts if p]
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for kind in SAID:
         of = [p[kind] for p in listed if kind in p]
         if of:

@@ -126,7 +126,7 @@ class _Crew:
 
     def __init__(self, ray: Any, store: Store, loading: Loading, needed: float) -> None:
         self.ray, self.given = ray, (store, loading)
-        self.resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": devices.gpus(loading.device)}
+        self.resources: dict[str, object] = {"num_cpus": 1, "num_gpus": devices.gpus(loading.device)}
         if not self.resources["num_gpus"]:
             self.resources["memory"] = int(needed)  # Ray counts the memory of hosts, not that of GPUs
         self.make = ray.remote(**self.resources, max_restarts=0)(_worker())

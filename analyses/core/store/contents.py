@@ -148,7 +148,7 @@ def _duckdb(files: Any) -> Any:
 
 def _condition(kinds: Mapping[str, str], where: Mapping[str, Sequence[object]], search: str) -> tuple[str, list[Any]]:
     parts: list[str] = []
-    values: list[Any] = []
+    values: list[object] = []
     for column, wanted in where.items():
         if column in kinds:
             parts.append(f"{_quoted(column)} IN ({', '.join('?' * len(wanted)) or 'NULL'})")

@@ -226,7 +226,7 @@ def _size(model: Any, kind: str) -> int:
     return {"mlp_post": model.shape.d_mlp, "z": model.shape.n_heads}.get(kind, model.shape.d_model)
 
 
-def _edits(model: Any, recipe: Recipe, units: tuple[int, ...]) -> list[Any]:
+def _edits(model: Any, recipe: Recipe, units: tuple[int, ...]) -> list[object]:
 
     site = f"{recipe.kind}.{recipe.layer}"
     if recipe.kind == "z":
