@@ -85,7 +85,8 @@ class _Template:
         self.tokenizer, self.item = tokenizer, item
         self.options: dict[str, Any] = dict(options)
         self.turns: Sequence[Turn] = item.messages
-        self.tools = [dict(tool) for tool in item.chat.tools] if item.chat and item.chat.tools else None
+        tools = item.chat.tools if item.chat else ()
+        self.tools: list[Any] | None = [dict(tool) for tool in tools] or None
         self.more = dict(item.chat.answer) if item.chat else {}
         self.continues = self.turns[-1].get("role") == "assistant"
 

@@ -37,7 +37,7 @@ def read(records: Sequence[Row], source: str, where: Sequence[str]) -> list[dict
     places = list(zip(records, where, strict=True))
     if kind is _harness:  # the same document is logged once per answer filter; responses are the same
         places = [(r, w) for r, w in places if r.get("filter") == records[0].get("filter")]
-    found = [row for record, at in places for row in kind(record, at)]
+    found = [dict(row) for record, at in places for row in kind(record, at)]
     if not found and kind is _inspect:
         raise InputError(f"{source}: no responses: all {len(records)} samples ended in an error")
     return found

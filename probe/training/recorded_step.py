@@ -54,7 +54,7 @@ def token_statistics(
 class Pending:
     """One rollout step in memory, from its sampling to its last update: rows by their place in the generation batch."""
 
-    def __init__(self, step: int, columns: Mapping[str, list[Any]], ids: list[list[int]]) -> None:
+    def __init__(self, step: int, columns: Mapping[str, Any], ids: list[list[int]]) -> None:
         self.step = step
         self.columns = columns
         self.ids = ids

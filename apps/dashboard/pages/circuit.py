@@ -86,7 +86,7 @@ def _layers(read: Read) -> tuple[exports.Views, list[str]]:
 
 def _behind_point(read: Read, layers: pd.DataFrame) -> None:
     """Items behind the point chosen on the curves."""
-    by_name = {curves.place_name(row): row for row in layers.to_dict("records")}
+    by_name = {curves.place_name({str(k): v for k, v in row.items()}): row for row in layers.to_dict("records")}
     name = address.held("point", ["", *by_name], "")
     if not name:
         st.caption("Choose a point to see its items.")
