@@ -1,0 +1,123 @@
+"""Gradients of objectives on a rollout log, one per response: policy gradient, and nearness to a reference policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analyses.core.progress import progress
+from analyses.weights._item_gradients import Gradients, Leaves, collected
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from probe import Model, Rollouts
+
+
+def of_policy(policy: Model, log: Rollouts, leaves: Leaves, dims: int, seed: int) -> tuple[Gradients, np.ndarray]:
+    """The gradient of every response's mean A log pi(token), and the item of each.
+
+    Args:
+        policy: read, not changed.
+        log: with ids and advantages; responses without masked-in tokens are left out.
+        leaves: with respect to what.
+        dims: of the sketch, as in `collected`.
+        seed: of the sketch.
+    """
+    advantages = log.advantages()["advantage"].to_numpy(float)
+    if np.isnan(advantages).any():
+        raise InputError(f"{log.source}: {int(np.isnan(advantages).sum())} response(s) have no advantage")
+
+    def objective(row: int, logits: Tensor, targets: Tensor) -> Tensor:
+        logp = logits.float().log_softmax(-1).gather(-1, targets[:, None])
+        return advantages[row] * logp.mean()
+
+    return _of_log(policy, log, leaves, dims, seed, objective, None)
+
+
+def of_nearness(
+    policy: Model, reference: Model, log: Rollouts, leaves: Leaves, dims: int, seed: int
+) -> tuple[Gradients, np.ndarray]:
+    """The gradient of every response's -KL(policy, reference), mean over its tokens' states, and the item of each.
+
+    Args:
+        policy: read, not changed.
+        reference: what it is kept near to.
+        log: with ids.
+        leaves: with respect to what.
+        dims: of the sketch, as in `collected`.
+        seed: of the sketch.
+    """
+
+    def objective(row: int, logits: Tensor, targets: Tensor, other: Tensor) -> Tensor:
+        del row, targets
+        p, q = logits.float().log_softmax(-1), other.float().log_softmax(-1)
+        return -(p.exp() * (p - q)).sum(-1).mean()
+
+    return _of_log(policy, log, leaves, dims, seed, objective, reference)
+
+
+def _of_log(
+    policy: Model, log: Rollouts, leaves: Leaves, dims: int, seed: int, objective: Any, reference: Model | None
+) -> tuple[Gradients, np.ndarray]:
+    items: list[str] = []
+    rows = progress(_responses(policy, log, reference), "gradients of responses", total=len(log))
+
+    def values() -> Iterator[Tensor]:
+        for item, given in rows:
+            items.append(item)
+            yield objective(*given)
+
+    counted = int((_counts(log) > 0).sum())
+    return collected(leaves, values(), counted, dims, seed), np.asarray(items, object)
+
+
+def _counts(log: Rollouts) -> np.ndarray:
+    return log.index["n_tokens"].to_numpy(int)
+
+
+def _responses(policy: Model, log: Rollouts, reference: Model | None) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Item, and row, logits at its masked-in tokens (with graph), their ids and the reference's logits, of each."""
+    import torch
+
+    from analyses.core import reading
+    from probe import recompute
+    from probe.finite import as_named
+
+    recompute.check(policy, log)
+    first = 0
+    for index, table in log.windows(["prompt_token_ids", "response_token_ids", "response_mask"]):
+        masks = table["response_mask"].to_pylist() if "response_mask" in table.column_names else None
+        for batch in recompute.response_batches(policy, table, 1):
+            row = int(batch.items[0].id)
+            tokens = reading.scored(batch)
+            tokens = tokens.where(tokens.in_span("answer"))
+            if masks is not None:
+                tokens = tokens.where(torch.tensor([bool(m) for m in masks[row]], device=tokens.item.device))
+            if not len(tokens.target):
+                continue
+            with as_named(recompute.named_as_logged(index)):
+                logits = policy.run(batch, logits="all", grad=True).logits
+                other = () if reference is None else (tokens.rows(reference.run(batch, logits="all").logits),)
+            given = (first + row, tokens.rows(logits), tokens.target.to(policy.device), *other)
+            yield str(index["item"].iloc[row]), given
+        first += len(index)
+
+
+def per_item(gradients: Gradients, items: np.ndarray) -> tuple[Gradients, np.ndarray]:
+    """Means over the responses of each item, items sorted."""
+    names, codes = np.unique(items.astype(str), return_inverse=True)
+    sums = np.zeros((len(names), gradients.values.shape[1]))
+    np.add.at(sums, codes, gradients.values)
+    means = sums / np.bincount(codes)[:, None]
+    return Gradients(means.astype(np.float32), gradients.dims), names
+
+
+def groups_of(index: pd.DataFrame, names: np.ndarray) -> np.ndarray:
+    """The group of each item of a log."""
+    known = index.drop_duplicates("item").set_index("item")["group"]
+    return known.reindex(names).to_numpy(object)

@@ -1,0 +1,228 @@
+"""Does an auxiliary loss help the main objective, or only perturb it?
+
+Definition: g the gradient of the reinforcement objective, mean A log pi over a log's responses; a that of the
+    auxiliary one, both as ascents and as means over items: `sft`, the mean log-likelihood of given answers; `kl`,
+    -KL(policy, reference) at the log's states. inner = <g, a> over pairs of different items (the same item would count
+    its own noise as agreement); perturbation = |a|^2; cosine = inner / (|g| |a|); ratio = inner / |a|^2. Of an update
+    theta + step (g + weight a) on an objective of smoothness L the part due to a is, at first and second order,
+    predicted = step weight (1 - L step) inner - L step^2 weight^2 |a|^2 / 2; it is largest at best_weight =
+    (1 - L step) / (L step) ratio and changes its sign at twice that.
+Units: inner and perturbation in squared gradient units; cosine and ratio have none; predicted in the objective's.
+Source: arXiv 2605.28184 (its multi-token heads are no part of the checkpoints read here, so that auxiliary loss is
+    not among them).
+Does not show: what an adaptive optimizer makes of the two, nor later steps, on which an auxiliary loss may help where
+    it harms the first. `smoothness` is not measured: read `predicted` for its sign and as a function of weight.
+Control: an auxiliary loss of unrelated text (inner 0); the same objective twice (cosine 1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.core.analysis import analysis
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.figures import forest
+from analyses.core.progress import progress
+from analyses.core.result import Result
+from analyses.core.stats import subsample_interval, subsamples
+from analyses.weights import _item_gradients, _log_gradients
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from analyses.weights._item_gradients import Gradients, Leaves
+    from probe import Model, Prompts, Rollouts
+
+FEWEST = 8  # items of either objective
+NAMES = {
+    "inner": "<main, auxiliary>",
+    "perturbation": "|auxiliary|^2",
+    "cosine": "cosine of the two gradients",
+    "ratio": "<main, auxiliary> / |auxiliary|^2",
+    "predicted": "predicted change of the main objective",
+}
+
+
+@analysis
+def auxiliary_gradient(
+    base: Model,
+    tuned: Model,
+    rollouts: Rollouts,
+    prompts: Prompts | None = None,
+    *,
+    auxiliary: Literal["kl", "sft"] = "kl",
+    step: float = 0.1,
+    weight: float = 1.0,
+    smoothness: float = 1.0,
+    parts: tuple[str, ...] = ("all",),
+    layers: tuple[int, ...] = (),
+    sketch: int = 0,
+    draws: int = 200,
+    template: Literal["none", "chat"] = "none",
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Result:
+    """Inner product, cosine and predicted effect of an auxiliary gradient on the main one, with intervals over items.
+
+    The policy is `tuned`, the reference of `kl` is `base`; `sft` reads the answers of `prompts`. Rows, one per item and
+    objective: item, group, signal (main or auxiliary), norm, along (inner product with the mean of the other). Arrays:
+    inner, perturbation, cosine, ratio, predicted with intervals; scalars best_weight, cosine_error.
+
+    Args:
+        auxiliary: which loss is added: nearness to the reference, or given answers.
+        step: size of the update in `predicted`.
+        weight: of the auxiliary gradient in `predicted`.
+        smoothness: largest curvature of the objective in `predicted`.
+        parts: weights that gradients are taken of (as in weight_reset: all, mlp, attn, unembed, ...).
+        layers: blocks they are taken of; all, and what lies outside blocks, where none is named.
+        sketch: numbers a gradient is sketched to; 0: whole where that fits in 1 GB, else 4,096.
+        draws: subsamples of the items for the intervals.
+        template: put prompts through the tokenizer's chat template, or not.
+        batch_size: not used (each response has a gradient of its own); every analysis of models has it.
+        seed: of sketch and subsamples.
+    """
+    from analyses.core import reading
+    from analyses.core.reading import rollout_tokens
+
+    del batch_size
+    if auxiliary == "sft" and prompts is None:
+        raise InputError("auxiliary='sft' needs prompts, whose answers are its text")
+    warnings = reading.pair_warnings(base, tuned)
+    log = rollout_tokens.readable(rollouts, tuned)
+    rollouts.require("advantage", by="auxiliary_gradient")
+    leaves = _item_gradients.Leaves(tuned, parts, layers)
+    sketch = sketch or (0 if 2 * len(log) * leaves.size <= _item_gradients.WHOLE else 4096)
+    main, items = _log_gradients.per_item(*_log_gradients.of_policy(tuned, log, leaves, sketch, seed))
+    groups = _log_gradients.groups_of(log.index, items)
+    if auxiliary == "kl" or prompts is None:
+        near, of_item = _log_gradients.of_nearness(tuned, base, log, leaves, sketch, seed)
+        other, names = _log_gradients.per_item(near, of_item)
+        of = _log_gradients.groups_of(log.index, names)
+    else:
+        other, names, of = _of_answers(tuned, prompts, leaves, sketch, seed, template)
+    if warnings and auxiliary == "kl":
+        other.values[:] = 0  # exactly, where rounding leaves 1e-9
+    products = _Products(main.gram(other), main.gram(), other.gram(), items, names)
+    rows = [_rows(items, groups, "main", main.gram(), products.cross.T)]
+    rows.append(_rows(names, of, "auxiliary", other.gram(), products.cross))
+    table = pd.concat(rows, ignore_index=True)
+    how = (step, weight, smoothness)
+    data = _aggregates(products, how, draws, seed)
+    data["cosine_error"] = main.cosine_error
+    claim = _claim(data, min(len(items), len(names)), auxiliary)
+    return Result.of(table, data, claims=[claim], warnings=[*rollouts.notes, *warnings])
+
+
+def _of_answers(
+    model: Model, prompts: Prompts, leaves: Leaves, sketch: int, seed: int, template: Any
+) -> tuple[Gradients, np.ndarray, np.ndarray]:
+    """Ascent directions of the answers' log-likelihood, one per item, with items and groups."""
+    named = lambda batches: progress(batches, "gradients of answers", total=len(batches))  # noqa: E731
+    losses, items = _item_gradients.of_prompts(model, prompts, leaves, sketch, seed, named, template)
+    ids = np.asarray([i.id for i in items], object)
+    mean, names = _log_gradients.per_item(_item_gradients.Gradients(-losses.values, losses.dims), ids)
+    groups = {i.id: i.group for i in items}
+    return mean, names, np.asarray([groups[n] for n in names], object)
+
+
+class _Products:
+    """Inner products of items' gradients; those of an item with itself are left out of `cross`."""
+
+    def __init__(
+        self, cross: np.ndarray, main: np.ndarray, other: np.ndarray, items: np.ndarray, names: np.ndarray
+    ) -> None:
+        same = items.astype(str)[:, None] == names.astype(str)[None]
+        self.cross, self.main, self.other = np.where(same, np.nan, cross), main, other
+        self.items, self.names = items, names
+
+
+def _rows(items: np.ndarray, groups: np.ndarray, signal: str, own: np.ndarray, cross: np.ndarray) -> pd.DataFrame:
+    along = _mean(cross, 0)
+    norm = np.sqrt(np.diag(own))
+    return pd.DataFrame({"item": items, "group": groups, "signal": signal, "norm": norm, "along": along})
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    known = ~np.isnan(values)
+    counts = known.sum(axis)
+    return np.divide(np.where(known, values, 0).sum(axis), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+
+
+def predicted_change(inner: float, perturbation: float, step: float, weight: float, smoothness: float) -> float:
+    """step weight (1 - L step) inner - L step^2 weight^2 |a|^2 / 2: exact where the objective is g'x - L |x|^2 / 2.
+
+    Args:
+        inner: <main, auxiliary>.
+        perturbation: |auxiliary|^2.
+        step: size of the update.
+        weight: of the auxiliary gradient in it.
+        smoothness: L.
+    """
+    helps = step * weight * (1 - smoothness * step) * inner
+    return helps - smoothness * step**2 * weight**2 * perturbation / 2
+
+
+def _aggregates(products: _Products, how: tuple[float, float, float], draws: int, seed: int) -> xr.Dataset:
+    everyone = np.unique(np.concatenate([products.items, products.names]).astype(str))
+    in_main, in_other = (np.isin(everyone, x.astype(str)) for x in (products.items, products.names))
+    kept = subsamples(len(everyone), draws, seed, 2 * in_main + in_other, least=2)
+    where = [np.searchsorted(everyone, x.astype(str)) for x in (products.items, products.names)]
+    rows = [_means(products, keep[where[0]], keep[where[1]], how) for keep in (np.ones(len(everyone), bool), *kept)]
+    data = xr.Dataset()
+    for name, label in NAMES.items():
+        low, high = subsample_interval(np.asarray([[r[name]] for r in rows]), kept)
+        units = "1" if name in ("cosine", "ratio") else "objective" if name == "predicted" else "squared gradient"
+        data[name] = ((), rows[0][name], {"units": units, "long_name": label})
+        data[f"{name}_ci_low"], data[f"{name}_ci_high"] = float(low[0]), float(high[0])
+        data[f"{name}_n"] = min(len(products.items), len(products.names))
+    step, _, smoothness = how
+    data["best_weight"] = (
+        (1 - smoothness * step) / (smoothness * step) * rows[0]["ratio"] if step * smoothness else np.nan
+    )
+    return data
+
+
+def _means(
+    products: _Products, main: np.ndarray, other: np.ndarray, how: tuple[float, float, float]
+) -> dict[str, float]:
+    cross = products.cross[np.ix_(main, other)]
+    inner = float(np.nanmean(cross)) if (~np.isnan(cross)).any() else np.nan
+    sizes = [float(np.maximum(g[np.ix_(k, k)].mean(), 0)) for g, k in ((products.main, main), (products.other, other))]
+    scale = np.sqrt(sizes[0] * sizes[1])
+    return {
+        "inner": inner,
+        "perturbation": sizes[1],
+        "cosine": inner / scale if scale > 0 else np.nan,
+        "ratio": inner / sizes[1] if sizes[1] > 0 else np.nan,
+        "predicted": predicted_change(inner, sizes[1], *how),
+    }
+
+
+def _claim(data: xr.Dataset, n: int, auxiliary: str) -> Claim:
+    what = f"the {auxiliary} gradient helps the main objective"
+    if n < FEWEST:
+        return Claim("auxiliary", UNJUDGED, what, why=f"{n} items are too few", needs=f"at least {FEWEST} items", n=n)
+    value, low, high = (float(data[f"cosine{side}"]) for side in ("", "_ci_low", "_ci_high"))
+    if np.isnan(value) or np.isnan(low):
+        why, needs = "one of the two gradients is 0", "advantages that differ, and an auxiliary loss that acts"
+        return Claim("auxiliary", UNJUDGED, what, why=why, needs=needs, n=n)
+    shown: dict[str, Any] = {
+        "effect": value, "low": low, "high": high, "n": n, "unit": "cosine", "control": "an unrelated gradient (0)",
+        "estimand": "cosine of the two mean gradients", "caveat": "the first step, without an optimizer's scaling",
+    }  # fmt: skip
+    if low > 0:
+        return Claim("auxiliary", FOUND, what, **shown)
+    if high < 0:
+        return Claim("auxiliary", FOUND, f"the {auxiliary} gradient opposes the main objective", **shown)
+    return Claim("auxiliary", NONE, f"that {what}; it only perturbs", **shown)
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """Cosine and ratio with their intervals; with steps, one line a step."""
+    rows = result.summary()
+    label = ["quantity", "step"] if "step" in rows else "quantity"
+    title = "Auxiliary gradient against the main one"
+    return {"auxiliary": forest(rows[rows["quantity"].isin(["cosine", "ratio"])], label=label, title=title, unit="1")}
