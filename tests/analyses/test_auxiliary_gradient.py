@@ -19,12 +19,8 @@ from tests import logs, tiny
 
 def example(folder: Path) -> dict[str, Any]:
     pair = {"base": tiny.save(folder / "a"), "tuned": tiny.save(folder / "b", seed=3)}
-    return {
-        **pair,
-        "rollouts": Rollouts.of(logs.rows(vocab=200, steps=(0,))),
-        "prompts": tiny.twelve_items(),
-        "draws": 10,
-    }
+    log = Rollouts.of(logs.rows(vocab=200, steps=(0,), items=2, group=2))
+    return {**pair, "rollouts": log, "prompts": tiny.twelve_items().limit(4), "draws": 10}
 
 
 def test_the_predicted_change_is_exact_on_a_quadratic() -> None:
