@@ -18,7 +18,8 @@ from apps.dashboard.widgets import address, parts, rail
 # table is moved inside its own frame, not cut off.
 LOOK = """<style>
 [data-testid=stSidebar] {width: 236px !important; min-width: 0 !important}
-[data-testid=stHeader] {background: transparent; height: 2.4rem; min-height: 0; pointer-events: none}
+[data-testid=stHeader] {background: transparent; height: 2.4rem; min-height: 0}
+[data-testid=stHeader], [data-testid=stToolbar] {pointer-events: none}
 [data-testid=stHeader] button {pointer-events: auto}
 [data-testid=stSidebarHeader] {height: 1.8rem; padding: .2rem .8rem 0; margin: 0; min-height: 0}
 [data-testid=stSidebarUserContent] {padding: 0 .9rem 2rem}

@@ -44,7 +44,21 @@ CSS = """
 .run .curve{flex:none;width:46px;height:14px}.run svg polyline{fill:none;stroke:inherit;stroke-width:1.5}
 .dot{flex:none;width:16px;height:16px;border-radius:50%;border:2px solid var(--tone);font-size:10px;font-weight:700;
  line-height:12px;text-align:center}
-.probe .side{background:transparent}
+.probe h4{margin:8px 0 2px;font-size:13px;font-weight:650}
+.probe pre{margin:0 0 6px;padding:6px 8px;border-radius:4px;background:var(--wash);white-space:pre-wrap;
+ overflow-wrap:anywhere;font:13px/1.45 var(--mono)}
+.probe mark{background:color-mix(in srgb,#E69F00 38%,var(--page));color:inherit;border-radius:2px}
+.tick{font-style:normal;font-weight:700;font-size:12px;display:inline-block;min-width:13px;text-align:center}
+.tick.right{color:color-mix(in srgb,#009E73 70%,var(--ink))}.tick.wrong{color:color-mix(in srgb,#D55E00 75%,var(--ink))}
+.tick.cut,.tick.none{color:var(--quiet)}.tick.at{border-bottom:2px solid currentColor}
+.items{max-height:560px;overflow-y:auto;border:1px solid var(--line);border-radius:4px}
+.item{display:block;width:100%;padding:4px 8px!important;border-bottom:1px solid var(--line)!important}
+.item .line{display:block;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;font-size:13px;line-height:18px}
+.item.now{background:color-mix(in srgb,var(--accent) 14%,var(--page))}
+.ticks{display:block;line-height:17px}
+@media (max-width:640px){.items{max-height:260px}}
+.sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(260px,1fr));gap:4px 12px}
+.reader .facts{margin:4px 0;font-size:13px;line-height:18px}
 """
 
 

@@ -162,6 +162,19 @@ def _starred(figure: Any, own: pd.DataFrame, run: str, table: pd.DataFrame, colo
             figures.mark(figure, float(step), f"ship {run}", color=color)
 
 
+def place_of(figure: Any, rows: pd.DataFrame, point: Mapping[str, Any]) -> dict[str, Any]:
+    """Run, group and step of a point chosen on a panel; {} for one of an earlier figure or of no run alone."""
+    number = int(point["curve_number"])
+    name = figure.data[number].name if number < len(figure.data) else None
+    line = rows["run"].map(figures.as_text) if rows["run"].nunique() > 1 else None
+    for column in ("run", "group"):
+        texts = rows[column].map(figures.as_text) if column == "group" or line is None else line
+        of = rows[(texts == name) & (rows["step"] == point["x"])]
+        if len(of):
+            return {c: of[c].iloc[0] for c in ("run", "group", "step")}
+    return {}
+
+
 def wanted(rows: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
     """Per kind of curve the panels that every run with such a curve has one of, those of most runs first."""
     found: list[str] = []

@@ -258,3 +258,22 @@ def _flag(name: str, value: object) -> list[str]:
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     return [f"--{flag}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+
+
+def of_reading(entry: Entry, item: str, at: tuple[int, int]) -> str:
+    """Python that gives what the model wrote of one item at two steps.
+
+    Args:
+        entry: a result with texts.
+        item: the item.
+        at: steps of A and of B.
+    """
+    lines = [
+        *_head(entry.root),
+        f"answers = store.get({entry.analysis!r}, {entry.key!r}).table",
+        f"answers = answers[answers['item'] == {item!r}]",
+        f"answers = answers[answers['step'].isin({list(at)!r})] if 'step' in answers else answers",
+        "for answer in answers.to_dict('records'):",
+        "    print(answer.get('step'), answer['correct'], answer['text'], sep='\\n')",
+    ]
+    return "\n".join(lines)

@@ -20,6 +20,7 @@ from tests.apps.conftest import IMAGES, key
 pytestmark = pytest.mark.browser
 # What the pictures of the documentation show, where the store has it; anything else is ignored by the page.
 SHOWN = {
+    "Read": "&run=sft-high&flip=to+wrong",
     "Circuit": "&of=planted",
     "Token": "&of=sft-high&show=difference",
     "Compare": "&analysis=logit_lens",
@@ -27,6 +28,7 @@ SHOWN = {
 }
 TITLES = {
     "Run": "What happened over training",
+    "Read": "What the model wrote",
     "Circuit": "Where in the model",
     "Token": "One item, token by token",
     "Compare": "Two results side by side",
@@ -115,8 +117,8 @@ def go_to(page: Any, name: str) -> None:
 def test_pages_are_reached_from_one_another_by_a_click(address, watched):
     page = watched(address).page
     ready(page)
-    for there in PAGES[2:]:
-        for back in PAGES[:2]:
+    for there in PAGES[3:]:
+        for back in ("Run", "Circuit"):
             if back != there:
                 go_to(page, there)
                 go_to(page, back)
@@ -264,7 +266,7 @@ def test_pages_are_reached_by_keyboard(address, watched):
     ready(page)
     page.get_by_role("radio", name="Run").focus()
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("location.search.includes('page=Circuit')")
+    page.wait_for_function("location.search.includes('page=Read')")
 
 
 def test_new_results_appear_by_themselves(store, serve, watched, tmp_path):

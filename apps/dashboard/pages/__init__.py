@@ -2,7 +2,7 @@
 
 import pkgutil
 
-FIRST = ("run", "circuit", "token", "compare", "steer", "results")  # pages not named here follow, by alphabet
+FIRST = ("run", "read", "circuit", "token", "compare", "steer", "results")  # pages not named here follow, by alphabet
 
 
 def titles() -> dict[str, str]:

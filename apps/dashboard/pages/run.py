@@ -113,7 +113,7 @@ def _curves(
         table = parts.result_of(str(entry.root), entry.analysis, entry.key).table
         panels.staged(views, name, table, hues[name])
     with above:
-        parts.side_by_side(views, alt="over optimizer steps")
+        parts.side_by_side(views, alt="over optimizer steps", on_point=_opened)
     with below:
         st.caption(_legend(staged, pattern, list(dict.fromkeys(together["run"]))))
     _logs(logs)
@@ -132,10 +132,17 @@ def _curves(
     )
 
 
+def _opened(figure: Any, rows: pd.DataFrame, point: Any) -> None:
+    """A point of a curve opens what its run wrote at that step, of the curve's group of items."""
+    if at := panels.place_of(figure, rows, point):
+        group = {"group": [at["group"]]} if at["group"] != curves.ALL else {}
+        address.go(page="Read", of=at["run"], step=int(at["step"]), **group)
+
+
 def _legend(staged: dict[str, Entry], pattern: str, runs: list[str]) -> str:
     """What bands, stars and shades are."""
     band = "smallest to largest of the runs read together" if pattern else "95 % over items"
-    told = f"Newest result of each analysis. Bands: {band}."
+    told = f"A point opens what was written there. Bands: {band}."
     if staged:
         told += " Star: the checkpoint to ship." + (" Shades: stages of training." if len(runs) == 1 else "")
     return told

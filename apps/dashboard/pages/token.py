@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,10 +15,10 @@ from analyses.core.store.files import place
 from analyses.core.store.store import StoreError
 from apps.catalog import Entry, Listing, located, not_found
 from apps.dashboard.widgets import address, exports, parts, rail, series, tables
-from apps.drawn import strips
+from apps.drawn import strips, texts
 from apps.drawn.reproduction import of_token
+from apps.drawn.texts import Written
 
-Written = list[tuple[str, str, str]]  # prompt, answer, whose answer it is
 PREVIEW = 80  # characters of a prompt in the list of items
 ONE, SIDE, DIFFERENCE = "one checkpoint", "two checkpoints", "difference"
 MISSING = (
@@ -44,7 +42,7 @@ def show(found: Listing) -> None:
         name = address.select("Signal", list(signals), key="signal", default=first, name=lambda n: named[n])
     entry, column = signals[name]
     items = _items(entry)
-    prompts = _prompts(entry)
+    prompts = texts.of(entry)
     with right:
         item = address.select("Item (type to search)", items, key="item", name=lambda i: _item_name(i, prompts))
     left, right = st.columns(2)
@@ -119,7 +117,7 @@ def _layer(entry: Entry) -> dict[str, Any]:
 
 def _text_of(entry: Entry, written: Written, item: str, where: Mapping[str, object]) -> None:
     """Prompt and answer as written in the prompt file, where that still lies where it was read."""
-    source = _source(entry)
+    source = texts.source(entry)
     found = next((w for w in written if where.get("answer_kind", w[2]) == w[2]), None)
     if found:
         st.code("\n".join(found[:2]), language=None, wrap_lines=True)
@@ -129,36 +127,12 @@ def _text_of(entry: Entry, written: Written, item: str, where: Mapping[str, obje
         st.caption(address.escaped(f"The text is not shown: {why}."))
 
 
-def _source(entry: Entry) -> str:
-    return str(entry.record.get("inputs", {}).get("prompts", {}).get("source") or "")
-
-
 def _item_name(item: str, prompts: dict[str, Written]) -> str:
     """An item with the beginning of its prompt, so that typing words of either finds it."""
     if item not in prompts:
         return item
     start = " ".join(prompts[item][0][0][:PREVIEW].split())
     return f"{item} · {start}{'…' if len(prompts[item][0][0]) > PREVIEW else ''}"
-
-
-def _prompts(entry: Entry) -> dict[str, Written]:
-    """Texts of the items of an entry; {} where its prompt file is out of reach or in another form."""
-    path = located(_source(entry), entry.root) if _source(entry) else None
-    is_read = path is not None and path.suffix == ".jsonl" and path.is_file()
-    return _read(str(path), path.stat().st_mtime_ns) if path and is_read else {}
-
-
-@lru_cache(maxsize=8)
-def _read(source: str, modified: int) -> dict[str, Written]:  # noqa: ARG001 (a file written again is read again)
-    found: dict[str, Written] = {}
-    try:
-        with Path(source).open(encoding="utf-8") as lines:
-            for row in (json.loads(line) for line in lines if line.strip()):
-                text = (str(row.get("prompt", "")), str(row.get("answer", "")), str(row.get("answer_kind", "given")))
-                found.setdefault(str(row.get("id")), []).append(text)
-    except ValueError:
-        return {}
-    return found
 
 
 def _look(entry: Entry) -> dict[str, Any]:

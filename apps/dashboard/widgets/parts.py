@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -105,12 +106,26 @@ def figure(shown: Any, name: str, *, key: str, alt: str = "", on_select: Any = "
     return st.plotly_chart(shown, key=key, config=config, on_select=on_select, selection_mode="points", alt=alt or name)
 
 
-def side_by_side(views: Mapping[str, tuple[Any, pd.DataFrame]], *, alt: str) -> None:
-    """Small figures in rows of as many as there is room for; ``alt`` follows each one's title for those who hear it."""
+def side_by_side(
+    views: Mapping[str, tuple[Any, pd.DataFrame]], *, alt: str, on_point: Callable[[Any, pd.DataFrame, Any], None]
+) -> None:
+    """Small figures in rows of as many as there is room for.
+
+    Args:
+        views: name -> (figure, its rows).
+        alt: follows each one's title for those who hear it.
+        on_point: what a click on a point means: takes figure, rows and point.
+    """
+
+    def clicked(key: str, shown: Any, rows: pd.DataFrame) -> None:
+        if points := st.session_state[key].selection.points:
+            on_point(shown, rows, points[0])
+
     with st.container(horizontal=True, key="panels"):
-        for name, (shown, _) in views.items():
+        for name, (shown, rows) in views.items():
             title = TAGS.sub(" ", str(shown.layout.title.text))
-            figure(shown, name, key=f"panel-{name}", alt=f"{title} {alt}")
+            key = f"panel-{name}"
+            figure(shown, name, key=key, alt=f"{title} {alt}", on_select=partial(clicked, key, shown, rows))
 
 
 def kept(key: str, chart: str, named: Callable[[Any], str]) -> Callable[[], None]:
