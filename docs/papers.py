@@ -145,7 +145,7 @@ def _text(value: Any) -> str:
 
 
 def files(lab: Path = Path("runs/lab-short/seed-0")) -> None:
-    """Sampled responses of three checkpoints of a run of the lab, as a log that needs no model."""
+    """Sampled responses of three checkpoints of a run of the lab, and curves of another: what needs no model."""
     import analyses
     from apps.command.demo import GRADED
     from probe import Prompts
@@ -160,6 +160,11 @@ def files(lab: Path = Path("runs/lab-short/seed-0")) -> None:
         file = FOLDER / "answers" / f"step-{step}.jsonl"
         file.parent.mkdir(exist_ok=True)
         rows.to_json(file, orient="records", lines=True)
+    test = lab / "sft_test.jsonl"
+    scored = analyses.sweep("perplexity", checkpoints=lab / "sft-high", prompts=test, batch_size=32)
+    marked = analyses.sweep("evaluate", checkpoints=lab / "sft-high", prompts=test, **GRADED)
+    table = analyses.run("over_memorization", perplexity=scored, evaluate=marked, unparsed="wrong").table
+    table[["step", "accuracy", "perplexity"]].round(4).to_csv(FOLDER / "curves.csv", index=False)
 
 
 def main(arguments: list[str]) -> None:
