@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from analyses.core.analysis import get, names
     from analyses.core.result import Result
     from analyses.core.running.inputs import Loading
+    from analyses.core.running.live import live
     from analyses.core.running.run import run
     from analyses.core.running.study.study import study
     from analyses.core.running.sweep import sweep
     from analyses.core.store.store import Store
 
-__all__ = ["Loading", "Result", "Store", "get", "names", "run", "study", "sweep"]
+__all__ = ["Loading", "Result", "Store", "get", "live", "names", "run", "study", "sweep"]
 _HOMES = {
     "get": "analysis",
+    "live": "running.live",
     "names": "analysis",
     "Loading": "running.inputs",
     "Result": "result",

@@ -220,5 +220,9 @@ def own_copy(hf_model: PreTrainedModel) -> Any:
     memo: dict[int, Any] = {id(b): b for b in hf_model.buffers()}
     memo |= {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in hf_model.parameters()}
     out = copy.deepcopy(hf_model, memo=memo).eval()
+    # accelerate's mixed precision puts a forward of its own over the model's: it would compute in bf16 whatever
+    # the weights are.
+    if "_original_forward" in out.__dict__:
+        del out.forward, out._original_forward
     out.set_attn_implementation("eager")
     return out

@@ -13,7 +13,6 @@ import xarray as xr
 
 from analyses.core.analysis import Analysis, unknown
 from analyses.core.result import Result
-from analyses.core.running.call import Call
 from analyses.core.running.failures import Member
 from analyses.core.running.inputs import Loading
 from analyses.core.running.workers import Engine
@@ -101,16 +100,25 @@ def join(steps: Sequence[Mapping[str, int]], members: Sequence[Result]) -> Resul
 
 def record_of(
     key: str,
-    calls: Sequence[Call],
-    members: Sequence[Member],
+    of: Analysis,
+    steps: Sequence[Mapping[str, int]],
     done: Sequence[Result],
     pairs: str,
     engine: Engine,
 ) -> dict[str, Any]:
-    """The record of a swept result: what its members share, and what is each one's own."""
+    """The record of a swept result: what its members share, and what is each one's own.
+
+    Args:
+        key: address of the result.
+        of: the analysis.
+        steps: of each member.
+        done: the members.
+        pairs: which checkpoints were compared.
+        engine: who computed them.
+    """
     first = done[0].record
-    slots = {i.name for i in calls[0].analysis.inputs if i.kind == "Model"}
-    placed = [(at, r) for (at, _), r in zip(members, done, strict=True)]
+    slots = {i.name for i in of.inputs if i.kind == "Model"}
+    placed = list(zip(steps, done, strict=True))
     shared_by_all = [w for w in done[0].warnings if len(done) > 1 and all(w in r.warnings for r in done)]
     own = [f"step {at['step']}: {w}" for at, r in placed for w in r.warnings if w not in shared_by_all]
     warnings = list(dict.fromkeys([*(f"every step: {w}" for w in shared_by_all), *own]))

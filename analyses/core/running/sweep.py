@@ -168,12 +168,13 @@ class Sweep:
         if not made:
             raise self.failures.first or InputError(f"{self.name}: no checkpoint to sweep over")
         members, calls = [self.members[n] for n in there], [self.calls[n] for n in there]
-        record = record_of(self._address(members, calls), calls, members, made, self.pairs, self.engine)
+        steps, key = [at for at, _ in members], self._address(members, calls)
+        record = record_of(key, self.asked.analysis, steps, made, self.pairs, self.engine)
         record["warnings"] = [*self.series.notes, *self.failures.warnings, *record["warnings"]]
         record["series_notes"] = list(self.series.notes)
         if self.failures.rows:
             record["failed"] = self.failures.rows
-        result = join([s for s, _ in members], made).with_record(**record)
+        result = join(steps, made).with_record(**record)
         if store is None:
             return result
         store.put(result)
