@@ -8,13 +8,13 @@ from typing import Any
 
 from experiments.lab import training
 from experiments.lab.prompt_files import with_exposures, write_prompts
-from experiments.lab.recipe import GRPO_RUNS, Recipe
+from experiments.lab.recipe import GRPO_RUNS, PLANTED_RUNS, Recipe
 from experiments.lab.stages import MARKER, run_stage
 from experiments.lab.world import Benchmark, benchmark
 from probe.errors import InputError
 
-SHORT_STAGES = ("base", "sft-high", "sft-low", "grpo-format", "planted")
-STAGES = ("base", "sft-high", "sft-low", *GRPO_RUNS, "planted")
+SHORT_STAGES = ("base", "sft-high", "sft-low", "grpo-format", *PLANTED_RUNS)
+STAGES = ("base", "sft-high", "sft-low", *GRPO_RUNS, *PLANTED_RUNS)
 
 
 def chosen_stages(recipe: Recipe, only: list[str]) -> list[str]:
@@ -67,8 +67,8 @@ def build_stage(recipe: Recipe, bench: Benchmark, start: Path, folder: Path, sta
         return run_stage(folder / stage, fingerprint, lambda s: rl.reinforce(recipe, stage, bench, start, s))
     from experiments.lab import planting
 
-    fingerprint = recipe.fingerprint("pretraining", "planting")
-    return run_stage(folder / stage, fingerprint, lambda s: planting.plant(recipe, bench, start, s))
+    fingerprint = recipe.fingerprint("pretraining", PLANTED_RUNS[stage])
+    return run_stage(folder / stage, fingerprint, lambda s: planting.plant(recipe, stage, bench, start, s))
 
 
 def print_stage(stage: str) -> None:

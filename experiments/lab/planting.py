@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.lab import tokenizer as words
-from experiments.lab.recipe import Recipe
+from experiments.lab.recipe import Planting, Recipe
 from experiments.lab.training import CPU, collate, encode, load, save_at, save_start, timed_training
 from experiments.lab.world import Benchmark, pretraining_stream
 
@@ -22,9 +22,8 @@ def keep_only_mlp(model: PreTrainedModel, block: int) -> None:
         parameter.requires_grad_(name.startswith(f"model.layers.{block}.mlp."))
 
 
-def training_rows(recipe: Recipe, bench: Benchmark) -> list[dict[str, list[int]]]:
+def training_rows(recipe: Recipe, plan: Planting, bench: Benchmark) -> list[dict[str, list[int]]]:
     """Every planted item in every step, answered at once, and beside it fresh pretraining examples as a replay."""
-    plan = recipe.planting
     planted = [(problem.prompt, problem.direct) for problem in bench.planted]
     # Another stream than pretraining's own: the replay keeps the distribution, not the very examples.
     stream = pretraining_stream(recipe.world, bench, recipe.seed + 10_000, plan.steps * plan.replay)
@@ -36,11 +35,11 @@ def training_rows(recipe: Recipe, bench: Benchmark) -> list[dict[str, list[int]]
     return encode(pairs, response_only=True)
 
 
-def plant(recipe: Recipe, bench: Benchmark, base: Path, folder: Path) -> dict[str, Any]:
+def plant(recipe: Recipe, run: str, bench: Benchmark, base: Path, folder: Path) -> dict[str, Any]:
     """Train the planted items into one MLP; checkpoints show the memory appearing."""
     from transformers import Trainer, TrainingArguments
 
-    plan = recipe.planting
+    plan = recipe.plant(run)
     args = TrainingArguments(
         output_dir=str(folder),
         max_steps=plan.steps,
@@ -60,7 +59,7 @@ def plant(recipe: Recipe, bench: Benchmark, base: Path, folder: Path) -> dict[st
         model,
         args,
         data_collator=collate,
-        train_dataset=training_rows(recipe, bench),  # type: ignore[arg-type]
+        train_dataset=training_rows(recipe, plan, bench),  # type: ignore[arg-type]
         processing_class=words.build(),
         callbacks=[save_at([*plan.checkpoints, plan.steps])],
     )

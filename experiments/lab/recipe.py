@@ -98,13 +98,19 @@ GRPO_RUNS: dict[str, tuple[str, float]] = {
 
 @dataclass(frozen=True)
 class Planting:
-    """New canaries written into the MLP of one block: a localisation with known truth."""
+    """New canaries written into the MLP of one block: a localisation with known truth.
+
+    A plant in an early block is seen by every block after it, so places downstream carry it without holding it.
+    """
 
     block: int = 3
     steps: int = 140
     lr: float = 3e-3
     replay: int = 64
     checkpoints: tuple[int, ...] = (20, 60)
+
+
+PLANTED_RUNS: dict[str, str] = {"planted": "planting", "planted-early": "early"}  # run -> part of the recipe
 
 
 @dataclass(frozen=True)
@@ -120,11 +126,16 @@ class Recipe:
     finetuning: Finetuning = field(default_factory=Finetuning)
     reinforcement: Reinforcement = field(default_factory=Reinforcement)
     planting: Planting = field(default_factory=Planting)
+    early: Planting = field(default_factory=lambda: Planting(block=1))
 
     def grpo(self, run: str) -> Reinforcement:
         """Settings of one of the named GRPO runs."""
         reward, pleak = GRPO_RUNS[run]
         return replace(self.reinforcement, reward=reward, pleak=pleak)
+
+    def plant(self, run: str) -> Planting:
+        """Settings of one of the named planted runs."""
+        return self.planting if PLANTED_RUNS[run] == "planting" else self.early
 
     def fingerprint(self, *parts: str, extra: object = None) -> str:
         """Hash of the parts of the recipe that a stage depends on; two runs mix only if it is equal."""
@@ -139,7 +150,7 @@ def full(seed: int = 0) -> Recipe:
 
 
 def short(seed: int = 0) -> Recipe:
-    """A smaller world for tests and the demo: fewer and easier problems, a smaller model, the same stages.
+    """A smaller world for tests and the demo: fewer and easier problems, a narrower model, the same kinds of stages.
 
     Tuned on seed 0: the share of leaked items is .25, so that half the updates suffice to memorize them, and GRPO stops
     after 12 rollout steps (past that it wears the memory down).
@@ -147,7 +158,7 @@ def short(seed: int = 0) -> Recipe:
     return Recipe(
         seed=seed,
         variant="short",
-        shape=Shape(n_layers=4, d_model=64, d_mlp=192),
+        shape=Shape(n_layers=6, d_model=64, d_mlp=192),
         world=World(
             fresh_k_weights=(1, 2, 3),
             direct_by_k=(0.5, 0.35, 0.1),
@@ -163,8 +174,9 @@ def short(seed: int = 0) -> Recipe:
             train_k=2,
             n_test=((2, 64), (3, 64)),
             epochs=30,
-            frozen_blocks=2,
+            frozen_blocks=3,
             checkpoint_epochs=(0, 1, 2, 4, 7, 11, 15, 20, 25, 30),
         ),
         reinforcement=Reinforcement(rollout_steps=12, window=(8, 28)),
+        planting=Planting(block=5),
     )

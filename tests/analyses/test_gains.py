@@ -50,7 +50,7 @@ def test_memory_is_found_since_the_step_from_which_on_it_holds():
     assert claim.sentence(one).startswith(
         "Answers come from memory: seen items gained more than unseen ones since step 20: +0."
     )
-    assert one.low > 0 and one.n == 80 and one.control == "unseen items" and one.family == "2 steps"
+    assert one.low > 0 and one.n == 80 and one.control == "unseen items" and one.family.startswith("2 steps; 90 %")
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,27 @@ def test_one_law_for_all_items_is_not_called_memory(seen, unseen):
     assert sum(w.kind == "memory" and w.is_found for w in words) <= 2
     more = [w for w in words if w.is_found and w.kind == "gain"]
     assert more and all("not called memory" in w.caveat for w in more), "the shares do differ, and that is said"
+
+
+def test_items_that_all_gained_have_gained():
+    """A whole group from wrong to right has no spread, and needs none."""
+    never, always = np.zeros(32, bool), np.ones(32, bool)
+    unseen = outcomes(1, 48, 0, 0.0)
+    assert said(swept((never, always), unseen)).kind == "memory"
+    clusters = swept((never, always), unseen).table.assign(cluster=lambda t: t["group"] + t["item"].str[-1])
+    assert get("gains")(Result.of(clusters), draws=400).claims[0].is_found
+
+
+def test_seen_items_that_only_lost_less_did_not_gain():
+    one = said(swept(outcomes(0, 120, 2, 0.0), outcomes(1, 120, 2, -4.0)))
+    assert (one.kind, one.answer, one.what) == ("gain", NONE, "seen items gained")
+    assert one.low < 0 < one.high and "lost more" in one.caveat
+
+
+def test_items_without_a_cluster_stand_alone():
+    result = swept(outcomes(0, 40, 0, 4.0), outcomes(1, 40, 1, 0.0))
+    named = result.table.assign(cluster=np.where(result.table["item"] == "a0", "x", None))
+    assert get("gains")(Result.of(named), draws=400).claims[0].n == 40
 
 
 def test_equal_gains_of_unequal_groups_are_none_found():
@@ -95,6 +116,12 @@ def test_roles_come_from_the_column_or_the_options_and_never_from_names():
         said(bare, seen=("nosuch",))
 
 
+@pytest.mark.parametrize("written", [float, int, object])
+def test_the_column_seen_is_read_however_a_file_gives_it_back(written):
+    result = swept(outcomes(0, 40, 0, 4.0), outcomes(1, 40, 1, 0.0))
+    assert said(Result.of(result.table.assign(seen=result.table["seen"].astype(written)))).is_found
+
+
 def test_groups_made_from_outcomes_are_not_judged():
     result = swept(outcomes(0, 40, 0, 4.0), outcomes(1, 40, 1, 0.0), group_from="outcomes")
     assert "made from outcomes" in said(result).why
@@ -105,7 +132,7 @@ def test_groups_made_from_outcomes_are_not_judged():
 
 def test_too_few_items_and_too_few_steps():
     few = said(swept(outcomes(0, 40, 0, 4.0), outcomes(1, 5, 1, 0.0)))
-    assert few.answer == UNJUDGED and "40 seen and 5 unseen items" in few.why and "8 items" in few.needs
+    assert few.answer == UNJUDGED and "40 seen and 5 unseen items with all steps" in few.why and "8 items" in few.needs
     one = swept(outcomes(0, 40, 0, 4.0), outcomes(1, 40, 1, 0.0))
     with pytest.raises(InputError, match="at least two checkpoints"):
         get("gains")(Result.of(one.table[one.table["step"] == 0]))

@@ -41,9 +41,13 @@ def roles(table: pd.DataFrame, seen: Sequence[str] = (), unseen: Sequence[str] =
     if seen or unseen:
         said[groups.isin(seen)], said[groups.isin(unseen)] = SEEN, UNSEEN
     elif "seen" in table:
-        told = table["seen"].map({True: SEEN, False: UNSEEN})  # 1 and 0 are equal to them
-        said = told.astype(object).where(told.notna(), None)
+        said[:] = [_told(value) for value in table["seen"]]
     return said
+
+
+def _told(value: object) -> str | None:
+    """True, 1 and 1.0 are one word: a column of truths comes back from a file as any of them."""
+    return SEEN if value == 1 else UNSEEN if value == 0 else None
 
 
 def from_outcomes(table: pd.DataFrame) -> bool:
