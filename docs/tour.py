@@ -93,6 +93,7 @@ FIGURES: dict[str, Callable[[dict[str, Result]], Any]] = {
     "accuracy": lambda found: found["sft-high-stages"].figures()["accuracy"],
     "log-perplexity": lambda found: found["sft-high-stages"].figures()["log_ppl"],
     "place": lambda found: found["place"].figures()["effect"],
+    "place-early": lambda found: found["place-early"].figures()["effect"],
     "lens": lambda found: found["lens"].figures()["top1"],
     "format": _format,
 }
@@ -111,8 +112,9 @@ def made(lab: Path) -> dict[str, Result]:
         read: dict[str, Any] = {"perplexity": found[name], "evaluate": graded}
         found[f"{name}-stages"] = run("over_memorization", **read, unparsed="wrong", store=store)
     planted = final.where(group="planted")
-    ends: dict[str, Any] = {"base": lab / "planted" / "checkpoint-0", "tuned": lab / "planted" / "checkpoint-140"}
-    found["place"] = run("cross_patching", **ends, positions="all", prompts=planted, store=store)
+    for name, of in (("place", "planted"), ("place-early", "planted-early")):
+        ends: dict[str, Any] = {"base": lab / of / "checkpoint-0", "tuned": lab / of / "checkpoint-140"}
+        found[name] = run("cross_patching", **ends, positions="all", prompts=planted, store=store)
     found["lens"] = sweep("logit_lens", checkpoints=lab / "planted", prompts=planted, store=store, batch_size=32)
     found["format"] = sweep("perplexity", checkpoints=lab / "grpo-format", prompts=final, store=store, batch_size=32)
     return found

@@ -25,7 +25,7 @@ STUDIES: Sequence[Mapping[str, Any]] = (
         "seen": ["leaked_true", "leaked_canary"],
     },
     {
-        "runs": ["planted"],
+        "runs": ["planted", "planted-early"],
         "prompts": "prompts.jsonl",
         "answers": "gold_final",
         "groups": ["planted", "unseen"],

@@ -26,7 +26,7 @@ def main(
     truth: Annotated[bool, typer.Option("--truth", help="Then measure this seed's entry of truth.json.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")] = False,
 ) -> None:
-    """Train the lab's models, or find those already trained: base, two SFT runs, six GRPO runs, a planted memory."""
+    """Train the lab's models, or find those trained before: base, two SFT runs, six GRPO runs, two planted memories."""
     # The lab is offline by nature: nothing it loads has a name on a hub.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     recipe = recipes.short(seed) if short else recipes.full(seed)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from analyses.core import claim
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs" / "start" / "tour.md").read_text()
@@ -37,7 +38,10 @@ def test_every_mark_is_made_and_every_figure_shown(tour: ModuleType, kept: dict[
         assert figure.layout.title.text and any(trace.y is not None and len(trace.y) for trace in figure.data)
     said = tour.printed()
     assert max(map(len, said.splitlines())) <= 110
-    assert all(kept[name].verdict in " ".join(said.split()) for name in ("sft-high-stages", "sft-low-stages", "place"))
+    stages = [c for name in ("sft-high-stages", "sft-low-stages") for c in kept[name].claims]
+    places = [c.what for name in ("place", "place-early") for c in kept[name].claims]
+    assert all(words in " ".join(said.split()) for words in map(claim.sentence, stages))
+    assert all(words in " ".join(said.split()).replace("Patching", "patching") for words in places)
 
 
 def test_the_words_are_those_of_the_results(kept: dict[str, Any]) -> None:
@@ -48,8 +52,8 @@ def test_the_words_are_those_of_the_results(kept: dict[str, Any]) -> None:
     assert f"since\nstep {said['over-fit'].step:g}," in TEXT and "ship step 0," in said["ship"].what
     first, last = stages.table["accuracy"].iloc[[0, -1]]
     assert f"from {first:.2f} to {last:.2f}".replace("0.", ".") in " ".join(TEXT.split())
-    lens = kept["lens"].data["top1"].squeeze().sel(layer=3)
-    early, late = (f"{float(lens.sel(step=step)):.2f}".lstrip("0") for step in (20, 140))
+    lens = kept["lens"].data["top1"].squeeze().sel(layer=5)
+    early, late = (f"{float(lens.sel(step=step)):.2f}".removeprefix("0") for step in (20, 140))
     assert f"{early} at\nstep 20 and {late} at step 140" in TEXT
     ppl = kept["format"].data["ppl"].sel(variant="micro", answer_kind="gold_final")
     change = ppl.sel(step=48) - ppl.sel(step=0)
@@ -60,13 +64,18 @@ def test_the_words_are_those_of_the_results(kept: dict[str, Any]) -> None:
 
 def test_the_readme_says_what_the_demo_printed(tour: ModuleType, kept: dict[str, Any]) -> None:
     said, readme = (" ".join(text.split()) for text in (tour.printed(), (ROOT / "README.md").read_text()))
-    rewarded = said[said.index("reward for the format, accuracy") :]
+    rewarded = said[said.index("grpo-format (") : said.index("planted:")]
     assert "Answers come from memory" in rewarded and "since step 12:" in rewarded
     assert "answer from memory from step 12 on (seen items gain more than unseen ones)" in readme
     assert "Ship step 0," in said and "(ship step 0)" in readme
-    (place,) = (c for c in kept["place"].claims if c.answer == "found")
-    assert "MLP output of layer 3" in str(place.place) and place.share == pytest.approx(1, abs=1e-3)
-    assert "MLP of block 3, whose output carries all of the change" in readme
+    assert "blocks 5 and 1, whose outputs carry all of the change" in readme
+
+
+def test_a_plant_is_named_at_its_block_and_nothing_after_it(kept: dict[str, Any]) -> None:
+    for name, layer in (("place", 5), ("place-early", 1)):
+        (place,) = (c for c in kept[name].claims if c.answer == "found")
+        assert f"MLP output of layer {layer} " in str(place.place) and place.share == pytest.approx(1, abs=1e-3)
+        assert ("downstream" in place.caveat) == (name == "place-early")
 
 
 @pytest.mark.lab
