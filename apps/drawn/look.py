@@ -56,6 +56,21 @@ CSS = """
 .item .line{display:block;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;font-size:13px;line-height:18px}
 .item.now{background:color-mix(in srgb,var(--accent) 14%,var(--page))}
 .ticks{display:block;line-height:17px}
+.grid{overflow:auto;max-height:660px;border:1px solid var(--line);border-radius:4px}
+.grid table{border-collapse:separate;border-spacing:1px;font:11px/1.2 var(--mono)}
+.grid th{position:sticky;background:var(--page);font-weight:500;z-index:1}
+.grid th[scope=row]{left:0;padding:0 6px;text-align:right;color:var(--quiet)}
+.grid tfoot th{bottom:0;padding:2px 1px}
+.grid tfoot span{display:inline-block;max-width:64px;overflow:hidden;text-overflow:ellipsis;white-space:pre}
+.grid td{min-width:46px;max-width:64px;height:19px;padding:0 3px;overflow:hidden;white-space:pre;text-align:center;
+ color:var(--ink);background:color-mix(in srgb,var(--hue) calc(var(--p)*62%),var(--page))}
+.grid .pos{--hue:#3b8fd0}.grid .neg{--hue:#d9642a}.grid .now{outline:2px solid var(--ink);outline-offset:-2px}
+.grid .gap{background:repeating-linear-gradient(45deg,var(--wash) 0 3px,var(--page) 3px 6px)}
+.probe .legend{margin:3px 0 0;font-size:12px}
+.tip{position:fixed;z-index:1000;max-width:300px;padding:6px 8px;border:1px solid var(--line);border-radius:4px;
+ background:var(--page);box-shadow:0 2px 8px #0004;font-size:12px;line-height:16px;pointer-events:none}
+.tip .bar{display:grid;grid-template-columns:90px 1fr 44px;gap:6px;font-family:var(--mono);white-space:pre}
+.tip .bar i{align-self:center;height:8px;background:var(--accent)}
 @media (max-width:640px){.items{max-height:260px}}
 .sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(260px,1fr));gap:4px 12px}
 .reader .facts{margin:4px 0;font-size:13px;line-height:18px}

@@ -11,10 +11,12 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
 from analyses.core import figures
+from analyses.core.figures.scales import fixed_scale
 from analyses.core.store.contents import rows, table_columns
 from apps.catalog import Entry, located, not_found
 
@@ -103,6 +105,11 @@ def undecoded(entry: Entry) -> str:
 def _strip(part: pd.DataFrame, column: str, title: str, unit: str, **look: Any) -> Any:
     hover = [f"position {p}" for p in part["pos"]]
     values = list(part[column].to_numpy(dtype=float))
+    scale = fixed_scale(part, column)
+    if scale and not look.get("signed"):  # the same colour is the same number, whatever else is in the strip
+        hover = [f"{h}; {v:.4g} {unit}" for h, v in zip(hover, values, strict=True)] if scale.unit else hover
+        values, unit = list(scale.of(np.array(values))), scale.unit or unit
+        look |= {"limit": scale.high, "signed": False}
     return figures.tokens(list(part["shown"]), values, title=title, unit=unit, hover=hover, **look)
 
 
@@ -119,10 +126,10 @@ def _tokens(entry: Entry, column: str, where: Mapping[str, object], step: int | 
     found, _ = rows(entry, where=lists, limit=MAX_ROWS)
     keep = ["pos", column, *[c for c in (*TEXTS, "target") if c in found]]
     found = found[keep].drop_duplicates("pos").sort_values("pos", ignore_index=True)
-    return found.assign(shown=_texts(entry, found))
+    return found.assign(shown=texts_of(entry, found))
 
 
-def _texts(entry: Entry, part: pd.DataFrame) -> list[str]:
+def texts_of(entry: Entry, part: pd.DataFrame) -> list[str]:
     """Texts of tokens: as the result has them, else decoded, else ids."""
     for name in TEXTS:
         if name in part:

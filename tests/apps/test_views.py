@@ -145,7 +145,8 @@ def test_a_token_is_named_and_so_are_axes(written, monkeypatch):
     assert "##### Token “·7” of leaked\\-0, read at position 2" in words(app).replace("\\·", "·")
     strip, over = drawn(app), drawn(app, 1)
     assert strip["layout"]["title"]["text"] == "log-probability at step 90"
-    assert strip["layout"]["coloraxis"]["colorbar"]["title"]["text"] == "nats"
+    axis = strip["layout"]["coloraxis"]
+    assert (axis["cmin"], axis["cmax"], axis["colorbar"]["title"]["text"]) == (0, 1, "probability")
     assert over["layout"]["yaxis"]["title"]["text"] == "log-probability (nats)"
     assert over["layout"]["title"]["text"] == "log-probability over layers"
     assert "logit_lens: log-probability (nats)" in app.selectbox(key="signal").options

@@ -12,13 +12,14 @@ import streamlit as st
 from analyses.core import figures
 from analyses.core.store.contents import rows, table_columns
 from analyses.core.store.files import place
-from analyses.core.store.store import StoreError
-from apps.catalog import Entry, Listing, located, not_found
-from apps.dashboard.widgets import address, exports, parts, rail, series, tables
-from apps.drawn import strips, texts
+from analyses.core.store.store import Store, StoreError
+from apps.catalog import Entry, Listing, listing, located, not_found
+from apps.dashboard.widgets import address, exports, live, parts, rail, series, tables
+from apps.drawn import grid, strips, texts
 from apps.drawn.reproduction import of_token
 from apps.drawn.texts import Written
 
+SITES = ("site", "variant", "direction", "checkpoint", "head")  # what tells an item's rows apart beside layer and token
 PREVIEW = 80  # characters of a prompt in the list of items
 ONE, SIDE, DIFFERENCE = "one checkpoint", "two checkpoints", "difference"
 MISSING = (
@@ -35,7 +36,7 @@ def show(found: Listing) -> None:
         return
     _, entries = chosen
     signals = {f"{e.analysis}: {c}": (e, c) for e in entries for c in strips.signals(e)}
-    left, right = st.columns(2)
+    left, middle, right = st.columns([2, 3, 2])
     with left:
         named = {n: f"{e.analysis}: {strips.named(c)}" for n, (e, c) in signals.items()}
         first = _first(list(signals))
@@ -43,12 +44,10 @@ def show(found: Listing) -> None:
     entry, column = signals[name]
     items = _items(entry)
     prompts = texts.of(entry)
-    with right:
+    with middle:
         item = address.select("Item (type to search)", items, key="item", name=lambda i: _item_name(i, prompts))
-    left, right = st.columns(2)
-    with left:
-        where = {"item": item, **_kind(entry, item)}
     with right:
+        where = {"item": item, **_kind(entry, item), **_site(entry, item)}
         where |= _layer(entry)
     _text_of(entry, prompts.get(item, []), item, where)
     _drawn(entries, entry, column, where)
@@ -65,6 +64,10 @@ def _drawn(entries: list[Entry], entry: Entry, column: str, where: Mapping[str, 
         st.caption(address.escaped(f"Tokens are shown as ids: {why}."))
     places = [str(p) for _, part in views.values() for p in part["pos"]]
     picked = address.held("pos", ["", *places], "")
+    found = _grid(entry, column, where, look)
+    if found:
+        cell = (int(str(where["layer"])), int(picked)) if picked else None
+        live.show(grid.table(found, cell, f"{strips.named(column)} by layer and position"), key="grid", on_pick=_cell)
     for name, view in views.items():
         _shown(name, *view, picked)
     about = None
@@ -74,6 +77,30 @@ def _drawn(entries: list[Entry], entry: Entry, column: str, where: Mapping[str, 
         views = {**views, **_about(*about, _token_text(views, int(picked)))}
     made = partial(of_token, entry, column, where, look, about)
     exports.show("token", views, made, dict.fromkeys([entry, *(entries if about else [])]))
+
+
+def _grid(entry: Entry, column: str, where: Mapping[str, object], look: Mapping[str, Any]) -> grid.Grid | None:
+    """Layers by positions of the item; None for a result without layers."""
+    return _made(str(entry.root), entry.analysis, entry.key, column, parts.frozen(where), parts.frozen(look))
+
+
+@st.cache_resource(max_entries=60, show_spinner=False)
+def _made(
+    root: str,
+    analysis: str,
+    key: str,
+    column: str,
+    where: tuple[tuple[str, Any], ...],
+    look: tuple[tuple[str, Any], ...],
+) -> grid.Grid | None:
+    entry = listing(Store.at(root)).find(key) or Entry(place(root), {"analysis": analysis, "key": key})
+    return grid.of_item(entry, column, dict(where), **dict(look))
+
+
+def _cell(word: str) -> None:
+    """A cell of the grid sets layer and position."""
+    layer, _, pos = word.partition(grid.BREAK)
+    address.go(layer=int(layer), pos=pos)
 
 
 def _per_token(entry: Entry) -> bool:
@@ -105,7 +132,19 @@ def _kind(entry: Entry, item: str) -> dict[str, Any]:
     kinds = _distinct(str(entry.root), entry.analysis, entry.key, "answer_kind", {"item": [item]})
     if not kinds:
         return {}
+    if len(kinds) == 1:
+        return {"answer_kind": kinds[0]}
     return {"answer_kind": address.select("Answer", sorted(kinds), key="answer", radio=True, horizontal=True)}
+
+
+def _site(entry: Entry, item: str) -> dict[str, Any]:
+    """Of which site, direction and the like, where an item has several."""
+    found: dict[str, Any] = {}
+    for name in [c for c in SITES if c in table_columns(entry.root, entry.analysis, entry.key)]:
+        values = _distinct(str(entry.root), entry.analysis, entry.key, name, {"item": [item]})
+        if len(values) > 1:
+            found[name] = address.select(figures.axis_name(name), sorted(values), key=f"of_{name}")
+    return found
 
 
 def _layer(entry: Entry) -> dict[str, Any]:
@@ -139,9 +178,10 @@ def _look(entry: Entry) -> dict[str, Any]:
     """Which checkpoints are shown, and how, as ``strips`` takes it."""
     steps = entry.steps if entry.is_sweep else []
     modes = [ONE, SIDE, DIFFERENCE] if len(steps) > 1 else [ONE]
-    mode = address.select("Show", modes, key="show", radio=True, horizontal=True) if len(modes) > 1 else ONE
-    left, right = st.columns(2)
+    left, middle, right = st.columns([2, 2, 2], vertical_alignment="bottom")
     with left:
+        mode = address.select("Show", modes, key="show", radio=True, horizontal=True) if len(modes) > 1 else ONE
+    with middle:
         look = {"step": address.slide("Step", steps, key="step", default=steps[-1])} if steps else {}
     with right:
         if mode != ONE:

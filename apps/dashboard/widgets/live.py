@@ -41,6 +41,27 @@ export default function ({ data, parentElement, setTriggerValue }) {
       event.preventDefault(); send(event.target);
     }
   };
+  const hide = () => box.querySelector('.tip')?.remove();
+  box.onmouseleave = hide;
+  box.onmouseover = event => {
+    hide();
+    const told = event.target.closest('[data-tip]');
+    if (!told) return;
+    const tip = document.createElement('div');
+    tip.className = 'tip';
+    for (const line of told.dataset.tip.split('\\n')) {
+      const [word, share] = line.split('\\t');
+      const row = tip.appendChild(document.createElement('div'));
+      if (share === undefined) { row.textContent = word; continue; }
+      row.className = 'bar';
+      row.append(word, document.createElement('i'), Number(share).toFixed(3));
+      row.querySelector('i').style.width = `${100 * share}%`;
+    }
+    (box.querySelector('.probe') || box).appendChild(tip);
+    const at = told.getBoundingClientRect(), own = tip.getBoundingClientRect();
+    tip.style.left = `${Math.max(4, Math.min(at.left, innerWidth - own.width - 8))}px`;
+    tip.style.top = `${at.bottom + own.height + 8 > innerHeight ? at.top - own.height - 4 : at.bottom + 4}px`;
+  };
   const pressed = event => {
     const typing = event.target.matches('input, textarea, [role=slider]');
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;

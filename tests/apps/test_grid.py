@@ -1,0 +1,71 @@
+"""Layers by positions: what a cell says and how it is coloured, of one checkpoint, two, or their difference."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from analyses.core.store.store import Store
+from apps.catalog import Entry, listing
+from apps.drawn import grid
+from tests.apps.conftest import HOSTILE, key, lens
+from tests.apps.test_browser import ready
+from tests.apps.test_dashboard import markup, opened
+
+WHERE = {"item": "leaked-0", "answer_kind": "given"}
+
+
+@pytest.fixture(scope="module")
+def entry(tmp_path_factory: pytest.TempPathFactory) -> Entry:
+    """A lens with its best tokens."""
+    made = Store(tmp_path_factory.mktemp("results"))
+    result = lens("runs/high", 0.1)
+    many = len(result.table)
+    best = {"top_ids": [[7, 8]] * many, "top_logprob_nats": [[math.log(0.5), math.log(0.25)]] * many}
+    made.put(result.__class__(result.data, result.table.assign(**best), result.record))
+    return listing(made).entries[0]
+
+
+def test_a_cell_has_the_top_token_and_the_colour_of_the_probability(entry):
+    found = grid.of_item(entry, "logprob_nats", WHERE, step=30)
+    assert found is not None and found.layers == (2, 1, 0) and found.places == (0, 1, 2)
+    cell = found.cells[(2, 1)]
+    assert (cell.shown, cell.share) == ("#7", pytest.approx(math.exp(-3 + 2 + 0.1 - 0.1)))
+    assert cell.told.splitlines()[1:] == ["step 30: log-probability (nats) -1", "#7\t0.5000", "#8\t0.2500"]
+    assert found.legend == "colour: probability, 0 to 1" and not found.is_signed
+
+
+def test_a_difference_is_of_probabilities_and_around_zero(entry):
+    found = grid.of_item(entry, "logprob_nats", WHERE, step=90, base=0, difference=True)
+    assert found is not None and found.is_signed
+    assert found.cells[(0, 0)].share == pytest.approx(math.exp(-2.7) - math.exp(-3.0))
+    assert found.cells[(0, 0)].told.count("step") == 2
+
+
+def test_another_quantity_has_its_largest_as_its_end_and_what_was_not_measured_is_a_gap(entry):
+    found = grid.of_item(entry, "rank", WHERE, step=0)
+    assert found is not None and {c.share for c in found.cells.values()} == {0.0, 0.5, 1.0}
+    shown = grid.table(found, (1, 1))
+    assert shown.count("<tr>") == 4 and shown.count(" now") == 1 and "<script>" not in shown
+    part = grid.Grid(("a", "b"), (0, 1), (0,), {(0, 0): grid.Cell("x", np.nan, "")}, "", is_signed=False)
+    assert grid.table(part).count('class="gap"') == 2
+    assert grid.of_item(entry, "rank", {"item": "nobody"}, step=0) is None
+
+
+def test_the_page_has_the_grid_of_every_item(store, monkeypatch):
+    app = opened(store, monkeypatch, page="Token", of="high", item=HOSTILE, pos="1", layer="0")
+    assert 'data-pick="0\n1"' in markup(app) and "<script>" not in markup(app)
+
+
+@pytest.mark.browser
+def test_a_cell_tells_its_best_tokens_and_leads_to_them(entry, serve, watched):
+    page = watched(f"{serve(Store(entry.root))}/?page=Token&item=leaked-0").page
+    ready(page)
+    cell = page.locator(".grid td").nth(4)
+    cell.hover()
+    assert page.locator(".tip .bar").count() == 2
+    cell.click()
+    page.wait_for_function("location.search.includes('pos=1') && location.search.includes('layer=1')")
+    assert key("logit_lens", "runs/high") == entry.key
