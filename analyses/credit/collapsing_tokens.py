@@ -3,7 +3,8 @@
 Definition: STEER's score of a token is omega = r A (1 - p)(log p + H) as its code has it ((1 - p)^2 as its name has it:
     omega2), H of the sampling policy; the predicted change is -omega per unit step. A token collapses entropy where
     omega > 0. collapsing = share of such tokens; for each fraction q, top_share = the part of the summed fall that the
-    q of all tokens with the largest omega make up (1/q times q would be an even spread).
+    q of all tokens with the largest omega make up (1/q times q would be an even spread). A token that lacks one of the
+    numbers of omega is in none of these.
 Units: shares in [0, 1].
 Source: STEER, arXiv 2510.10150.
 Does not show: the change of a state's entropy: omega is not -A (S - B) (sign_quadrants), nor what the weights did.
@@ -41,8 +42,9 @@ def collapsing_tokens(
 
     Needs log-probs and entropies per token (`old_logp`, `H`); without them everything is NaN and a warning says why.
 
-    Rows, one per response: rollout_step, item, group, group_uid, sample, n_tokens, advantage, n_collapsing, fall (sum
-    of omega over tokens that lower entropy), rise (over those that raise it).
+    Rows, one per response: rollout_step, item, group, group_uid, sample, n_tokens, n_measured (of which
+    the log has all numbers), advantage, n_collapsing, fall (sum of omega over tokens that lower entropy), rise (over
+    those that raise it); NaN where none was measured.
 
     Args:
         form: omega as the code computes it, or omega2 as it is named.
@@ -57,20 +59,21 @@ def collapsing_tokens(
     table = rows[[*_log.KEYS, "n_tokens", "advantage"]]
     why = _log.measured(rollouts, "old_logp", "H")
     if why:
-        blank = table.assign(n_collapsing=np.nan, fall=np.nan, rise=np.nan)
+        blank = table.assign(n_measured=0, n_collapsing=np.nan, fall=np.nan, rise=np.nan)
         return Result.of(blank, xr.Dataset(), warnings=[*rollouts.notes, why])
     rollouts.require("old_logp", "H", by="collapsing_tokens")
     ratio = "new_logp" in rollouts.columns
     tokens = _log.tokens(rollouts, ["old_logp", "H", *(["new_logp"] if ratio else [])])
     own, old = tokens["response"].to_numpy(), tokens["old_logp"].to_numpy(float)
-    new = np.where(np.isnan(n := tokens["new_logp"].to_numpy(float)), old, n) if ratio else old
+    new = tokens["new_logp"].to_numpy(float) if ratio else old
     scored = omega(new, old, tokens["H"].to_numpy(float), rows["advantage"].to_numpy(float)[own], form == "omega2")
-    scored = np.nan_to_num(scored)
-    up, count = np.maximum(scored, 0), len(rows)
+    known = ~np.isnan(scored)
+    own, scored = own[known], scored[known]
+    up, n = np.maximum(scored, 0), np.bincount(own, minlength=len(rows))
+    sums = {"n_collapsing": scored > 0, "fall": up, "rise": np.maximum(-scored, 0)}
     table = table.assign(
-        n_collapsing=np.bincount(own, scored > 0, count), fall=np.bincount(own, up, count),
-        rise=np.bincount(own, np.maximum(-scored, 0), count),
-    )  # fmt: skip
+        n_measured=n, **{k: np.where(n > 0, np.bincount(own, v, len(rows)), np.nan) for k, v in sums.items()}
+    )
     return Result.of(table, _aggregate(table, own, up, fractions, seed), warnings=rollouts.notes)
 
 
@@ -91,7 +94,8 @@ def _aggregate(
 ) -> xr.Dataset:
     from analyses.core.stats import estimate
 
-    parts = [estimate(table, "n_collapsing", ["rollout_step"], per="n_tokens", seed=seed, name="collapsing", units="1")]
+    named = {"name": "collapsing", "units": "1"}
+    parts = [estimate(table, "n_collapsing", ["rollout_step"], per="n_measured", **named)]
     item, step = table["item"].to_numpy(), table["rollout_step"].to_numpy()
     per_item: list[pd.DataFrame] = []
     for one in np.unique(step):

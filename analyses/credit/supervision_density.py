@@ -32,7 +32,7 @@ def supervision_density(rollouts: Rollouts, *, success_above: float = 0.5, seed:
     """Bits per rollout and per token that the rewards of every sampling group can carry, and the tokens they reach.
 
     Rows, one per sampling group: rollout_step, item, group, group_uid, n, success_rate, bits_per_rollout, n_tokens,
-    bits_per_token, n_supervised (tokens with an advantage other than 0), supervised.
+    bits_per_token, n_told (tokens that have an advantage), n_supervised (whose advantage is not 0), supervised.
 
     Args:
         success_above: a reward above this is a success.
@@ -43,16 +43,19 @@ def supervision_density(rollouts: Rollouts, *, success_above: float = 0.5, seed:
     rows = _log.responses(rollouts, ["reward", "advantage"], "supervision_density")
     success = _log.successes(rows, success_above, "supervision_density")
     tokens = _log.tokens(rollouts, ["advantage"])
-    reached = np.bincount(tokens["response"], tokens["advantage"].fillna(0) != 0, len(rows))
-    grouped = rows.assign(success=success, reached=reached).groupby("cell", sort=True)
+    told = tokens[tokens["advantage"].notna()]
+    reached = np.bincount(told["response"], told["advantage"] != 0, len(rows))
+    known = np.bincount(told["response"], minlength=len(rows))
+    grouped = rows.assign(success=success, reached=reached, known=known).groupby("cell", sort=True)
     n, p = grouped.size().to_numpy(), grouped["success"].mean().to_numpy()
-    length, supervised = grouped["n_tokens"].sum().to_numpy(), grouped["reached"].sum().to_numpy()
+    length, supervised, told = (grouped[c].sum().to_numpy() for c in ("n_tokens", "reached", "known"))
     bits = binary_bits(p)
     some = length > 0
     table = grouped[_log.KEYS[:4]].first().reset_index(drop=True).assign(
         n=n, success_rate=p, bits_per_rollout=bits, n_tokens=length,
         bits_per_token=np.divide(bits * n, length, out=np.full(len(n), np.nan), where=some),
-        n_supervised=supervised, supervised=np.divide(supervised, length, out=np.full(len(n), np.nan), where=some),
+        n_told=told, n_supervised=supervised,
+        supervised=np.divide(supervised, told, out=np.full(len(n), np.nan), where=told > 0),
     )  # fmt: skip
     return Result.of(table, _aggregate(table, seed), warnings=rollouts.notes)
 
@@ -73,7 +76,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
         estimate(rows, "all_bits", ["rollout_step"], per="n_tokens", seed=seed, name="bits_per_token", units="bits")
     )
     found.append(
-        estimate(rows, "n_supervised", ["rollout_step"], per="n_tokens", seed=seed, name="supervised", units="1")
+        estimate(rows, "n_supervised", ["rollout_step"], per="n_told", seed=seed, name="supervised", units="1")
     )
     return xr.merge(found)
 

@@ -51,10 +51,11 @@ def _resampled_means(
         for _, update in batch.groupby("step", sort=True):
             rows = update.set_index("item").reindex(items)
             for name in out:
-                weight = counts * rows[counted(name)].fillna(0).to_numpy()
+                known = rows[name].notna()  # an item without the number has no weight in it either
+                weight = counts * rows[counted(name)].where(known, 0.0).to_numpy()
                 total = weight @ rows[name].fillna(0.0).to_numpy()
-                measured = ~rows[name].isna().all() and (weight.sum(1) > 0)
-                out[name].append(np.divide(total, weight.sum(1), out=np.full(draws + 1, np.nan), where=measured))
+                some = weight.sum(1) > 0
+                out[name].append(np.divide(total, weight.sum(1), out=np.full(draws + 1, np.nan), where=some))
     return {name: np.stack(columns, axis=1) for name, columns in out.items()}
 
 

@@ -42,3 +42,15 @@ def test_an_even_fall_is_spread_evenly_and_one_token_can_hold_it_all() -> None:
     assert one.table["rise"].iloc[0] > 0
     with pytest.raises(InputError, match="fractions"):
         run("collapsing_tokens", rollouts=Rollouts.of([response([2.0], 0)]), fractions=(2.0,))
+
+
+def test_tokens_that_a_log_lacks_numbers_of_are_in_no_share() -> None:
+    """Half of the tokens without H, one whole response without, and a ratio that is missing: not measured, not 0."""
+    whole, gaps, none = response([2.0] * 4, 0), response([2.0, 2.0, None, None], 1), response([None] * 4, 2)
+    found = run("collapsing_tokens", rollouts=Rollouts.of([whole, gaps, none]), fractions=(1.0,))
+    assert found.data["collapsing"].item() == 1
+    assert sorted(found.table["n_measured"]) == [0, 2, 4]
+    assert np.isnan(found.table.query("n_measured == 0")["n_collapsing"].item())
+    ratios = [{**whole, "new_logp": [np.log(0.5), None, None, None]}, gaps]
+    found = run("collapsing_tokens", rollouts=Rollouts.of(ratios), fractions=(1.0,))
+    assert sorted(found.table["n_measured"]) == [0, 1]

@@ -70,6 +70,14 @@ def test_advantages_are_centred_and_the_simple_rule_fails_between_zero_and_b() -
     assert float(run("sign_quadrants", rollouts=Rollouts.of(between)).data["rule_of_surprisal"]) < 1
 
 
+def test_a_token_without_its_ratio_is_not_measured() -> None:
+    """A ratio that is missing is not 1."""
+    logp = sampled(0, 3.0)["old_logp"]
+    made = [{**sampled(0, 3.0), "new_logp": [logp[0] + 0.5]}, {**sampled(1, 1.0), "new_logp": [None]}]
+    table = run("sign_quadrants", rollouts=Rollouts.of(made)).table
+    assert table["change"].isna().tolist() == (table["advantage"] < 0).tolist()
+
+
 def test_without_b_nothing_is_measured() -> None:
     result = run("sign_quadrants", rollouts=Rollouts.of(logs.rows()))
     assert result.table["change"].isna().all()
