@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from datasets import Dataset
 
 import analyses
 from analyses.core.store import Store
-from probe import Model, Prompts
+from probe import Model, Prompts, RunLog
 from probe.errors import InputError
 from probe.training import ProbeCallback
 from tests import tiny
@@ -174,3 +175,34 @@ def test_strange_settings_are_refused() -> None:
     for given in ({"every": 0}, {"budget": 0.0}, {"budget": 2.0}):
         with pytest.raises(InputError):
             ProbeCallback(Broken(), **given)
+
+
+@pytest.mark.verify
+def test_numbers_reach_an_offline_tracker_at_their_steps(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B's own file, read back with this project's reader."""
+    wandb = pytest.importorskip("wandb")
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    watch = ProbeCallback(analyses.live(prompts=items(), store=Store(tmp_path / "r"), limit=3), every=3, budget=None)
+    trained("sft", base, tmp_path / "a", watch, report_to="wandb")
+    wandb.teardown()  # the service that writes the file ends
+    (file,) = tmp_path.rglob("*.wandb")
+    logged = RunLog.read(file)
+    measured = logged.series("train/probe/perplexity/ppl")
+    assert list(measured.index) == [0, 3, 6] and measured.notna().all()
+    assert list(logged.series("train/loss").index) == [2, 4, 6]
+
+
+@pytest.mark.verify
+def test_overhead_stays_within_the_budget(tmp_path: Path) -> None:
+    """A run long enough that the first measurement is a small part of it, measured at every tenth step."""
+    base = tiny.save(tmp_path / "base", hidden_size=128, num_hidden_layers=6, intermediate_size=512)
+    watch = ProbeCallback(analyses.live(prompts=items(), store=Store(tmp_path / "r")), every=10, budget=0.05)
+    started = time.perf_counter()
+    trained("sft", base, tmp_path / "a", watch, max_steps=1500, save_strategy="no", logging_steps=100)
+    took = time.perf_counter() - started
+    assert len(watch.measured) > 2 and watch.skipped
+    assert watch.seconds <= 0.05 * took, f"{watch.seconds:.1f} of {took:.1f} s, {len(watch.measured)} measurements"
+    print(f"{watch.seconds:.2f} of {took:.1f} s in {len(watch.measured)} measurements")
