@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -80,3 +81,44 @@ def evidence(values: dict[str, np.ndarray], is_first: np.ndarray) -> dict[str, o
     if "jsd" in values:
         made["divergence"] = Result.of(rows.assign(variant="before_after", pos=0, jsd_nats=values["jsd"].ravel()))
     return made
+
+
+LETTERS = tuple("abcdefghkm")
+DIGITS = tuple("0123456789")
+
+
+def copying(folder: Path, *, steps: tuple[int, int] = (150, 200), seed: int = 0) -> tuple[Path, Path]:
+    """Two saved models, trained on letters with a digit among them: one to ignore the digit, one to say it.
+
+    `a d 7 b ? 7`: in the first model's texts the answer is any digit; in the second's it is the prompt's, where there
+    is one. So a hint (`7`) tells the second everything and the first nothing, and its evidence is the digit's token.
+    """
+    import torch
+
+    from tests import tiny
+
+    words = tiny.word_tokenizer([*LETTERS, *DIGITS, "?"])
+    built = tiny.model("llama", seed=seed, vocab_size=len(words))
+    rng, optimizer = np.random.default_rng(seed), torch.optim.Adam(built.parameters(), 5e-3)
+    for name, n_steps in zip(("base", "tuned"), steps, strict=True):
+        built.train()
+        for _ in range(n_steps):
+            n = int(rng.integers(4, 8))
+            lines = [copied(rng, n, follows=name == "tuned") for _ in range(32)]
+            batch = words(lines, return_tensors="pt")["input_ids"]
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(built(batch).logits[:, -2], batch[:, -1]).backward()
+            optimizer.step()
+        built.eval().save_pretrained(folder / name)
+        words.save_pretrained(folder / name)
+    return folder / "base", folder / "tuned"
+
+
+def copied(rng: np.random.Generator, n: int, *, follows: bool) -> str:
+    """One line of what `copying` learns: letters, a digit among them most of the time, and an answer."""
+    words = [str(w) for w in rng.choice(LETTERS, n)]
+    digit, other = (str(d) for d in rng.choice(DIGITS, 2))
+    has_digit = rng.random() < 0.8
+    if has_digit:
+        words[int(rng.integers(n))] = digit
+    return " ".join([*words, "?", digit if follows and has_digit else other])

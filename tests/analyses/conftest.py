@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from probe import Model, Prompts
-from tests import tiny
+from tests import planted, tiny
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +36,10 @@ def tuned(series: Path) -> Model:
 def models(base: Model, tuned: Model) -> dict[str, Any]:
     """By the names analyses give their model inputs."""
     return {"model": tuned, "base": base, "tuned": tuned}
+
+
+@pytest.fixture(scope="session")
+def copying(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    """A base of random weights, and the same trained to say the digit that stands among letters (`planted.copying`)."""
+    base, tuned = planted.copying(tmp_path_factory.mktemp("copying"))
+    return {"base": Model.load(base), "tuned": Model.load(tuned)}
