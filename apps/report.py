@@ -1,83 +1,49 @@
 """`probe report`: everything a store holds in one HTML file that opens anywhere, without a server or a network.
 
-plotly.js is embedded once. Figures share a budget of bytes; what does not fit is named, not dropped silently.
+It begins with the answers, then has per question one figure and one paragraph, then everything else folded. Figures
+share a budget of bytes; what does not fit is named, not dropped silently.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 import analyses
+from analyses.core import claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED
 from analyses.core.result import COMPANIONS, Result
 from analyses.core.store.contents import verdict
 from analyses.core.store.store import Store, StoreError
-from apps.catalog import Entry, Listing, listing
+from apps.catalog import Entry, Listing, listing, run_names
+from apps.drawn import cards, curves, leaf, look, overview, panels
+from apps.drawn.cards import Said
 from apps.drawn.reproduction import command
 from probe.errors import InputError
 
-FIGURE_BYTES = 2_800_000  # beside plotly.js (4.8 MB) this keeps the file under 8 MB
-MAX_ROWS = 200
-TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval';
- style-src 'unsafe-inline'; img-src data: blob:; font-src data:; connect-src 'none'">
-<title>{{ title }}</title>
-<style>
-body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;max-width:1080px;margin:2rem auto;padding:0 1rem;
- color:#1a1a1a;background:#fff}
-h1{font-size:1.6rem;margin-bottom:.2rem}h2{margin-top:2.6rem;border-top:1px solid #ddd;padding-top:1.2rem}
-h3{margin:1.8rem 0 .3rem}
-.quiet{color:#666;font-size:.88rem}.verdict{border-left:4px solid #0072B2;background:#eef5fa;padding:.5rem .8rem}
-.none{border-color:#999;background:#f4f4f4}
-.warning{border-left:4px solid #E69F00;background:#fdf6e6;padding:.4rem .8rem}
-table{border-collapse:collapse;font-size:.85rem;margin:.6rem 0}
-th,td{padding:.2rem .7rem;border-bottom:1px solid #e5e5e5;
- text-align:left;vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.scroll{overflow-x:auto;max-height:26rem;overflow-y:auto}summary{cursor:pointer;color:#0072B2}
-pre{background:#f6f6f6;padding:.6rem;overflow-x:auto;font-size:.82rem;white-space:pre-wrap}
-@media print{.scroll{max-height:none}details{display:none}}
-</style>
-<script>{{ plotly_js }}</script></head><body>
-<h1>{{ title }}</h1>
-<p class="quiet">{{ sections|length }} results from {{ root }}, written {{ written }}.
-Intervals are 95 %, resampled over items. An empty cell was not measured.</p>
-{% for problem in problems %}<p class="warning">{{ problem }}</p>{% endfor %}
-{% if not sections %}<p>No results here yet. Make some: <code>probe demo</code>, or
-<code>probe sweep perplexity --checkpoints DIR --prompts FILE</code>.</p>{% else %}
-<h3>Verdicts</h3><table><tr><th>run</th><th>analysis</th><th>verdict</th><th class="n">warnings</th></tr>
-{% for s in sections %}<tr><td>{{ s.run }}</td><td><a href="#{{ s.anchor }}">{{ s.analysis }}</a></td><td>
-{{ s.verdict or "makes no claim in words; see its numbers" }}</td>
-<td class="n">{{ s.warnings|length or "" }}</td></tr>
-{% endfor %}</table>{% endif %}
-{% for s in sections %}
-<h2 id="{{ s.anchor }}">{{ s.analysis }} <span class="quiet">{{ s.label }}</span></h2>
-<p>{{ s.title }}</p>
-<p class="verdict {{ '' if s.verdict else 'none' }}">
-{{ s.verdict or "No verdict: this analysis reports numbers only." }}</p>
-{% for w in s.warnings %}<p class="warning">{{ w }}</p>{% endfor %}
-{% for figure in s.figures %}{{ figure }}{% endfor %}
-{% for note in s.notes %}<p class="quiet">{{ note }}</p>{% endfor %}
-{% if s.rows %}<details {{ 'open' if s.rows|length <= 12 else '' }}><summary>Estimates with intervals
-({{ s.n_estimates }}{% if s.n_estimates > s.rows|length %}, first {{ s.rows|length }} shown{% endif %})</summary>
-<div class="scroll"><table><tr>{% for c, n in s.columns %}<th class="{{ 'n' if n }}">{{ c }}</th>{% endfor %}</tr>
-{% for row in s.rows %}<tr>{% for (c, n), cell in row %}<td class="{{ 'n' if n }}">{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table></div></details>{% endif %}
-<details><summary>What it is, what it does not show, where it comes from</summary>
-{% for name, text in s.definitions.items() %}<p><b>{{ name }}.</b> {{ text }}</p>{% endfor %}
-{% if s.command %}<pre>{{ s.command }}</pre>{% endif %}
-<table>{% for name, value in s.provenance %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
-</details>{% endfor %}</body></html>"""
+FIGURE_BYTES = 1_500_000  # beside plotly.js, packed (1.9 MB), this keeps the file of the demo under 4 MB
+MAX_ROWS, MAX_PANELS = 200, 6
+
+
+@dataclass
+class Question:
+    """One question as the template reads it: what is said, and the figures it is seen in."""
+
+    title: str
+    said: list[str]
+    figures: list[Markup]
+    small: bool = False
 
 
 @dataclass
@@ -121,25 +87,76 @@ def write_report(store: Store, path: Path | str) -> Path:
 
 
 def render(store: Store) -> str:
-    """The report as HTML; every text from a result is escaped by the template."""
-
+    """The report as HTML; every text from a result is escaped by the template, by `apps.drawn.cards` or as JSON."""
     found = listing(store)
-    sections, problems = _sections(store, found)
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
+    newest = {name: overview.newest(found, path) for name, path in run_names(found.runs()).items()}
+    said, lost = overview.said(newest)
+    questions, used = _questions(store, found, said)
+    sections, problems = _sections(store, found, FIGURE_BYTES - used)
+    shown = [*cards.cards(said), *cards.missing(found.analyses())]
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(leaf.PAGE)
     return template.render(
         title=f"Post-training report: {PurePath(store.place).name}",
         root=str(store.root),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        plotly_js=Markup(get_plotlyjs()),
+        plotly_js=Markup(leaf.packed_plotly()),
+        script=Markup(leaf.SCRIPT),
+        css=Markup(look.CSS),
+        cards=Markup(cards.row(shown)),
+        questions=questions,
         sections=sections,
-        problems=[*found.problems, *problems],
+        problems=list(dict.fromkeys([*found.problems, *lost, *problems])),
     )
 
 
-def _sections(store: Store, found: Listing) -> tuple[list[Section], list[str]]:
+def _questions(store: Store, found: Listing, said: Sequence[Said]) -> tuple[list[Question], int]:
+    """(curves over training, then each analysis that claims something: its sentences and its first figure; bytes)."""
+    made = [Question("What happened over training", [], _over_training(store, found), small=True)]
+    by_analysis: dict[str, list[Said]] = {}
+    for one in said:
+        by_analysis.setdefault(one[1], []).append(one)
+    rank = {FOUND: 0, NONE: 1, UNJUDGED: 2}
+    for analysis, own in sorted(by_analysis.items(), key=lambda a: min(rank[s[2].answer] for s in a[1])):
+        first = min(own, key=lambda s: rank[s[2].answer])
+        sentences = [f"{run}: {claim.sentence(one)}" for run, _, one in own]
+        made.append(Question(_title(analysis), sentences, _first_figure(store, found, analysis, first[0])))
+    made = [q for q in made if q.figures or q.said]
+    return made, sum(len(f) for q in made for f in q.figures)
+
+
+def _over_training(store: Store, found: Listing) -> list[Markup]:
+    """The curves that the dashboard opens with, of the runs that it opens with."""
+    runs = run_names(found.runs())
+    chosen = overview.alike(found, runs) if runs else []
+    frames: list[pd.DataFrame] = []
+    for name in chosen:
+        for entry in overview.newest(found, runs[name]):
+            with suppress(StoreError, InputError):  # told where its section is
+                rows = curves.over_steps(store.get(entry.analysis, entry.key).summary())
+                frames.append(rows.assign(analysis=entry.analysis, run=name))
+    rows = curves.apart(curves.joined(frames))
+    if rows.empty:
+        return []
+    shown = panels.panels(curves.chosen(rows, panels.wanted(rows)[:MAX_PANELS]), curves.colors(list(runs)))
+    return [Markup(leaf.figure_data(figure.to_json())) for figure, _ in shown.values()]
+
+
+def _first_figure(store: Store, found: Listing, analysis: str, run: str) -> list[Markup]:
+    """The first figure of the analysis's newest result about a run, [] where none can be drawn."""
+    entries = [e for e in overview.newest(found, run_names(found.runs())[run]) if e.analysis == analysis]
+    with suppress(StoreError, InputError):
+        result = store.get(entries[0].analysis, entries[0].key)
+        return [Markup(leaf.figure_data(f.to_json())) for _, f in islice(figures_of(result, []), 1)]
+    return []
+
+
+def _title(analysis: str) -> str:
+    return analyses.get(analysis).title if analysis in analyses.names() else analysis
+
+
+def _sections(store: Store, found: Listing, budget: int) -> tuple[list[Section], list[str]]:
     sections: list[Section] = []
     problems: list[str] = []
-    budget = FIGURE_BYTES
     for entry in sorted(found.entries, key=lambda e: (e.run, not _claims(e), e.analysis)):
         try:
             result = store.get(entry.analysis, entry.key)
@@ -166,7 +183,7 @@ def _figures(result: Result, budget: int) -> tuple[list[Any], list[str], int]:
     notes: list[str] = []
     used = 0
     for name, figure in figures_of(result, notes):
-        html = figure.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False)
+        html = leaf.figure_data(figure.to_json())
         if used + len(html) > budget:
             notes.append(
                 f"figure “{name}” ({len(html) / 1e6:.1f} MB) is left out to keep this file small: see the dashboard"

@@ -30,6 +30,7 @@ SHORT = {
     ("fall", NONE): "Kept seen answers",
     ("ship", FOUND): "Ship",
 }
+FIRST = 6  # cards at first sight
 NUMBER = re.compile(r"\d+")
 DIRECTION = " from "
 EXPECTED = {
@@ -119,6 +120,14 @@ def _size(one: Claim) -> str:
     """The effect without its interval, which is told on demand, and what it is of."""
     said = claim.effect(replace(one, low=math.nan, high=math.nan))
     return f"{said}: {one.estimand}" if said and one.estimand else said
+
+
+def first(made: Sequence[Card]) -> list[Card]:
+    """The cards for the first screen: of every tone the first, then the next in order."""
+    leading = [next(c for c in made if c.tone == tone) for tone in dict.fromkeys(c.tone for c in made)]
+    rest = [c for c in made if c not in leading]
+    chosen = [*leading, *rest][:FIRST]
+    return [c for c in made if c in chosen]
 
 
 def missing(analyses: Iterable[str]) -> list[Card]:

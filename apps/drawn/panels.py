@@ -21,6 +21,14 @@ from apps.drawn.curves import ALL, LOG, SEPARATOR, colors
 HEIGHT, TOP, BOTTOM = 262, 50, 40
 TITLE = {"x": 0, "xref": "container", "xanchor": "left", "y": 0.94, "yref": "container", "yanchor": "top"}
 MOST = 6  # lines a panel
+WANTED = (
+    r"^accuracy\b",
+    r"^ppl · answer(?: ·|$)",
+    r"^log: reward$",
+    r"^log: entropy$",
+    r"^ppl · prompt(?: ·|$)",
+    r"^kl_nats$",
+)
 Views = dict[str, tuple[Any, pd.DataFrame]]
 
 
@@ -175,7 +183,7 @@ def place_of(figure: Any, rows: pd.DataFrame, point: Mapping[str, Any]) -> dict[
     return {}
 
 
-def wanted(rows: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+def wanted(rows: pd.DataFrame, patterns: Sequence[str] = WANTED) -> list[str]:
     """Per kind of curve the panels that every run with such a curve has one of, those of most runs first."""
     found: list[str] = []
     for pattern in patterns:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
 from analyses.core.store.store import Store, StoreError
+from apps.drawn.leaf import figure_data
 from apps.report import FIGURE_BYTES, render, write_report
 from tests.apps.conftest import HOSTILE, key
 
@@ -27,8 +29,17 @@ def test_verdicts_warnings_intervals_and_provenance_are_in_it(text):
 
 
 def test_plotly_is_embedded_once_and_the_file_is_small(text, store, tmp_path):
-    assert text.count("plotly.js v") == 1
-    assert write_report(store, tmp_path / "deep" / "report.html").stat().st_size < 8_000_000
+    assert text.count('id="plotly"') == 1 and "plotly.js v" not in text
+    assert write_report(store, tmp_path / "deep" / "report.html").stat().st_size < 4_000_000
+
+
+def test_it_begins_with_the_answers_then_one_figure_a_question_then_the_rest_folded(text):
+    first = [text.index(part) for part in ('class="cards"', "What happened over training", "Everything else")]
+    assert first == sorted(first)
+    asked = text[first[1] : first[2]]
+    own = asked[asked.index("Where a fine-tuning run starts to over-memorize") :]
+    assert own.count('class="figure"') == 1 and "high: Accuracy held while perplexity rose since step 60" in own
+    assert '<details class="result"' in text[first[2] :] and '<details class="result" open' not in text
 
 
 def test_text_of_results_is_escaped(text):
@@ -46,8 +57,15 @@ def test_figures_beyond_the_budget_are_named(store, monkeypatch):
     monkeypatch.setattr("apps.report.FIGURE_BYTES", 1)
     small = render(store)
     assert "is left out to keep this file small" in small
-    assert "Plotly.newPlot" not in re.sub(r"<script>/\*\*.*?</script>", "", small, flags=re.DOTALL)
-    assert FIGURE_BYTES < 3_200_000
+    assert small[small.index("Everything else") :].count('class="figure"') == 0
+    assert FIGURE_BYTES < 1_800_000
+
+
+def test_a_figure_s_text_cannot_end_the_element_it_stands_in():
+    assert figure_data('{"a": "</script><b>"}').count("<") == 2
+    assert json.loads(figure_data('{"a": "</script>"}').partition(">")[2].rpartition("</script>")[0]) == {
+        "a": "</script>"
+    }
 
 
 def test_an_empty_store_gives_a_report_that_says_so(tmp_path):

@@ -227,7 +227,7 @@ def test_marks_and_stages_are_labelled():
 
 @pytest.mark.parametrize(("token", "shown"), [("", "∅"), ("   ", "···"), (" a\nb", "·a↵b"), ("x" * 30, "x" * 13 + "…")])
 def test_tokens_can_be_read(token, shown):
-    assert traces.visible(token) == shown
+    assert figures.visible(token) == shown
 
 
 def test_colour_scale_never_collapses():

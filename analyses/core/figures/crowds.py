@@ -21,7 +21,8 @@ import plotly.graph_objects as go
 from analyses.core.figures.layout import X_ORDER, Columns, several
 from analyses.core.figures.traces import axis_name, axis_values, is_numeric, plain
 
-LINES, PANELS, BANDS = 6, 12, 3
+LINES, PANELS = 6, 12
+STEPS = ("step", "source_step")
 Dealt = tuple[list[str], list[str], list[str]]  # columns of colour, dash and facet
 SLIDER = {"y": 0, "yanchor": "top", "pad": {"t": 44, "b": 4}, "x": 0, "len": 1.0}
 AT_ONCE = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
@@ -96,7 +97,7 @@ def slid(rows: pd.DataFrame, panels: Sequence[str]) -> tuple[list[str], list[str
 def sliding(
     rows: pd.DataFrame, by: Sequence[str], panels: Sequence[str], value: str, draw: Callable[[pd.DataFrame], go.Figure]
 ) -> go.Figure:
-    """One figure with a slider over the values of ``by``; the last is shown first, as it is the newest step.
+    """One figure with a slider over the values of ``by``; the first is shown, of steps the last.
 
     Args:
         rows: what is to be drawn.
@@ -110,12 +111,13 @@ def sliding(
     order = [plain(v) for v in axis_values(rows[by[0]])] if len(by) == 1 else list(parts)
     drawn = {at: draw(_complete(parts[at].drop(columns="_at"), rows, panels, value)) for at in order}
     keys = list(dict.fromkeys(k for figure in drawn.values() for k in _by_key(figure)))
-    shown: Any = drawn[order[-1]]
+    start = len(order) - 1 if by[0] in STEPS else 0
+    shown: Any = drawn[order[start]]
     whole: Any = go.Figure(data=_aligned(shown, drawn, keys), layout=shown.layout)
     whole.frames = [go.Frame(name=at, data=_aligned(figure, drawn, keys)) for at, figure in drawn.items()]
     steps = [{"method": "animate", "label": at, "args": [[at], AT_ONCE]} for at in order]
     title = {"prefix": f"{html.escape(', '.join(map(axis_name, by)))}: ", "font": {"size": 12}}
-    whole.update_layout(sliders=[{**SLIDER, "steps": steps, "active": len(order) - 1, "currentvalue": title}])
+    whole.update_layout(sliders=[{**SLIDER, "steps": steps, "active": start, "currentvalue": title}])
     whole.update_layout(height=whole.layout.height + 90, margin={"b": 130})
     _one_range(whole, drawn)
     return whole
@@ -158,6 +160,9 @@ def _one_range(whole: Any, drawn: dict[str, Any]) -> None:
     for trace in (t for f in drawn.values() for t in f.data if t.type == "scatter" and t.y is not None):
         ys = np.array([v for v in trace.y if isinstance(v, int | float | np.number)], dtype=float)
         reach.setdefault(trace.yaxis or "y", []).extend(ys[np.isfinite(ys)])
+    shared = {n: whole.layout["yaxis" + n[1:]].matches for n in reach}
+    for name in [n for n, first in shared.items() if first in reach and first != n]:
+        reach[shared[name]].extend(reach.pop(name))
     for name, values in reach.items():
         axis = whole.layout["yaxis" + name[1:]]
         if axis.range is None and axis.type in (None, "linear") and values:

@@ -10,19 +10,11 @@ import streamlit as st
 
 from apps.catalog import Entry, Listing, located, run_names
 from apps.dashboard.widgets import address, answers, exports, parts, rail, series, tables
-from apps.drawn import curves, panels
+from apps.drawn import curves, overview, panels
 from apps.drawn.reproduction import of_run
 from probe import RunLog
 from probe.errors import InputError
 
-WANTED = (
-    r"^accuracy\b",
-    r"^ppl · answer(?: ·|$)",
-    r"^log: reward$",
-    r"^log: entropy$",
-    r"^ppl · prompt(?: ·|$)",
-    r"^kl_nats$",
-)
 LOG_SECONDS = 20  # after which a log is read again: a run may go on
 SMOOTHING = [0.0, 0.3, 0.6, 0.8, 0.9, 0.95, 0.99]
 Shown = tuple[pd.DataFrame, list[str], list[str], float]  # rows, panels, groups, smoothing
@@ -39,7 +31,7 @@ def show(found: Listing) -> None:
         st.info("No result covers a series of checkpoints yet. Make one:")
         st.code("probe sweep perplexity --checkpoints DIR --prompts FILE", language="bash")
     others()
-    entries = [e for path in by_name.values() for e in series.newest(found, path)]
+    entries = [e for path in by_name.values() for e in overview.newest(found, path)]
     series.claims(entries, {path: name for name, path in by_name.items()})
 
 
@@ -47,7 +39,7 @@ def _chosen(found: Listing, by_name: dict[str, str]) -> None:
     """Curves of the runs a reader chose."""
     chosen = rail.selected(found)
     runs = {name: by_name[name] for name in chosen}
-    entries = [e for path in runs.values() for e in series.newest(found, path)]
+    entries = [e for path in runs.values() for e in overview.newest(found, path)]
     logs = {name: str((located(path, found.store.root) or Path(path)).resolve()) for name, path in runs.items()}
     rows = _rows(entries, {path: name for name, path in runs.items()}, logs)
     if rows.empty:
@@ -83,7 +75,7 @@ def _chosen_curves(rows: pd.DataFrame) -> Shown:
     """What is set in the box of curves: panels, groups of items, smoothing."""
     names = list(dict.fromkeys(rows["panel"]))
     groups = [g for g in dict.fromkeys(rows["group"].dropna()) if g != curves.ALL]
-    default = panels.wanted(rows, WANTED) or names[:3]
+    default = panels.wanted(rows) or names[:3]
     how: dict[str, Any] = {"name": curves.title, "buttons": False}
     with st.popover("Curves", icon=":material/tune:"):
         shown = address.select_many("Curves", names, key="curves", default=default, **how)
@@ -108,7 +100,7 @@ def _curves(
     together = panels.together(rows, pattern)
     hues = curves.colors(list(dict.fromkeys(together["run"]))) | colors
     views = panels.panels(together, hues, smoothing=smoothing)
-    staged = {names[e.run]: e for e in entries if e.analysis == answers.STAGED and names[e.run] in set(rows["run"])}
+    staged = {names[e.run]: e for e in entries if e.analysis == overview.STAGED and names[e.run] in set(rows["run"])}
     for name, entry in staged.items():
         table = parts.result_of(str(entry.root), entry.analysis, entry.key).table
         panels.staged(views, name, table, hues[name])

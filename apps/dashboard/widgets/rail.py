@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import streamlit as st
@@ -12,14 +12,12 @@ from analyses.core.claim import Claim
 from analyses.core.store import contents
 from analyses.core.store.store import StoreError
 from apps.catalog import Entry, Listing, run_names
-from apps.dashboard.widgets import address, live, parts, series
-from apps.drawn import cards, curves, rail
+from apps.dashboard.widgets import address, live, parts
+from apps.drawn import cards, curves, overview, rail
 from apps.drawn.rail import BREAK, TOGGLE, Row
 from probe.errors import InputError
 
 MOST = 40  # rows drawn; a filter finds the others
-FEW = 8  # runs up to which no filter is offered
-MAX_RUNS = 4  # shown where nothing was chosen
 SPARK = (("evaluate", "accuracy"), ("perplexity", "ppl"), ("over_memorization", "accuracy"))
 
 
@@ -31,7 +29,7 @@ def show(found: Listing) -> None:
     chosen = selected(found)
     shown = _filtered(list(by_name))
     hues = curves.colors(list(by_name))
-    rows = [_row(n, hues[n], n in chosen, series.newest(found, by_name[n])) for n in shown[:MOST]]
+    rows = [_row(n, hues[n], n in chosen, overview.newest(found, by_name[n])) for n in shown[:MOST]]
     live.show(rail.runs(rows), key="rail", on_pick=lambda word: _picked(word, chosen, list(by_name)))
     if len(shown) > MOST:
         st.caption(f"{MOST} of {len(shown)} runs: filter them")
@@ -40,7 +38,7 @@ def show(found: Listing) -> None:
 def selected(found: Listing) -> list[str]:
     """Names of the runs chosen; where none was, those that can be read against each other."""
     by_name = run_names(found.runs())
-    return address.held_many("run", list(by_name), alike(found, by_name))
+    return address.held_many("run", list(by_name), overview.alike(found, by_name))
 
 
 def colors(found: Listing) -> dict[str, str]:
@@ -114,16 +112,3 @@ def _mean_over_steps(entry: Entry, quantity: str) -> tuple[float, ...]:
         if dim in found.dims and value in found[dim].values:
             found = found.sel({dim: value})
     return tuple(map(float, found.mean([d for d in found.dims if d != "step"]).values))
-
-
-def alike(found: Listing, runs: Mapping[str, str]) -> list[str]:
-    """Runs measured on the same data, which can be read against each other: most verdicts first, then most runs."""
-    by_data: dict[str, list[str]] = {}
-    for name, path in runs.items():
-        entries = series.newest(found, path)
-        if any(e.is_sweep for e in entries):
-            data = next((e.data_name for e in entries if e.analysis == "perplexity"), "") or entries[0].data_name
-            by_data.setdefault(data, []).append(name)
-    staged = {e.run for e in found.of("over_memorization")}
-    best = max(by_data.values(), key=lambda names: (sum(runs[n] in staged for n in names), len(names)), default=[*runs])
-    return best[:MAX_RUNS]

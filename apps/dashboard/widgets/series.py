@@ -12,12 +12,8 @@ from analyses.core.store.contents import array_names
 from analyses.core.store.store import StoreError
 from apps.catalog import Entry, Listing, run_names
 from apps.dashboard.widgets import address, parts
+from apps.drawn.overview import newest
 from probe.errors import InputError
-
-
-def newest(found: Listing, run: str) -> list[Entry]:
-    """The newest result of each analysis about a run."""
-    return list({e.analysis: e for e in found.entries if e.run == run}.values())
 
 
 def choose_run(
