@@ -9,14 +9,16 @@ loop that runs under `progress` hears it; one that takes longer than a batch and
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -24,13 +26,65 @@ T = TypeVar("T")
 TOLD = b"\nstopping after this batch; press Ctrl-C again to stop at once\n"
 
 
-def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a bar and ETA on standard error once it takes more than two seconds; Ctrl-C is heard before each."""
+def progress(
+    items: Iterable[T], what: str, total: int | None = None, said: Callable[[T], str] | None = None
+) -> Iterator[T]:
+    """Iterate under a bar on standard error, there at once, where that is a terminal; Ctrl-C is heard before each item.
 
+    Of batches the bar tells the tokens a second (padding counted), and what memory was held at most. Bars within bars
+    stand below one another.
+
+    Args:
+        items: what is gone through.
+        what: its name on the bar.
+        total: how many there are, where `items` cannot tell.
+        said: the bar's name while an item is worked on.
+    """
     quiet = True if os.environ.get("PROBE_PROGRESS") == "0" else None  # None: only on a terminal
-    for item in tqdm(items, desc=what, total=total, delay=2, leave=False, disable=quiet):
-        heard()
-        yield item
+    bar = tqdm(items, desc=what, total=total, leave=False, disable=quiet, dynamic_ncols=True)
+    began, tokens = time.monotonic(), 0
+    _open.append(bar)
+    try:
+        for item in bar:
+            heard()
+            if said is not None:
+                bar.set_description_str(said(item))
+            yield item
+            tokens += _tokens(item)
+            rate = tokens / max(time.monotonic() - began, 1e-9)
+            bar.set_postfix_str(f"{rate:,.0f} tokens/s, {_held()}" if tokens else _held(), refresh=False)
+    finally:
+        _open.remove(bar)
+        bar.close()
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """The innermost bar says what is done in here, before its next item: "loading checkpoint-60"."""
+    bar = _open[-1] if _open else None
+    if bar is not None:
+        bar.set_postfix_str(what)
+    yield
+    if bar is not None:
+        bar.set_postfix_str("")
+
+
+_open: list[Any] = []
+
+
+def _tokens(item: object) -> int:
+    """Tokens of a batch, padding counted; 0 of anything else."""
+    ids = getattr(item, "ids", None)
+    return int(ids.numel()) if hasattr(ids, "numel") else 0
+
+
+def _held() -> str:
+    """The most memory this process has held, on the GPU where one is used."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB of GPU"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"{peak / 1e9:.1f} GB"
 
 
 @dataclass

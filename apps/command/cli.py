@@ -33,6 +33,13 @@ class Analyses(click.Group):
 
         return registry.names()
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        from apps.command import listed
+
+        for question, analyses_of in listed.by_question().items():
+            with formatter.section(question):
+                formatter.write_dl([(of.name, of.title.rstrip(".")) for of in analyses_of])
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from analyses.core import analysis as registry
 
@@ -137,17 +144,17 @@ def plan_group() -> None:
 @app.command("list")
 @json_option
 def list_analyses(as_json: bool) -> None:
-    """List the analyses: name, what they answer, what they take."""
-    from analyses.core import analysis as registry
+    """List the analyses by the question they help to answer: name, what it gives, what it takes."""
+    from apps.command import listed
 
-    found = [registry.get(n) for n in registry.names()]
-    rows = [{"analysis": a.name, "inputs": [i.name for i in a.inputs], "title": a.title} for a in found]
+    groups = listed.by_question()
     if as_json:
-        click.echo(json.dumps(rows))
+        found = sorted((of for group in groups.values() for of in group), key=lambda of: of.name)
+        click.echo(json.dumps([listed.row(of) for of in found]))
         return
-    width = max((len(r["analysis"]) for r in rows), default=0)
-    for row in rows:
-        click.echo(f"{row['analysis']:<{width}}  {row['title']}  [{', '.join(row['inputs'])}]")
+    for question, group in groups.items():
+        click.echo(click.style(question, bold=True))
+        click.echo("\n".join(map(listed.line, group)) + "\n")
 
 
 @app.command()

@@ -220,3 +220,14 @@ def test_warnings_that_steps_share_are_told_once() -> None:
 
     told = ["a", *(f"step {n}: all truncated" for n in (0, 10, 20)), "step 10: other"]
     assert merged(told) == ["a", "3 steps (0 to 20): all truncated", "step 10: other"]
+
+
+def test_every_analysis_is_listed_under_a_question(capsys: pytest.CaptureFixture[str]) -> None:
+    from analyses.core import analysis as registry
+    from apps.command import listed
+
+    groups = listed.by_question()
+    assert listed.OTHER not in groups, "a new group of analyses is named in apps/command/listed.py"
+    assert sorted(of.name for group in groups.values() for of in group) == registry.names()
+    _, out, _ = probe(capsys, "list")
+    assert "Where does it sit?\n  activation_patching" in out and max(map(len, out.splitlines())) <= 110

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from analyses.core.progress import heard, interruptible, progress
+from analyses.core.progress import doing, heard, interruptible, progress
 from tests.processes import started
 
 
@@ -183,3 +187,22 @@ def test_a_batch_that_takes_minutes_ends_with_the_second_press() -> None:
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait() == -signal.SIGINT
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_is_there_at_once_and_says_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROBE_PROGRESS", raising=False)
+    monkeypatch.setattr(sys, "stderr", shown := Terminal())
+    batch = SimpleNamespace(ids=torch.zeros(4, 25))
+    for number in progress(range(3), "of 3", said=lambda n: f"{n + 1} of 3 checkpoints, perplexity"):
+        assert "of 3" in shown.getvalue(), "before the first one is done"
+        with doing("loading checkpoint-60"):
+            assert "loading checkpoint-60" in shown.getvalue()
+        assert f"{number + 1} of 3 checkpoints, perplexity" in shown.getvalue()
+        for _ in progress([batch, batch], "batches"):
+            time.sleep(0.12)
+    assert "tokens/s" in shown.getvalue() and " GB" in shown.getvalue()

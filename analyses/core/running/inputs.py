@@ -17,6 +17,7 @@ import pandas as pd
 import probe
 from analyses.core.analysis import Input
 from analyses.core.keys import digest
+from analyses.core.progress import doing
 from probe.dtypes import dtype_named
 from probe.errors import InputError
 from probe.readers.response_logs import read_responses
@@ -120,10 +121,11 @@ class ModelPool:
 
     def _read(self, place: str, checkpoint: Checkpoint, options: dict[str, Any]) -> None:
         handle = self._handles.get(place)
-        if handle is None:
-            self._handles[place] = probe.Model.load(checkpoint, **options)
-        else:
-            handle.swap(checkpoint, allow_pickle=self.loading.allow_pickle)
+        with doing(f"loading {checkpoint.label}"):
+            if handle is None:
+                self._handles[place] = probe.Model.load(checkpoint, **options)
+            else:
+                handle.swap(checkpoint, allow_pickle=self.loading.allow_pickle)
         self.loads.append(checkpoint)
 
     def _turn(self, checkpoint: Checkpoint, options: Mapping[str, object]) -> Any:

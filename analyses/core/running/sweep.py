@@ -201,13 +201,18 @@ def go_over(sweeps: Sequence[Sweep], engine: Engine) -> list[Sweep]:
             one.error = error
     open_ones = [s for s in sweeps if s.error is None and s.found is None]
     visits = sorted(_visits(open_ones), key=lambda visit: visit[0])
-    what = f"{' '.join(dict.fromkeys(s.name for s in open_ones))} over {len({v[0] for v in visits})} checkpoints"
+    places = sorted({place for place, *_ in visits})
+    total = f"of {len(places)} checkpoints"
+
+    def said(visit: tuple[int, Sweep, int]) -> str:
+        return f"{places.index(visit[0]) + 1} {total}, {visit[1].name}"
+
     with ExitStack() as ended:
         for one in open_ones:
             ended.callback(one.announce, None)
         if engine.name == "ray":
             _distribute(open_ones, engine)
-        for number, (_, one, member) in enumerate(progress(visits, what)):
+        for number, (_, one, member) in enumerate(progress(visits, total, said=said)):
             if one.error is None:
                 _read_ahead(visits, number)
                 one.compute(member)
