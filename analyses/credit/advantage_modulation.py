@@ -142,14 +142,6 @@ def _segments(frame: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def tool_reward(score: float, deltas: Sequence[float]) -> float:
-    """Sparse reward of tool use, score x (calls that lowered entropy / calls); the score alone without any call.
-
-    `deltas`: change of mean entropy at each call (arXiv 2602.02050).
-    """
-    return score * float(np.mean([d < 0 for d in deltas])) if len(deltas) else score
-
-
 def _empg_step(part: pd.DataFrame, k: float, k_future: float, zeta: float) -> pd.DataFrame:
     """One rollout step's segments with their weights and modulated advantages (mean 0 over the step)."""
     g, f = empg_weights(part["entropy_nats"].to_numpy(), k, k_future)

@@ -87,18 +87,6 @@ def _advantage(reward: np.ndarray) -> np.ndarray:
     return (reward - reward.mean()) / spread if spread > 0 else np.zeros(len(reward))
 
 
-def gap_of_disjoint(n: int, votes: int, correct: int) -> float:
-    """The closed form for rewards of 0 and 1 and a majority that is wrong: x votes, y correct, no response both.
-
-    At its borders: all for one wrong answer leaves no spread on either side (0), nothing correct one side (sqrt n).
-    """
-    if votes == n:
-        return 0.0
-    if correct == 0:
-        return float(np.sqrt(n))
-    return float(np.sqrt(2 * n * (1 + np.sqrt(votes * correct / ((n - votes) * (n - correct))))))
-
-
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     from analyses.core.stats import estimate
 

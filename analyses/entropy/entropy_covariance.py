@@ -218,14 +218,3 @@ def figures(result: Result) -> dict[str, Figure]:
             y_title="H(q) - H(p) (nats)",
         ),
     }
-
-
-def counterexample() -> dict[str, float]:
-    """Pooled covariance without any change of entropy: two equally frequent states, p = (.5, .5) with A = -1 for both
-    actions and p = (.99, .01) with A = +1 for both. Within a state A is constant, so nothing is pushed anywhere."""
-    p = np.array([[0.5, 0.5], [0.99, 0.01]])
-    a = np.array([[-1.0, -1.0], [1.0, 1.0]])
-    weight, logp = p / 2, np.log(p)
-    pooled = (weight * (logp - (weight * logp).sum()) * (a - (weight * a).sum())).sum()
-    within = (p * (logp - (p * logp).sum(1, keepdims=True)) * (a - (p * a).sum(1, keepdims=True))).sum()
-    return {"pooled": float(pooled), "within": float(within)}

@@ -18,7 +18,6 @@ from analyses.credit.advantage_modulation import (
     outside_band,
     score_norm,
     temperature_for,
-    tool_reward,
 )
 from probe import InputError, Rollouts
 from tests import logs, tiny
@@ -73,10 +72,7 @@ def test_temperature_of_a_target() -> None:
     assert np.isnan(temperature_for(0.9, [0.5, 1.0], [0.2, 0.4]))
 
 
-def test_tool_reward_and_the_entropy_a_call_removes() -> None:
-    assert tool_reward(0.7, []) == 0.7
-    assert tool_reward(0.7, [-0.1, -2.0]) == 0.7
-    assert tool_reward(0.8, [-0.1, 0.1]) == pytest.approx(0.4)
+def test_the_entropy_a_call_removes() -> None:
     four, two = (entropy(log_probs(torch.tensor([z]))) for z in ([0.0] * 4, [0.0, 0.0, -torch.inf, -torch.inf]))
     assert float(two - four) == pytest.approx(-np.log(2), abs=1e-15)
 

@@ -13,7 +13,6 @@ from analyses import run
 from analyses.entropy.entropy_covariance import (
     clip_cov,
     clip_cov_eligible,
-    counterexample,
     kl_cov,
     token_covariance,
     top_fraction_means,
@@ -65,6 +64,17 @@ def test_selections() -> None:
     assert clip_cov(many, 2e-3, rng).sum() == 20
     drawn = np.mean([np.flatnonzero(clip_cov(np.ones(10, bool), 0.1, rng))[0] for _ in range(2000)])
     assert drawn == pytest.approx(4.5, abs=0.3)  # uniform over the eligible
+
+
+def counterexample() -> dict[str, float]:
+    """Pooled covariance without any change of entropy: two equally frequent states, p = (.5, .5) with A = -1 for both
+    actions and p = (.99, .01) with A = +1 for both. Within a state A is constant, so nothing is pushed anywhere."""
+    p = np.array([[0.5, 0.5], [0.99, 0.01]])
+    a = np.array([[-1.0, -1.0], [1.0, 1.0]])
+    weight, logp = p / 2, np.log(p)
+    pooled = (weight * (logp - (weight * logp).sum()) * (a - (weight * a).sum())).sum()
+    within = (p * (logp - (p * logp).sum(1, keepdims=True)) * (a - (p * a).sum(1, keepdims=True))).sum()
+    return {"pooled": float(pooled), "within": float(within)}
 
 
 def test_pooled_covariance_without_any_change_of_entropy() -> None:

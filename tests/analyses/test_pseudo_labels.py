@@ -9,9 +9,21 @@ import numpy as np
 import pytest
 
 from analyses import run
-from analyses.credit.pseudo_labels import gap_of_disjoint, majority_gap
+from analyses.credit.pseudo_labels import majority_gap
 from probe import Rollouts
 from tests import logs
+
+
+def gap_of_disjoint(n: int, votes: int, correct: int) -> float:
+    """The closed form for rewards of 0 and 1 and a majority that is wrong: x votes, y correct, no response both.
+
+    At its borders: all for one wrong answer leaves no spread on either side (0), nothing correct one side (sqrt n).
+    """
+    if votes == n:
+        return 0.0
+    if correct == 0:
+        return float(np.sqrt(n))
+    return float(np.sqrt(2 * n * (1 + np.sqrt(votes * correct / ((n - votes) * (n - correct))))))
 
 
 def example(folder: Path) -> dict[str, Any]:

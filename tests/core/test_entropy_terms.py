@@ -35,17 +35,6 @@ def test_one_logit_moves_entropy_by_its_discriminator(vocab: int) -> None:  # C1
     assert order(errors, sizes) == pytest.approx(2.0, abs=0.03)
 
 
-def test_curvature_is_the_second_difference() -> None:  # C1b
-    z = policy()
-    want = terms.discriminator_curvature(terms.log_probs(z))[0]
-    e = 5e-4
-    for k in range(0, 50, 7):
-        bump = torch.zeros(50, dtype=torch.float64)
-        bump[k] = e
-        second = (moved(z + bump) - 2 * moved(z) + moved(z - bump)) / e**2
-        assert float(second) == pytest.approx(float(want[k]), abs=3e-8)
-
-
 def test_any_step_is_minus_the_covariance_to_first_order() -> None:  # C2
     z, dz = policy(), policy(seed=1)
     predicted = terms.first_order(terms.log_probs(z), dz)
@@ -89,25 +78,6 @@ def test_sign_of_the_discriminator() -> None:  # C7
     s, h = terms.discriminator(logp), terms.entropy(logp)[:, None]
     assert torch.equal(s > 0, logp.exp() > (-h).exp())
     assert torch.equal(s > 0, -logp < h)
-
-
-def test_policy_gradient_forms() -> None:
-    z, a = policy(20), policy(20, seed=3)
-    logp = terms.log_probs(z)
-    p = logp.exp()
-    centred = a - (p * a).sum(-1, keepdim=True)
-    for form, step in (
-        (terms.policy_gradient_change, p * centred),
-        (terms.natural_gradient_change, centred),
-    ):
-        errors = [float((moved(z + eta * step) - moved(z) - form(logp, centred, eta)).abs()) for eta in (0.1, 0.01)]
-        assert order(errors, [0.1, 0.01]) == pytest.approx(2.0, abs=0.1)
-    shifted = centred + 3.0  # the true step of an uncentred A is that of the centred one
-    exact = moved(z + 0.01 * p * centred) - moved(z)
-    good, bad = (terms.policy_gradient_change(logp, v, 0.01) for v in (centred, shifted))
-    assert float((good - exact).abs()) < 0.05 * float(exact.abs())
-    assert float((bad - exact).abs()) > 0.5 * float(exact.abs())
-    assert torch.allclose(*(terms.natural_gradient_change(logp, v, 0.01) for v in (centred, shifted)), atol=1e-15)
 
 
 def test_one_sampled_token_needs_the_baseline() -> None:
@@ -192,15 +162,3 @@ def test_discriminator_and_token_step_differ_in_sign_more_often_in_flat_states()
     assert float(differ[h < 0.2].mean()) < 0.02
     assert 0.1 < float(differ[h > 2.5].mean()) < 0.3
     assert 0.05 < float(differ.mean()) < 0.25
-
-
-def test_direction_of_uncertain_actions() -> None:
-    rng = torch.Generator().manual_seed(0)
-    z, episode = torch.randn(12, 5, generator=rng).double(), torch.arange(12) // 4
-    h = torch.rand(12, generator=rng).double()
-    constant = torch.tensor([0.3, 0.3, 0.3, 0.3, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1]).double()
-    assert float(terms.action_direction(z, constant, episode).abs().max()) < 1e-15
-    torch.testing.assert_close(terms.action_direction(z, 3 * h, episode), 3 * terms.action_direction(z, h, episode))
-    d = torch.randn(5, generator=rng).double()
-    u = terms.action_direction(h[:, None] * d, h, episode)
-    assert float(torch.cosine_similarity(u, d, dim=0)) == pytest.approx(1.0, abs=1e-12)

@@ -104,13 +104,6 @@ def test_entropy_closed_forms(pair):
     assert (measures.entropy_nats(measures.log_softmax(pair[0])) - exact).abs().max() < 1e-5
 
 
-def test_token_nll_is_cross_entropy(pair):
-    ids = torch.arange(6)
-    expected = torch.nn.functional.cross_entropy(pair[0], ids, reduction="none")
-    torch.testing.assert_close(measures.token_nll(pair[0], ids), expected)
-    assert measures.token_nll(torch.zeros(3, 50), torch.zeros(3, dtype=torch.long)).exp() == pytest.approx([50.0] * 3)
-
-
 # ---- streamed
 
 

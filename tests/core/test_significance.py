@@ -128,16 +128,6 @@ def test_too_few_items_says_how_many_are_needed():
         stats.mean_max_t(np.zeros((4, 2)))
 
 
-def test_bootstrap_argmax_is_sure_of_a_clear_peak_and_unsure_of_a_flat_curve(rng):
-    x, first = rng.normal(size=(60, 8)), np.arange(60) < 30
-    flat = stats.bootstrap_argmax(x, first, draws=400)
-    assert np.bincount(flat, minlength=8).max() < 0.9 * 400
-    x[first, 5] += 2
-    assert (stats.bootstrap_argmax(x, first, draws=400) == 5).mean() > 0.95
-    assert (stats.bootstrap_argmax(x, first, draws=400, studentise=False) == 5).mean() > 0.95
-    assert (stats.bootstrap_argmax(x[first], draws=400) == 5).mean() > 0.95
-
-
 def test_change_points_closed_form():
     assert stats.change_points(np.r_[np.zeros(10), np.ones(5)]) == (10,)
     assert stats.change_points(np.zeros(15)) == ()

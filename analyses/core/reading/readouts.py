@@ -136,12 +136,6 @@ def _divergences(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor,
     return _sum_at_least_zero(_jsd_terms(p, q)), kl_pq, kl_qp, tv
 
 
-def token_nll(logits: Float[Tensor, "*row vocab"], ids: Int[Tensor, "*row"]) -> Float[Tensor, "*row"]:
-    """-log p of the given ids, in nats >= 0; `logits` must already be those that predict `ids`."""
-    logits = logits.float()
-    return torch.logsumexp(logits, dim=-1) - logits.gather(-1, ids.to(logits.device).unsqueeze(-1)).squeeze(-1)
-
-
 def row_chunks(n_rows: int, size: int = ROWS_AT_ONCE) -> Iterator[slice]:
     """Slices that cover the rows once, in order."""
     return (slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size))

@@ -35,13 +35,6 @@ def discriminator(logp: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row voca
     return logp.exp() * (logp.clamp(min=LOG_ZERO) + entropy(logp)[..., None])
 
 
-def discriminator_curvature(logp: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row vocab"]:
-    """d^2 H / dz_k^2 = -[p_k (1 - p_k)(l_k + H) + p_k ((1 - p_k) - S_k)]."""
-    p, s = logp.exp(), discriminator(logp)
-    above = logp.clamp(min=LOG_ZERO) + entropy(logp)[..., None]
-    return -(p * (1 - p) * above + p * ((1 - p) - s))
-
-
 def baseline(logp: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
     """B = sum_k p_k S_k = H sum p^2 + sum p^2 l = Cov_p(p, l) >= 0; 0 exactly where p is uniform on its support."""
     return (logp.exp() * discriminator(logp)).sum(-1)
@@ -106,38 +99,6 @@ def sampled_change(
     """
     s = discriminator(logp).gather(-1, token[..., None])[..., 0]
     return -alpha * (s - baseline(logp))
-
-
-def policy_gradient_change(
-    logp: Float[Tensor, "*row vocab"], advantage: Float[Tensor, "*row vocab"], eta: float
-) -> Float[Tensor, "*row"]:
-    """-eta Cov_p(log p, p A): first order of the expected policy-gradient step dz = eta p A, for A with sum p A = 0.
-
-    Not invariant to a baseline: the true gradient is p (A - sum p A), so an uncentred A gives a wrong answer at
-    every step size.
-    """
-    return first_order(logp, eta * logp.exp() * advantage)
-
-
-def natural_gradient_change(
-    logp: Float[Tensor, "*row vocab"], advantage: Float[Tensor, "*row vocab"], eta: float
-) -> Float[Tensor, "*row"]:
-    """-eta Cov_p(log p, A): first order of the natural-gradient step dz = eta A; a constant in A changes nothing."""
-    return first_order(logp, eta * advantage)
-
-
-def action_direction(
-    states: Float[Tensor, "step d_model"], entropies: Float[Tensor, " step"], episode: Int[Tensor, " step"]
-) -> Float[Tensor, " d_model"]:
-    """Mean over steps of entropy x (state minus its episode's mean state): where uncertain actions point (EAST).
-
-    0 where entropy is constant within every episode; scaling all entropies keeps the direction (arXiv 2406.00244,
-    whose normalisation is not stated: this is the mean).
-    """
-    centred = states.clone()
-    for one in episode.unique():
-        centred[episode == one] -= states[episode == one].mean(0)
-    return (entropies[:, None] * centred).mean(0)
 
 
 def visitation(

@@ -7,7 +7,6 @@ from collections.abc import Hashable, Sequence
 from math import comb
 
 import numpy as np
-from jaxtyping import Float
 
 from probe.errors import InputError
 
@@ -17,11 +16,6 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     if not 0 <= correct <= n or k < 1:
         raise InputError(f"pass@{k} of {correct} correct in {n}; expected 0 <= correct <= n and k >= 1")
     return float("nan") if k > n else 1.0 - comb(n - correct, k) / comb(n, k)
-
-
-def pass_curve(counts: Float[np.ndarray, "item 2"], ks: Sequence[int]) -> Float[np.ndarray, "item k"]:
-    """pass@k per item from (samples, correct) counts."""
-    return np.array([[pass_at_k(int(n), int(c), k) for k in ks] for n, c in counts]).reshape(len(counts), len(ks))
 
 
 def clusters(answers: Sequence[str | None]) -> list[Hashable]:

@@ -26,7 +26,7 @@ from analyses.core.stats.resampling import (
     subsamples,
     two_sample_t,
 )
-from analyses.core.stats.significance import bootstrap_argmax, change_points, holm, mcnemar_exact, sign_flip
+from analyses.core.stats.significance import change_points, holm, mcnemar_exact, sign_flip
 
 __all__ = [
     "Alternative",
@@ -34,7 +34,6 @@ __all__ = [
     "Estimate",
     "Labels",
     "MaxT",
-    "bootstrap_argmax",
     "change_points",
     "clusters_of",
     "divide",

@@ -12,14 +12,11 @@ from typing import Any, cast
 
 import numpy as np
 import scipy
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from analyses.core.stats.max_t import Alternative
 from analyses.core.stats.resampling import (
     Array,
-    divide,
-    resample_counts,
-    two_sample_t,
 )
 from probe.errors import InputError
 
@@ -68,37 +65,6 @@ def holm(p: Sequence[float] | Array) -> Float[np.ndarray, " test"]:
     if made.any():
         out[made] = multipletests(p[made], method="holm")[1]
     return out
-
-
-def bootstrap_argmax(
-    values: Float[np.ndarray, "item cell"],
-    is_first: Bool[np.ndarray, " item"] | None = None,
-    *,
-    seed: int = 0,
-    draws: int = 2000,
-    studentise: bool = True,
-) -> Int[np.ndarray, " draw"]:
-    """Index of the largest cell in each bootstrap draw of the items: how sure "the peak is here" is.
-
-    With `is_first` the curve is the (studentised) difference of the two groups, resampled within each;
-    without, the mean curve. Draws where no cell can be computed give -1.
-    """
-    values = np.asarray(values, float)
-    counts = resample_counts(len(values), draws, seed, is_first)
-    if is_first is None:
-        measured = ~np.isnan(values)
-        curve = divide(counts @ np.where(measured, values, 0.0), counts @ measured)
-    elif studentise:
-        first = np.asarray(is_first, float)
-        curve = two_sample_t(values, counts * first, counts * (1.0 - first))
-    else:
-        first = np.asarray(is_first, bool)
-        measured = ~np.isnan(values)
-        filled = np.where(measured, values, 0.0)
-        curve = divide((counts * first) @ filled, (counts * first) @ measured)
-        curve -= divide((counts * ~first) @ filled, (counts * ~first) @ measured)
-    best = np.where(np.isnan(curve), -np.inf, curve)
-    return np.where(np.isnan(curve).all(1), -1, best.argmax(1))
 
 
 def change_points(curve: Float[np.ndarray, " layer"], *, max_breaks: int = 2) -> tuple[int, ...]:
