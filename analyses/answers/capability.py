@@ -31,6 +31,7 @@ from analyses.answers import _judged
 from analyses.answers._samples import BY, counts, sampled, since_first
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -144,8 +145,6 @@ def _claims(table: pd.DataFrame) -> Iterator[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """The three parts over steps, with their nulls and beyond them."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
     for suffix, told in (("_null", "null"), ("_excess", "beyond its null"), ("", "split")):

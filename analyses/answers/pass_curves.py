@@ -28,6 +28,7 @@ from analyses.answers import _judged
 from analyses.answers._samples import BY, counts, sampled, since_first
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.reading.votes import majority, pass_at_k
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -133,8 +134,6 @@ def _claims(later: pd.DataFrame) -> Iterator[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """pass@k of the first and the last step against k, and the changes."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
     ends = rows[rows["step"].isin([rows["step"].min(), rows["step"].max()])]

@@ -26,6 +26,7 @@ import xarray as xr
 
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -106,8 +107,6 @@ def _flips(difference: pd.Series) -> float:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Differences by wording, over steps where there are any."""
-    from analyses.core.figures import curve, forest
-
     rows = result.summary()
     rows = rows[rows["quantity"] == "difference"]
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

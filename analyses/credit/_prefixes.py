@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from analyses.credit import _log
+
 if TYPE_CHECKING:
     from probe import Rollouts
 
@@ -66,6 +68,4 @@ def _distinct(parent: np.ndarray, child: np.ndarray) -> np.ndarray:
 
 def all_ids(rollouts: Rollouts) -> pd.DataFrame:
     """Every token id of every response, also of tools: a prefix is what the policy stood after."""
-    from analyses.credit import _log
-
     return _log.tokens(rollouts, ["response_token_ids"], masked=False)

@@ -19,7 +19,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -48,8 +51,6 @@ def aggregation_mass(
         by_advantage: multiply by |A|.
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log
-
     wanted = ["advantage", *(["micro_batch_id"] if scope == "micro_batch" else [])]
     rows = _log.responses(rollouts, wanted, "aggregation_mass")
     pulls = (rows["advantage"].abs() > 0) & (rows["n_tokens"] > 0)
@@ -98,8 +99,6 @@ def _unbalanced(table: pd.DataFrame, scope: np.ndarray) -> list[str]:
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     if table.empty:
         return xr.Dataset()
     long = pd.concat(
@@ -123,8 +122,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Figure]:
     """The share of gradient of positive, and of long responses, over steps, one line per way of averaging."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     if rows.empty:
         return {}

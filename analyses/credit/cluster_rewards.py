@@ -18,7 +18,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _answers, _log
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -43,8 +46,6 @@ def cluster_rewards(
         least_share: groups whose largest cluster is below this share are zeroed.
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _answers, _log
-
     has_reward = "reward" in rollouts.columns
     rows = _log.responses(rollouts, ["reward"] if has_reward else [], "cluster_rewards")
     rows = _answers.with_answers(rows, rollouts, answer, tokenizer, "cluster_rewards")
@@ -65,8 +66,6 @@ def shares(cell: Int[np.ndarray, " response"], cluster: Int[np.ndarray, " respon
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     table = table.assign(zeroed=table["zeroed"].astype(float))
     names = {
         "cluster_share": "mean self-consistency reward (sum f^2)",
@@ -79,8 +78,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Self-consistency, the largest cluster and the true reward over steps."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     extra = "step" if "step" in rows else None
     title = "Agreement within groups beside the true reward, 95 % over items"

@@ -20,7 +20,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,8 +44,6 @@ def informative_groups(rollouts: Rollouts, *, success_above: float = 0.5, seed: 
         success_above: a reward above this is a success.
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log
-
     named = "inclusion_probability"
     weighted = named in rollouts.columns
     rows = _log.responses(rollouts, ["reward", *([named] if weighted else [])], "informative_groups")
@@ -82,8 +83,6 @@ def horvitz_thompson(values: Float[np.ndarray, " kept"], q: Float[np.ndarray, " 
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     rows = table.assign(informative=table["informative"].astype(float))
     units = {"informative": "1", "expected_informative": "1", "token_value": "|A| per 1,000 tokens"}
     return xr.merge([estimate(rows, q, ["rollout_step"], seed=seed, units=u) for q, u in units.items()])
@@ -91,8 +90,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Informative groups, observed and expected, and the value of tokens, over steps."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     extra = "step" if "step" in rows else None
     share = rows[rows["quantity"].isin(["informative", "expected_informative"])]

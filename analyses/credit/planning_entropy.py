@@ -20,7 +20,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,8 +54,6 @@ def planning_entropy(
         alpha: size of the bonus on planning tokens.
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log
-
     if not grams:
         raise InputError("planning_entropy: no grams; give at least one word or phrase that marks planning")
     has_advantage = "advantage" in rollouts.columns
@@ -119,8 +120,6 @@ def gram_entropy(counts: np.ndarray) -> float:
 
 
 def _aggregate(table: pd.DataFrame, counts: pd.Series, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     rows = table.assign(planning_share=np.divide(table["n_planning"], table["n_tokens"].where(table["n_tokens"] > 0)))
     units = {"planning_nats": "nats", "execution_nats": "nats", "planning_share": "1", "bonus": "1"}
     data = xr.merge([estimate(rows, q, ["rollout_step"], seed=seed, units=u) for q, u in units.items()])
@@ -134,8 +133,6 @@ def _aggregate(table: pd.DataFrame, counts: pd.Series, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Entropy of planning and of execution tokens over steps."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     if rows.empty:
         return {}

@@ -20,7 +20,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log, _prefixes
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -41,8 +44,6 @@ def prefix_values(rollouts: Rollouts, *, seed: int = 0) -> Result:
     Args:
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log, _prefixes
-
     rollouts.require("response_token_ids", by="prefix_values")
     rows = _log.responses(rollouts, ["reward"], "prefix_values")
     reward = rows["reward"].to_numpy(float)
@@ -64,16 +65,12 @@ def prefix_values(rollouts: Rollouts, *, seed: int = 0) -> Result:
 
 def _standardised(rows: pd.DataFrame, reward: np.ndarray) -> np.ndarray:
     """(r - mean) / std per sampling group; NaN in a group without spread (nothing to be standardised)."""
-    from analyses.credit import _log
-
     centred = reward - _log.by_cell(rows, reward)
     spread = np.sqrt(_log.by_cell(rows, centred**2))
     return np.divide(centred, spread, out=np.full(len(reward), np.nan), where=spread > 1e-12)
 
 
 def _aggregate(rows: pd.DataFrame, table: pd.DataFrame, own: np.ndarray, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     n = len(rows)
     branch = table["n_children"].to_numpy() > 1
     facts = rows.assign(
@@ -92,8 +89,6 @@ def _aggregate(rows: pd.DataFrame, table: pd.DataFrame, own: np.ndarray, seed: i
 
 def figures(result: Result) -> dict[str, Figure]:
     """How far responses share their way, over steps, and how much value moves at each position."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     extra = "step" if "step" in rows else None
     depth = rows[rows["quantity"].isin(["depth", "branches"])]

@@ -20,7 +20,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _answers, _log
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -46,8 +49,6 @@ def pseudo_labels(
         success_above: a reward above this is a success.
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _answers, _log
-
     rows = _log.responses(rollouts, ["reward"], "pseudo_labels")
     rows = _answers.with_answers(rows, rollouts, answer, tokenizer, "pseudo_labels")
     rows["success"] = _log.successes(rows, success_above, "pseudo_labels")
@@ -88,16 +89,12 @@ def _advantage(reward: np.ndarray) -> np.ndarray:
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     names = {"gap_per_response": "gap of advantages per response", "majority_right": "groups whose majority is right"}
     return xr.merge([estimate(table, q, ["rollout_step"], seed=seed, units="1", long_name=n) for q, n in names.items()])
 
 
 def figures(result: Result) -> dict[str, Figure]:
     """The gap per response, and how often the majority is right, over steps."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     extra = "step" if "step" in rows else None
     title = "Advantages from the majority's answer against the true ones, 95 % over items"

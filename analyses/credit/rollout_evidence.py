@@ -19,7 +19,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,8 +54,6 @@ def rollout_evidence(
         success_above: a reward above this is a success.
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log
-
     if k < 1 or prior <= 0 or not 0 <= decay <= 1:
         raise InputError(
             f"k={k}, prior={prior}, decay={decay}; expected k of 1 or more, prior above 0, decay in [0, 1]"
@@ -110,16 +111,12 @@ def information(a: Float[np.ndarray, " item"], b: Float[np.ndarray, " item"], k:
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     units = {"mean": "1", "variance_reduction": "1", "information_nats": "nats"}
     return xr.merge([estimate(table, q, ["rollout_step"], seed=seed, units=u) for q, u in units.items()])
 
 
 def figures(result: Result) -> dict[str, Figure]:
     """Mean success rate and what k more rollouts would teach, over steps."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     extra = ["step"] if "step" in rows else []
     title = "Success rate, and what k more rollouts of a prompt would teach"

@@ -22,7 +22,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,8 +53,6 @@ def sampler_mismatch(rollouts: Rollouts, *, delta: float = 0.2, seed: int = 0) -
         delta: bound on |log ratio| beyond which a token is counted.
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log
-
     if delta <= 0:
         raise InputError(f"delta={delta}; expected a bound above 0")
     rows = _log.responses(rollouts, [], "sampler_mismatch")
@@ -98,8 +99,6 @@ def _temperatures(rollouts: Rollouts) -> list[str]:
 
 
 def _aggregate(rows: pd.DataFrame, found: dict[str, np.ndarray], place: dict[str, np.ndarray], seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     own, seen = place["own"], ~np.isnan(found["kl_nats"])
     item, items = pd.factorize(rows["item"], sort=True)
     step, steps = pd.factorize(rows["rollout_step"], sort=True)
@@ -128,8 +127,6 @@ def _aggregate(rows: pd.DataFrame, found: dict[str, np.ndarray], place: dict[str
 
 def figures(result: Result) -> dict[str, Figure]:
     """KL estimate and share of outlying tokens over steps, by probability of the token and by position."""
-    from analyses.core.figures import curve, forest
-
     rows = result.summary()
     if rows.empty:
         return {}

@@ -20,7 +20,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -43,8 +46,6 @@ def score_gradient(rollouts: Rollouts, *, seed: int = 0) -> Result:
     Args:
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log
-
     has_advantage = "advantage" in rollouts.columns
     rows = _log.responses(rollouts, ["advantage"] if has_advantage else [], "score_gradient")
     why = _log.measured(rollouts, "H", "sum_p2")
@@ -65,8 +66,6 @@ def score_gradient(rollouts: Rollouts, *, seed: int = 0) -> Result:
 def _aggregate(
     rows: pd.DataFrame, table: pd.DataFrame, own: np.ndarray, entropy: np.ndarray, gradient: np.ndarray, seed: int
 ) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     found = [estimate(table, q, ["rollout_step"], seed=seed, units="1") for q in ("score_gradient", "weighted")]
     bins = np.digitize(entropy, EDGES[1:-1])
     names = [f"{low:g}-{high:g}" if np.isfinite(high) else f"{low:g}+" for low, high in pairwise(EDGES)]
@@ -84,8 +83,6 @@ def _aggregate(
 
 def figures(result: Result) -> dict[str, Figure]:
     """The score gradient by the entropy of the token, and over steps."""
-    from analyses.core.figures import curve, forest
-
     rows = result.summary()
     if rows.empty:
         return {}

@@ -21,7 +21,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import heatmap
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -44,8 +47,6 @@ def sign_quadrants(rollouts: Rollouts, *, seed: int = 0) -> Result:
     Args:
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log
-
     rows = _log.responses(rollouts, ["advantage"], "sign_quadrants")
     advantage = rows["advantage"].to_numpy(float)
     table = rows[[*_log.KEYS, "n_tokens"]].assign(advantage=advantage - _log.by_cell(rows, advantage))
@@ -80,8 +81,6 @@ def _aggregate(
     change: np.ndarray,
     seed: int,
 ) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     signs = np.select([advantage > 0, advantage < 0], [0, 1], 2)[own]
     sides = np.select([gap > 0, gap < 0], [0, 1], 2)
     seen = ~np.isnan(change)
@@ -114,8 +113,6 @@ def _aggregate(
 
 def figures(result: Result) -> dict[str, Figure]:
     """The four quadrants: change of entropy, share of all change, share of tokens."""
-    from analyses.core.figures import heatmap
-
     rows = result.summary()
     titles = {
         "change": "First-order change of mean entropy by quadrant",

@@ -18,7 +18,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,8 +41,6 @@ def supervision_density(rollouts: Rollouts, *, success_above: float = 0.5, seed:
         success_above: a reward above this is a success.
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log
-
     rows = _log.responses(rollouts, ["reward", "advantage"], "supervision_density")
     success = _log.successes(rows, success_above, "supervision_density")
     tokens = _log.tokens(rollouts, ["advantage"])
@@ -68,8 +69,6 @@ def binary_bits(p: Float[np.ndarray, " group"]) -> Float[np.ndarray, " group"]:
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     rows = table.assign(all_bits=table["bits_per_rollout"] * table["n"])
     found = [estimate(rows, "bits_per_rollout", ["rollout_step"], seed=seed, units="bits")]
     found.append(
@@ -83,8 +82,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Bits per rollout and per token, and the share of tokens an advantage reaches, over steps."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     extra = ["step"] if "step" in rows else []
     title = "What rewards can say, 95 % over items"

@@ -19,7 +19,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log, _prefixes
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,8 +47,6 @@ def token_reward_noise(rollouts: Rollouts, *, k: int = 8, success_above: float =
         success_above: a reward above this is a success.
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log, _prefixes
-
     if k < 1:
         raise InputError(f"k={k}; expected at least one continuation")
     rollouts.require("response_token_ids", by="token_reward_noise")
@@ -83,8 +84,6 @@ def noise(
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     near = table[table["pos"] < SHOWN]
     if near.empty:
         return xr.Dataset()
@@ -93,8 +92,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Sign accuracy (and ties) of token rewards by position."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     if rows.empty:
         return {}

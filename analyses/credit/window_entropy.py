@@ -19,7 +19,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,8 +56,6 @@ def window_entropy(
         success_above: a reward above this is a success.
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log
-
     if window < 1 or not 0 < percentile < 100:
         raise InputError(
             f"window={window}, percentile={percentile}; expected 1 or more tokens, a percentile in (0, 100)"
@@ -105,8 +106,6 @@ def difficulty(pass_rate: Float[np.ndarray, " response"]) -> np.ndarray:
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     rows = table.rename(columns={"difficulty": "variant"})
     units = {"window_nats": "nats", "high_share": "1", "cost_nats": "nats"}
     return xr.merge([estimate(rows, q, ["rollout_step", "variant"], seed=seed, units=u) for q, u in units.items()])
@@ -114,8 +113,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Window entropy over steps, one line per difficulty."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     if rows.empty:
         return {}

@@ -22,7 +22,11 @@ import xarray as xr
 
 from analyses.core.analysis import analysis
 from analyses.core.claim import Claim
+from analyses.core.figures import curve
+from analyses.core.reading import rollout_tokens as reading
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.entropy import _calls as sides
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,8 +85,6 @@ def segment_entropy(
 
 
 def _segmented(model: Model | None, rollouts: Rollouts, how: str, pattern: str) -> Rollouts:
-    from analyses.core.reading import rollout_tokens as reading
-
     if model is not None:
         rollouts = reading.readable(rollouts, model)
     rollouts.require("response_token_ids", by="segment_entropy")
@@ -98,8 +100,6 @@ def _segmented(model: Model | None, rollouts: Rollouts, how: str, pattern: str) 
 
 def _entropies(model: Model | None, log: Rollouts, batch_size: int) -> pd.DataFrame:
     """Masked-in tokens with `entropy_nats`, in the order of the log, `response` numbering the responses."""
-    from analyses.core.reading import rollout_tokens as reading
-
     if model is None:
         log.require("H", by="segment_entropy")
         frame = pd.concat(list(log.tokens(["H"])), ignore_index=True)
@@ -145,8 +145,6 @@ def _calls(
     frame: pd.DataFrame, log: Rollouts, window: int, above: float
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray], list[str]]:
     """One row per call, what the null needs of it, and notes."""
-    from analyses.entropy import _calls as sides
-
     response, entropy = frame["response"].to_numpy(), frame["entropy_nats"].to_numpy(float)
     cuts, tools = sides.calls(response, frame["segment"].to_numpy())
     names, first, count = sides.spans(response)
@@ -188,8 +186,6 @@ def _outcomes(table: pd.DataFrame, log: Rollouts, segment: np.ndarray, above: fl
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     if table.empty:
         return xr.Dataset()
     found = [
@@ -207,8 +203,6 @@ def _against_null(
     table: pd.DataFrame, frame: pd.DataFrame, extra: dict[str, np.ndarray], window: int, draws: int, seed: int
 ) -> xr.Dataset:
     """The statistics over all calls, each with its mean and p under boundaries drawn at random."""
-    from analyses.entropy import _calls as sides
-
     entropy, item = frame["entropy_nats"].to_numpy(float), pd.factorize(table["item"], sort=True)[0]
     outcome, number = table["outcome"].to_numpy(float), table["call"].to_numpy(float)
     _, own = np.unique(extra["own"], return_inverse=True)
@@ -279,8 +273,6 @@ def _claims(data: xr.Dataset, table: pd.DataFrame) -> list[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Entropy before and after calls over steps and by the number of the call."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     if rows.empty:
         return {}

@@ -35,6 +35,7 @@ import xarray as xr
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.figures import curve
 from analyses.core.reading.roles import NEEDS_FRESH, NEEDS_ROLES, SEEN, UNSEEN, from_outcomes, roles
 from analyses.core.result import Result
 from analyses.core.stats import Labels
@@ -223,8 +224,6 @@ def _data(steps: np.ndarray, test: stats.MaxT, odds: list[Scale], changed: list[
 
 def figures(result: Result) -> dict[str, Figure]:
     """Accuracy by group, and the difference of the gains on its three scales."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     accuracy = rows[rows["quantity"] == "accuracy"]
     several = ["answer_kind"] if accuracy["answer_kind"].nunique() > 1 else None

@@ -35,6 +35,8 @@ from analyses.core.reading.grading import grader as graded_by
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.core.work import Case, Work, replayed
+from analyses.patching._group_contrast import contrast
+from analyses.patching._place_claims import METRICS, POSITIONS, Asked, claims
 from probe.errors import InputError
 from probe.items import OUTCOMES
 
@@ -124,7 +126,6 @@ def cross_patching(
         seed: of the bootstrap and the permutations.
     """
     from analyses.patching._patched_generation import accuracy_rows
-    from analyses.patching._place_claims import METRICS, POSITIONS, Asked, claims
 
     warnings = reading.pair_warnings(base, tuned)
     places = reading.chosen_sites(base, sites, layers, heads)
@@ -262,8 +263,6 @@ def _curves(
     seed: int,
     unit: str,
 ) -> xr.Dataset:
-    from analyses.patching._group_contrast import contrast
-
     # A site outside the blocks (embed) is drawn before the first one.
     table = table.assign(layer=table["layer"].fillna(-1)).astype(dict.fromkeys(("layer", *extra), int))
     cell = ["direction", "site", "layer", *extra]

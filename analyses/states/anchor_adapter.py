@@ -33,8 +33,9 @@ import xarray as xr
 
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.figures import curve, shade
 from analyses.core.result import Result
-from analyses.core.stats import change_points, group_difference
+from analyses.core.stats import change_points, group_difference, widened
 from analyses.states._evidence import (
     aligned,
     compared_groups,
@@ -145,8 +146,6 @@ def _span(first: float, width: int) -> str:
 
 def _claims(findings: list[Finding], nec: np.ndarray | None, is_first: np.ndarray, windows: int) -> list[Claim]:
     """The two roles as claims; something significant that is not one window cannot be judged."""
-    from analyses.core.stats import group_difference, widened
-
     said: list[Claim] = []
     for found in findings:
         what = f"one window of layers is the {found.role}"
@@ -202,13 +201,13 @@ def _arrays(
     data["p_holm"] = ("family", np.asarray([f.p_holm for f in found.values()]))
     data["argmax_share"] = (("family", "window"), np.stack([f.share(n_windows) for f in found.values()]))
     parts: dict[str, list[np.ndarray]] = {s: [] for s in ("", "_ci_low", "_ci_high", "_n")}
-    for curve in curves.values():
-        if isinstance(curve, ItemCurve):
-            e = group_difference(curve.values, is_first, seed=seed, draws=draws)
+    for each in curves.values():
+        if isinstance(each, ItemCurve):
+            e = group_difference(each.values, is_first, seed=seed, draws=draws)
             rows = (e.value, e.ci_low, e.ci_high, e.n)
         else:
-            low, high = np.quantile(curve.boot, [0.025, 0.975], axis=0)
-            rows = (curve.values, low, high, np.full(n_layers, int(min(is_first.sum(), (~is_first).sum()))))
+            low, high = np.quantile(each.boot, [0.025, 0.975], axis=0)
+            rows = (each.values, low, high, np.full(n_layers, int(min(is_first.sum(), (~is_first).sum()))))
         for suffix, row in zip(parts, rows, strict=True):
             parts[suffix].append(row)
     for suffix, rows in parts.items():
@@ -220,8 +219,6 @@ def _arrays(
 
 def figures(result: Result) -> dict[str, Figure]:
     """All kinds of evidence on one layer axis, with the windows that were found; and their differences."""
-    from analyses.core.figures import curve, shade
-
     width = int(result.data.attrs["width"])
     rows = result.data["t"].to_dataframe().reset_index().rename(columns={"t": "value"})
     rows = rows.assign(layer=rows["window"] + (width - 1) / 2, quantity="t", unit="studentised")

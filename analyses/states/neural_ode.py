@@ -33,7 +33,7 @@ from analyses.core.figures import curve, scatter
 from analyses.core.progress import progress
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
-from analyses.core.stats import permuted_labels, resample_counts
+from analyses.core.stats import permuted_labels, ratio_of_sums, resample_counts
 from analyses.states import _integrated, _part_claims
 from analyses.states._separation import layer_statistics, split_half
 from probe.errors import InputError
@@ -241,8 +241,6 @@ def _collected(
     null: np.ndarray,
     explained: np.ndarray,
 ) -> tuple[pd.DataFrame, xr.Dataset]:
-    from analyses.core.stats import ratio_of_sums
-
     n_layers = null.shape[1]
     mean = {name: x / np.where(times > 0, times, np.nan)[:, None] for name, x in sums.items()}
     unexplained = ratio_of_sums(mean["residual"], mean["baseline"])

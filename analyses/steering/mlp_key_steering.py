@@ -35,6 +35,7 @@ from analyses.core.reading.grading import grader
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.steering._dose_response import dose_response
+from analyses.steering._selective import claims
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -238,8 +239,6 @@ def _placebos(
 def _result(
     table: pd.DataFrame, chosen: Selection, treatment: str, groups: Sequence[str], seed: int, warnings: list[str]
 ) -> Result:
-    from analyses.steering._selective import claims
-
     parts = [dose_response(table, treatment=treatment, targets=groups, seed=seed), _neurons(chosen)]
     if "correct" in table:
         by = ["layer", "arm", "alpha", "group", "answer_kind"]

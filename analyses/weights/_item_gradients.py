@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analyses.core import reading
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -111,8 +112,6 @@ def collected(leaves: Leaves, values: Iterable[Tensor], n: int, dims: int, seed:
 
 def answer_losses(model: Model, batches: Iterable[TokenBatch]) -> Iterator[Tensor]:
     """Mean negative log-likelihood of each item's answer (rationale included), with its graph; one item a batch."""
-    from analyses.core import reading
-
     for batch in batches:
         yield answer_loss(reading, model, batch)
 

@@ -22,9 +22,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve, scatter
 from analyses.core.progress import progress
+from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from probe.errors import InputError
@@ -65,8 +67,6 @@ def update_novelty(
         batch_size: responses per forward pass.
         seed: of the bootstrap over items.
     """
-    from analyses.core.reading import rollout_tokens
-
     if not -1 <= collinear_above <= 1:
         raise InputError(f"collinear_above={collinear_above}; expected a cosine")
     rollouts.require("reward", by="update_novelty")
@@ -138,7 +138,6 @@ def _window(
     model: Model, recompute: Any, table: Any, rows: Any, masks: list[Any] | None, batch_size: int
 ) -> Iterator[tuple[int, np.ndarray, int]]:
     """Number, mean direction and token count of every response of a window."""
-    from analyses.core import reading
     from probe.finite import as_named
 
     last = f"resid_post.{model.shape.n_layers - 1}"

@@ -28,10 +28,11 @@ import xarray as xr
 import probe
 from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.reading.grading import grader
 from analyses.core.result import Result
-from analyses.core.stats import estimate
+from analyses.core.stats import estimate, mean_max_t
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -254,8 +255,6 @@ def _accuracy(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def _corrected(rows: pd.DataFrame, seed: int) -> xr.Dataset:
     """Max-t p of each window's effect within a variant and group; not measured below six items."""
-    from analyses.core.stats import mean_max_t
-
     found: list[xr.DataArray] = []
     for (variant, group, kind), part in rows.groupby(["variant", "group", "answer_kind"], sort=True):
         grid = part.astype({"window": int}).pivot_table(index="item", columns="window", values="effect", aggfunc="mean")
@@ -269,8 +268,6 @@ def _corrected(rows: pd.DataFrame, seed: int) -> xr.Dataset:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Effect of every window by variant, and the path from base to tuned."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     drawn: dict[str, Any] = {}
     effects = rows[rows["quantity"] == "effect"]
