@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from probe.errors import InputError
 from probe.sites import KINDS, Site
 from probe.token_text import token_texts
@@ -59,8 +61,6 @@ class Trace:
         Raises:
             InputError: none was read.
         """
-        import torch
-
         found = sorted(site for site in self.activations if site.kind == kind)
         if not found:
             read = sorted({site.kind for site in self.activations}, key=list(KINDS).index)

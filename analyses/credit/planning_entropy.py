@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core.analysis import analysis
@@ -114,9 +115,7 @@ def marked(
 
 def gram_entropy(counts: np.ndarray) -> float:
     """-sum f ln f of the grams' shares; NaN without any."""
-    from scipy.special import entr
-
-    return float(entr(counts / counts.sum()).sum()) if counts.sum() > 0 else float("nan")
+    return float(scipy.special.entr(counts / counts.sum()).sum()) if counts.sum() > 0 else float("nan")
 
 
 def _aggregate(table: pd.DataFrame, counts: pd.Series, seed: int) -> xr.Dataset:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core.analysis import analysis
@@ -97,15 +98,13 @@ def variance_reduction(
 
 def information(a: Float[np.ndarray, " item"], b: Float[np.ndarray, " item"], k: int) -> Float[np.ndarray, " item"]:
     """Mutual information in nats of k outcomes and the rate under Beta(a, b)."""
-    from scipy import special, stats
-
     x = np.arange(k + 1)
-    log_choose = special.gammaln(k + 1) - special.gammaln(x + 1) - special.gammaln(k - x + 1)
-    p = stats.betabinom.pmf(x[None], k, a[:, None], b[:, None])
-    marginal = special.entr(p).sum(1)
+    log_choose = scipy.special.gammaln(k + 1) - scipy.special.gammaln(x + 1) - scipy.special.gammaln(k - x + 1)
+    p = scipy.stats.betabinom.pmf(x[None], k, a[:, None], b[:, None])
+    marginal = scipy.special.entr(p).sum(1)
     n, mean = a + b, a / (a + b)
-    per_outcome = mean * (special.psi(a + 1) - special.psi(n + 1))
-    per_outcome = per_outcome + (1 - mean) * (special.psi(b + 1) - special.psi(n + 1))
+    per_outcome = mean * (scipy.special.psi(a + 1) - scipy.special.psi(n + 1))
+    per_outcome = per_outcome + (1 - mean) * (scipy.special.psi(b + 1) - scipy.special.psi(n + 1))
     given_rate = -(p * log_choose).sum(1) - k * per_outcome
     return marginal - given_rate
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core.analysis import analysis
@@ -63,9 +64,7 @@ def supervision_density(rollouts: Rollouts, *, success_above: float = 0.5, seed:
 
 def binary_bits(p: Float[np.ndarray, " group"]) -> Float[np.ndarray, " group"]:
     """Entropy in bits of one outcome with chance p; 0 at p of 0 and 1."""
-    from scipy.special import entr
-
-    return (entr(p) + entr(1 - p)) / np.log(2)
+    return (scipy.special.entr(p) + scipy.special.entr(1 - p)) / np.log(2)
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:

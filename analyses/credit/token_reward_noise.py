@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core.analysis import analysis
@@ -66,18 +67,16 @@ def noise(
     before: Float[np.ndarray, " token"], after: Float[np.ndarray, " token"], k: int
 ) -> dict[str, Float[np.ndarray, " token"]]:
     """sd, right, tie and normal of the estimated difference of two chances of success, K trials each."""
-    from scipy import stats
-
     pairs, where = np.unique(np.stack([before, after]), axis=1, return_inverse=True)
     v, w = pairs
     counts = np.arange(k + 1)
-    p, q = (stats.binom.pmf(counts[None], k, x[:, None]) for x in (v, w))
+    p, q = (scipy.stats.binom.pmf(counts[None], k, x[:, None]) for x in (v, w))
     tie = (p * q).sum(1)
     rises = (q[:, 1:] * np.cumsum(p, axis=1)[:, :-1]).sum(1)  # the second estimate above the first
     right = np.where(w > v, rises, 1 - tie - rises)
     sd = np.sqrt((v * (1 - v) + w * (1 - w)) / k)
     with np.errstate(divide="ignore", invalid="ignore"):
-        normal = stats.norm.cdf(np.abs(w - v) / sd)
+        normal = scipy.stats.norm.cdf(np.abs(w - v) / sd)
     same = v == w
     found = {"sd": sd, "right": np.where(same, np.nan, right), "tie": tie, "normal": np.where(same, np.nan, normal)}
     return {name: values[where] for name, values in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 
 
 class Cuts(NamedTuple):
@@ -67,22 +68,18 @@ def random_cuts(cuts: Cuts, first: np.ndarray, last: np.ndarray, rng: np.random.
 
 def auroc(score: np.ndarray, outcome: np.ndarray) -> float:
     """Chance that a success scores above a failure, ties one half; NaN without both or where nothing varies."""
-    from scipy.stats import rankdata
-
     good = outcome > 0
     n, m = int(good.sum()), int((~good).sum())
     if n == 0 or m == 0:
         return float("nan")
-    return float((rankdata(score)[good].sum() - n * (n + 1) / 2) / (n * m))
+    return float((scipy.stats.rankdata(score)[good].sum() - n * (n + 1) / 2) / (n * m))
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rho; NaN where one of the two does not vary."""
-    from scipy.stats import rankdata
-
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+    return float(np.corrcoef(scipy.stats.rankdata(a), scipy.stats.rankdata(b))[0, 1])
 
 
 def slopes(value: np.ndarray, number: np.ndarray, own: np.ndarray, n: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
 
 from analyses.core.stats import Estimate, intervals
@@ -128,9 +129,7 @@ def separation(
 
 def auroc_bounds(value: float, n_first: int, n_second: int, level: float = 0.95) -> tuple[float, float]:
     """(low, high) of an AUROC of so many items on either side: where it lies z standard errors of its own away."""
-    from scipy import stats
-
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(scipy.stats.norm.ppf((1 + level) / 2))
     extra = (n_first + n_second) / 2 - 1
 
     def error(theta: float) -> float:
@@ -150,11 +149,9 @@ def auroc_bounds(value: float, n_first: int, n_second: int, level: float = 0.95)
 
 def _tpr_bounds(scores: Array, is_member: Array, fpr: float, level: float) -> tuple[float, float]:
     """(low, high) of the share of members above the non-members' quantile, which is itself only known within bounds."""
-    from scipy import stats
-
     alpha = (1 - level) / 2
     others, members = np.sort(scores[~is_member]), scores[is_member]
-    ranks: Any = stats.binom.ppf([alpha, 1 - alpha], len(others), 1 - fpr)
+    ranks: Any = scipy.stats.binom.ppf([alpha, 1 - alpha], len(others), 1 - fpr)
     lowest = others[max(int(ranks[0]) - 1, 0)]
     highest = others[int(ranks[1])] if ranks[1] < len(others) else np.inf
     n = np.full(1, len(members))

@@ -87,8 +87,6 @@ def placebo_p(slopes: pd.DataFrame, treatment: str) -> xr.Dataset | None:
     A rank among 20 draws is at least 1/21, which no correction over layers leaves below .05; how far the slope lies
     beyond the draws' spread has no such floor.
     """
-    from scipy import stats
-
     cells = ["layer", "variant", *CELL]
     sums = slopes.groupby(["arm", "draw", *cells])[["xy", "xx"]].sum()
     slope = (sums["xy"] / sums["xx"]).rename("slope").reset_index()
@@ -102,7 +100,7 @@ def placebo_p(slopes: pd.DataFrame, treatment: str) -> xr.Dataset | None:
     spread = drawn.groupby(["arm", *cells]).agg(mean=("slope", "mean"), sd=("slope", "std"), n=("slope", "count"),
                                                 treated=("treated", "first"))  # fmt: skip
     t = (spread["treated"] - spread["mean"]).abs() / (spread["sd"] * np.sqrt(1 + 1 / spread["n"]))
-    beside = pd.Series(2 * stats.t.sf(t, spread["n"] - 1), spread.index, name="placebo_t_p")
+    beside = pd.Series(2 * scipy.stats.t.sf(t, spread["n"] - 1), spread.index, name="placebo_t_p")
     both = pd.concat([p, beside], axis=1)
     return both.reorder_levels(["layer", "arm", "variant", *CELL]).to_xarray()
 

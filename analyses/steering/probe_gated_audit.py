@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 import probe
@@ -237,8 +238,6 @@ def _matched(rows: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset
     Of `ungated` only: a gate that spares the controls would make the difference by itself.
     """
 
-    from scipy.optimize import linear_sum_assignment
-
     found: list[dict[str, object]] = []
     for (arm, kind), part in rows[rows["arm"] == "ungated"].groupby(["arm", "answer_kind"]):
         exact = part[part["is_exact_off"] == 1]
@@ -247,7 +246,7 @@ def _matched(rows: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset
             continue
         gap = np.abs(target["metric_off"].to_numpy()[:, None] - control["metric_off"].to_numpy())
         # Each control once: one that serves many targets would make few controls look like many.
-        mine, theirs = linear_sum_assignment(gap)
+        mine, theirs = scipy.optimize.linear_sum_assignment(gap)
         e = paired_difference(target["effect"].to_numpy()[mine], control["effect"].to_numpy()[theirs], seed=seed)
         named = {"": e.value, "_ci_low": e.ci_low, "_ci_high": e.ci_high, "_n": e.n}
         found.append(

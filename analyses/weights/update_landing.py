@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core.analysis import analysis
@@ -211,11 +212,9 @@ def subspace_size(m: int, n: int, k: int) -> int:
 
 def chance_interval(dimension: int, entries: int, level: float = 0.95) -> tuple[float, float]:
     """Interval of the share of a Gaussian vector's energy in a subspace: Beta(dimension / 2, rest / 2)."""
-    from scipy.stats import beta
-
     if dimension >= entries:
         return 1.0, 1.0
-    low, high = beta.interval(level, dimension / 2, (entries - dimension) / 2)
+    low, high = scipy.stats.beta.interval(level, dimension / 2, (entries - dimension) / 2)
     return float(low), float(high)
 
 

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+import torch
+
 from probe.backends.place import INSIDE_ATTENTION, Map, Place
 from probe.backends.places import places
 from probe.backends.protocol import Rows, Tokens, Visit
@@ -58,7 +60,6 @@ class NdifBackend:
         remote: Literal[True, "local"],
     ) -> Any:
         """The backend of a repository the server holds; no weights are fetched."""
-        import torch
         from nnsight import TransformersModel
 
         # nnsight sets the padding side of the tokenizer it is given.
@@ -74,8 +75,6 @@ class NdifBackend:
     @property
     def device(self) -> torch.device:
         """Where results arrive."""
-        import torch
-
         return torch.device("cpu")
 
     def sites(self) -> frozenset[Site]:
@@ -123,7 +122,6 @@ class NdifBackend:
     def _trace(self, tokens: Tokens, steps: Sequence[dict[str, Any]], rows: Rows) -> tuple[list[Any], Any]:
         """One trace, written out in plain torch: nothing of this package exists on the server."""
         import nnsight
-        import torch
 
         inputs = {"input_ids": tokens.ids, "attention_mask": tokens.mask.long(), "position_ids": tokens.position_ids}
         index = torch.empty(0) if isinstance(rows, str) or rows is None else rows

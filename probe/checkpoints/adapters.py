@@ -6,6 +6,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
 from probe.checkpoints.files import read_json, weight_files
 from probe.checkpoints.quantised import quantisation_of
 from probe.errors import InputError
@@ -66,8 +69,6 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return load_file(file)
-    import torch
-
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -133,8 +134,6 @@ def _untie(tuned: Any) -> None:
 
     PEFT computes with the base's matrix at the other end; merging would write the change into both.
     """
-    from torch import nn
-
     model = tuned.get_base_model()
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     weights = [_base_weight(end) for end in ends]

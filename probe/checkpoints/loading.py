@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
 from probe import devices
 from probe.checkpoints.adapters import attached
 from probe.checkpoints.classes import reader_of
@@ -48,8 +51,6 @@ def read_model(checkpoint: Checkpoint, reading: Reading) -> Any:
             needs remote code, a reward model or classifier, weights that do not fit the configuration (a missing key
             would be random numbers, one that nothing takes another model), an adapter that did not land.
     """
-    import torch
-
     folder = checkpoint.folder
     refuse_other_heads(checkpoint.config_folder)
     _refuse_pickle(checkpoint, reading)
@@ -82,7 +83,6 @@ _LOCALLY: dict[str, Any] = {"local_files_only": True, "output_loading_info": Tru
 
 def _from_shards(checkpoint: Checkpoint, *, trust_remote_code: bool, **options: object) -> tuple[Any, dict[str, Any]]:
     """A model of the configuration, its parameters filled from shards as transformers fills them from a file."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     folder, shards = checkpoint.config_folder, checkpoint.shards
@@ -194,7 +194,6 @@ def unwrapped(hf_model: PreTrainedModel) -> Any:
 
 def _inside(hf_model: Any) -> Any:
     """What a wrapper wraps; None where it is none."""
-    from torch import nn
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     if isinstance(hf_model, FullyShardedDataParallel):
@@ -215,8 +214,6 @@ def _inside(hf_model: Any) -> Any:
 def own_copy(hf_model: PreTrainedModel) -> Any:
     """A copy of the module tree in eval mode with eager attention, with parameters of its own that share
     the memory of `hf_model`'s: values written there show here, parameters re-pointed here do not show there."""
-    from torch import nn
-
     memo: dict[int, Any] = {id(b): b for b in hf_model.buffers()}
     memo |= {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in hf_model.parameters()}
     out = copy.deepcopy(hf_model, memo=memo).eval()

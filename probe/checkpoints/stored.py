@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from probe import families
 from probe.checkpoints.files import tensor_names, weight_files
 from probe.checkpoints.loading import Reading, read_model
@@ -64,14 +66,11 @@ def _sources(checkpoint: Checkpoint, allow_pickle: bool) -> dict[str, Any]:
 
 
 def _pickled(files: list[Path]) -> dict[str, Any]:
-    import torch
-
     return {n: t for f in files for n, t in torch.load(f, weights_only=True, map_location="cpu", mmap=True).items()}
 
 
 def _parameters(checkpoint: Checkpoint) -> list[str]:
     """Names of the parameters of the configuration's model, which is built without numbers."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(checkpoint.config_folder, local_files_only=True)

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from probe.errors import InputError
 
 CLOSE = 1e-6  # relative: two rates of one schedule are further apart, or the difference does not matter
@@ -49,8 +51,6 @@ def learning_rates_used(folder: Path, groups: Sequence[Mapping[str, Any]], updat
 
 
 def _from_the_step_before(folder: Path, groups: Sequence[Mapping[str, object]], updates: int) -> list[float] | None:
-    import torch
-
     file = folder.parent / f"checkpoint-{updates - 1}" / "optimizer.pt"
     if not file.is_file():
         return None
@@ -67,7 +67,6 @@ def _from_the_schedule(folder: Path, groups: Sequence[Mapping[str, Any]], update
     total = _state(folder).get("max_steps")
     if not arguments or not total or any("initial_lr" not in g for g in groups):
         return None
-    import torch
     from transformers import get_scheduler
 
     base = [float(g["initial_lr"]) for g in groups]

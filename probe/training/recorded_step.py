@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,8 +37,6 @@ def token_statistics(
         Vectors [token] in fp32: `old_logp` (log p of the target), `H` = -sum p log p (nats), `sum_p2` = sum p^2,
         `sum_p2_logp` = sum p^2 log p, `B` = H sum p^2 + sum p^2 log p = Cov_p(p, log p) >= 0, `max_logp`.
     """
-    import torch
-
     parts: list[torch.Tensor] = []
     for rows, ids in zip(hidden.split(CHUNK_ROWS), targets.split(CHUNK_ROWS), strict=True):
         logp = head(rows).float().log_softmax(-1)

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from probe.errors import ProbeError
 from probe.readers.segments import from_masks
@@ -79,8 +80,6 @@ class RolloutRecorder:
         upstream: Any = super()
         if not self.model.training:
             return upstream._generate_and_score_completions(inputs)
-        import torch
-
         self._flush()
         self._states, self._sampling = None, True
         output: dict[str, Any] = upstream._generate_and_score_completions(inputs)
@@ -163,8 +162,6 @@ class RolloutRecorder:
 
     def _head(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """The model's head with its family's scale and soft cap, and the sampling temperature, in fp32."""
-        import torch
-
         model = self._causal_model()
         config, head = model.config.get_text_config(), model.get_output_embeddings()
         cap = getattr(config, "final_logit_softcapping", None)
@@ -183,8 +180,6 @@ class RolloutRecorder:
 
     def _score(self, pending: Pending, rows: torch.Tensor, inputs: dict[str, Any], states: Any, theirs: Any) -> None:
         """Fill entropy and its companions of these rows from the states just before each response token."""
-        import torch
-
         real = _response_mask(inputs)
         width = real.shape[1]
         with torch.no_grad():

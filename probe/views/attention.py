@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from probe.token_text import visible
 
 if TYPE_CHECKING:
@@ -35,8 +37,6 @@ class Attention:
 
     def frame(self) -> pd.DataFrame:
         """One row a head, position and key position: head, pos, token, key_pos, key_token, weight."""
-        import pandas as pd
-
         rows: list[dict[str, Any]] = [
             {"head": head, "pos": q, "token": self.tokens[q], "key_pos": k, "key_token": self.tokens[k], "weight": w}
             for head, map_ in zip(self.heads, self.pattern.tolist(), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from probe.errors import InputError
@@ -49,8 +50,6 @@ class Compared:
 
     def frame(self) -> pd.DataFrame:
         """One row a site and position: site, pos, token, base_top, tuned_top, kl_nats."""
-        import pandas as pd
-
         rows: list[dict[str, Any]] = [
             {
                 "site": str(site), "pos": p, "token": token, "base_top": self.base.top_tokens[s][p][0],

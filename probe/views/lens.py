@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from probe.errors import InputError
@@ -47,8 +48,6 @@ class Lens:
 
     def frame(self) -> pd.DataFrame:
         """One row a site, position and rank: site, pos, token, rank, top_token, prob, entropy_nats, next_logprob."""
-        import pandas as pd
-
         cells = [(s, p, r) for s, _ in enumerate(self.sites) for p, _ in enumerate(self.tokens) for r in range(self.k)]
         rows: list[dict[str, Any]] = [
             {

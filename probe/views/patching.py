@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from probe import interventions
@@ -63,8 +64,6 @@ class Patched:
 
     def frame(self) -> pd.DataFrame:
         """One row a cell: kind, layer, `pos` or `head`, place (its name), effect."""
-        import pandas as pd
-
         rows: list[dict[str, Any]] = [
             {"kind": kind, "layer": layer, "head" if _by_head(kind) else "pos": n, "place": place, "effect": value}
             for kind, values in self.effects.items()

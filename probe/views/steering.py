@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 
 from probe.batches import ANSWER
@@ -83,8 +84,6 @@ class Steered:
 
     def frame(self) -> pd.DataFrame:
         """One row an arm, draw and strength: arm, draw, strength, text, kl_nats, logprob, is_changed."""
-        import pandas as pd
-
         rows = [{**vars(t), "is_changed": t.text != self.unchanged.text} for t in self.texts]
         return pd.DataFrame(rows)
 

@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
@@ -255,11 +256,9 @@ def group_difference(
 
 def widened(value: float, low: float, high: float, *, n: int, looks: int) -> tuple[float, float, float]:
     """An interval of one of many looks, widened so that those of all looks hold together (Bonferroni)."""
-    from scipy import stats as scipy_stats
-
     if looks < 2 or n < 2:
         return value, low, high
-    wide, narrow = (float(scipy_stats.t.ppf(1 - 0.025 / k, n - 1)) for k in (looks, 1))
+    wide, narrow = (float(scipy.stats.t.ppf(1 - 0.025 / k, n - 1)) for k in (looks, 1))
     return value, value - (value - low) * wide / narrow, value + (high - value) * wide / narrow
 
 

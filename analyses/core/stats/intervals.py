@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import scipy
 
 Array: TypeAlias = np.ndarray
 Outcomes: TypeAlias = Literal["share", "change", "any"]
@@ -81,15 +82,13 @@ def _too_few(own: Array, n: Array) -> Array:
 
 def _by_moments(x: Array, y: Array, measured: Array, level: float) -> tuple[Array, Array]:
     """Fieller's interval and its skewness-corrected form; the farther bound of the two on each side."""
-    from scipy import stats
-
     n = measured.sum(0)
     some = np.maximum(n, 2)
     mean_x, mean_y = x.sum(0) / np.maximum(n, 1), y.sum(0) / np.maximum(n, 1)
     u, v = np.where(measured, x - mean_x, 0.0), np.where(measured, y - mean_y, 0.0)
     second = [(p * q).sum(0) / np.maximum(n, 1) for p, q in ((u, u), (u, v), (v, v))]
     third = [(p * q * r).sum(0) / np.maximum(n, 1) for p, q, r in ((u, u, u), (u, u, v), (u, v, v), (v, v, v))]
-    quantile = np.asarray(stats.t.ppf((1 + level) / 2, some - 1))
+    quantile = np.asarray(scipy.stats.t.ppf((1 + level) / 2, some - 1))
     value = _divide(mean_x, mean_y)
     bounds: list[Array] = []
     for side in (1.0, -1.0):
@@ -117,17 +116,15 @@ def _bound(
 
 def proportion(successes: Array, n: Array, level: float = 0.95) -> tuple[Array, Array]:
     """(low, high) of successes / n: Clopper and Pearson's, from `MANY` on Wilson's; NaN where n is 0."""
-    from scipy import stats
-
     n = np.asarray(n, float)
     p = _divide(np.asarray(successes, float), n)
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(scipy.stats.norm.ppf((1 + level) / 2))
     with np.errstate(all="ignore"):
         middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
         hits, misses, tail = p * n, n - p * n, (1 - level) / 2
-        exact_low = np.where(hits > 0, stats.beta.ppf(tail, hits, misses + 1), 0.0)
-        exact_high = np.where(misses > 0, stats.beta.ppf(1 - tail, hits + 1, misses), 1.0)
+        exact_low = np.where(hits > 0, scipy.stats.beta.ppf(tail, hits, misses + 1), 0.0)
+        exact_high = np.where(misses > 0, scipy.stats.beta.ppf(1 - tail, hits + 1, misses), 1.0)
     low = np.where(n < MANY, exact_low, np.where(p == 0, 0.0, middle - half))
     high = np.where(n < MANY, exact_high, np.where(p == 1, 1.0, middle + half))
     return np.where(n > 0, np.fmin(low, p), np.nan), np.where(n > 0, np.fmax(high, p), np.nan)
@@ -135,10 +132,8 @@ def proportion(successes: Array, n: Array, level: float = 0.95) -> tuple[Array, 
 
 def trinomial(up: Array, down: Array, n: Array, level: float = 0.95) -> tuple[Array, Array]:
     """(low, high) of (up - down) / n, of n units that each went up, down or neither: Tango's score interval."""
-    from scipy import stats
-
     b, c, n = (np.asarray(v, float) for v in (up, down, np.maximum(n, 1)))
-    z = np.asarray(stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)))
+    z = np.asarray(scipy.stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)))
     value = (b - c) / n
     bounds: list[Array] = []
     for sign in (-1.0, 1.0):
@@ -188,6 +183,4 @@ def percentiles(drawn: Array, n: int, level: float = 0.95, method: Any = "linear
 
 def _expanded_tail(n: int, level: float) -> float:
     """Lower tail of the draws that is as far out as Student's quantile of the mean of n normal values."""
-    from scipy import stats
-
-    return float(stats.norm.cdf(stats.t.ppf((1 - level) / 2, n - 1) * np.sqrt(n / (n - 1))))
+    return float(scipy.stats.norm.cdf(scipy.stats.t.ppf((1 - level) / 2, n - 1) * np.sqrt(n / (n - 1))))

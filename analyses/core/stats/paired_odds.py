@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 
 from analyses.core.stats.resampling import Array, Labels, clustered, codes_of
 
@@ -82,16 +83,12 @@ def _variance(influence: Array, units: Labels | None) -> float:
 
 
 def _scale(sides: Sequence[tuple[float, float]]) -> Scale:
-    from scipy import stats
-
     (a, a_error), (b, b_error) = sides
     error = float(np.hypot(a_error, b_error))
-    return Scale(a - b, a - b - Z * error, a - b + Z * error, float(stats.norm.sf((a - b) / error)))
+    return Scale(a - b, a - b - Z * error, a - b + Z * error, float(scipy.stats.norm.sf((a - b) / error)))
 
 
 def _mid_p(b: int, c: int, d: int, e: int) -> float:
     """Fisher's mid-p, one-sided: of what changed, b of b + c gained in the first group, d of d + e in the second."""
-    from scipy import stats
-
-    under: Any = stats.hypergeom(b + c + d + e, b + d, b + c)
+    under: Any = scipy.stats.hypergeom(b + c + d + e, b + d, b + c)
     return float(under.sf(b) + 0.5 * under.pmf(b))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 
 from analyses.core.stats.resampling import Array
 
@@ -30,20 +31,16 @@ class Fitted:
 
     def combined(self, weights: Array, level: float = 0.95) -> tuple[float, float, float]:
         """(value, low, high) of a weighted sum of coefficients, by Student's quantile."""
-        from scipy import stats
-
         value = float(weights @ self.values)
         reach = float(
-            stats.t.ppf((1 + level) / 2, self.freedom) * np.sqrt(max(weights @ self.covariance @ weights, 0.0))
+            scipy.stats.t.ppf((1 + level) / 2, self.freedom) * np.sqrt(max(weights @ self.covariance @ weights, 0.0))
         )
         return value, value - reach, value + reach
 
     def p(self, number: int = 0) -> float:
         """Two-sided p of one coefficient being 0."""
-        from scipy import stats
-
         error = float(np.sqrt(self.covariance[number, number]))
-        return float(2 * stats.t.sf(abs(self.values[number]) / error, self.freedom)) if error > 0 else 0.0
+        return float(2 * scipy.stats.t.sf(abs(self.values[number]) / error, self.freedom)) if error > 0 else 0.0
 
 
 def whitened(y: Array, design: Array, lags: int) -> Fitted:
