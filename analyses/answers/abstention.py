@@ -27,6 +27,7 @@ from analyses.answers import _judged
 from analyses.answers._judged import Mean
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from analyses.core.stats.intervals import of_difference
 from probe.errors import InputError
@@ -130,8 +131,6 @@ def _claims(table: pd.DataFrame, last: Mean) -> Iterator[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Rates over steps where there are any."""
-    from analyses.core.figures import curve, forest
-
     rows = result.summary()
     rows = rows[rows["quantity"].isin([*LABELS, "difference"])]
     title = "Abstentions on items with and without an answer"

@@ -32,6 +32,7 @@ from analyses.answers._samples import BY, sampled
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.figures import curve, forest
 from analyses.core.reading.votes import clusters
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -228,8 +229,6 @@ def _claims(shares: pd.DataFrame, how: tuple[float, str, bool], seed: int) -> It
 
 def figures(result: Result) -> dict[str, Figure]:
     """Set sizes and coverage, over steps where there are any."""
-    from analyses.core.figures import curve, forest
-
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
     rows = rows[rows["quantity"].isin(["set_size", "covered"])]

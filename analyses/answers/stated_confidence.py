@@ -34,6 +34,7 @@ from analyses.answers._judged import Mean
 from analyses.answers.calibration import calibration_error
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.reading.votes import clusters
 from analyses.core.result import Result
 from analyses.core.stats.intervals import of_difference
@@ -253,8 +254,6 @@ def _claims(kept: pd.DataFrame, rows: pd.DataFrame) -> Iterator[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """All measures by group, over steps where there are any."""
-    from analyses.core.figures import curve, forest
-
     rows = result.summary()
     rows = rows[rows["quantity"].isin(["over_confidence", "ece", "auroc", "aurc", "brier", "asymmetry", "told"])]
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

@@ -20,7 +20,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.stats import estimate
+from analyses.credit import _log
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,8 +54,6 @@ def collapsing_tokens(
         fractions: shares of all tokens of a step, those with the largest omega.
         seed: of the bootstrap over items.
     """
-    from analyses.credit import _log
-
     if not fractions or min(fractions) <= 0 or max(fractions) > 1:
         raise InputError(f"fractions={fractions}; expected shares in (0, 1]")
     rows = _log.responses(rollouts, ["advantage"], "collapsing_tokens")
@@ -92,8 +93,6 @@ def omega(
 def _aggregate(
     table: pd.DataFrame, own: np.ndarray, up: np.ndarray, fractions: tuple[float, ...], seed: int
 ) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     named = {"name": "collapsing", "units": "1"}
     parts = [estimate(table, "n_collapsing", ["rollout_step"], per="n_measured", **named)]
     item, step = table["item"].to_numpy(), table["rollout_step"].to_numpy()
@@ -121,8 +120,6 @@ def _aggregate(
 
 def figures(result: Result) -> dict[str, Figure]:
     """Share of collapsing tokens over steps, and how much of the fall the top tokens make up."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     if rows.empty:
         return {}

@@ -27,6 +27,7 @@ import xarray as xr
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.figures import scatter
 from analyses.core.result import Result
 from analyses.memory._curves import Array, Curves, banded, from_items, from_table
 from probe.errors import InputError
@@ -176,8 +177,6 @@ def _claim(run: Curves, data: xr.Dataset, runs: list[Curves]) -> Claim:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Accuracy against loss, one point a checkpoint: the farther apart best and least loss, the worse the choice."""
-    from analyses.core.figures import scatter
-
     kind = np.select([result.table["best"], result.table["least_loss"]], ["most accurate", "least loss"], "other")
     title = "Accuracy against loss, one point a checkpoint"
     return {

@@ -29,7 +29,7 @@ from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.figures import curve
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
-from analyses.core.stats import mean_of_items, subsample_interval, subsamples
+from analyses.core.stats import estimate, mean_of_items, subsample_interval, subsamples
 from analyses.core.work import Case, Work
 from analyses.states._part_claims import FEWEST, read_at
 from probe.errors import InputError
@@ -159,8 +159,6 @@ def held_out(x: np.ndarray, y: np.ndarray, k: int, halves: np.ndarray) -> dict[s
 
 
 def _arrays(table: pd.DataFrame, drawn: list[list[dict[str, float]]], kept: np.ndarray) -> xr.Dataset:
-    from analyses.core.stats import estimate
-
     data = xr.Dataset(coords={"state": np.arange(len(drawn))})
     for name, (unit, label) in NAMES.items():
         values = np.asarray([[draw[name] for draw in state] for state in drawn]).T

@@ -26,7 +26,7 @@ from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
-from analyses.core.stats import ratio_of_sums
+from analyses.core.stats import ratio_of_sums, widened
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -210,8 +210,6 @@ def _shares(table: pd.DataFrame) -> xr.Dataset:
 
 
 def _claim(data: xr.Dataset, count: int) -> Claim:
-    from analyses.core.stats import widened
-
     what = "one added vector recovers most of the change"
     cell = data.sel(arm="fitted")
     n = int(cell["share_n"].max())

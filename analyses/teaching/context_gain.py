@@ -33,6 +33,7 @@ import probe
 from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.figures import curve
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from probe.errors import InputError
@@ -259,8 +260,6 @@ def compared(
 
 def figures(result: Result) -> dict[str, Any]:
     """Gain and KL against the share of the text that is shown; with steps, one line a step."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     rows = rows[rows["quantity"].isin(["gain_token_nats", "kl_nats"])]
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

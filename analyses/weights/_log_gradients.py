@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analyses.core import reading
 from analyses.core.progress import progress
 from analyses.weights._item_gradients import Gradients, Leaves, collected
 from probe.errors import InputError
@@ -84,7 +85,6 @@ def _responses(policy: Model, log: Rollouts, reference: Model | None) -> Iterato
     """Item, and row, logits at its masked-in tokens (with graph), their ids and the reference's logits, of each."""
     import torch
 
-    from analyses.core import reading
     from probe import recompute
     from probe.finite import as_named
 

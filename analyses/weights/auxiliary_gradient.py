@@ -23,10 +23,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.figures import forest
 from analyses.core.progress import progress
+from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import subsample_interval, subsamples
 from analyses.weights import _item_gradients, _log_gradients
@@ -84,9 +86,6 @@ def auxiliary_gradient(
         batch_size: not used (each response has a gradient of its own); every analysis of models has it.
         seed: of sketch and subsamples.
     """
-    from analyses.core import reading
-    from analyses.core.reading import rollout_tokens
-
     del batch_size
     if auxiliary == "sft" and prompts is None:
         raise InputError("auxiliary='sft' needs prompts, whose answers are its text")
