@@ -93,6 +93,12 @@ def text_config(config: Any) -> Any:
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
+def of_block(config: Any, layer: int) -> Any:
+    """The configuration of one block: the model's own, or where blocks differ in a field (Gemma 4), that block's."""
+    differ = getattr(config, "is_heterogeneous", False)
+    return config.per_layer_config[layer] if differ else config
+
+
 def frequency_turn(config: object) -> int | None:
     """Length beyond which the rotary frequencies of a whole batch change (`longrope`); None where they do not.
 

@@ -17,7 +17,7 @@ class ModelShape:
     """Sizes of a model.
 
     `n_ctx`: longest input in tokens (`NO_LIMIT` where the family states none); `n_heads`: 0 without attention;
-    `family`: `model_type` of its configuration.
+    `family`: `model_type` of its configuration. Where blocks differ in a size, it is the first block's.
     """
 
     n_layers: int
@@ -37,7 +37,7 @@ class ModelShape:
         Raises:
             InputError: a configuration without the sizes of a text decoder (a multimodal wrapper, say).
         """
-        config = families.text_config(config)
+        config = families.of_block(families.text_config(config), 0)
         layers = families.n_layers(config)
         width = families.number(config, "hidden_size", "n_embd", "d_model")
         vocab = families.number(config, "vocab_size")

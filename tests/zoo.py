@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from probe import families
 from tests import tiny
 
 LAYERS = 4
@@ -36,17 +37,20 @@ SIZES: dict[str, Any] = {
 
 LINEAR = ["linear_attention", "full_attention"] * 2
 MAMBA = ["mamba", "attention"] * 2
+LOW_RANK = ("axk1", "axk2", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "youtu")
 OWN: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "codegen": {"n_inner": None},
     "cohere": {"logit_scale": 0.3},
     "cohere2": {"logit_scale": 0.3, "layer_types": None},
     "deepseek_v2": {"topk_method": "greedy", "num_key_value_heads": 4, "head_dim": 8},
+    **{family: {"num_key_value_heads": 4} for family in LOW_RANK},
     "deepseek_v3": {"num_key_value_heads": 4, "head_dim": 8},
     "falcon_h1": {"mamba_d_head": 8},
     "gemma2": {"attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0},
     "gemma3n_text": {"intermediate_size": [48] * LAYERS, "activation_sparsity_pattern": [0.0] * LAYERS,
                      "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gemma4_text": {"global_head_dim": 16, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "gpt_neox": {},
     "granite": {"residual_multiplier": 0.5, "embedding_multiplier": 3.0, "logits_scaling": 2.0,
                 "attention_multiplier": 0.2},
@@ -57,11 +61,15 @@ OWN: dict[str, dict[str, Any]] = {
     "lfm3": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "minicpm3": {"head_dim": 16, "num_key_value_heads": 4},
+    "nemotron_h": {"layer_types": ["linear_attention", "moe", "full_attention", "mlp"]},
     "olmo_hybrid": {"layer_types": LINEAR},
     "phi": {"num_key_value_heads": 4},
     "qwen3_5_moe_text": {"layer_types": LINEAR},
     "qwen3_5_text": {"layer_types": LINEAR},
     "qwen3_next": {"layer_types": LINEAR},
+    "bailing_hybrid": {"layer_types": LINEAR},
+    "zamba": {"layer_types": ["mamba", "hybrid"] * 2},
+    "zaya": {"num_experts_per_tok": 1},
     "smollm3": {"no_rope_layers": [1, 0, 1, 1]},
 }  # fmt: skip
 """What a family needs beyond sizes."""
@@ -84,25 +92,31 @@ DERIVED = ("bamba", "jamba", "falcon_h1", "recurrent_gemma")
 """Families that work their layer types out from other fields."""
 
 
+LARGEST = 20_000_000
+"""Numbers of a model that may still be called tiny."""
+
+
 def config(family: str, vocab_size: int = 320, **changes: Any) -> Any:
-    """A configuration of the family at tiny size: of `SIZES`, those it has a field for."""
+    """A configuration of the family at tiny size, with all its parts: of `SIZES`, those it has a field for."""
     from transformers import AutoConfig
 
-    own = AutoConfig.for_model(family)
+    given = _sizes(AutoConfig.for_model(family), vocab_size) | changes
+    return AutoConfig.for_model(family, **given)
+
+
+def _sizes(own: Any, vocab_size: int) -> dict[str, Any]:
+    """What makes this configuration tiny, the parts of a multimodal one included."""
+    family, own = own.model_type, families.of_block(own, 0)
     sizes = {n: v for n, v in SIZES.items() if (hasattr(own, n) or n == "head_dim") and v is not None}
-    derived = isinstance(getattr(type(own), "layer_types", None), property) or family in (
-        "bamba",
-        "jamba",
-        "falcon_h1",
-        "recurrent_gemma",
-    )
+    derived = isinstance(getattr(type(own), "layer_types", None), property) or family in DERIVED
     if not derived and getattr(own, "layer_types", None) is not None:
         sizes["layer_types"] = None  # made anew for this depth
     common = {"vocab_size": vocab_size, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    given = common | sizes | OWN.get(family, {}) | changes
-    if family in ("falcon", "bloom", "mpt", "gptj", "codegen", "gpt_neox"):
+    given = common | sizes | OWN.get(family, {})
+    if family in ("falcon", "bloom", "mpt", "gptj", "codegen", "gpt_neo"):
         given.pop("head_dim", None)
-    return AutoConfig.for_model(family, **given)
+    parts = {n: part for n in own.sub_configs if (part := getattr(own, n, None)) is not None}
+    return given | {n: {"model_type": part.model_type, **_sizes(part, vocab_size)} for n, part in parts.items()}
 
 
 def model(family: str, *, seed: int = 0, vocab_size: int = 320, **changes: Any) -> Any:
@@ -110,8 +124,12 @@ def model(family: str, *, seed: int = 0, vocab_size: int = 320, **changes: Any) 
     import torch
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(seed)
     made = config(family, vocab_size, **changes)
+    with torch.device("meta"):
+        numbers = sum(p.numel() for p in AutoModelForCausalLM.from_config(made).parameters())
+    if numbers > LARGEST:
+        raise ValueError(f"{family} has {numbers:,} parameters at these sizes")
+    torch.manual_seed(seed)
     try:
         built = AutoModelForCausalLM.from_config(made, attn_implementation="eager")
     except ValueError:  # a family with one kernel of its own

@@ -30,7 +30,7 @@ class Block:
 
     def __post_init__(self) -> None:
         self.prefix = f"{self.seen.blocks}.{self.layer}"
-        self.config = families.text_config(self.hf_model.config)
+        self.config = families.of_block(families.text_config(self.hf_model.config), self.layer)
         self.n_heads, self.n_kv = families.n_heads(self.config), families.n_kv_heads(self.config)
         self.attention = self._attention()
         self.mixer = self._mixer()

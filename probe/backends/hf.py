@@ -112,7 +112,15 @@ class HuggingFaceBackend:
             )
         from transformers import DynamicCache
 
-        return DynamicCache(config=self.config)
+        cache = DynamicCache(config=self.config)
+        try:
+            cache.get_seq_length()
+        except ValueError as error:
+            raise InputError(
+                f"generation: no block of this {self.config.model_type} model attends, and transformers counts the "
+                f"tokens of a cache by its attention ({error}); readings of given texts work"
+            ) from error
+        return cache
 
     def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Logits of normed hidden states, the family's factor and soft cap included."""

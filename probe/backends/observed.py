@@ -120,7 +120,7 @@ def observe(hf_model: Any) -> Observed:
     Raises:
         InputError: the model does not run on plain token ids, or its blocks cannot be found.
     """
-    config = families.text_config(hf_model.config)
+    config = families.of_block(families.text_config(hf_model.config), 0)
     blocks = block_list(hf_model)
     heads = families.n_heads(config)
     taken = {2, heads, families.n_kv_heads(config), families.number(config, "head_dim") or 0}

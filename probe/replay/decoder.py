@@ -89,7 +89,7 @@ class Decoder:
         ALL_ATTENTION_FUNCTIONS.register(_NAME, _attention)
         self.hf: Any = hf_model
         self.map = where
-        self.config: Any = families.text_config(hf_model.config)
+        self.config: Any = families.of_block(families.text_config(hf_model.config), 0)
         self.base: Any = hf_model.get_submodule(where.trunk)
         self.layers: list[Any] = list(hf_model.get_submodule(where.blocks))
         self.norm: nn.Module = hf_model.get_submodule(where.norm)
