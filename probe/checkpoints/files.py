@@ -9,7 +9,7 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from probe.errors import InputError
 
@@ -38,9 +38,12 @@ def stated(folder: Path) -> dict[str, object]:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object of a checkpoint; InputError where the file was cut short."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: malformed ({error}); copy the checkpoint again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: malformed (no JSON object); copy the checkpoint again")
+    return cast("dict[str, Any]", found)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -76,7 +76,7 @@ class Checkpoint:
         place, kind = inside(folder) or (folder, None)
         step = next((s for s in map(step_of_folder, (place, folder)) if s is not None), None)
         if kind == "adapter":
-            under = cls.of(base) if base is not None else _base_of(place)
+            under = cls.of(base) if base is not None else _under(place)
             return replace(under, step=step, adapter=str(place))
         return cls(str(place), step=step, config=str(config) if config is not None and kind == "shards" else None)
 
@@ -92,6 +92,8 @@ class Checkpoint:
     def folder(self) -> Path:
         """The folder the weights lie in; a Hub repository is looked up (and fetched) first."""
         own = Path(self.path)
+        if self.adapter == self.path:
+            _base_of(own)  # says what is wrong with it
         if self.revision is None and own.exists() and kind_of(own) == "unreadable":
             raise InputError(str(unreadable(own)))
         if self.revision is None and own.is_dir():
@@ -194,6 +196,14 @@ def is_repo(text: str) -> bool:
     """True if a text has the form of a Hub repository, with or without a revision."""
     name = text.partition("@")[0]
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
+def _under(adapter: Path) -> Checkpoint:
+    """The base of an adapter; where its configuration cannot be read, itself, for the load to refuse."""
+    try:
+        return _base_of(adapter)
+    except InputError:
+        return Checkpoint(str(adapter))
 
 
 def _base_of(adapter: Path) -> Checkpoint:

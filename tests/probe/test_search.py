@@ -293,6 +293,20 @@ def test_an_adapter_whose_base_moved_says_how_to_give_it(run: Path) -> None:
     assert (joined.path, joined.adapter, joined.step) == (str(base), str(run / "checkpoint-5"), 5)
 
 
+@pytest.mark.parametrize(
+    ("said", "told"), [('{"peft_type": "LO', "malformed"), ("[]", "no JSON object"), ("{}", "no base")]
+)
+def test_an_adapter_with_a_torn_configuration_does_not_stop_its_series(run: Path, said: str, told: str) -> None:
+    base = model(run.parent / "base")
+    for step in (5, 10):
+        adapter(run / f"checkpoint-{step}", str(base))
+    (run / "checkpoint-10" / "adapter_config.json").write_text(said)
+    good, torn = discover(run)
+    assert (good.step, torn.step, bool(good.fingerprint())) == (5, 10, True)
+    with pytest.raises(InputError, match=rf"checkpoint-10.*{told}"):
+        torn.fingerprint()
+
+
 def test_a_base_beside_a_step_0_is_said_to_be_used_for_adapters_only(run: Path) -> None:
     trained(run, (0, 10))
     found = discover(run, base=model(run.parent / "base"))
