@@ -19,6 +19,7 @@ import pandas as pd
 import psutil
 import pytest
 import xarray as xr
+from safetensors.torch import load_file, save_file
 
 from analyses import Store, sweep
 from analyses.core.running import workers as module
@@ -239,6 +240,20 @@ def test_a_worker_that_stands_still_holds_nobody_up(
         hunter.join()
     assert stopped
     same(found, alone)
+
+
+def test_a_checkpoint_that_a_worker_cannot_load_is_told_at_the_end(folder: Path, tmp_path: Path) -> None:
+    series = shutil.copytree(folder / "series", tmp_path / "series")
+    broken = load_file(series / "checkpoint-10" / "model.safetensors")
+    broken["model.norm.weight"] *= float("nan")
+    save_file(broken, series / "checkpoint-10" / "model.safetensors", {"format": "pt"})
+    given = {"checkpoints": series, "prompts": folder / "items.jsonl"}
+    found = sweep("perplexity", **given, store=Store(tmp_path / "results"), engine=Engine("ray", 2))
+    alone = sweep("perplexity", **given)
+    same(found, alone)
+    assert sorted(set(found.table["step"])) == [0, 20, 30]
+    assert [row["step"] for row in found.record["failed"]] == [row["step"] for row in alone.record["failed"]] == [10]
+    assert "not finite" in found.record["failed"][0]["error"]
 
 
 def test_shards_of_items_go_to_workers_and_are_joined(folder: Path, tmp_path: Path) -> None:

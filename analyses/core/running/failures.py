@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from analyses.core.store.files import StoreError
 from probe.errors import ProbeError
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ class Failures:
         """What `make` gives for a member, or None with its error kept.
 
         Raises:
-            ProbeError: the error is not this checkpoint's own.
+            ProbeError: the error is not this checkpoint's own (a store that takes nothing never is).
         """
         try:
             found = make()
+        except StoreError:
+            raise
         except ProbeError as error:
             self._keep(member, error)
             return None

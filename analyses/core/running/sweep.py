@@ -90,6 +90,7 @@ class Sweep:
     error: ProbeError | None = None
     engine: Engine = field(default_factory=Engine)
     failures: Failures = field(default_factory=Failures)
+    failed: dict[str, ProbeError] = field(default_factory=dict[str, ProbeError])  # by workers, by their call's key
     members: list[Member] = field(default_factory=list[Member])
     calls: list[Call] = field(default_factory=list[Call])
     done: dict[int, Result | None] = field(default_factory=dict[int, "Result | None"])
@@ -142,7 +143,8 @@ class Sweep:
         self.announce({"analysis": self.name, "done": number, "total": len(self.calls)})
         call, store, pool = self.calls[number], self.asked.store, self.asked.pool
         try:
-            self.done[number] = self.failures.of(self.members[number], lambda: _member(call, store, pool))
+            made = lambda: _member(call, store, pool, self.failed.get(call.key))  # noqa: E731
+            self.done[number] = self.failures.of(self.members[number], made)
         except ProbeError as error:
             self.error = error
             self.announce(None)
@@ -228,11 +230,12 @@ def _visits(sweeps: Sequence[Sweep]) -> Iterator[tuple[int, Sweep, int]]:
 
 
 def _distribute(sweeps: Sequence[Sweep], engine: Engine) -> None:
-    """Have the members that are not there yet computed by workers; they are in the store afterwards."""
-    parts, wholes = list[Task](), list[Task]()
+    """Have the members that are not there yet computed by workers; they are in the store afterwards, or failed."""
+    parts, wholes = list[Task](), dict[Task, tuple[Sweep, str]]()
     for one in sweeps:
         own = _tasks(one)
-        parts, wholes = [*parts, *own[0]], [*wholes, *own[1]]
+        parts += own[0]
+        wholes |= {task: (one, key) for task, key in own[1].items()}
     if not wholes:
         return
     store, loading = sweeps[0].asked.store, sweeps[0].asked.pool.loading
@@ -240,20 +243,23 @@ def _distribute(sweeps: Sequence[Sweep], engine: Engine) -> None:
     total = sum(len(s.calls) for s in sweeps)
     name, there = " ".join(dict.fromkeys(s.name for s in sweeps)), total - len(wholes)
     tell = lambda n: sweeps[0].announce({"analysis": name, "done": there + n, "total": total})  # noqa: E731
-    needed = max(len(t.checkpoints) for t in wholes) * _weights(wholes[0].checkpoints[0], loading)
-    compute([parts, wholes], store, loading, engine, needed, tell)
+    needed = max(len(t.checkpoints) for t in wholes) * _weights(next(iter(wholes)).checkpoints[0], loading)
+    for task, error in compute([parts, list(wholes)], store, loading, engine, needed, tell).items():
+        if task in wholes:
+            one, key = wholes[task]
+            one.failed[key] = error
 
 
-def _tasks(one: Sweep) -> tuple[list[Task], list[Task]]:
-    """Shards of items that are not in the store yet, and the members made of them."""
-    asked, parts, wholes = one.asked, list[Task](), list[Task]()
+def _tasks(one: Sweep) -> tuple[list[Task], dict[Task, str]]:
+    """Shards of items that are not in the store yet, and the members made of them with their calls' keys."""
+    asked, parts, wholes = one.asked, list[Task](), dict[Task, str]()
     if asked.store is None:
         raise InputError("engine ray: workers hand their results over through a store; give one (--results DIR)")
     for (_, models), call in zip(one.members, one.calls, strict=True):
         if stored(call, asked.store) is not None:
             continue
         held, given = tuple(models.values()), one.request(models).given
-        wholes.append(Task(one.name, given, asked.limit, held))
+        wholes[Task(one.name, given, asked.limit, held)] = call.key
         for part in (p for p in shards(call, asked.pool) if stored(p, asked.store) is None):
             prompts = part.inputs["prompts"]
             assert prompts is not None
@@ -281,10 +287,13 @@ def _read_ahead(visits: Sequence[tuple[int, Sweep, int]], number: int) -> None:
         prefetch(checkpoint)
 
 
-def _member(call: Call, store: Store | None, pool: ModelPool) -> Result:
+def _member(call: Call, store: Store | None, pool: ModelPool, failed: ProbeError | None) -> Result:
+    """The member's result; what a worker found wrong with it (`failed`) is raised here."""
     found = None if store is None else stored(call, store)
     if found is not None:
         return found
+    if failed is not None:
+        raise failed
     result = computed(call, store, pool)
     if store is None:
         return result

@@ -29,6 +29,7 @@ from analyses.core.running.inputs import Loading, ModelPool
 from analyses.core.running.run import Request, prepare
 from analyses.core.running.shards import computed
 from analyses.core.store import Store
+from analyses.core.store.files import StoreError
 from probe import devices
 from probe.errors import InputError, ProbeError
 
@@ -134,6 +135,7 @@ class _Crew:
         self.busy: dict[Any, _Hand] = {}
         self.idle: list[_Hand] = []
         self.losses, self.seconds = 0, list[float]()
+        self.failed: dict[Task, ProbeError] = {}
 
     def start(self, number: int) -> None:
         """Ask the cluster for workers; each is asked for its code before it is told anything."""
@@ -188,12 +190,15 @@ class _Crew:
         try:
             answer = self.ray.get(ref)
         except self.ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+            if hand.task is None or not isinstance(error.cause, ProbeError) or isinstance(error.cause, StoreError):
+                raise error.cause from None
+            self.failed[hand.task] = error.cause  # this member's own: the others are computed
         except self.ray.exceptions.ActorDiedError as error:
             self._lost(hand, error)
             return
-        if hand.task is None and answer != code_identity():
-            raise InputError(f"a worker has {answer}; the driver has {code_identity()}. Install the same on both.")
+        else:
+            if hand.task is None and answer != code_identity():
+                raise InputError(f"a worker has {answer}; the driver has {code_identity()}. Install the same on both.")
         if hand.task in self.left:  # a second worker may have been faster
             self.seconds.append(time.monotonic() - hand.since)
             self.left.remove(hand.task)
@@ -217,8 +222,8 @@ def compute(
     engine: Engine,
     needed: float,
     done: Callable[[int], None],
-) -> None:
-    """Compute tasks on a cluster, one wave after the other; afterwards every one of them is in the store.
+) -> dict[Task, ProbeError]:
+    """Compute tasks on a cluster, one wave after the other; afterwards they are in the store, or failed for themselves.
 
     Args:
         waves: tasks; those of a later wave are made of what earlier ones left.
@@ -228,9 +233,12 @@ def compute(
         needed: bytes of memory declared for each worker.
         done: told how many tasks of the last wave are finished.
 
+    Returns:
+        What went wrong with the tasks that could not be computed.
+
     Raises:
-        InputError: an input the analysis refuses, or workers with other code than the driver's.
-        ProbeError: no cluster at the address, no room for a worker, or workers keep dying.
+        InputError: workers with other code than the driver's.
+        ProbeError: no cluster at the address, no room for a worker, workers keep dying, or a store that takes nothing.
     """
     with _cluster(engine) as ray:
         crew = _Crew(ray, store, loading, needed)
@@ -238,6 +246,7 @@ def compute(
         for wave in waves[:-1]:
             crew.work(wave, lambda _: None)
         crew.work(waves[-1], done)
+        return crew.failed
 
 
 @contextmanager
