@@ -89,13 +89,16 @@ def window_entropy(
 def windows(
     entropy: Float[np.ndarray, " token"], response: Int[np.ndarray, " token"], width: int
 ) -> Float[np.ndarray, " token"]:
-    """Mean entropy of the `width` tokens after each; NaN where the response ends before."""
+    """Mean entropy of the `width` tokens after each; NaN where the response ends before, or one was not measured."""
     n = len(entropy)
     out = np.full(n, np.nan)
     if n <= width:
         return out
-    running = np.concatenate([[0.0], np.cumsum(entropy)])
+    gone = np.isnan(entropy)
+    running = np.concatenate([[0.0], np.cumsum(np.where(gone, 0.0, entropy))])
+    lacking = np.concatenate([[0], np.cumsum(gone)])
     whole = response[width:] == response[:-width]  # the last token of the window is of the same response
+    whole &= lacking[1 + width :] == lacking[1 : n - width + 1]
     out[: n - width][whole] = ((running[1 + width :] - running[1 : n - width + 1]) / width)[whole]
     return out
 

@@ -40,16 +40,24 @@ def around(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean entropy of the last and of the next `width` tokens at each cut, within its response and its neighbours.
 
-    `first` and `last` (exclusive) bound the response of each cut; a cut's window ends at the next cut.
+    `first` and `last` (exclusive) bound the response of each cut; a cut's window ends at the next cut. A token whose
+    entropy was not measured (NaN) leaves the mean; where none was, the mean is NaN.
     """
-    running = np.concatenate([[0.0], np.cumsum(entropy)])
+    seen = ~np.isnan(entropy)
+    running = np.concatenate([[0.0], np.cumsum(np.where(seen, entropy, 0.0))])
+    counted = np.concatenate([[0], np.cumsum(seen)])
     at, own = cuts
     same = own[1:] == own[:-1] if len(own) else np.zeros(0, bool)
     low, high = first.copy(), last.copy()
     low[1:][same] = np.maximum(low[1:][same], at[:-1][same])
     high[:-1][same] = np.minimum(high[:-1][same], at[1:][same])
     start, end = np.maximum(low, at - width), np.minimum(high, at + width)
-    return (running[at] - running[start]) / (at - start), (running[end] - running[at]) / (end - at)
+
+    def mean(begin: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        n = counted[stop] - counted[begin]
+        return np.divide(running[stop] - running[begin], n, out=np.full(len(n), np.nan), where=n > 0)
+
+    return mean(start, at), mean(at, end)
 
 
 def random_cuts(cuts: Cuts, first: np.ndarray, last: np.ndarray, rng: np.random.Generator) -> Cuts:
@@ -83,7 +91,12 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def slopes(value: np.ndarray, number: np.ndarray, own: np.ndarray, n: int) -> np.ndarray:
-    """Least-squares slope of a value on the number of the call, by response; NaN with fewer than two calls."""
+    """Least-squares slope of a value on the number of the call, by response; NaN with fewer than two calls.
+
+    Calls whose value was not measured (NaN) are left out.
+    """
+    seen = ~np.isnan(value)
+    value, number, own = value[seen], number[seen], own[seen]
     count = np.bincount(own, minlength=n)
     safe = np.maximum(count, 1)
     x = number - (np.bincount(own, number, n) / safe)[own]

@@ -210,7 +210,8 @@ def _against_null(
     owner[own] = item
 
     def measured(before: np.ndarray, after: np.ndarray) -> list[float]:
-        delta, known = after - before, ~np.isnan(outcome)
+        delta = after - before
+        known = ~np.isnan(outcome) & ~np.isnan(delta)
         slope = sides.slopes(after, number, own, own.max() + 1)
         return [
             _macro(delta, item), sides.auroc(-delta[known], outcome[known]),
@@ -259,13 +260,13 @@ def _claims(data: xr.Dataset, table: pd.DataFrame) -> list[Claim]:
             )
         ]
     effect, p = float(data["delta"] - data["delta_null"]), float(data["delta_p"])
-    n = int(table["item"].nunique())
+    n = int(table.loc[table["delta_window_nats"].notna(), "item"].nunique())
     estimand = "mean change of entropy across a call, minus that at random boundaries"
     if n < 5:
-        why, needs = f"{n} items with calls", "calls of five items or more"
+        why, needs = f"{n} items with calls of measured entropy", "calls of five items or more"
         return [Claim("calls", "cannot be judged", what, why=why, needs=needs, n=n, control=control)]
     said: dict[str, Any] = {"estimand": estimand, "effect": effect, "unit": "nats", "p": p, "n": n, "control": control}
-    if p > 0.05:
+    if not p <= 0.05:
         return [Claim("calls", "none found", what, **said)]
     falls = "entropy falls across tool calls" if effect < 0 else "entropy rises across tool calls"
     return [Claim("calls", "found", falls, **said)]

@@ -96,6 +96,18 @@ def test_a_slope_over_calls() -> None:
     np.testing.assert_allclose(found, [2, 0, np.nan])
 
 
+def test_tokens_without_an_entropy_leave_their_windows_and_no_others() -> None:
+    log = traces(np.full(6, 1.0), np.full(6, 0.5))
+    rows = log.data.to_table().to_pylist()
+    whole = run("segment_entropy", model=None, rollouts=log).table["delta_window_nats"]
+    rows[0]["H"] = [float("nan")] * len(rows[0]["H"])
+    found = run("segment_entropy", model=None, rollouts=Rollouts.of(rows)).table["delta_window_nats"]
+    np.testing.assert_allclose(found, [np.nan, *whole[1:]])
+    rows[1:5] = [{**row, "H": rows[0]["H"]} for row in rows[1:5]]
+    (claim,) = run("segment_entropy", model=None, rollouts=Rollouts.of(rows)).claims
+    assert (claim.answer, claim.n) == ("cannot be judged", 1)
+
+
 def test_random_boundaries_are_different_and_inside() -> None:
     cuts = Cuts(np.array([2, 3, 8]), np.array([0, 0, 1]))
     first, last = np.array([0, 0, 5]), np.array([4, 4, 9])

@@ -37,6 +37,11 @@ def test_against_a_loop() -> None:
         np.testing.assert_allclose(windows(entropy, own, width), want)
 
 
+def test_a_token_without_an_entropy_takes_its_windows_and_no_others() -> None:
+    found = windows(np.array([1.0, np.nan, 4, 6, 9, 3, 5]), np.array([0, 0, 0, 0, 1, 1, 1]), 2)
+    np.testing.assert_allclose(found, [np.nan, 5, np.nan, np.nan, 4, np.nan, np.nan])
+
+
 def test_a_constant_entropy_costs_nothing() -> None:
     rows = [{**r, "H": np.full(len(r["H"]), 0.5, np.float32)} for r in logs.full()]
     table = run("window_entropy", rollouts=Rollouts.of(rows), window=1).table.dropna(subset="window_nats")
