@@ -157,9 +157,10 @@ def _residual_errors(model: Handle, at: dict[Site, Tensor], batch: TokenBatch, f
         parts = {k: at[Site(k, layer)] for k in _WRITERS if Site(k, layer) in at}
         if pre is None or post is None:
             continue
+        half = mid if "mlp_out" not in parts else None  # where the MLP is summed from several modules
         if parts:
-            yield error(sum(parts.values(), pre), post)
-        if mid is not None:
+            yield error(sum(parts.values(), pre), post if half is None else half)
+        if mid is not None and half is None:
             yield error(mid + parts["mlp_out"], post)
             yield error(post - parts["mlp_out"], mid)
         following = at.get(Site("resid_pre", layer + 1))
@@ -223,10 +224,12 @@ def _landing_error(model: Handle, site: Site, read: list[Site]) -> float:
     # The edited value itself no longer follows from what came before it: what led there is taken as what it now is.
     parts = {k: at[Site(k, layer)] for k in _WRITERS if Site(k, layer) in at}
     last = "mlp_out" if site.kind == "resid_post" and "mlp_out" in parts else next(iter(parts), None)
+    mid = at.get(Site("resid_mid", layer))
+    if site.kind == "resid_post" and mid is not None and "mlp_out" not in parts:
+        last = None  # nothing that is read leads from the middle to the end
     if last is not None:
         others = [v for k, v in parts.items() if k not in (last, "mlp_out" if site.kind == "resid_mid" else last)]
         entering = at[Site("resid_pre", layer)]
-        mid = at.get(Site("resid_mid", layer))
         if site.kind == "resid_post" and last == "mlp_out" and mid is not None:
             entering, others = mid, []
         at[Site(last, layer)] = at[site] - sum(others, entering)

@@ -217,10 +217,20 @@ def post_norm(clean: Clean) -> bool:
 
 
 def out_matrix(clean: Clean, layer: int) -> Float[Tensor, "head d_head d_model"]:
-    """W_O by head, times what the family multiplies attention's output by."""
+    """W_O by head, times what the family multiplies attention's output by.
+
+    Raises:
+        InputError: what this block's attention adds to the residual stream is not one module's output.
+    """
+    site = Site("attn_out", layer)
+    if site not in clean.decoder.map.places:
+        why = clean.decoder.map.absent.get(site, "it is not one module's output")
+        raise InputError(
+            f"paths from heads: what block {layer}'s attention adds is not known ({why}); give other senders (mlp_out)"
+        )
     module: Any = clean.ports(layer)["z"].module
     weight = module.weight if type(module).__name__ == "Conv1D" else module.weight.T
-    factor = clean.decoder.map.places[Site("attn_out", layer)].factor
+    factor = clean.decoder.map.places[site].factor
     return weight.detach().unflatten(0, (clean.decoder.n_heads, -1)) * factor
 
 

@@ -114,6 +114,7 @@ class Block:
             reason = "what it adds to the residual stream is not one module's output (summed or scaled within it)"
             self.why |= dict.fromkeys(WRITERS, reason)
             self.why["resid_mid"] = "what it adds before the MLP is not known"
+            self._first_half(block, {k: v for k, v in options.items() if k != "mlp_out"})
             return
         self.why |= {k: "this block has no such part" for k in WRITERS if k not in options}
         self._middle(block)
@@ -147,16 +148,34 @@ class Block:
         # Over several devices, what a block takes comes from another than what it gives.
         return equal(sum((part.to(post.device) for part in parts), pre.float().to(post.device)), post)
 
+    def _first_half(self, block: Call, options: dict[str, list[Place]]) -> None:
+        """What mixes positions, where the MLP is summed from several modules: told by the stream read behind it."""
+        for chosen in product(*options.values()) if options and self.seen.is_real else ():
+            middle = self._reader(block, chosen, ended=block.left)
+            if middle is not None:
+                self.found |= {**dict(zip(options, chosen, strict=True)), "resid_mid": middle}
+                self.why |= {k: "this block has no such part" for k in WRITERS if k not in (*options, "mlp_out")}
+                return
+
     def _middle(self, block: Call) -> None:
-        """The first module that reads the stream after attention wrote to it and before the MLP does."""
+        """The stream between the parts, where one reads it after attention wrote to it and before the MLP does."""
         before = [self.found[k] for k in ("attn_out", "mixer_out") if k in self.found]
         if not before or "mlp_out" not in self.found:
             self.why["resid_mid"] = "it has not two parts, one after the other"
             return
+        middle = self._reader(block, before, ended=self.seen.calls[self.found["mlp_out"].path].left)
+        if middle is None:
+            self.why["resid_mid"] = "attention and MLP read the same stream (parallel)"
+        else:
+            self.found["resid_mid"] = middle
+
+    def _reader(self, block: Call, before: Sequence[Place], ended: int) -> Place | None:
+        """The first module that reads what the block was given and what the parts `before` added to it."""
         written = max(self.seen.calls[p.path].left for p in before)
-        ended = self.seen.calls[self.found["mlp_out"].path].left
         known = {kept_in(block.first), *(kept_in(self.seen.calls[p.path].out) for p in before)}
         parts = [self._value(p) for p in before]
+        if any(part.shape != block.values["in"].shape for part in parts):
+            return None
         want = sum(parts, block.values["in"].float().to(parts[0].device))
         for child in self.seen.under(self.prefix):
             if not written < child.entered < ended or child.first is None or kept_in(child.first) in known:
@@ -164,9 +183,8 @@ class Block:
             x = child.values["in"]
             flat = self.is_flat(x)
             if not self.seen.is_real or equal(want, x.unflatten(0, (self.seen.n_items, -1)) if flat else x):
-                self.found["resid_mid"] = Place(child.path, "in", "in_place", flat=flat)
-                return
-        self.why["resid_mid"] = "attention and MLP read the same stream (parallel)"
+                return Place(child.path, "in", "in_place", flat=flat)
+        return None
 
 
 def equal(one: Tensor, two: Tensor, scale: float = 0.0) -> bool:
