@@ -180,9 +180,9 @@ class Block:
         for child in self.seen.under(self.prefix):
             if not written < child.entered < ended or child.first is None or kept_in(child.first) in known:
                 continue
-            x = child.values["in"]
-            flat = self.is_flat(x)
-            if not self.seen.is_real or equal(want, x.unflatten(0, (self.seen.n_items, -1)) if flat else x):
+            flat = self.is_flat(child.values["in"])
+            x = child.values["in"].unflatten(0, (self.seen.n_items, -1)) if flat else child.values["in"]
+            if not self.seen.is_real or (x.shape == want.shape and equal(want, x)):
                 return Place(child.path, "in", "in_place", flat=flat)
         return None
 
