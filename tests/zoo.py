@@ -67,7 +67,6 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": {"layer_types": LINEAR},
     "qwen3_5_text": {"layer_types": LINEAR},
     "qwen3_next": {"layer_types": LINEAR},
-    "bailing_hybrid": {"layer_types": LINEAR},
     "zamba": {"layer_types": ["mamba", "hybrid"] * 2},
     "zaya": {"num_experts_per_tok": 1},
     "smollm3": {"no_rope_layers": [1, 0, 1, 1]},
