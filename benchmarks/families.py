@@ -19,6 +19,7 @@ from probe.backends import NAMES
 from probe.errors import InputError, ProbeError
 from probe.replay import Clean, answer_logprob, replay
 from probe.sites import KINDS, READ_ONLY
+from probe.tokens import TokenBatch
 from tests import tiny, zoo
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
@@ -45,13 +46,14 @@ class Row:
     nll_sum: float = float("nan")
     patched: float = float("nan")
     half: float = float("nan")
+    rounding: float = float("nan")
 
     def cells(self) -> list[str]:
         """The cells of its line."""
         refused = {name: words for name, words in self.loads.items() if words}
         loads = "both" if not refused else next((SHORT[n] for n in NAMES if n not in refused), "no")
         words = next(iter(refused.values()), "")
-        numbers = [f"{x:.0e}" if x == x else "" for x in (self.nll_sum, self.patched, self.half)]
+        numbers = [f"{x:.0e}" if x == x else "" for x in (self.nll_sum, self.patched, self.half, self.rounding)]
         return [f"`{self.family}`", loads, self.more, self.lacking or words, self.replay, *numbers]
 
 
@@ -77,10 +79,10 @@ def row_of(family: str) -> Row:
             loads[backend] = str(error).split(". ")[-1] if isinstance(error, ProbeError) else str(error)
     if not models:
         return Row(family, loads)
-    half = [_half(plain, backend) for backend in NAMES if not loads[backend]]
+    half, rounding = zip(*(_half(plain, backend) for backend in NAMES if not loads[backend]), strict=True)
     how, patched = patching(models[0])
     nll = max(_nll(model, plain) for model in models)
-    return Row(family, loads, lacking(models[0]), extra(models[0]), how, nll, patched, max(half))
+    return Row(family, loads, lacking(models[0]), extra(models[0]), how, nll, patched, max(half), max(rounding))
 
 
 def lacking(model: Model) -> str:
@@ -108,7 +110,7 @@ def patching(model: Model) -> tuple[str, float]:
     nan = float("nan")
     if not model.sites("resid_pre"):
         return "refused", nan
-    clean = Clean(model, model.batches(prompts(), batch_size=4)[0])
+    clean = Clean(model, _batch(model))
     metric = answer_logprob(clean.batch)
     worst = 0.0
     for site in {s.kind: s for s in reversed(model.sites()) if s.kind not in (*READ_ONLY, "logits")}.values():
@@ -129,17 +131,27 @@ def _nll(model: Model, plain: Any) -> float:
     return max(abs(a - b) for a, b in _pairs(model, plain))
 
 
-def _half(plain: Any, backend: str) -> float:
-    """The same per token in bfloat16, against transformers in bfloat16."""
+def _half(plain: Any, backend: str) -> tuple[float, float]:
+    """The same in bfloat16, mean per token: against transformers in bfloat16, and against it in float32."""
     import copy
 
     other = copy.deepcopy(plain).to(torch.bfloat16)
     model = Model.wrap(other, tiny.tokenizer(), backend=backend, check=False)
-    return max(abs(a - b) for a, b in _pairs(model, other)) / 3
+    lengths = _batch(model).mask & answer_logprob(_batch(model)).rows
+    tokens = [int(n) for n in lengths.sum(-1)]
+    same, full = (
+        max(abs(a - b) / n for (a, b), n in zip(_pairs(model, reference), tokens, strict=True))
+        for reference in (other, plain)
+    )
+    return same, full
+
+
+def _batch(model: Model) -> TokenBatch:
+    return model.batches(prompts(), batch_size=4)[0]
 
 
 def _pairs(model: Model, plain: Any) -> Sequence[tuple[float, float]]:
-    batch = model.batches(prompts(), batch_size=4)[0]
+    batch = _batch(model)
     metric = answer_logprob(batch)
     logits = model.run(batch).logits
     assert logits is not None
@@ -162,7 +174,7 @@ def main(names: Sequence[str]) -> None:
     for family in names or zoo.CAUSAL:
         known[family] = f"| {' | '.join(row_of(family).cells())} |"
         print(known[family], flush=True)
-    head = ["family", "loads", "also has", "lacks (refused by name)", "replay", "nll", "patch", "bf16"]
+    head = ["family", "loads", "also has", "lacks (refused by name)", "replay", "nll", "patch", "bf16", "rounding"]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head))]
     lines += [known[family] for family in sorted(known)]
     PAGE.write_text(before + "<!-- table -->\n" + "\n".join(lines) + "\n<!-- end -->" + after)

@@ -69,6 +69,8 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen3_next": {"layer_types": LINEAR},
     "zamba": {"layer_types": ["mamba", "hybrid"] * 2},
     "zaya": {"num_experts_per_tok": 1},
+    **{f"{name}_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
+       for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")},
     "smollm3": {"no_rope_layers": [1, 0, 1, 1]},
 }  # fmt: skip
 """What a family needs beyond sizes."""
@@ -121,18 +123,21 @@ def _sizes(own: Any, vocab_size: int) -> dict[str, Any]:
 def model(family: str, *, seed: int = 0, vocab_size: int = 320, **changes: Any) -> Any:
     """A random model of a family, norms and biases perturbed so that no identity holds by accident."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     made = config(family, vocab_size, **changes)
+    whole = made.get_text_config() is not made and family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    auto = AutoModelForImageTextToText if whole else AutoModelForCausalLM
     with torch.device("meta"):
-        numbers = sum(p.numel() for p in AutoModelForCausalLM.from_config(made).parameters())
+        numbers = sum(p.numel() for p in auto.from_config(made).parameters())
     if numbers > LARGEST:
         raise ValueError(f"{family} has {numbers:,} parameters at these sizes")
     torch.manual_seed(seed)
     try:
-        built = AutoModelForCausalLM.from_config(made, attn_implementation="eager")
+        built = auto.from_config(made, attn_implementation="eager")
     except ValueError:  # a family with one kernel of its own
-        built = AutoModelForCausalLM.from_config(made)
+        built = auto.from_config(made)
     built = tiny.perturbed(built.float(), seed)
     with torch.no_grad():  # sizes that do not go together show here, not in what is tested
         built(input_ids=torch.zeros(1, 3, dtype=torch.long), use_cache=False)
