@@ -84,7 +84,7 @@ def prompt_batches(
         return [batch]
     encoded = tokenize_prompts(model.tokenizer, prompts, template=template, max_length=room, **asdict(model.framing))
     if model.turn is None:
-        return plan(encoded, batch_size, "left", model.pad_id)
+        return plan(encoded, model.at_once(batch_size), "left", model.pad_id)
     # Prompts that pass the turn while they grow are alone: the others of a batch would turn with them.
     parts: dict[bool, list[Encoded]] = {False: [], True: []}
     for one in encoded:

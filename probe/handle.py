@@ -13,6 +13,7 @@ from probe import backends, check, families, finite
 from probe.backends.visits import Visitor, check_passed, visitors
 from probe.batches import refuse_mixed
 from probe.checkpoints.loading import Reading
+from probe.checkpoints.quantised import mixes_items
 from probe.errors import InputError
 from probe.generation import Sampling, generate
 from probe.interventions import Edit
@@ -126,7 +127,12 @@ class Handle:
             include_eos=include_eos,
             max_length=self.shape.n_ctx,
         )
-        return plan(encoded, batch_size, padding, self.pad_id, self.turn)
+        return plan(encoded, self.at_once(batch_size), padding, self.pad_id, self.turn)
+
+    def at_once(self, batch_size: int) -> int:
+        """Items to put into one batch: `batch_size`, or 1 where an item's numbers depend on its neighbours."""
+        mixed = not self.backend.is_remote and mixes_items(self.backend.plain)
+        return min(batch_size, 1) if mixed else batch_size
 
     @property
     def turn(self) -> int | None:

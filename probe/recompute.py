@@ -227,7 +227,7 @@ def response_batches(model: Model, table: pa.Table, batch_size: int) -> list[Tok
             )
         span = (SPANS.index("prompt"),) * len(before) + (SPANS.index("answer"),) * len(after)
         encoded.append(Encoded(Item(str(row), "", ""), tuple(ids.tolist()), span))
-    return plan(encoded, batch_size, pad_id=model.pad_id, turn=model.turn)
+    return plan(encoded, model.at_once(batch_size), pad_id=model.pad_id, turn=model.turn)
 
 
 def _split(table: pa.Table, name: str) -> list[np.ndarray]:

@@ -59,6 +59,17 @@ def quantisation_of(hf_model: PreTrainedModel) -> str | None:
     return f"{bits}{getattr(method, 'value', method) or type(hf_model).__name__} ({packed})"
 
 
+def mixes_items(hf_model: PreTrainedModel) -> bool:
+    """Whether an item's numbers depend on what else is in its batch.
+
+    8-bit bitsandbytes (LLM.int8()) takes a column out of int8 wherever any token of the whole batch is large in it.
+    """
+    return any(
+        type(m).__name__ == "Linear8bitLt" and float(getattr(getattr(m, "state", None), "threshold", 0.0) or 0.0) > 0
+        for m in hf_model.modules()
+    )
+
+
 def held_otherwise(hf_model: PreTrainedModel) -> str | None:
     """Why the parameters of a model are not the weights it computes with; None where they are."""
     if packed := quantisation_of(hf_model):

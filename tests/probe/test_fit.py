@@ -139,6 +139,8 @@ def test_bitsandbytes_folders_give_logits_and_no_weights(tmp_path: Path, bits: i
         model.weights()
     model.swap(tmp_path / "q")
     assert model.sites("resid_post")
+    batches = model.batches(tiny.twelve_items(), batch_size=4)
+    assert len(batches) == (12 if bits == 8 else 3)  # int8 looks at the whole batch for its large columns
 
 
 def test_llamas_legacy_tokenizer_is_read_as_it_was_saved(tmp_path: Path) -> None:
