@@ -30,7 +30,7 @@ import xarray as xr
 
 import probe
 from analyses.core.analysis import analysis
-from analyses.core.figures import curve
+from analyses.core.figures import curve, heatmap
 from analyses.core.reading.grading import grader
 from analyses.core.result import Result
 from analyses.core.stats import estimate
@@ -285,5 +285,10 @@ def figures(result: Result) -> dict[str, Figure]:
     panels = slopes.assign(side=slopes["items"] + ", " + slopes["variant"].map({"below": "lowered", "above": "raised"}))
     dash = "step" if "step" in panels else None
     title = "Slope by layer, 95 % interval over items"
+    if "layer" in effect:
+        panels_of = ["arm", "items", *(["step"] if "step" in effect else [])]
+        drawn["map"] = heatmap(
+            effect, x="layer", y="alpha", facet=panels_of, signed=True, title="Effect by layer and alpha"
+        )
     drawn["slopes"] = curve(panels, x="layer", color="arm", dash=dash, facet="side", title=title, reference=0)
     return drawn

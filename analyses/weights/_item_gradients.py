@@ -40,7 +40,11 @@ class Gradients:
     def gram(self, other: Gradients | None = None) -> np.ndarray[Any, Any]:
         """Inner products of all pairs, in float64."""
         right = self if other is None else other
-        return self.values.astype(np.float64) @ right.values.astype(np.float64).T
+        total = np.zeros((len(self.values), len(right.values)))
+        for start in range(0, self.values.shape[1], AT_ONCE // 64):
+            part = slice(start, start + AT_ONCE // 64)
+            total += self.values[:, part].astype(np.float64) @ right.values[:, part].astype(np.float64).T
+        return total
 
 
 class Leaves:

@@ -56,6 +56,7 @@ def auxiliary_gradient(
     prompts: Prompts | None = None,
     *,
     auxiliary: Literal["kl", "sft"] = "kl",
+    rollout_step: int | None = None,
     step: float = 0.1,
     weight: float = 1.0,
     smoothness: float = 1.0,
@@ -75,6 +76,7 @@ def auxiliary_gradient(
 
     Args:
         auxiliary: which loss is added: nearness to the reference, or given answers.
+        rollout_step: step of the log whose responses are used; default: the last one up to tuned's own step.
         step: size of the update in `predicted`.
         weight: of the auxiliary gradient in `predicted`.
         smoothness: largest curvature of the objective in `predicted`.
@@ -90,8 +92,8 @@ def auxiliary_gradient(
     if auxiliary == "sft" and prompts is None:
         raise InputError("auxiliary='sft' needs prompts, whose answers are its text")
     warnings = reading.pair_warnings(base, tuned)
-    log = rollout_tokens.readable(rollouts, tuned)
     rollouts.require("advantage", by="auxiliary_gradient")
+    log = rollout_tokens.readable(rollouts.where(steps=[_sampled(rollouts, tuned, rollout_step)]), tuned)
     leaves = _item_gradients.Leaves(tuned, parts, layers)
     sketch = sketch or (0 if 2 * len(log) * leaves.size <= _item_gradients.WHOLE else 4096)
     main, items = _log_gradients.per_item(*_log_gradients.of_policy(tuned, log, leaves, sketch, seed))
@@ -113,6 +115,15 @@ def auxiliary_gradient(
     data["cosine_error"] = main.cosine_error
     claim = _claim(data, min(len(items), len(names)), auxiliary)
     return Result.of(table, data, claims=[claim], warnings=[*rollouts.notes, *warnings])
+
+
+def _sampled(rollouts: Rollouts, tuned: Model, wanted: int | None) -> int:
+    """The step of the log to read: the one asked for, else the last that the policy or an earlier one sampled."""
+    if wanted is not None and wanted not in rollouts.steps:
+        raise InputError(f"rollout_step={wanted}: {rollouts.source} has steps {rollouts.steps}")
+    own = tuned.checkpoint.step if tuned.checkpoint else None
+    before = [s for s in rollouts.steps if own is None or s <= own]
+    return wanted if wanted is not None else (before or rollouts.steps)[-1]
 
 
 def _of_answers(

@@ -93,7 +93,7 @@ def update_landing(
         raise InputError(f"top_k={top_k}, fraction={fraction}; expected at least 1 direction and a share in (0, 1)")
     stored = base_of(base)
     run, second = one_run(stored, tuned), one_run(stored, other) if other is not None else None
-    if second is not None and second.steps != run.steps:
+    if second is not None and len(run.steps) + len(second.steps) > 2 and second.steps != run.steps:
         raise InputError(f"tuned has steps {run.steps} and other {second.steps}: masks are compared at the same steps")
     how = (precision, top_k, fraction, seed)
     table = pd.DataFrame(_rows(stored, run, second, how))

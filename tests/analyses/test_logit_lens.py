@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from analyses.core.running.run import run
-from probe import Item, Model, Prompts
+from probe import InputError, Item, Model, Prompts
 from tests import tiny
 
 
@@ -71,3 +71,48 @@ def test_an_answer_planted_in_one_mlp_appears_at_that_layer(tmp_path: Path) -> N
     assert first[1] == 0
     assert first[2] == 0
     assert first[0] > 0, "before the block that holds it, the answer is not on top"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_heads_alone_add_up_to_what_attention_writes(tmp_path: Path, prompts: Prompts, family: str) -> None:
+    from analyses.states.logit_lens import _alone
+
+    model = Model.load(tiny.save(tmp_path, family), check=False)
+    (batch,) = model.batches(prompts.limit(2), batch_size=2)
+    trace = model.run(batch, read=["z.1", "attn_out.1"], logits="none")
+    heads = _alone(model, 1, trace["z.1"][0])
+    bias = next((w for n, w in model.weights().items() if n.endswith("h.1.attn.c_proj.bias")), torch.tensor(0.0))
+    torch.testing.assert_close(heads.sum(0) + bias, trace["attn_out.1"][0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_component_alone_is_read_whatever_its_size(base: Model, prompts: Prompts) -> None:
+    own = run("logit_lens", model=base, prompts=prompts, site="mlp_out", top_k=0)
+    (batch,) = base.batches(prompts.limit(1), batch_size=1)
+    x = base.run(batch, read=["mlp_out.1"], logits="none")["mlp_out.1"][0]
+    row = own.table.query("item == 'q00' and layer == 1").iloc[0]
+    logp = base.unembed(x[row["pos"]]).log_softmax(-1)
+    assert row["logprob_nats"] == pytest.approx(float(logp[row["target"]]), abs=1e-5)
+    heads = run("logit_lens", model=base, prompts=prompts, site="head", top_k=0)
+    assert heads.data["rank_log10"].dims == ("layer", "group", "answer_kind", "head")
+    assert len(heads.table) == base.shape.n_heads * len(own.table)
+
+
+def test_the_lens_under_an_edit(base: Model, prompts: Prompts) -> None:
+    def last(**options: object) -> np.ndarray:
+        return (
+            run("logit_lens", model=base, prompts=prompts.limit(4), top_k=0, **options).table["logprob_nats"].to_numpy()
+        )
+
+    plain = last()
+    np.testing.assert_array_equal(last(scaled=("mlp_post.1=1",)), plain)
+    everything = last(scaled=("mlp_post.1=0",))
+    np.testing.assert_allclose(last(scaled=("mlp_out.1=0",)), everything, atol=1e-5)
+    some = ",".join(map(str, range(48)))
+    np.testing.assert_allclose(last(scaled=(f"mlp_post.1[{some}]=0",)), everything, atol=1e-5)
+    np.testing.assert_allclose(last(scaled=tuple(f"mlp_post.1[{some}]=0".split(","))), everything, atol=1e-5)
+    layers = run("logit_lens", model=base, prompts=prompts.limit(4), top_k=0).table["layer"].to_numpy()
+    np.testing.assert_array_equal(everything[layers == 0], plain[layers == 0])
+    assert np.abs(everything - plain)[layers == 1].max() > 1e-3
+    for bad in ("mlp_post.1", "mlp_post.1=x", "nowhere.1=2", "mlp_post.1[a]=2"):
+        with pytest.raises(InputError):
+            last(scaled=(bad,))
