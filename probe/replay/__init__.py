@@ -8,8 +8,8 @@ for the positions an edit reaches, all runs joined, and the last block and the u
 reads. fp32 results equal one full forward pass per run to rounding (tests: 1e-5).
 """
 
-from probe.replay.clean import Clean
 from probe.replay.engine import RunNotFiniteError, clean_metric, replay
 from probe.replay.metric import Metric, answer_logprob, logit_difference
+from probe.replay.proved import Clean
 
 __all__ = ["Clean", "Metric", "RunNotFiniteError", "answer_logprob", "clean_metric", "logit_difference", "replay"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -24,19 +23,15 @@ if TYPE_CHECKING:
 _ATTENTION = ("attn_scores", "pattern")
 
 
-_PROVEN: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-"""Model -> why its blocks cannot be run on chosen rows, or nothing if they can."""
-
-
-class Clean:
+class CleanPass:
     """The unedited run of one batch: residual stream, keys and values of every block; other sites on demand.
 
     Attributes:
         why_whole: why edited runs of this model are whole forward passes; empty where only rows after an edit are
-            computed. Both give the same numbers (proved once per model on two short texts); whole passes take longer.
+            computed.
     """
 
-    def __init__(self, model: Handle, batch: TokenBatch, *, prove: bool = True) -> None:
+    def __init__(self, model: Handle, batch: TokenBatch) -> None:
         if model.open_edits:
             raise InputError("replay inside model.edited(...): leave that block, or give the edits to every run")
         self.model = model
@@ -50,11 +45,7 @@ class Clean:
             self.inputs, self.calls, last = self.decoder.enter(self.batch.ids, self.batch.mask, self.batch.position_ids)
             self.inputs.append(last)
             self._refuse_non_finite(model)
-        if prove and plain not in _PROVEN:
-            from probe.replay.passes import why_not_by_rows
-
-            _PROVEN[plain] = why_not_by_rows(model)
-        self.why_whole = _PROVEN.get(plain, "")
+        self.why_whole = self._why_whole()
         self._qkv = [] if self.why_whole else self._projections()
         self._settle()
         self._frozen = [
@@ -62,6 +53,10 @@ class Clean:
         ]
         self._values: dict[tuple[str, int], Tensor] = {}
         self._scaling: dict[int, tuple[float, float | None]] = {}
+
+    def _why_whole(self) -> str:
+        """Why rows cannot be run by themselves: not asked here (`probe.replay.proved.Clean` asks)."""
+        return ""
 
     def _projections(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         with torch.no_grad():

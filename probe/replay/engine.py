@@ -16,7 +16,7 @@ from probe.finite import NotFiniteError, advice, label
 from probe.interventions import Edit, selected
 from probe.replay import attention, inside
 from probe.replay.budget import Budget, budget_of
-from probe.replay.clean import Clean
+from probe.replay.clean import CleanPass
 from probe.replay.decoder import rows_of
 from probe.replay.metric import Metric, of_rows
 from probe.replay.passes import whole_run
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def replay(
-    clean: Clean, runs: Sequence[Edit | Sequence[Edit]], metric: Metric, *, max_bytes: int | None = None
+    clean: CleanPass, runs: Sequence[Edit | Sequence[Edit]], metric: Metric, *, max_bytes: int | None = None
 ) -> Float[Tensor, "run item"]:
     """The metric of every edited run of the batch, as if each were run alone; in the metric's units, fp32.
 
@@ -76,7 +76,7 @@ class RunNotFiniteError(NotFiniteError):
 
 
 def _refuse_non_finite(
-    clean: Clean, edits: Sequence[Sequence[Edit]], metric: Metric, rows: Tensor, out: Float[Tensor, "run item"]
+    clean: CleanPass, edits: Sequence[Sequence[Edit]], metric: Metric, rows: Tensor, out: Float[Tensor, "run item"]
 ) -> None:
     bad = ~out.isfinite() & rows.any(1)
     if not bool(bad.any()):
@@ -89,12 +89,12 @@ def _refuse_non_finite(
     raise error
 
 
-def clean_metric(clean: Clean, metric: Metric, *, max_bytes: int | None = None) -> Float[Tensor, " item"]:
+def clean_metric(clean: CleanPass, metric: Metric, *, max_bytes: int | None = None) -> Float[Tensor, " item"]:
     """The metric of the unedited run."""
     return replay(clean, [()], metric, max_bytes=max_bytes)[0]
 
 
-def _clean_rows(clean: Clean, metric: Metric, rows: Tensor, budget: Budget) -> Float[Tensor, "item pos"]:
+def _clean_rows(clean: CleanPass, metric: Metric, rows: Tensor, budget: Budget) -> Float[Tensor, "item pos"]:
     item, pos = rows.to(clean.decoder.device).nonzero(as_tuple=True)
     values = of_rows(metric, clean.decoder, clean.inputs[-1][item, pos], item, pos, budget.logits)
     out = torch.full(rows.shape, float("nan"))
@@ -106,7 +106,7 @@ def _mean(values: Tensor, rows: Tensor) -> Tensor:
     return torch.stack([v[r].mean() if bool(r.any()) else torch.tensor(float("nan")) for v, r in zip(values, rows)])
 
 
-def _steps(clean: Clean, number: int, run: Sequence[Edit], stop: Sequence[int]) -> list[Step]:
+def _steps(clean: CleanPass, number: int, run: Sequence[Edit], stop: Sequence[int]) -> list[Step]:
     out: list[Step] = []
     for edit in run:
         site = clean.model.site(edit.site)
@@ -117,7 +117,7 @@ def _steps(clean: Clean, number: int, run: Sequence[Edit], stop: Sequence[int]) 
     return sorted(out, key=lambda s: (s.layer, s.order))
 
 
-def _place(site: Site, clean: Clean) -> tuple[int, int]:
+def _place(site: Site, clean: CleanPass) -> tuple[int, int]:
     """The block an edit belongs to, and its rank within: before the block's input is final, or inside it."""
     if site.kind == "resid_post":
         return int(site.layer or 0) + 1, -2

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from probe.interventions import Edit
     from probe.replay.budget import Budget
-    from probe.replay.clean import Clean
+    from probe.replay.clean import CleanPass
     from probe.replay.metric import Metric
     from probe.sites import Site
 
@@ -56,7 +56,7 @@ class Step:
 class Wave:
     """Runs that are computed together."""
 
-    clean: Clean
+    clean: CleanPass
     metric: Metric
     budget: Budget
     steps: list[Step]
