@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 
-from probe import backends, check, families, finite
+from probe import backends, check, families, finite, identity
 from probe.backends.visits import Visitor, check_passed, visitors
 from probe.batches import refuse_mixed
 from probe.checkpoints.loading import Reading
@@ -77,7 +77,7 @@ class Handle:
 
     def fingerprint(self) -> str:
         """Hex hash of weights, tokenizer, dtype, backend and kind of device."""
-        return check.fingerprint(self)
+        return identity.fingerprint(self)
 
     def sites(self, kind: str | None = None) -> list[Site]:
         """The sites of this family, in the order of the pass; of one kind if named."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -12,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import torch
 
 FLOATS = ("old_logp", "H", "sum_p2", "sum_p2_logp", "B", "max_logp")
@@ -37,6 +36,8 @@ def token_statistics(
         Vectors [token] in fp32: `old_logp` (log p of the target), `H` = -sum p log p (nats), `sum_p2` = sum p^2,
         `sum_p2_logp` = sum p^2 log p, `B` = H sum p^2 + sum p^2 log p = Cov_p(p, log p) >= 0, `max_logp`.
     """
+    import torch
+
     parts: list[torch.Tensor] = []
     for rows, ids in zip(hidden.split(CHUNK_ROWS), targets.split(CHUNK_ROWS), strict=True):
         logp = head(rows).float().log_softmax(-1)
@@ -113,3 +114,30 @@ def write_step(pending: Pending, path: Path, meta: Mapping[str, Any]) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     pq.write_table(table, scratch, compression="zstd")
     os.replace(scratch, path)
+
+
+def response_mask(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Which tokens of the responses were written by the policy, padding left out: bool [response pos]."""
+    return inputs["completion_mask"].bool()
+
+
+def ragged(values: torch.Tensor | None, real: np.ndarray) -> list[np.ndarray | None]:
+    """Values [response pos] at the `real` tokens of each response; None for each where there are no values."""
+    if values is None:
+        return [None] * len(real)
+    return [row[keep] for row, keep in zip(values.float().cpu().numpy(), real, strict=True)]
+
+
+def prompt_id(item: Mapping[str, object]) -> str:
+    """The dataset's own id where it has one, else a hash of the prompt."""
+    for name in ("prompt_id", "id"):
+        if name in item:
+            return str(item[name])
+
+    return hashlib.sha256(json.dumps(item["prompt"], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def weighted(row: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted sum over the reward functions that scored this response; NaN if none did."""
+    scored = ~np.isnan(row)
+    return float((row[scored] * weights[scored]).sum()) if scored.any() else math.nan

@@ -24,8 +24,6 @@ Does not record: prompts' log-probs, the logits themselves, multimodal inputs.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -33,11 +31,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from probe.errors import ProbeError
 from probe.readers.segments import from_masks
-from probe.training.recorded_step import Pending, parquet_schema, token_statistics, write_step
+from probe.training.recorded_step import (
+    Pending,
+    parquet_schema,
+    prompt_id,
+    ragged,
+    response_mask,
+    token_statistics,
+    weighted,
+    write_step,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +83,8 @@ class RolloutRecorder:
         return self._rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
         upstream: Any = super()
         if not self.model.training:
             return upstream._generate_and_score_completions(inputs)
@@ -108,6 +116,7 @@ class RolloutRecorder:
         return self.args.gradient_accumulation_steps % every != 0 or corrected
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+
         upstream: Any = super()
         pending = self._pending
         if pending is None or "rollout_row" not in inputs or not self.model.training:
@@ -162,6 +171,8 @@ class RolloutRecorder:
 
     def _head(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """The model's head with its family's scale and soft cap, and the sampling temperature, in fp32."""
+        import torch
+
         model = self._causal_model()
         config, head = model.config.get_text_config(), model.get_output_embeddings()
         cap = getattr(config, "final_logit_softcapping", None)
@@ -171,6 +182,7 @@ class RolloutRecorder:
         temperature = self.args.temperature
 
         def logits(rows: torch.Tensor) -> torch.Tensor:
+
             values = head(rows.to(head.weight.dtype)).float()
             values = values if scale == 1.0 else values * scale
             values = values if cap is None else torch.tanh(values / cap) * cap
@@ -180,7 +192,9 @@ class RolloutRecorder:
 
     def _score(self, pending: Pending, rows: torch.Tensor, inputs: dict[str, Any], states: Any, theirs: Any) -> None:
         """Fill entropy and its companions of these rows from the states just before each response token."""
-        real = _response_mask(inputs)
+        import torch
+
+        real = response_mask(inputs)
         width = real.shape[1]
         with torch.no_grad():
             values = token_statistics(states[:, -width - 1 : -1][real], self._head(), inputs["completion_ids"][real])
@@ -203,7 +217,7 @@ class RolloutRecorder:
     def _note_update(
         self, pending: Pending, rows: list[int], logps: torch.Tensor, inputs: Mapping[str, object]
     ) -> None:
-        real = _response_mask(inputs).cpu().numpy()
+        real = response_mask(inputs).cpu().numpy()
         values = logps.float().cpu().numpy()
         step, first = int(self.state.global_step), min(rows)
         for place, row in enumerate(rows):
@@ -256,13 +270,13 @@ class RolloutRecorder:
             "run_id": [args.run_name or Path(args.output_dir).name] * n,
             "policy_version": [f"checkpoint-{step}"] * n,
             "step": [step] * n,
-            "prompt_id": [_prompt_id(item) for item in inputs],
+            "prompt_id": [prompt_id(item) for item in inputs],
             "group_uid": [f"{step}-{(offset + i) // self.num_generations}" for i in range(n)],
             "prompt_token_ids": [row[keep] for row, keep in zip(prompt_ids, prompt_real, strict=True)],
             "response_token_ids": responses,
             "response_mask": [row[keep] for row, keep in zip(masks, real, strict=True)],
             "finish_reason": ["stop" if len(r) and int(r[-1]) in ends else "length" for r in responses],
-            "reward": [_weighted(row, weight) for row in parts],
+            "reward": [weighted(row, weight) for row in parts],
             "reward_parts": [list(zip(self.reward_func_names, row.tolist(), strict=True)) for row in parts],
             "advantage": output["advantages"].float().cpu().numpy(),
             "adv_std_normalised": [args.scale_rewards not in ("none", False)] * n,
@@ -270,8 +284,8 @@ class RolloutRecorder:
             "temperature": [args.temperature] * n,
             "top_p": [args.top_p] * n,
             "top_k": [args.top_k or 0] * n,
-            "sampling_logp": _ragged(output.get("sampling_per_token_logps"), real),
-            "ref_logp": _ragged(output.get("ref_per_token_logps"), real),
+            "sampling_logp": ragged(output.get("sampling_per_token_logps"), real),
+            "ref_logp": ragged(output.get("ref_per_token_logps"), real),
             "logp_temperature": [args.temperature] * n,
             "clip_low": [args.epsilon] * n,
             "clip_high": [args.epsilon if args.epsilon_high is None else args.epsilon_high] * n,
@@ -293,31 +307,6 @@ class RolloutRecorder:
     def _updates_per_rollout(self) -> int:
         calls = self.args.steps_per_generation * self.args.num_iterations
         return max(1, calls // self.args.gradient_accumulation_steps)
-
-
-def _response_mask(inputs: Mapping[str, Any]) -> torch.Tensor:
-    return inputs["completion_mask"].bool()
-
-
-def _ragged(values: Any, real: np.ndarray) -> list[object]:
-    if values is None:
-        return [None] * len(real)
-    return [row[keep] for row, keep in zip(values.float().cpu().numpy(), real, strict=True)]
-
-
-def _prompt_id(item: Mapping[str, object]) -> str:
-    """The dataset's own id where it has one, else a hash of the prompt."""
-    for name in ("prompt_id", "id"):
-        if name in item:
-            return str(item[name])
-
-    return hashlib.sha256(json.dumps(item["prompt"], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _weighted(row: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted sum over the reward functions that scored this response; NaN if none did."""
-    scored = ~np.isnan(row)
-    return float((row[scored] * weights[scored]).sum()) if scored.any() else math.nan
 
 
 _built: dict[str, type] = {}

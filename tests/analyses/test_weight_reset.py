@@ -13,7 +13,7 @@ from analyses.core.reading.outcomes import answer_logprob
 from analyses.core.running.run import run
 from analyses.weights.weight_reset import weight_reset
 from probe import InputError, Model, Prompts
-from probe.check import weights_hash
+from probe.identity import weights_hash
 from probe.weights import replaced
 from tests import tiny
 from tests.tiny import twelve_items

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from probe import Edit, Model, Prompts, Site
 from probe.backends import NAMES
-from probe.check import weights_hash
 from probe.errors import InputError
+from probe.identity import weights_hash
 from probe.sites import KINDS, READ_ONLY
 from probe.tokens import TokenBatch
 from tests import tiny

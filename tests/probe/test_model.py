@@ -204,7 +204,7 @@ def test_edits_at_one_site_apply_in_order(llama: Model, prompts: Prompts) -> Non
 
 
 def test_edited_is_gone_afterwards(llama: Model, prompts: Prompts) -> None:
-    from probe.check import weights_hash
+    from probe.identity import weights_hash
 
     batch = batch_of(llama, prompts)
     before = weights_hash(llama.weights())

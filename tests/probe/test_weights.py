@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from probe import InputError, Model
-from probe.check import prove_logits, weights_hash
+from probe.check import prove_logits
+from probe.identity import weights_hash
 from probe.weights import (
     Place,
     check_same_parameters,
