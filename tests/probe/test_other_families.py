@@ -168,27 +168,38 @@ def test_all_weights_have_a_place(family: str, model_of: Callable[..., Model]) -
         assert torch.equal(torch.cat(parts), fused)
 
 
-def test_a_multimodal_folder_is_read_as_it_lies(tmp_path: Path, prompts: Prompts) -> None:
+def whole_model(family: str) -> Any:
+    """A tiny multimodal model: Gemma 3, or Llama 4, of which transformers has a class for the text alone, too."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    text = tiny.config("gemma3_text", 320).to_dict()
-    tower = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-             "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
-    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=tower, image_token_index=318,
-                                  boi_token_index=317, eoi_token_index=316, mm_tokens_per_image=4)  # fmt: skip
+    text = tiny.config("gemma3_text", 320) if family == "gemma3" else zoo.config("llama4_text")
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2,
+             "image_size": 28, "patch_size": 14}  # fmt: skip
+    own = {
+        "gemma3": {"vision_config": tower | {"model_type": "siglip_vision_model"}, "image_token_index": 318,
+                   "boi_token_index": 317, "eoi_token_index": 316, "mm_tokens_per_image": 4},
+        "llama4": {"vision_config": tower | dict.fromkeys(
+                       ("vision_output_dim", "projector_input_dim", "projector_output_dim"), 32)},
+    }[family]  # fmt: skip
+    config = AutoConfig.for_model(family, text_config=text.to_dict(), **own)
     torch.manual_seed(0)
-    whole = tiny.perturbed(AutoModelForImageTextToText.from_config(config, attn_implementation="eager"))
+    return tiny.perturbed(AutoModelForImageTextToText.from_config(config, attn_implementation="eager"))
+
+
+@pytest.mark.parametrize("family_of_two", ["gemma3", "llama4"])
+def test_a_multimodal_folder_is_read_as_it_lies(family_of_two: str, tmp_path: Path, prompts: Prompts) -> None:
+    whole = whole_model(family_of_two)
     whole.save_pretrained(tmp_path)
     tiny.tokenizer("gemma3_text").save_pretrained(tmp_path)
     for backend in NAMES:
         model = Model.load(tmp_path, backend=backend)
-        assert model.shape.family == "gemma3_text"
+        assert model.shape.family == f"{family_of_two}_text"
         batch = batch_of(model, prompts)
         with torch.no_grad():
             want = whole(input_ids=batch.ids[-1][batch.mask[-1]][None], use_cache=False).logits[0]
         assert torch.allclose(model.run(batch).logits[-1][batch.mask[-1]], want, atol=1e-5)
     blocks = [p for p in places(model) if p.layer is not None]
-    assert {p.layer for p in blocks} == {0, 1, 2}
+    assert {p.layer for p in blocks} == set(range(model.shape.n_layers))
     assert not any("vision" in slot.name for p in blocks for slot in places(model)[p])
 
 
