@@ -60,11 +60,19 @@ def progress(
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """The innermost bar says what is done in here, before its next item: "loading checkpoint-60"."""
+    """The innermost bar says what is done in here, before its next item: "loading checkpoint-60".
+
+    It has no batches, so that Ctrl-C stops it at once.
+    """
     bar = _open[-1] if _open else None
     if bar is not None:
         bar.set_postfix_str(what)
-    yield
+    heard()
+    _presses.at_once = True
+    try:
+        yield
+    finally:
+        _presses.at_once = False
     if bar is not None:
         bar.set_postfix_str("")
 
@@ -89,9 +97,10 @@ def _held() -> str:
 
 @dataclass
 class _Presses:
-    """How often Ctrl-C was pressed since the outermost `interruptible` was entered."""
+    """How often Ctrl-C was pressed since the outermost `interruptible` was entered, and whether one is enough now."""
 
     count: int = 0
+    at_once: bool = False
 
 
 _presses = _Presses()
@@ -134,7 +143,7 @@ def heard() -> None:
 
 def _press(_number: int, _frame: FrameType | None) -> None:
     _presses.count += 1
-    if _presses.count > 1:
+    if _presses.count > 1 or _presses.at_once:
         raise KeyboardInterrupt  # lost in a finaliser, it is still heard at the next batch
     with suppress(OSError):  # a closed terminal cannot be told
         os.write(2, TOLD)  # not through a stream, which may be in the middle of a line

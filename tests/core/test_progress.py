@@ -107,6 +107,18 @@ def test_a_second_press_stops_inside_the_batch() -> None:
     assert reached == ["after the first"]
 
 
+def test_the_first_press_stops_while_a_model_loads() -> None:
+    reached = []
+
+    def work() -> None:
+        with doing("loading checkpoint-60"):
+            press()
+            reached.append("the model")
+
+    assert stopped(work)
+    assert not reached
+
+
 def test_a_press_nobody_heard_is_raised_at_the_end() -> None:
     done = []
     assert stopped(lambda: done.append(press()))

@@ -15,6 +15,8 @@ import pytest
 import xarray as xr
 
 import analyses.core.running.run as runner
+from analyses.core.running.inputs import Loading
+from analyses.core.running.series import series_of
 from analyses.core.running.sweep import sweep
 from analyses.core.store.store import Store
 from probe import Prompts
@@ -119,6 +121,8 @@ def test_a_series_without_steps_of_its_own_is_refused(series: Path, prompts: Pat
     alone = sweep("perplexity", checkpoints=[str(tmp_path / "one")], prompts=prompts)
     assert list(alone.data["step"].values) == [0]
     assert "step of one is not known" in alone.warnings[0]
+    (repository,) = series_of("org/tiny@main", Loading())  # looked up where it is loaded
+    assert (repository.step, repository.label) == (0, "tiny@main")
 
 
 def test_stages_with_the_same_steps_are_swept_one_by_one(series: Path, prompts: Path, tmp_path: Path) -> None:

@@ -202,11 +202,19 @@ def test_missing_weights(copy: Path) -> None:
         weight_files(copy)
 
 
-def test_pickle_needs_leave(copy: Path) -> None:
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_pickle_needs_leave(copy: Path, n_files: int) -> None:
     plain = Model.load(copy)
     from safetensors.torch import load_file
 
-    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    state = load_file(copy / "model.safetensors")
+    files = {name: f"pytorch_model-0000{i % 2 + 1}-of-00002.bin" for i, name in enumerate(state)}
+    if n_files == 1:
+        torch.save(state, copy / "pytorch_model.bin")
+    else:
+        (copy / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+        for file in set(files.values()):
+            torch.save({n: x for n, x in state.items() if files[n] == file}, copy / file)
     (copy / "model.safetensors").unlink()
     with pytest.raises(InputError, match="pickle"):
         Model.load(copy)

@@ -58,21 +58,22 @@ def steps(*sources: Path | str, **options: str | Path) -> list[int | None]:
 
 def test_numbered_folders_beside_what_is_none(run: Path) -> None:
     trained(run, (5, 100, 20))
-    (run / "checkpoint-5" / "optimizer.pt").write_bytes(b"x")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        (run / "checkpoint-5" / name).write_bytes(b"x")
     (run / "optimizer-only" / "inner").mkdir(parents=True)
     (run / "runs").mkdir()
     found = discover(run)
     assert ([c.step for c in found], found.notes) == ([5, 20, 100], ())
 
 
-def test_a_root_saved_again_is_the_step_it_equals(run: Path) -> None:
-    model(trained(run) / "later", "checkpoint-20").rename(run / "tmp")
-    for file in (run / "tmp").iterdir():
-        file.rename(run / file.name)
-    (run / "tmp").rmdir()
+@pytest.mark.parametrize("name", ["checkpoint-{}", "step_{}"])  # transformers and what builds on it; open-instruct
+def test_a_root_saved_again_is_the_step_it_equals(run: Path, name: str) -> None:
+    for step in (10, 20):
+        model(run / name.format(step))
+    rooted(run, name.format(20))
     found = discover(run)
-    assert [c.label for c in found] == ["checkpoint-10", "checkpoint-20"]
-    assert "is checkpoint-20, saved again" in found.notes[0]
+    assert [c.label for c in found] == [name.format(10), name.format(20)]
+    assert f"is {name.format(20)}, saved again" in found.notes[0]
 
 
 def rooted(run: Path, say: str, **state: int) -> Path:
