@@ -9,13 +9,14 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import norm, rankdata
 
 Scores = Float[np.ndarray, " response"]
 
 
 def auroc(score: Scores, right: Scores) -> float:
     """P(score of a right one > score of a wrong one), ties one half; NaN where one of the two is missing."""
+    from scipy.stats import rankdata
+
     n_right, n_wrong = int((right == 1).sum()), int((right == 0).sum())
     if not n_right or not n_wrong:
         return math.nan
@@ -29,6 +30,8 @@ def auroc_interval(score: Scores, right: Scores, item: np.ndarray, level: float 
     DeLong's components, summed over the responses of each item, on the scale of log odds; an AUROC of 0 or 1 gets the
     bound at which so clear a separation has chance 5 % (one half to the power of 1 / the smaller number).
     """
+    from scipy.stats import norm, rankdata
+
     value, n_right, n_wrong = auroc(score, right), int((right == 1).sum()), int((right == 0).sum())
     if min(n_right, n_wrong) < 5:
         return math.nan, math.nan
