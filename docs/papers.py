@@ -8,6 +8,7 @@ its null, in `papers/numbers.json`; `python docs/papers.py files` makes the file
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 import tempfile
@@ -145,7 +146,7 @@ def _text(value: Any) -> str:
 
 
 def files(lab: Path = Path("runs/lab-short/seed-0")) -> None:
-    """Sampled responses of three checkpoints of a run of the lab, and curves of another: what needs no model."""
+    """Sampled responses of three checkpoints of the lab, curves of a run, and problems with their numbers marked."""
     import analyses
     from apps.command.demo import GRADED
     from probe import Prompts
@@ -160,6 +161,12 @@ def files(lab: Path = Path("runs/lab-short/seed-0")) -> None:
         file = FOLDER / "answers" / f"step-{step}.jsonl"
         file.parent.mkdir(exist_ok=True)
         rows.to_json(file, orient="records", lines=True)
+    marked = [
+        {"id": i.id, "prompt": i.prompt, "answer": i.answer, "group": i.group,
+         "evidence": [list(found.span()) for found in re.finditer(r"\d+", i.prompt)]}
+        for i in prompts.subset(24).items
+    ]  # fmt: skip
+    (FOLDER / "evidence.jsonl").write_text("\n".join(map(json.dumps, marked)) + "\n", encoding="utf-8")
     test = lab / "sft_test.jsonl"
     scored = analyses.sweep("perplexity", checkpoints=lab / "sft-high", prompts=test, batch_size=32)
     marked = analyses.sweep("evaluate", checkpoints=lab / "sft-high", prompts=test, **GRADED)
