@@ -31,6 +31,9 @@ LOOK = """<style>
 .st-key-panels {display: grid !important; gap: .2rem .8rem;
   grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr))}
 .st-key-panels > * {width: 100% !important; min-width: 0}
+[data-testid=stMain] [data-testid=stCaptionContainer] {color: inherit; opacity: .8}
+[data-testid=stSidebar] [data-testid=stCaptionContainer] {color: inherit; opacity: .8; overflow-wrap: anywhere}
+[data-baseweb=tag] *, [data-testid=stBaseButton-primary] * {color: light-dark(#fff, #000) !important}
 [data-testid=stMarkdownContainer]:has(table) {overflow-x: auto}
 @media (max-width: 640px) {[data-testid=stMainBlockContainer] {padding: 3rem .8rem 3rem}}
 </style>"""

@@ -14,7 +14,7 @@ SIGNS = {GOOD: "✓", BAD: "!", PLACE: "◎", UNKNOWN: "?"}
 
 CSS = """
 .probe{--ink:var(--st-text-color,#1a1a1a);--page:var(--st-background-color,#fff);
- --quiet:color-mix(in srgb,var(--ink) 70%,var(--page));--line:color-mix(in srgb,var(--ink) 18%,var(--page));
+ --quiet:color-mix(in srgb,var(--ink) 80%,var(--page));--line:color-mix(in srgb,var(--ink) 18%,var(--page));
  --wash:color-mix(in srgb,var(--ink) 5%,var(--page));--accent:var(--st-primary-color,#0072B2);
  --mono:var(--st-code-font,ui-monospace,Menlo,Consolas,monospace);
  color:var(--ink);background:var(--page);font:14px/1.4 var(--st-font,system-ui,-apple-system,"Segoe UI",sans-serif);

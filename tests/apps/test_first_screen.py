@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
-from analyses.core.figures.labels import apart
+from analyses.core.figures.labels import apart, shortened
 from apps.drawn import cards, look, panels, rail
 from tests.apps.conftest import HOSTILE
 from tests.apps.test_browser import ready
@@ -49,6 +49,17 @@ def test_names_at_ends_never_cover_each_other_and_keep_their_order(places):
     assert all(moved[b] - moved[a] >= 15 for a, b in pairwise(order))
     assert all(m <= 100 for m in moved)
     assert apart([0.0, 50.0], 15, 100) == [0.0, 50.0]
+
+
+def test_long_names_are_cut_where_they_still_differ():
+    seeds = [f"grpo-math-lr1e-6-seed{n}" for n in (0, 1)]
+    assert set(shortened(seeds).values()) == {"…h-lr1e-6-seed0", "…h-lr1e-6-seed1"}
+    assert set(shortened(["first-" + "x" * 20, "second-" + "x" * 20]).values()) == {
+        "first-xxxxxxxx…",
+        "second-xxxxxxx…",
+    }
+    alike = ["a" * 20 + n + "b" * 20 for n in "12"]
+    assert shortened(alike) == {n: n for n in alike}
 
 
 def rows(runs: tuple[str, ...], steps: tuple[int, ...] = (0, 10, 20)) -> pd.DataFrame:

@@ -159,6 +159,10 @@ def heatmap(
     figure.update_xaxes(title_text=axis_name(x), showgrid=False, type=traces.cell_axis(rows[x]))
     figure.update_yaxes(showgrid=False, type=traces.cell_axis(rows[y]))
     figure.update_yaxes(title_text=axis_name(y), **first_column(panels))
+    for column, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
+        many = {part[column].nunique() for part, _ in panels}
+        if traces.cell_axis(rows[column]) == "category" and len(many) == 1:  # no frame around the cells
+            update(range=[-0.5, many.pop() - 0.5])
     figure.update_layout(coloraxis=coloraxis(rows[z], signed, limit, unit_of(rows) if unit is None else unit, fixed))
     gaps = any(p[z].notna().sum() < p[x].nunique() * p[y].nunique() for p, _ in panels)
     figure.update_layout(plot_bgcolor=MISSING)

@@ -15,7 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 LINE = 15  # pixels from one name to the next
-LONGEST = 18  # characters of a name; the whole one is told on hover
+LONGEST = 15  # characters of a name; the whole one is told on hover
 LETTER = 6.6  # pixels, of 12 px text
 
 
@@ -33,19 +33,33 @@ def named_ends(figure: go.Figure, height: int) -> go.Figure:
     ends = [(t, *last) for t in lines if (last := _last(t.x, t.y))]
     low, high = _range(of)
     wanted = [(high - y) / (high - low) * height if high > low else height / 2 for _, _, y in ends]
+    names = shortened([str(t.name) for t, _, _ in ends])
     for (trace, x, y), pixel, moved in zip(ends, wanted, apart(wanted, LINE, height), strict=True):
         name = str(trace.name)
-        shown = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+        shown = names[name]
         place = {"x": x, "y": y, "xanchor": "left", "xshift": 6, "yshift": pixel - moved, "showarrow": False}
         mark = f'<span style="color:{trace.line.color}">●</span> '
         of.add_annotation(text=mark + shown, hovertext=name, font={"size": 12}, align="left", **place)
-    longest = max((min(len(str(t.name)), LONGEST) for t in lines), default=0)
+    longest = max(map(len, names.values()), default=0)
     # A range of its own: a name beside the panel would otherwise widen the axis until it lies inside.
     xs = [x for t in lines for x in t.x if isinstance(x, Real) and math.isfinite(x)]
     if xs and (room := 0.03 * (max(xs) - min(xs))):
         of.update_xaxes(range=[min(xs) - room, max(xs) + room])
     of.update_layout(showlegend=False, margin={"r": round(22 + LETTER * (longest + 2)) if lines else 16})
     return of
+
+
+def shortened(names: Sequence[str]) -> dict[str, str]:
+    """Name -> at most `LONGEST` characters of it, the end where that tells them apart, since runs differ at their ends.
+
+    Names that neither their ends nor their beginnings tell apart stay whole.
+    """
+    long = {n: n for n in names}
+    for cut in (lambda n: f"…{n[1 - LONGEST :]}", lambda n: f"{n[: LONGEST - 1]}…"):
+        short = {n: n if len(n) <= LONGEST else cut(n) for n in names}
+        if len(set(short.values())) == len(short):
+            return short
+    return long
 
 
 def apart(places: Sequence[float], least: float, room: float) -> list[float]:
