@@ -11,12 +11,15 @@ import pandas as pd
 from analyses.core import claim
 from analyses.core.claim import FOUND, NONE, Claim
 from analyses.core.result import Result
+from analyses.core.running.study.arms import over_seeds
 from analyses.core.running.study.questions import QUESTIONS, Ask
 from analyses.core.running.study.runs import Run
 from analyses.core.running.study.study import Answers, split
 from apps.command import lines
+from apps.command.terminal import merged
 
 WIDTH = 100
+MOST_OF_A_NOTE = 2  # lines; the rest is in the report
 MARKS = {"error": ("✗", "red"), "warning": ("!", "yellow"), "info": ("•", "green")}
 OTHER = {NONE: ("–", None), "cannot be judged": ("?", None)}
 TABLED = ("evaluate", "perplexity")
@@ -47,10 +50,32 @@ def answers(found: Answers) -> Iterator[str]:
     if text := lines.printed(table(found)):
         yield ""
         yield textwrap.indent(text, "  ")
+    for warning in dict.fromkeys(w for result in found.results.values() for w in merged(result.warnings)):
+        yield from textwrap.wrap(warning, WIDTH, initial_indent="  note: ", subsequent_indent="    ")[:MOST_OF_A_NOTE]
     for name, why in found.refused.items():
         yield f"  ? {name} was not answered: {why}"
     for name, why in found.failed.items():
         yield click.style(f"  ✗ {name} failed: {why}", fg="red")
+
+
+def arms(found: Sequence[Answers], pattern: str) -> str:
+    """Accuracy and perplexity of every arm, mean and spread over its seeds."""
+    shown: list[dict[str, object]] = []
+    for analysis, quantity in zip(TABLED, QUANTITIES, strict=True):
+        if any(analysis in one.results for one in found):
+            rows = lines.usual(over_seeds(found, pattern, analysis, quantity))
+            dims = [c for c in rows if c not in ("step", "mean", "sd", "seeds")]
+            told = [c for c in dims if c in ("arm", "quantity") or rows[c].nunique(dropna=False) > 1]
+            shown += [_arm(told, part.sort_values("step")) for _, part in rows.groupby(told, dropna=False, sort=False)]
+    return lines.printed(pd.DataFrame(shown))
+
+
+def _arm(dims: Sequence[str], part: pd.DataFrame) -> dict[str, object]:
+    ends = {when: part.iloc[at] for when, at in (("first", 0), ("last", -1))}
+    spread = {when: "" if pd.isna(row["sd"]) else f" ± {row['sd']:.2g} (sd)" for when, row in ends.items()}
+    said = {when: f"{row['mean']:.3g}{spread[when]}" for when, row in ends.items()}
+    named = {dim: part[dim].iloc[0] for dim in dims}
+    return {**named, "over steps": lines.sparkline(list(part["mean"])), **said, "seeds": int(part["seeds"].max())}
 
 
 def card(name: str, one: Claim) -> Iterator[str]:

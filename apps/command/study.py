@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 import analyses
+from analyses.core.running.study.arms import arm_of
 from analyses.core.running.study.questions import QUESTIONS, USUAL, asked
 from analyses.core.running.study.runs import found
 from analyses.core.running.study.study import QUICK, Answers, Study, study
@@ -50,6 +51,7 @@ def command() -> click.Command:
         click.Option(["--seen", "seen"], **groups, help="Groups that training may have shown; others count as not."),
         click.Option(["--questions"], **groups, help=ASKED),
         click.Option(["--quick"], is_flag=True, help=f"First look at {QUICK} problems, then at all of them."),
+        click.Option(["--group-by"], metavar="REGEX", help="Runs of which this matches the same are seeds of one arm."),
         click.Option(["--set", "own"], multiple=True, metavar="ANALYSIS.OPTION=VALUE", help="Of one analysis."),
         *(click.Option(flags(flag), **how) for flag, how in every.items()),
         click.Option(["--base", "base_model"], metavar="FOLDER", help="What training started from: step 0."),
@@ -119,6 +121,8 @@ def carried_out(asked_for: Mapping[str, Any], store: Store, *, dry_run: bool = F
     say: Callable[[str], None] = (lambda _: None) if quiet else click.echo
     inputs = _inputs(given)
     asks = asked(questions)
+    if "group_by" in given and all(arm_of(Path(run).name, given["group_by"]) is None for run in given["runs"]):
+        raise InputError(f"--group-by {given['group_by']!r} matches none of the runs {', '.join(given['runs'])}")
     if dry_run:
         for one in found(given["runs"], inputs["prompts"], inputs["loading"]):
             say("\n".join(cards.intention(one, asks)))
@@ -140,6 +144,8 @@ def carried_out(asked_for: Mapping[str, Any], store: Store, *, dry_run: bool = F
     done = study(*given["runs"], questions=questions, store=store, told=told, **inputs)
     _forget(first, done, store)
     study_file.keep(store, asked_for, done)
+    if "group_by" in given:
+        say(f"Mean and spread over seeds\n{cards.arms(done.answers, given['group_by'])}\n")
     return done
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from analyses.core.running.study.arms import over_seeds
 from analyses.core.store.store import Store
 from apps.command import lines, study, study_file
 from probe.errors import InputError
@@ -102,3 +103,34 @@ def test_options_of_one_analysis() -> None:
 def test_a_curve_in_a_line() -> None:
     assert lines.sparkline([0.0, 1.0, float("nan"), 0.5]) == "▁█·▅"
     assert lines.sparkline([2.0, 2.0]) == "▁▁" and lines.sparkline([]) == ""
+
+
+def test_runs_are_seeds_of_an_arm(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("high-s1", "high-s2", "low-s1")
+    for name in names:
+        tiny.series(tmp_path / name, steps=(0, 10))
+    shift = tmp_path / "high-s2" / "checkpoint-10"
+    tiny.save(shift, seed=5)
+    runs = [tmp_path / name for name in names]
+    store = Store(tmp_path / "r")
+    words = {"runs": list(map(str, runs)), "prompts": str(run / "items.jsonl"), "questions": ["memory"],
+             "max_new_tokens": 2, "group_by": "(.*)-s[0-9]+"}  # fmt: skip
+    done = study.carried_out(words, store)
+    out = capsys.readouterr().out
+    rows = over_seeds(done.answers, "(.*)-s[0-9]+", "perplexity", "ppl").query(
+        "variant == 'micro' and mask == 'answer'"
+    )
+    high = rows[(rows["arm"] == "high") & (rows["step"] == 10)]
+    values = [
+        float(a.results["perplexity"].summary().query("quantity == 'ppl' and variant == 'micro' and mask == 'answer' "
+              "and step == 10 and group == 'a'")["value"].iloc[0]) for a in done.answers[:2]
+    ]  # fmt: skip
+    found = high[high["group"] == "a"].iloc[0]
+    assert values[0] != values[1]
+    assert (found["mean"], found["seeds"]) == (pytest.approx(sum(values) / 2), 2)
+    assert found["sd"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert rows[rows["arm"] == "low"]["sd"].isna().all(), "one seed has no spread"
+    assert "Mean and spread over seeds" in out and "(sd)" in out and "nan" not in out
+    for pattern, told in (("(", "no regular expression"), ("x(.*)", "matches none of the runs")):
+        with pytest.raises(InputError, match=told):
+            study.carried_out({**words, "group_by": pattern}, store)
