@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from analyses import Result, run
-from analyses.credit._answers import final_answer
 from probe import InputError, Rollouts
 from tests import logs, tiny
 
@@ -58,20 +57,10 @@ def test_each_unread_answer_stands_alone_whatever_the_others_are() -> None:
         group([None, None])
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("it is 1,000", "1000"),
-        ("it is 1000.0 .", "1000"),
-        ("half: 1/2", "1/2"),
-        (r"so \boxed{\frac{1}{2}} of 7", r"\frac{1}{2}"),
-        (r"\boxed{3} then \boxed{0.50}", "1/2"),
-        ("nothing", None),
-        ("minus -4", "-4"),
-    ],
-)
-def test_answers_are_read_in_one_spelling(text: str, answer: str | None) -> None:
-    assert final_answer(text, None) == answer
+@pytest.mark.parametrize("other", ["1000", "1000.0 .", r"\\boxed{1{,}000}", "The answer is 1e3.", "2000/2"])
+def test_one_answer_in_several_spellings_is_one_cluster(other: str) -> None:
+    rows = [{"step": 1, "prompt_id": "q", "prompt_text": "?", "response_text": t} for t in ("it is 1,000", other, "7")]
+    assert mean(run("cluster_rewards", rollouts=Rollouts.of(rows)), "cluster_share") == pytest.approx(5 / 9)
 
 
 def test_a_log_of_ids_needs_the_tokenizer(tmp_path: Path) -> None:
