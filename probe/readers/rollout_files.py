@@ -14,10 +14,11 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from probe.errors import InputError
+from probe.readers.areal import areal_rows, dumps_in
 from probe.readers.lines import json_objects
 from probe.readers.writers import FOLDER_STEP, flat_row, one_type_each, renamed, slime_rows
 
-SUFFIXES = (".parquet", ".jsonl", ".pt")
+SUFFIXES = (".parquet", ".jsonl", ".pt", ".txt")
 FILE = "log_file"  # a column of rows read into memory that is no part of their content
 
 
@@ -35,8 +36,9 @@ def open_log(path: str | Path | Sequence[str | Path]) -> tuple[pads.Dataset, str
         raise InputError(f"{source}: {' and '.join(sorted(kinds))} files side by side; give the files of one log")
     if kinds == {".jsonl"}:
         return _in_memory([_jsonl(f) for f in files], files), source
-    if kinds == {".pt"}:
-        return _in_memory([slime_rows(f) for f in files], files), source
+    if kinds in ({".pt"}, {".txt"}):
+        read = slime_rows if kinds == {".pt"} else areal_rows
+        return _in_memory([read(f) for f in files], files), source
     schema = _one_schema(files, source)
     if "response_token_ids" in schema.names or "response_text" in schema.names:
         return pads.dataset([str(f) for f in files], schema=schema, format="parquet"), source
@@ -55,7 +57,7 @@ def _files(path: Path) -> list[Path]:
             raise InputError(f"{path}: not a rollout log; expected {', '.join(SUFFIXES)}, or a folder of them")
         return [path]
     # A recorder's scratch file starts with a dot: a run that was killed leaves whole files only.
-    found = [f for f in path.glob("*") if f.suffix in SUFFIXES and not f.name.startswith(".")]
+    found = [f for f in path.glob("*") if f.suffix in SUFFIXES[:-1] and not f.name.startswith(".")]
     if not found:
         for inner in ("rollouts", "completions"):
             if (path / inner).is_dir():
@@ -66,7 +68,7 @@ def _files(path: Path) -> list[Path]:
             if FOLDER_STEP.fullmatch(folder.name)
             for f in folder.glob("*.jsonl")
             if "rollout" in f.name or folder.name.endswith("_evals")
-        ]
+        ] or dumps_in(path)
     if not found:
         raise InputError(f"no rollout log at {path}; expected {', '.join(SUFFIXES)} files, or a folder of them")
     return sorted(found, key=lambda f: (len(f.parent.name), f.parent.name, len(f.stem), f.name))

@@ -227,13 +227,18 @@ def _table(rows: Sequence[Row], file: Path, run: str | None) -> Iterator[Row]:
 
 
 def _of_chart(rows: Sequence[Row], run: str | None, file: Path) -> list[Row]:
-    """W&B's download of a chart: `<run> - <scalar>` beside its `__MIN` and `__MAX`, `Step` its own counter."""
+    """W&B's download of a chart: `<run> - <scalar>` beside its `__MIN` and `__MAX`, `Step` its own counter.
+
+    After W&B's documentation: no file that its page wrote was at hand. A row may belong to other runs alone, and the
+    counter may be there once more, by run.
+    """
     names = [n for n in rows[0].cells if " - " in n and not n.endswith(("__MIN", "__MAX"))]
-    runs = {n.partition(" - ")[0] for n in names}
-    chosen = _one_run(runs, run, file)
-    kept = {n: n.removeprefix(f"{chosen} - ") for n in names if n.startswith(f"{chosen} - ")}
+    of_run = {n: n.rpartition(" - ")[::2] for n in names}
+    chosen = _one_run({named for named, _ in of_run.values()}, run, file)
+    kept = {n: scalar for n, (named, scalar) in of_run.items() if named == chosen and scalar != "_step"}
     steps = {n: "_step" if n == "Step" else n for n in rows[0].cells if n in STEP_NAMES}
-    return [r._replace(cells={new: r.cells.get(old) for old, new in {**steps, **kept}.items()}) for r in rows]
+    own = [r for r in rows if any(r.cells.get(n) not in (None, "") for n in kept)]
+    return [r._replace(cells={new: r.cells.get(old) for old, new in {**steps, **kept}.items()}) for r in own]
 
 
 def _one_run(runs: set[str], run: str | None, file: Path) -> str:

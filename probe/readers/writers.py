@@ -7,6 +7,7 @@
 | OpenRLHF | `prompt`/`input`, `output`, `reward` | rendered text |
 | SkyRL `dumped_evals` | `input_prompt`, `output_response` | rendered text with special tokens, `score` |
 | prime-rl (verifiers) | `prompt`, `completion`, `example_id` | messages, `reward` |
+| AReaL `dump_dir` | `<version>/<query>.txt` | rendered text with special tokens (`probe.readers.areal`) |
 | slime `--save-debug-rollout-data` | `rollout_id`, `samples` in a .pt | ids, masks, log-probs of the sampler |
 """
 

@@ -289,6 +289,30 @@ def test_slimes_dump_of_samples(tmp_path: Path) -> None:
         Rollouts.read(tmp_path)
 
 
+def test_areals_dumps(tmp_path: Path) -> None:
+    form = (
+        "idx: {} / 2, seqlen: 9, reward is {}.\nprompt is \n\x1b[33m\x1b[2m{}\x1b[0m\n"
+        "sequence is: \n\x1b[33m\x1b[2m{}\x1b[0m\n"
+    )
+    for version in (0, 12):
+        (tmp_path / f"{version}").mkdir()
+        for query in ("a", "b"):
+            texts = [form.format(i + 1, r, f"<s>{query}?\n", f"ans {i}\n\nidx: {i}") for i, r in enumerate((1, 0.5))]
+            (tmp_path / f"{version}" / f"{query}.txt").write_text("".join(texts))
+    log = Rollouts.read(tmp_path)
+    assert log.steps == [0, 12]
+    assert log.index.groupby("group_uid").size().tolist() == [2] * 4
+    rows = {(r["step"], r["prompt_text"], r["response_text"], r["reward"]) for r in log.data.to_table().to_pylist()}
+    wanted = {
+        (s, f"<s>{q}?\n", f"ans {i}\n\nidx: {i}", w) for s in (0, 12) for q in "ab" for i, w in enumerate((1, 0.5))
+    }
+    assert rows == wanted
+    torn = tmp_path / "12" / "a.txt"
+    torn.write_text(torn.read_text()[:-9])
+    with pytest.raises(InputError, match=r"12/a.txt: not a dump of AReaL, or cut short after 1 samples"):
+        Rollouts.read(tmp_path)
+
+
 def test_infinite_log_probs_are_refused_by_row() -> None:
     rows = logs.rows()
     rows[2] = {**rows[2], "old_logp": np.full(len(rows[2]["response_token_ids"]), -np.inf, np.float32)}

@@ -322,3 +322,10 @@ def test_a_chart_downloaded_from_wandb_says_that_its_steps_are_its_own(tmp_path:
     with pytest.raises(InputError, match=r"holds runs \['a', 'b'\]"):
         RunLog.read(file)
     assert RunLog.read(file, run="b").series("entropy").tolist() == [0.1]
+    names = [
+        f"{run} - {n}{end}" for run in ("a - 1e-4", "b") for n in ("_step", "loss") for end in ("", "__MIN", "__MAX")
+    ]
+    lines = ["8,8,8,8,.9,.9,.9,,,,,,", "9,,,,,,,9,9,9,.1,.1,.1"]
+    file.write_text("\n".join([",".join(f'"{n}"' for n in ("Step", *names)), *lines]))
+    assert RunLog.read(file, run="a - 1e-4").series("loss").to_dict() == {8: 0.9}
+    assert RunLog.read(file, run="b").series("loss").to_dict() == {9: 0.1}
