@@ -15,7 +15,7 @@ import tempfile
 import tomllib
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -148,11 +148,12 @@ def _text(value: Any) -> str:
 def files(lab: Path = Path("runs/lab-short/seed-0")) -> None:
     """Sampled responses of three checkpoints of the lab, curves of a run, and problems with their numbers marked."""
     import analyses
-    from apps.command.demo import GRADED
+    from apps.command.demo import ANSWER
     from probe import Prompts
 
     prompts = Prompts.read(lab / "prompts.jsonl").where(answer_kind="gold_final", group=["leaked_true", "unseen"])
-    how: dict[str, Any] = {**GRADED, "samples": 8, "temperature": 1.0}
+    graded: dict[str, Any] = {"grade": "exact", "pattern": ANSWER, "max_new_tokens": 44, "batch_size": 64}
+    how: dict[str, Any] = {**graded, "samples": 8, "temperature": 1.0}
     for step in (0, 24, 48):
         model = lab / "grpo-format" / f"checkpoint-{step}"
         table = analyses.run("evaluate", model=model, prompts=prompts.subset(24), **how).table
@@ -161,6 +162,7 @@ def files(lab: Path = Path("runs/lab-short/seed-0")) -> None:
         file = FOLDER / "answers" / f"step-{step}.jsonl"
         file.parent.mkdir(exist_ok=True)
         rows.to_json(file, orient="records", lines=True)
+    pd.concat(_worded(lab, prompts.subset(12), how)).to_json(FOLDER / "wordings.jsonl", orient="records", lines=True)
     marked = [
         {"id": i.id, "prompt": i.prompt, "answer": i.answer, "group": i.group,
          "evidence": [list(found.span()) for found in re.finditer(r"\d+", i.prompt)]}
@@ -169,9 +171,23 @@ def files(lab: Path = Path("runs/lab-short/seed-0")) -> None:
     (FOLDER / "evidence.jsonl").write_text("\n".join(map(json.dumps, marked)) + "\n", encoding="utf-8")
     test = lab / "sft_test.jsonl"
     scored = analyses.sweep("perplexity", checkpoints=lab / "sft-high", prompts=test, batch_size=32)
-    marked = analyses.sweep("evaluate", checkpoints=lab / "sft-high", prompts=test, **GRADED)
+    marked = analyses.sweep("evaluate", checkpoints=lab / "sft-high", prompts=test, **graded)
     table = analyses.run("over_memorization", perplexity=scored, evaluate=marked, unparsed="wrong").table
     table[["step", "accuracy", "perplexity"]].round(4).to_csv(FOLDER / "curves.csv", index=False)
+
+
+def _worded(lab: Path, prompts: Any, how: dict[str, Any]) -> list[pd.DataFrame]:
+    """Sampled responses to problems as they are, and about somebody of another name."""
+    import analyses
+
+    found: list[pd.DataFrame] = []
+    for variant, name in (("original", r"\g<0>"), ("renamed", "Eve")):
+        items = tuple(replace(i, prompt=re.sub(r"^\w+", name, i.prompt)) for i in prompts.items)
+        asked = replace(prompts, items=items)
+        table = analyses.run("evaluate", model=lab / "grpo-format" / "checkpoint-24", prompts=asked, **how).table
+        rows = table[table["decoding"] == "sampled"][["item", "group", "sample", "text", "gold"]]
+        found.append(rows.assign(gold=rows["gold"].str.removeprefix("ans "), variant=variant))
+    return found
 
 
 def main(arguments: list[str]) -> None:
