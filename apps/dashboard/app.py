@@ -33,7 +33,7 @@ LOOK = """<style>
 .st-key-panels > * {width: 100% !important; min-width: 0}
 [data-testid=stMain] [data-testid=stCaptionContainer] {color: inherit; opacity: .8}
 [data-testid=stSidebar] [data-testid=stCaptionContainer] {color: inherit; opacity: .8; overflow-wrap: anywhere}
-[data-baseweb=tag] *, [data-testid=stBaseButton-primary] * {color: light-dark(#fff, #000) !important}
+[data-tag-index] *, [data-testid=stBaseButton-primary] * {color: light-dark(#fff, #000) !important}
 [data-testid=stMarkdownContainer]:has(table) {overflow-x: auto}
 @media (max-width: 640px) {[data-testid=stMainBlockContainer] {padding: 3rem .8rem 3rem}}
 </style>"""

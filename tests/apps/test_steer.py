@@ -12,9 +12,11 @@ from streamlit.testing.v1 import AppTest
 from analyses.core.store.store import Store
 from apps.dashboard.pages import steer
 from apps.dashboard.serve import SCRIPT
+from apps.dashboard.widgets import directions
 from probe.errors import InputError
 from tests import tiny
 from tests.apps.conftest import perplexity
+from tests.apps.test_dashboard import markup
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def page(run, tmp_path, monkeypatch) -> AppTest:
     monkeypatch.setenv("PROBE_RESULTS", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["dashboard.py"])
     app = AppTest.from_file(str(SCRIPT), default_timeout=60)
-    app.query_params.update({"page": "Steer", "units": "0, 1", "tokens": "3"})
+    app.query_params.update({"page": "Steer", "how": "units", "units": "0, 1", "tokens": "3"})
     app.run()
     assert app.text_area[0].value == "what is 3 plus 7 ?"
     pressed(app, "Write")
@@ -101,3 +103,27 @@ def test_texts_name_the_settings_that_made_them_once_others_are_chosen(page, tmp
     page.text_input(key="units").set_value("0, 1").run()
     pressed(page, "Write")
     assert not page.warning and any("8.0" in c.value for c in page.code)
+
+
+def test_two_texts_steer_beside_a_placebo_of_the_same_length(run, tmp_path, monkeypatch, capsys):
+    Store(tmp_path).put(perplexity(str(run), 0.5))
+    monkeypatch.setenv("PROBE_RESULTS", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["dashboard.py"])
+    app = AppTest.from_file(str(SCRIPT), default_timeout=60)
+    sides = {"more": "what is 3 plus 7 ? 10", "less": "what is 3 plus 7 ? 9"}
+    app.query_params.update({"page": "Steer", "tokens": "3", **sides})
+    app.run()
+    pressed(app, "Steer")
+    assert not app.error
+    said = markup(app)
+    assert said.count('class="grid doses"') == 2 and "<h4>placebo</h4>" in said and "<h4>as it is</h4>" in said
+    assert said.count('data-tip="layer') == 2 * 2 * len(directions.STRENGTHS)
+    exec(compile(next(c.value for c in app.code if "model.direction" in c.value), "saved", "exec"), {})
+    assert "Steered at" in capsys.readouterr().out
+    app.text_area(key="more").set_value("one\ntwo").run()
+    assert any("give as many on both" in c.value for c in app.caption)
+
+
+@pytest.mark.parametrize(("count", "found"), [(1, [0]), (2, [0, 1]), (4, [1, 2, 3]), (28, [9, 13, 18, 23, 27])])
+def test_layers_to_steer_are_of_the_last_two_thirds(count, found):
+    assert directions.layers(count) == found

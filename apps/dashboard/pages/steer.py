@@ -21,7 +21,8 @@ import streamlit as st
 import probe
 from analyses.core.store.files import StoreError, replaced
 from apps.catalog import Listing, located, not_found, run_names
-from apps.dashboard.widgets import address
+from apps.dashboard.widgets import address, directions
+from apps.drawn import texts
 from probe.errors import InputError, ProbeError
 
 SITES = {
@@ -31,6 +32,8 @@ SITES = {
     "attn_out": "what attention adds",
     "resid_post": "residual stream",
 }
+TEXTS, UNITS = "texts", "units"
+HOW = {TEXTS: "two texts", UNITS: "neurons or heads"}
 MAX_TOKENS, MAX_PROMPT = 200, 2000
 STRENGTHS = [n / 2 for n in range(-8, 17)]
 
@@ -89,6 +92,10 @@ def show(found: Listing) -> None:
     st.subheader("Change the model while it writes", anchor=False)
     if reason := unavailable(found):
         st.info(reason)
+        return
+    how = address.select("Steer by", list(HOW), key="how", name=lambda h: HOW[h], radio=True, horizontal=True)
+    if how == TEXTS:
+        directions.show(_checkpoints(found), _n_layers, _model, _examples(found))
         return
     asked, recipe = _asked(found)
     if recipe is None:
@@ -160,6 +167,17 @@ def _example(found: Listing) -> str:
             with path.open(encoding="utf-8") as lines:
                 return str(json.loads(lines.readline() or "{}").get("prompt", ""))[:MAX_PROMPT]
     return ""
+
+
+def _examples(found: Listing) -> list[str]:
+    """A prompt of some result, that prompt with its own answer, and with another item's: they differ in little else."""
+    for entry in found.entries:
+        written = [w[0] for w in texts.of(entry).values()]
+        other = next((w[1] for w in written if w[1] != written[0][1]), None)
+        if other is not None:
+            prompt, answer, _ = written[0]
+            return [prompt[:MAX_PROMPT], *(f"{prompt} {a}"[:MAX_PROMPT] for a in (answer, other))]
+    return [_example(found)]
 
 
 def _number(path: str) -> int:
