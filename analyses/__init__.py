@@ -1,14 +1,17 @@
 """Analyses of what post-training did to a model; one file each, found by name.
 
     import analyses
-    result = analyses.run("perplexity", model="runs/lab-short/sft-high/checkpoint-60", prompts="prompts.jsonl")
+    result = analyses.perplexity(model="runs/lab-short/sft-high/checkpoint-60", prompts="prompts.jsonl")
     result.summary()
 
-Names are imported when first used: the command line must answer ``--help`` without pandas.
+Every analysis is a function here (`analyses.logit_lens(model, prompts, top_k=5)`); `run` takes its name instead. Names
+are imported when first used: the command line must answer ``--help`` without pandas.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from analyses.core.homes import homes
 
 if TYPE_CHECKING:
     from analyses.core.analysis import get, names
@@ -28,17 +31,18 @@ _HOMES = {
     "Loading": "running.inputs",
     "Result": "result",
     "run": "running.run",
-    "study": "running.study.study",
     "sweep": "running.sweep",
     "Store": "store.store",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'analyses' has no attribute {name!r}")
-    return getattr(import_module(f"analyses.core.{_HOMES[name]}"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"analyses.core.{_HOMES[name]}"), name)
+    if name in homes():
+        return import_module("analyses.core.running.functions").function_of(name)
+    raise AttributeError(f"module 'analyses' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *homes()})

@@ -16,6 +16,7 @@ from probe.readers import item_rows, tables
 from probe.readers.columns import Source
 from probe.readers.schemas import SCHEMAS
 from probe.tokens import SPANS, Encoded, TokenBatch, plan, tokenize
+from probe.views.html import table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ _ALWAYS = ("id", "prompt", "answer", "group", "answer_kind")
 _SHOWN = (*_ALWAYS, "golds", "choices", "correct", "variant", "cluster", "seen")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prompts:
     """A table of items, unique by (id, answer_kind), with where it came from."""
 
@@ -43,6 +44,14 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __repr__(self) -> str:
+        return f"Prompts({len(self)} items of {', '.join(self.groups)[:80]}, from {self.source})"
+
+    def _repr_html_(self) -> str:
+        rows = [(i.id, i.group, i.answer_kind, i.prompt[:200], i.answer[:80]) for i in self.items[:10]]
+        shown = f"{len(self)} items from {self.source}" + (", the first 10" if len(self) > 10 else "")
+        return table(rows, ("id", "group", "answer_kind", "prompt", "answer"), shown)
 
     @classmethod
     def read(

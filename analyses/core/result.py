@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -75,6 +76,7 @@ DIMS: dict[str, str] = {
 STAGES = ("under-trained", "good fit", "over-memorized", "over-fit")  # of a run: the rule of over_memorization
 NOT_ASSESSABLE = "not assessable"
 COMPANIONS = ("ci_low", "ci_high", "n")
+_SHOWN = 8  # rows of a summary that a notebook shows
 
 
 class Rows(Protocol):
@@ -85,7 +87,7 @@ class Rows(Protocol):
     def __call__(self) -> pd.DataFrame: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished analysis.
 
@@ -193,6 +195,29 @@ class Result:
     def figure(self) -> Figure:
         """The first figure."""
         return next(iter(self.figures().values()))
+
+    def __repr__(self) -> str:
+        said = [f"  {line}" for line in (self.verdict or "").splitlines()[:4]]
+        told = [f"  warning: {w}" for w in self.warnings[:2]]
+        head = f"Result({self.analysis or 'unnamed'}{f' {self.key[:8]}' if self.key else ''}, {len(self.rows)} rows)"
+        return "\n".join([head, *said, *told])
+
+    def _repr_html_(self) -> str:
+        said = "".join(f"<p><b>{escape(line)}</b></p>" for line in (self.verdict or "").splitlines())
+        told = "".join(f"<p>⚠ {escape(w)}</p>" for w in self.warnings)
+        rows = self.summary()
+        shown = rows.head(_SHOWN).to_html(index=False, border=0, float_format="{:.4g}".format) if len(rows) else ""
+        more = f"<p>{max(0, len(rows) - _SHOWN)} more rows in .summary(); facts in .table; pictures in .figures()</p>"
+        return f"<div>{escape(self.analysis)} <code>{escape(self.key[:8])}</code></div>{said}{told}{shown}{more}"
+
+    def _ipython_display_(self) -> None:
+        """What a notebook shows: the claim and the first rows, then the first figure."""
+        from IPython.display import HTML, display  # only IPython calls this
+
+        display(HTML(self._repr_html_()))
+        drawn = self.figures() if self.analysis else {}
+        if drawn:
+            display(next(iter(drawn.values())))
 
     def with_record(self, **entries: object) -> Result:
         """The same numbers with provenance entries added."""
