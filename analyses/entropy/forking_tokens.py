@@ -226,7 +226,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Overlap of the marks, which classes of tokens they mark, and their shares over steps."""
+    """Overlap of the marks, the classes of tokens they mark, their shares over steps, the size of the nucleus."""
 
     def cells(name: str) -> pd.DataFrame:
         frame = result.data[name].to_dataframe(name="value").reset_index()
@@ -236,10 +236,15 @@ def figures(result: Result) -> dict[str, Figure]:
 
     rows = result.summary()
     extra = [c for c in ("step",) if c in rows]
+
+    def over(which: pd.Series, title: str) -> Figure:
+        return curve(rows[which], x="rollout_step", color="quantity", facet=extra or None, title=title)
+
     return {
         "overlap": heatmap(cells("overlap"), x="signal", y="variant", title="Jaccard overlap of marks", unit="1"),
         "classes": heatmap(
             cells("share_by_class"), x="signal", y="token_class", title="Share of each class that is marked", unit="1"
         ),
-        "shares": curve(rows, x="rollout_step", color="quantity", facet=extra or None, title="Share of tokens marked"),
+        "shares": over(rows["quantity"].str.endswith("_share"), "Share of tokens marked"),
+        "nucleus": over(rows["quantity"] == "nucleus_size", "Tokens that hold the first top-p mass, mean over tokens"),
     }
