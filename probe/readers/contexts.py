@@ -123,10 +123,19 @@ def _refuse_unmasked_turns(
 
 
 def _stripped(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """True for logs whose writer decodes without special tokens, read with a tokenizer that has a template."""
-    if "log_writer" not in table.column_names or not getattr(tokenizer, "chat_template", None):
+    """True for logs whose writer decodes without special tokens, read with a tokenizer that has a template.
+
+    verl does; and whoever wrote it, where every prompt begins and ends with what the template leaves when its special
+    tokens are gone ("user" ... "assistant").
+    """
+    if not getattr(tokenizer, "chat_template", None) or "prompt_text" not in table.column_names:
         return False
-    return "verl" in set(table["log_writer"].to_pylist())
+    writers = set(table["log_writer"].to_pylist()) if "log_writer" in table.column_names else set[str]()
+    if writers & {"verl", "trl"}:
+        return "verl" in writers
+    ends = [(b, a) for b, _, a in _shapes(tokenizer, {}) if b.strip() and a.strip()]
+    texts = set(table["prompt_text"].to_pylist())
+    return bool(ends) and all(t and any(t.startswith(b) and t.endswith(a) for b, a in ends) for t in texts)
 
 
 def _prompt_ids(table: pa.Table, tokenizer: PreTrainedTokenizerBase, source: str) -> list[list[int] | None]:
@@ -142,8 +151,8 @@ def _prompt_ids(table: pa.Table, tokenizer: PreTrainedTokenizerBase, source: str
     bad = [i for i, ids in enumerate(prompts) if ids is None]
     if bad and _stripped(table, tokenizer):
         raise InputError(
-            f"{source}: verl logs prompts without their special tokens, and {len({texts[i] for i in bad})} of them "
-            f"cannot be rebuilt from this tokenizer's chat template ({_named(table, bad)}): what the policy saw is "
+            f"{source}: prompts are logged without their special tokens (as verl does), and "
+            f"{len({texts[i] for i in bad})} of them cannot be rebuilt from this tokenizer's chat template ({_named(table, bad)}): what the policy saw is "
             "unknown. Record ids (docs/record-with-verl.md), or give the prompts as a column of messages"
         )
     _check_counts(table, prompts, source)

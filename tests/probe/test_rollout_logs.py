@@ -81,6 +81,12 @@ def test_the_context_behind_a_stripped_prompt_is_rebuilt(tmp_path: Path, chat: A
     log = Rollouts.read(written(tmp_path / "1.jsonl", rows)).tokenized(chat)
     assert log.data.to_table()["prompt_token_ids"].to_pylist() == [saw] * 4
     assert "rebuilt from the chat template" in log.notes[0]
+    anyones = [{"prompt_text": stripped, "response_text": "ans", "step": 1}]  # whoever stripped it
+    assert Rollouts.of(anyones).tokenized(chat).data.to_table()["prompt_token_ids"].to_pylist() == [saw]
+    anyones[0]["prompt_text"] = "what is 3 plus 7 ?"
+    assert chat.decode(Rollouts.of(anyones).tokenized(chat).data.to_table()["prompt_token_ids"][0].as_py()) == (
+        "what is 3 plus 7 ?"
+    )
     wrong = [{**r, "prompt_length": len(saw) + 1} for r in rows]
     with pytest.raises(InputError, match=rf"counts {len(saw) + 1} prompt tokens where its text gives {len(saw)}"):
         Rollouts.read(written(tmp_path / "2.jsonl", wrong)).tokenized(chat)
