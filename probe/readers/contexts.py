@@ -152,8 +152,9 @@ def _prompt_ids(table: pa.Table, tokenizer: PreTrainedTokenizerBase, source: str
     if bad and _stripped(table, tokenizer):
         raise InputError(
             f"{source}: prompts are logged without their special tokens (as verl does), and "
-            f"{len({texts[i] for i in bad})} of them cannot be rebuilt from this tokenizer's chat template ({_named(table, bad)}): what the policy saw is "
-            "unknown. Record ids (docs/record-with-verl.md), or give the prompts as a column of messages"
+            f"{len({texts[i] for i in bad})} of them cannot be rebuilt from this tokenizer's chat template "
+            f"({_named(table, bad)}): what the policy saw is unknown. Record ids "
+            "(docs/record-with-verl.md), or give the prompts as a column of messages"
         )
     _check_counts(table, prompts, source)
     return prompts
