@@ -13,6 +13,7 @@ from analyses import Loading, Store
 from experiments.perplexity_paradox import lab as on_lab
 from experiments.perplexity_paradox import published as setting
 from experiments.perplexity_paradox.report import FOLDER, write_readme
+from experiments.written import write
 from probe.errors import InputError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -50,6 +51,7 @@ def published(
     benchmarks: Annotated[
         Path, typer.Option(help="Folder with math500.json, minerva_math.jsonl, amc.json, aime24.json.")
     ],
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and claims.")] = Path("perplexity_paradox"),
     results: Annotated[Path, typer.Option(help="Store of results.")] = Path("results"),
     device: Annotated[str, typer.Option(help="Torch device.")] = "cuda",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
@@ -62,8 +64,8 @@ def published(
     how = setting.Setting(max_new_tokens, samples, batch_size=batch_size, limit=limit)
     loading = Loading(dtype=dtype, device=device)
     found = setting.study(setting.series(base, tuned), benchmarks, Store.at(results), loading, how)
-    for name, result in found.items():
-        typer.echo(f"{name} {result.key}: {result.verdict or f'{len(result.table)} rows'}")
+    write(found, out)
+    typer.echo((out / "claims.md").read_text(encoding="utf-8"))
 
 
 def main() -> None:
