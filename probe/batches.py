@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
-    import torch
     from jaxtyping import Bool, Int
     from torch import Tensor
 
@@ -108,8 +108,6 @@ def refuse_mixed(batch: TokenBatch, turn: int | None) -> None:
 
 def padded(chunk: Sequence[Encoded], padding: Padding = "left", pad_id: int = 0) -> TokenBatch:
     """One batch of these items, rows in the order given."""
-    import torch
-
     width = max(len(e.ids) for e in chunk)
 
     def rows(values: Sequence[Sequence[int]], fill: int, dtype: torch.dtype) -> Tensor:

@@ -10,12 +10,10 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from probe.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
+from probe.lazily import torch
 
 HOST = ("cpu", "disk", "meta")
 WITHOUT_DOUBLE = ("mps",)
@@ -36,8 +34,6 @@ def check(name: str) -> None:
     Raises:
         InputError: no device of PyTorch's, one that this machine lacks, or one that cannot add in float64.
     """
-    import torch
-
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -58,8 +54,6 @@ def has_numbers(x: torch.Tensor) -> bool:
 
 
 def _count(device: torch.device) -> int:
-    import torch
-
     try:
         return int(torch.get_device_module(device).device_count())
     except (RuntimeError, AttributeError):

@@ -14,6 +14,7 @@ import torch
 
 from probe.errors import InputError
 from probe.interventions import Edit, add, project_out
+from probe.lazily import sklearn
 from probe.sites import Site
 
 if TYPE_CHECKING:
@@ -191,11 +192,9 @@ def _pca(more: Tensor, less: Tensor) -> Tensor:
 
 
 def _logistic(more: Tensor, less: Tensor) -> Tensor:
-    from sklearn.linear_model import LogisticRegression
-
     states = torch.cat([more, less]).double().numpy()
     sides = [1] * len(more) + [0] * len(less)
-    return torch.from_numpy(LogisticRegression(max_iter=2000).fit(states, sides).coef_[0]).float()
+    return torch.from_numpy(sklearn.linear_model.LogisticRegression(max_iter=2000).fit(states, sides).coef_[0]).float()
 
 
 _FITS: dict[str, Fit] = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from probe.errors import InputError
+from probe.lazily import torch
 from probe.sites import Site
 from probe.tokens import SPANS
 
@@ -115,8 +116,6 @@ def add(
 
 def project_out(site: Site | str, direction: Tensor, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
     """An edit that removes the span of `direction` ([d] or [k d], need not be orthonormal)."""
-    import torch
-
     rows = torch.atleast_2d(direction).detach().double()
     if not bool((rows.norm(dim=-1) > 0).all()):
         raise InputError("project_out: a direction is 0 (norm 0 has no direction)")
@@ -131,8 +130,6 @@ def project_out(site: Site | str, direction: Tensor, positions: Positions = "all
 
 def selected(edit: Edit, batch: TokenBatch) -> Bool[Tensor, "item pos"]:
     """True where the edit applies: always within real tokens, never on padding."""
-    import torch
-
     mask = batch.mask
     if isinstance(edit.positions, torch.Tensor):
         if edit.positions.shape != mask.shape or edit.positions.dtype != torch.bool:
@@ -156,8 +153,6 @@ def selected(edit: Edit, batch: TokenBatch) -> Bool[Tensor, "item pos"]:
 
 
 def _within_item(edit: Edit, positions: list[int], batch: TokenBatch) -> Bool[Tensor, "item pos"]:
-    import torch
-
     length = batch.mask.sum(-1)
     out = torch.zeros_like(batch.mask)
     for position in positions:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import safe_open
 
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,8 +58,6 @@ def merge_checkpoints(first: str | Path, second: str | Path, out: str | Path, we
 
 
 def _average(name: str, a: Tensor, b: Tensor, weight: float) -> Tensor:
-    import torch
-
     if a.shape != b.shape or a.dtype != b.dtype:
         raise InputError(f"{name}: {tuple(a.shape)} {a.dtype} against {tuple(b.shape)} {b.dtype}; not one architecture")
     if not a.is_floating_point():

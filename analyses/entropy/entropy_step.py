@@ -35,6 +35,7 @@ from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.entropy import _over_updates, _places
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -146,8 +147,6 @@ def _check_rebuilt(after: Checkpoint, before: Checkpoint, true: Direction, tuned
 
 def _move_back(model: Model, delta: Direction) -> None:
     """Take the update off the weights of a model loaded for this alone; tied ones once."""
-    import torch
-
     done: set[int] = set()
     with torch.no_grad():
         for name, weight in model.weights().items():

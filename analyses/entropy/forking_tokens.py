@@ -27,6 +27,7 @@ from analyses.core.figures import curve, heatmap
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -118,8 +119,6 @@ def top_p_entropy(
     `forced` keeps tokens while the cumulative mass is at most p, and always the first: the released helper's form,
     which at p = 1 is the full entropy.
     """
-    import torch
-
     kept = _kept(logp, p, cap, forced)
     total = kept.sum(-1, keepdim=True)
     return torch.special.entr(kept / total.clamp(min=1e-300)).sum(-1)
@@ -136,8 +135,6 @@ def nucleus(
 
 def _kept(logp: Tensor, p: float, cap: int, forced: bool) -> Tensor:
     """Probabilities before the cumulative mass reaches p, 0 elsewhere; likeliest first."""
-    import torch
-
     top = logp.topk(min(cap, logp.shape[-1]), dim=-1).values.exp()
     mass = top.cumsum(-1)
     # A sum of all probabilities may end a rounding error above 1.
@@ -152,8 +149,6 @@ def top_k_entropy(logp: Float[Tensor, "row vocab"], k: int) -> tuple[Float[Tenso
 
     A lower bound of H; what it misses is at most tail ln(V - k).
     """
-    import torch
-
     top = logp.topk(min(k, logp.shape[-1]), dim=-1).values.exp()
     tail = (1 - top.sum(-1)).clamp(min=0.0)
     return torch.special.entr(top).sum(-1) + torch.special.entr(tail), tail

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 
 from analyses.core.stats import Estimate, intervals
 from probe.errors import InputError
+from probe.lazily import sklearn
 
 Array = np.ndarray
 SIGMA_FLOOR = 1e-6  # a one-hot prediction has no spread: (log p - mu) is 0 there too
@@ -178,18 +179,14 @@ def shift_auroc(texts: Sequence[str], is_member: Bool[np.ndarray, " item"], seed
 
     Above that, members and non-members are different texts, and a score may tell them apart without any memory.
     """
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-
     labels = np.asarray(is_member, int)
     folds = min(5, int(np.bincount(labels, minlength=2).min()))
     if folds < 2:
         return float("nan")
-    words = CountVectorizer(token_pattern=r"\w+|[^\w\s]", binary=True)
-    model = make_pipeline(words, LogisticRegression(C=0.1, max_iter=1000))
-    split = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    guessed: Any = cross_val_predict(model, list(texts), labels, cv=split, method="predict_proba")
-    return float(roc_auc_score(labels, guessed[:, 1]))
+    words = sklearn.feature_extraction.text.CountVectorizer(token_pattern=r"\w+|[^\w\s]", binary=True)
+    model = sklearn.pipeline.make_pipeline(words, sklearn.linear_model.LogisticRegression(C=0.1, max_iter=1000))
+    split = sklearn.model_selection.StratifiedKFold(folds, shuffle=True, random_state=seed)
+    guessed: Any = sklearn.model_selection.cross_val_predict(
+        model, list(texts), labels, cv=split, method="predict_proba"
+    )
+    return float(sklearn.metrics.roc_auc_score(labels, guessed[:, 1]))

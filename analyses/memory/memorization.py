@@ -37,6 +37,7 @@ from analyses.core.figures import curve, forest
 from analyses.core.reading.roles import NEEDS_ROLES, SEEN, roles
 from analyses.core.result import Result
 from analyses.memory import _membership as membership
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -102,8 +103,6 @@ def _unit(score: str) -> str:
 
 def _tokens(model: Model, prompts: Prompts, span: str, batch_size: int) -> pd.DataFrame:
     """One row per scored token: log-probability, mean and variance of log p there, whether it is the top token."""
-    import torch
-
     from probe.finite import require_logits
 
     last = f"resid_post.{model.shape.n_layers - 1}"

@@ -10,6 +10,7 @@ import xarray as xr
 
 from analyses.core.progress import progress
 from analyses.core.stats import permuted_labels
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,8 +47,6 @@ def paths(field: Any, z: np.ndarray, is_first: np.ndarray) -> xr.Dataset:
         z: states [item, state, component].
         is_first: items of the first group.
     """
-    import torch
-
     from analyses.states._vector_field import integrate
 
     with torch.no_grad():

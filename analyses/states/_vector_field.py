@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.errors import InputError
+from probe.lazily import sklearn
 
 Array: TypeAlias = np.ndarray
 Kind: TypeAlias = Literal["regression", "trajectory"]
@@ -115,8 +116,6 @@ def _descend(field: VectorField, loss: Any, steps: int, rate: float) -> None:
 
 def _ridge(states: Tensor, updates: Tensor) -> Tensor:
     """Linear map from state to update deviations, its penalty chosen by generalised cross-validation."""
-    from sklearn.linear_model import RidgeCV
-
     k = states.shape[-1]
     x = (states - states.mean(0))[:, :-1].reshape(-1, k).numpy()
     y = (updates - updates.mean(0)).reshape(-1, k).numpy()
@@ -124,5 +123,5 @@ def _ridge(states: Tensor, updates: Tensor) -> Tensor:
     if scale == 0:
         return torch.zeros(k, k, dtype=torch.float64)
     alphas = scale * np.array([1e-10, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
-    fit = RidgeCV(alphas=alphas, fit_intercept=False).fit(x, y)
+    fit = sklearn.linear_model.RidgeCV(alphas=alphas, fit_intercept=False).fit(x, y)
     return torch.as_tensor(np.asarray(fit.coef_, dtype=float).reshape(k, k))

@@ -27,6 +27,7 @@ from analyses.core.figures import curve, heatmap
 from analyses.core.result import Result
 from analyses.core.stats import estimate, resample_counts
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -138,8 +139,6 @@ def head_entropy(pattern: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     What a query can reach is read off the weights: a key it may not attend to has weight exactly 0. Where softmax
     underflows to 0 on a key that could be reached, causality (position + 1) sets the number, up to the widest row.
     """
-    import torch
-
     weights = pattern.float()
     entropy = torch.special.entr(weights).sum(-1)
     position = (mask.long().cumsum(-1) - 1).clamp(min=0)
@@ -156,8 +155,6 @@ def head_entropy(pattern: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def _window(weights: Tensor, mask: Tensor) -> int:
     """Longest distance, in real tokens, over which any head of the layer gives any weight; plus one."""
-    import torch
-
     n = weights.shape[-1]
     distance = torch.arange(n, device=weights.device)[:, None] - torch.arange(n, device=weights.device)[None]
     real = mask.unsqueeze(1) & mask.unsqueeze(2)

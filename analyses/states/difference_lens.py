@@ -31,6 +31,7 @@ from analyses.core.figures import curve
 from analyses.core.result import Result
 from analyses.core.stats import mean_of_items
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from probe import Model, Prompts
@@ -157,8 +158,6 @@ def _arrays(before: _First, after: _First, mean: np.ndarray) -> xr.Dataset:
 
 
 def _logits(model: Model, vectors: np.ndarray) -> np.ndarray:
-    import torch
-
     return model.unembed(torch.as_tensor(vectors, dtype=torch.float32, device=model.device)).float().cpu().numpy()
 
 
@@ -184,8 +183,6 @@ def _patchscope_rows(
     model: Model, mean: np.ndarray, sizes: np.ndarray, text: str, top_k: int
 ) -> Iterator[dict[str, Any]]:
     """Tokens that a layer's difference in the place of the prompt's last state makes more likely."""
-    import torch
-
     from probe import Item, Prompts, patch
 
     (batch,) = model.batches(Prompts((Item("patchscope", text, " x"),)), batch_size=1)

@@ -32,6 +32,7 @@ from analyses.core.figures import curve
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.core.work import Case, Work
+from probe.lazily import torch
 from probe.prompts import SPANS
 
 if TYPE_CHECKING:
@@ -159,8 +160,6 @@ _VARIANTS = {"before_after": _before_after, "lens_to_final": _lens_to_final, "in
 
 def _chosen(batch: TokenBatch, positions: str) -> tuple[Tensor, Tensor]:
     """Row and column in the batch of every token read, item by item."""
-    import torch
-
     spans = {"prompt": ("prompt", "template"), "answer": ("rationale", "answer", "straddle")}.get(positions, SPANS)
     wanted = torch.tensor([SPANS.index(name) for name in spans], device=batch.span.device)
     item, column = (batch.mask & torch.isin(batch.span.long(), wanted)).nonzero(as_tuple=True)

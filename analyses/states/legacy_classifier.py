@@ -27,6 +27,7 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import curve
 from analyses.core.result import Result
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -79,8 +80,6 @@ def classified(
     states: States, is_first: np.ndarray, epochs: int, width: int, learning_rate: float, seed: int
 ) -> tuple[pd.DataFrame, xr.Dataset]:
     """The trained classifier's probabilities and curves."""
-    import torch
-
     if states.n_layers + 1 <= ROWS:
         raise InputError(f"{states.n_layers} layers: the classifier reads {ROWS} states and needs later ones to ignore")
     torch.manual_seed(seed)
@@ -109,19 +108,25 @@ def _splits(n: int, seed: int) -> np.ndarray:
     return split
 
 
-def _network(inputs: int, width: int) -> nn.ModuleDict:
-    from torch import nn
-
-    encoder = nn.Sequential(nn.Linear(inputs, 2 * width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(2 * width, width))
-    field = nn.Sequential(
-        nn.Linear(width, 2 * width), nn.Tanh(), nn.Linear(2 * width, 2 * width), nn.Tanh(), nn.Linear(2 * width, width)
+def _network(inputs: int, width: int) -> torch.nn.ModuleDict:
+    encoder = torch.nn.Sequential(
+        torch.nn.Linear(inputs, 2 * width), torch.nn.ReLU(), torch.nn.Dropout(0.1), torch.nn.Linear(2 * width, width)
+    )
+    field = torch.nn.Sequential(
+        torch.nn.Linear(width, 2 * width),
+        torch.nn.Tanh(),
+        torch.nn.Linear(2 * width, 2 * width),
+        torch.nn.Tanh(),
+        torch.nn.Linear(2 * width, width),
     )
     for layer in field:
-        if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=0.1)
-            nn.init.zeros_(layer.bias)
-    head = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(2 * width, 1))
-    return nn.ModuleDict({"encoder": encoder, "field": field, "time": nn.Linear(1, width), "head": head})
+        if isinstance(layer, torch.nn.Linear):
+            torch.nn.init.normal_(layer.weight, std=0.1)
+            torch.nn.init.zeros_(layer.bias)
+    head = torch.nn.Sequential(
+        torch.nn.Linear(width, 2 * width), torch.nn.ReLU(), torch.nn.Dropout(0.1), torch.nn.Linear(2 * width, 1)
+    )
+    return torch.nn.ModuleDict({"encoder": encoder, "field": field, "time": torch.nn.Linear(1, width), "head": head})
 
 
 def _field(network: nn.ModuleDict, t: Tensor, z: Tensor) -> Tensor:
@@ -138,8 +143,6 @@ def _path(network: nn.ModuleDict, x: Tensor, n_layers: int) -> Tensor:
 def _train(
     network: nn.ModuleDict, x: Tensor, y: Tensor, split: np.ndarray, n_layers: int, epochs: int, rate: float
 ) -> None:
-    import torch
-
     optimiser = torch.optim.Adam(network.parameters(), lr=rate, weight_decay=1e-5)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, patience=5)
     loss_of = torch.nn.functional.binary_cross_entropy_with_logits
@@ -158,8 +161,6 @@ def _train(
 
 
 def _curves(network: nn.ModuleDict, path: Tensor, is_first: np.ndarray) -> dict[str, np.ndarray]:
-    import torch
-
     means = [path[:, torch.as_tensor(rows)].mean(1) for rows in (is_first, ~is_first)]
     fields = [
         torch.stack([_field(network, torch.tensor(float(t)), z[None])[0] for t, z in enumerate(mean)]) for mean in means

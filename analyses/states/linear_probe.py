@@ -33,6 +33,7 @@ from analyses.core.result import Result
 from analyses.core.stats import permuted_labels, resample_counts
 from analyses.states import _part_claims
 from probe.errors import InputError
+from probe.lazily import sklearn
 
 if TYPE_CHECKING:
     from analyses.core.reading.pooled import States
@@ -149,15 +150,13 @@ def outer_folds(is_first: np.ndarray, folds: int, seed: int, together: np.ndarra
     Raises:
         InputError: a group (or the labels kept together) too small for so many folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
     smaller = int(min(is_first.sum(), (~is_first).sum()))
     if together is not None:
         smaller = min(smaller, *(len(np.unique(together[g])) for g in (is_first, ~is_first)))
     if smaller < folds or folds < 2:
         what = "items" if together is None else "values kept together"
         raise InputError(f"folds={folds} with {smaller} {what} in the smaller group: 2 to {smaller} folds are possible")
-    kind = StratifiedKFold if together is None else StratifiedGroupKFold
+    kind = sklearn.model_selection.StratifiedKFold if together is None else sklearn.model_selection.StratifiedGroupKFold
     fold = np.empty(len(is_first), dtype=int)
     for number, (_, held) in enumerate(
         kind(folds, shuffle=True, random_state=seed).split(is_first, is_first, together)
@@ -185,15 +184,13 @@ def reduced(x: np.ndarray) -> np.ndarray:
 
 def nested_scores(x: np.ndarray, y: np.ndarray, fold: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
     """Out-of-fold log-odds, and the C chosen inside each training part by inner cross-validation on the deviance."""
-    from sklearn.model_selection import StratifiedKFold
-
     if not x.any():  # nothing varies: no evidence either way, and nothing to fit
         return np.zeros(len(y)), [STRENGTHS[0]] * (int(fold.max()) + 1)
     strengths: list[float] = []
     for number in range(fold.max() + 1):
         inside = fold != number
         smaller = int(min(y[inside].sum(), (~y[inside]).sum()))
-        inner = StratifiedKFold(max(2, min(3, smaller)), shuffle=True, random_state=seed)
+        inner = sklearn.model_selection.StratifiedKFold(max(2, min(3, smaller)), shuffle=True, random_state=seed)
         splits = list(inner.split(x[inside], y[inside]))
         loss = [np.mean([_deviance(x[inside], y[inside], a, b, c, len(x)) for a, b in splits]) for c in STRENGTHS]
         strengths.append(STRENGTHS[int(np.argmin(loss))])
@@ -223,12 +220,12 @@ def partial_correlation(x: np.ndarray, residual: np.ndarray, fold: np.ndarray, c
 
     Centred within folds: predictions of different folds come from different fits.
     """
-    from sklearn.linear_model import RidgeCV
-
     predicted, wanted = np.zeros(len(x)), np.zeros(len(x))
     for number in range(fold.max() + 1):
         held = fold == number
-        found = RidgeCV(np.logspace(-3, 3, 7) * len(x)).fit(x[~held], residual[~held]).predict(x[held])
+        found = (
+            sklearn.linear_model.RidgeCV(np.logspace(-3, 3, 7) * len(x)).fit(x[~held], residual[~held]).predict(x[held])
+        )
         predicted[held], wanted[held] = found - found.mean(), residual[held] - residual[held].mean()
     spread = np.sqrt((counts @ predicted**2) * (counts @ wanted**2))
     return np.divide(counts @ (predicted * wanted), spread, out=np.zeros(len(counts)), where=spread > 0)
@@ -236,9 +233,9 @@ def partial_correlation(x: np.ndarray, residual: np.ndarray, fold: np.ndarray, c
 
 def _fit(c: float, n: int) -> Any:
     """An L2-regularised logistic regression; solved to 1e-8, since looser tolerances move scores by percents."""
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(C=c * n, class_weight="balanced", solver="newton-cholesky", tol=1e-8, max_iter=200)
+    return sklearn.linear_model.LogisticRegression(
+        C=c * n, class_weight="balanced", solver="newton-cholesky", tol=1e-8, max_iter=200
+    )
 
 
 def auc_by_fold(score: np.ndarray, y: np.ndarray, fold: np.ndarray) -> float:

@@ -30,6 +30,7 @@ from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.core.work import Case, Work
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -127,8 +128,6 @@ def _whole(texts: Sequence[str]) -> list[str]:
 
 
 def _lens(model: Model, batch: TokenBatch, site: str, edits: Sequence[Edit], top_k: int) -> pd.DataFrame:
-    import torch
-
     tokens = reading.scored(batch)
     tokens = tokens.where(tokens.in_span("answer", "rationale"))
     kind = "z" if site == "head" else site
@@ -160,8 +159,6 @@ def _lens(model: Model, batch: TokenBatch, site: str, edits: Sequence[Edit], top
 
 def _alone(model: Model, layer: int, z: Tensor) -> Tensor:
     """What each head of a block writes [head, token, d_model]: its z through its own columns of W_O, no bias."""
-    import torch
-
     from probe import families
     from probe.weights import Place, places
 

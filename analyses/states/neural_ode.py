@@ -37,6 +37,7 @@ from analyses.core.stats import permuted_labels, ratio_of_sums, resample_counts
 from analyses.states import _integrated, _part_claims
 from analyses.states._separation import layer_statistics, split_half
 from probe.errors import InputError
+from probe.lazily import sklearn
 
 if TYPE_CHECKING:
     from analyses.core.reading.pooled import States
@@ -210,10 +211,8 @@ def _held_out(is_first: np.ndarray, share: float, seed: list[int]) -> np.ndarray
 
 def _projected(states: States, train: np.ndarray, components: int) -> tuple[np.ndarray, float]:
     """States [item, state, component] on the training items' principal components, one state in memory at a time."""
-    from sklearn.decomposition import IncrementalPCA
-
     k = min(components, int(train.sum()), states.values.shape[2])
-    pca = IncrementalPCA(n_components=k)
+    pca = sklearn.decomposition.IncrementalPCA(n_components=k)
     for state in range(states.n_layers + 1):
         x = states.layer(state)[train]
         if np.ptp(x, axis=0).any():  # items that end in the same token share their embedding

@@ -28,6 +28,7 @@ from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import ratio_of_sums, widened
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,8 +112,6 @@ class _Fit:
 
     def _tokens(self, batch: TokenBatch, fitted: bool) -> Any:
         """Answer tokens of the items that are fitted to, or of those that are not."""
-        import torch
-
         own = torch.tensor([self.first[i.id] == self.half for i in batch.items], device=batch.ids.device)
         tokens = reading.scored(batch)
         return tokens.where(tokens.in_span("rationale", "answer") & (own[tokens.item] == fitted))
@@ -130,8 +129,6 @@ class _Fit:
 
     def mean_difference(self) -> tuple[Tensor, float]:
         """Mean h_tuned - h_base at the fitted items' answer positions, and the mean norm of base's states there."""
-        import torch
-
         total, size, count = torch.zeros(self.base.shape.d_model, device=self.base.device), 0.0, 0
         for batch in self.batches:
             tokens = self._tokens(batch, True)
@@ -142,8 +139,6 @@ class _Fit:
 
     def fitted(self, start: Tensor, size: float, steps: int, rate: float) -> Tensor:
         """The vector after so many steps of Adam, all batches in each."""
-        import torch
-
         vector = start.clone().requires_grad_()
         optimiser = torch.optim.Adam([vector], lr=rate * size / len(vector) ** 0.5)
         best, least = start, float("inf")
@@ -166,8 +161,6 @@ class _Fit:
 
     def rows(self, steps: int, rate: float, seed: int) -> list[dict[str, Any]]:
         """Scores of the held-out items under each arm."""
-        import torch
-
         start, size = self.mean_difference()
         best = self.fitted(start, size, steps, rate)
         noise = torch.randn(len(best), generator=torch.Generator().manual_seed(seed * 1000 + self.layer)).to(best)

@@ -13,6 +13,7 @@ from torch import Tensor
 from analyses.steering._arms import direction, stream
 from analyses.steering._neurons import highest
 from probe.errors import InputError
+from probe.lazily import sklearn
 
 if TYPE_CHECKING:
     from probe import Model, Prompts, TokenBatch
@@ -67,12 +68,10 @@ def labelled(
 
 def fitted(x: np.ndarray, is_target: np.ndarray) -> Gate:
     """The ridge probe; both classes weigh the same."""
-    from sklearn.linear_model import Ridge
-
     scale = x.std(0)
     scale[scale == 0] = 1.0
     weight = np.where(is_target, 1 / is_target.sum(), 1 / (~is_target).sum())
-    ridge = Ridge(alpha=RIDGE * len(x), solver="cholesky")
+    ridge = sklearn.linear_model.Ridge(alpha=RIDGE * len(x), solver="cholesky")
     ridge.fit((x - x.mean(0)) / scale, np.where(is_target, 1.0, -1.0), sample_weight=weight / weight.mean())
     return Gate(x.mean(0), scale, np.asarray(ridge.coef_, float))
 

@@ -37,6 +37,7 @@ from analyses.core.figures import curve
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -235,8 +236,6 @@ def compared(
     model: Model, context: tuple[Tensor, Tensor], without: tuple[Tensor, Tensor], tau: float
 ) -> dict[str, float]:
     """What the same answer tokens are like in one context and without it; logits are streamed over rows."""
-    import torch
-
     (rows, targets), (plain, again) = context, without
     if not torch.equal(targets.cpu(), again.cpu()):
         raise InputError(

@@ -32,6 +32,7 @@ from analyses.core.analysis import analysis
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -144,8 +145,6 @@ def measures(
     student: Float[Tensor, "row vocab"], teacher: Float[Tensor, "row vocab"], delta: float, floor: float
 ) -> dict[str, np.ndarray]:
     """Every quantity of each row of logits; `margin` is NaN where the teacher's token is not likelier than before."""
-    import torch
-
     apart = reading.divergences(student, teacher)
     log_s, log_t = (reading.log_softmax(z.to(student.device)) for z in (student, teacher))
     s, t = log_s.exp(), log_t.exp()
@@ -163,8 +162,6 @@ def measures(
 
 def margin(p: Float[Tensor, " row"], b: Float[Tensor, " row"], delta: float) -> Float[Tensor, " row"]:
     """lambda* of a token of probability p under the teacher and b under the student; NaN unless p > b and p < 1."""
-    import torch
-
     bound = torch.logit(torch.tensor(1 - delta, dtype=torch.float64, device=p.device))
     found = (bound - torch.logit(b)) / (torch.logit(p) - torch.logit(b))
     return torch.where((p > b) & (p < 1) & (b > 0), found, torch.nan)

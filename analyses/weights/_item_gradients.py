@@ -14,6 +14,7 @@ import numpy as np
 
 from analyses.core import reading
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,8 +71,6 @@ class Leaves:
 
     def gradient(self, value: Tensor) -> Iterator[Tensor]:
         """The gradient of a number, as flat pieces in a fixed order."""
-        import torch
-
         found = torch.autograd.grad(value, [w for w, _ in self.slots], allow_unused=True)
         for (weight, slots), g in zip(self.slots, found, strict=True):
             for slot in slots:
@@ -80,8 +79,6 @@ class Leaves:
 
 def sketched(pieces: Iterable[Tensor], dims: int, seed: int) -> Tensor:
     """The count sketch of a vector that comes in pieces; the same seed gives the same map."""
-    import torch
-
     stream = torch.Generator().manual_seed(seed)
     out = torch.zeros(dims)
     for piece in pieces:
@@ -102,8 +99,6 @@ def collected(leaves: Leaves, values: Iterable[Tensor], n: int, dims: int, seed:
         dims: numbers of a sketch; 0: whole where items x parameters stay below 250 million, else 4,096.
         seed: of the sketch.
     """
-    import torch
-
     dims = dims or (0 if n * leaves.size <= WHOLE else 4096)
     out = np.zeros((n, dims or leaves.size), np.float32)
     for row, value in enumerate(values):

@@ -11,6 +11,7 @@ from analyses.core import reading
 from analyses.core.progress import progress
 from analyses.weights._item_gradients import Gradients, Leaves, collected
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +84,6 @@ def _counts(log: Rollouts) -> np.ndarray:
 
 def _responses(policy: Model, log: Rollouts, reference: Model | None) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Item, and row, logits at its masked-in tokens (with graph), their ids and the reference's logits, of each."""
-    import torch
-
     from probe import recompute
     from probe.finite import as_named
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from probe.lazily import torch
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
@@ -26,8 +28,6 @@ def singular(
     if matrix.shape[0] < matrix.shape[1]:
         s, right, left = singular(matrix.T, k)
         return s, left, right
-    import torch
-
     values, vectors = torch.linalg.eigh(gram(matrix))
     s = values.flip(0).clamp(min=0).sqrt()
     right = vectors.flip(1)[:, :k]
@@ -38,8 +38,6 @@ def singular(
 
 def singular_values(matrix: Float[Tensor, "row column"]) -> Float[Tensor, " rank"]:
     """All singular values, falling, in float64: by SVD where it is small, else roots of the Gram's eigenvalues."""
-    import torch
-
     if min(matrix.shape) <= DIRECT:
         return torch.linalg.svdvals(matrix.double())
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
@@ -48,8 +46,6 @@ def singular_values(matrix: Float[Tensor, "row column"]) -> Float[Tensor, " rank
 
 def gram(matrix: Float[Tensor, "row column"]) -> Float[Tensor, "column column"]:
     """M^T M in float64, summed over blocks of rows."""
-    import torch
-
     total = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
     for rows in matrix.split(ROWS_AT_ONCE):
         block = rows.double()
@@ -59,8 +55,6 @@ def gram(matrix: Float[Tensor, "row column"]) -> Float[Tensor, "column column"]:
 
 def effective_rank(s: Float[Tensor, " rank"]) -> float:
     """exp of the entropy of s / sum(s): 1 for one direction, n for n equal ones; NaN where all are 0."""
-    import torch
-
     total = s.sum()
     if total <= 0:
         return float("nan")
@@ -73,8 +67,6 @@ def principal_angles(a: Float[Tensor, "d k"], b: Float[Tensor, "d l"]) -> Float[
 
     Small ones from sines, large ones from cosines, so that both ends have all their digits.
     """
-    import torch
-
     if a.shape[1] < b.shape[1]:
         a, b = b, a
     cosines = torch.linalg.svdvals(a.T @ b).clamp(max=1)

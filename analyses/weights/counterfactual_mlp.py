@@ -35,6 +35,7 @@ from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -157,8 +158,6 @@ def _edits(batch: TokenBatch, condition: Condition, seed: int) -> list[probe.Edi
 
 def _sequence_mean(x: Tensor, batch: TokenBatch) -> Tensor:
     """Each real token gets the mean over its item's real tokens."""
-    import torch
-
     kept = batch.mask.to(x.device).unsqueeze(-1)
     mean = torch.where(kept, x, 0.0).sum(1, keepdim=True) / kept.sum(1, keepdim=True)
     return mean.expand_as(x)
@@ -180,8 +179,6 @@ class _Clean:
     """One batch with its unablated MLP outputs and final states at the positions read."""
 
     def __init__(self, model: Model, batch: TokenBatch, positions: str) -> None:
-        import torch
-
         self.batch = batch
         if positions == "all":
             self.item, self.column = batch.mask.nonzero(as_tuple=True)

@@ -38,6 +38,7 @@ from analyses.core.result import Result
 from analyses.weights import _landing_claims, _names, _spectra
 from analyses.weights._stored_runs import Run, base_of, finite_pair, one_run
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,8 +123,6 @@ def _rows(stored: Any, run: Run, second: Run | None, how: tuple[Any, ...]) -> It
 
 def rounded(x: Tensor, precision: str) -> Tensor:
     """The nearest numbers of that precision, in float32."""
-    import torch
-
     return x.to(getattr(torch, precision)).float()
 
 
@@ -148,8 +147,6 @@ def _entries(name: str, base: Tensor, tuned: Tensor, how: tuple[Any, ...]) -> di
 
 def largest_mask(base: Tensor, fraction: float) -> tuple[Tensor, float]:
     """The entries at least as large as the one at that share from the top, and the share they are, ties included."""
-    import torch
-
     sizes = base.abs()
     rank = max(base.numel() - max(round(fraction * base.numel()), 1), 0)
     edge = torch.from_numpy(np.partition(sizes.flatten().numpy(), rank)[rank : rank + 1])
@@ -159,8 +156,6 @@ def largest_mask(base: Tensor, fraction: float) -> tuple[Tensor, float]:
 
 def _even(name: str, base: Tensor, tuned: Tensor, size: float, precision: str, seed: int) -> float:
     """Share that Gaussian noise of the update's size changes; NaN where what is stored was rounded already."""
-    import torch
-
     if size == 0 or bool((rounded(tuned, precision) == tuned).all()):
         return 0.0 if size == 0 else float("nan")
     stream = torch.Generator().manual_seed(int(hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()[:15], 16))
@@ -224,8 +219,6 @@ def overlap(base: Tensor, tuned: Tensor, other: Tensor, precision: str) -> dict[
     By chance: two sets of these sizes drawn from all entries, hypergeometric; `expected_by_size` draws them within
     each power of two of |base|, since rounding keeps changes of small weights and swallows those of large ones.
     """
-    import torch
-
     a, b = (changed_mask(base, x, precision).flatten() for x in (tuned, other))
     n, both = a.numel(), int((a & b).sum())
     size = torch.frexp(base.flatten()).exponent.long()

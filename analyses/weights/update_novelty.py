@@ -30,6 +30,7 @@ from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,8 +157,6 @@ def _window(
 
 
 def _kept(mask: list[bool], device: Any) -> Tensor:
-    import torch
-
     return torch.tensor([bool(m) for m in mask], device=device)
 
 
@@ -169,8 +168,6 @@ def gradients(model: Model, resid: Tensor, targets: Tensor) -> Tensor:
         resid: last residual states [row, d_model], before the final norm.
         targets: ids.
     """
-    import torch
-
     found: list[Tensor] = []
     for states, ids in zip(resid.split(64), targets.to(resid.device).split(64), strict=True):
         h = model.final_norm(states).detach().requires_grad_()

@@ -35,6 +35,7 @@ from analyses.weights import _names, _newton_schulz, _spectra, _spectrum_claims
 from analyses.weights._attention_heads import head_parts
 from analyses.weights._stored_runs import base_of, by_step, finite_pair
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,8 +121,6 @@ def _rows(name: str, stored: Any, runs: Any, config: Any, maps: tuple[int, int])
 
 def spectrum(before: Tensor, after: Sequence[Tensor], maps: tuple[int, int]) -> dict[str, Any]:
     """All quantities of one matrix, of which there are several runs."""
-    import torch
-
     updates = [w - before for w in after]
     mean = torch.stack(updates).mean(0)
     scale, size = float(before.double().norm()), float(mean.double().norm())

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from probe.checkpoints.descriptions import Descriptions
 from probe.checkpoints.formats import partitioned
 from probe.errors import InputError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,7 +169,6 @@ def _prefix(names: Iterable[str], wanted: list[str], shards: Shards) -> str:
 
 
 def _load(file: Path) -> Any:
-    import torch
     from torch.distributed.tensor import DTensor
 
     torch.serialization.add_safe_globals([DTensor])  # importing its module alone makes it known too
@@ -209,8 +209,6 @@ class _Parts:
 
     def whole(self, name: str) -> Tensor:
         """The parts of a tensor laid side by side along the dimension they were cut in."""
-        import torch
-
         first = self._ranks[0][name]
         if not hasattr(first, "placements"):
             return first  # buffers are held whole by every rank
@@ -249,7 +247,6 @@ class _Distributed:
         return Later(self, name, tuple(meta.size), str(meta.properties.dtype).removeprefix("torch."))
 
     def whole(self, name: str) -> Tensor:
-        import torch
         import torch.distributed.checkpoint as dcp
 
         meta = self._known[name]

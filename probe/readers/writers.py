@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from probe.errors import InputError
+from probe.lazily import torch
 from probe.readers.conversations import is_conversation
 from probe.readers.conversations import turns as conversation
 from probe.readers.messages import all_text, cleaned, is_messages, own_text
@@ -212,8 +213,6 @@ def slime_rows(file: Path) -> pa.Table:
     Raises:
         InputError: not such a dump.
     """
-    import torch
-
     try:
         saved = torch.load(file, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, ValueError, EOFError) as error:

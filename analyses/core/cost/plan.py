@@ -25,6 +25,7 @@ from probe import devices, families
 from probe.checkpoints.tokenizers import read_tokenizer
 from probe.dtypes import dtype_named
 from probe.errors import InputError
+from probe.lazily import torch
 from probe.prompts import Prompts
 from probe.shape import ModelShape
 from probe.tokens import SPANS, tokenize
@@ -203,7 +204,6 @@ def _matrices(file: Path) -> dict[str, int]:
 
 def _empty(folder: Path) -> dict[str, int]:
     """What `_matrices` gives, of a model built without memory from its configuration."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -254,8 +254,6 @@ def _lengths(
 
 def measured(dtype: str, device: str, checkpoint: Checkpoint) -> Rates:
     """Rates of this machine, in about a second: a matrix product, a copy in memory, a weight file from storage."""
-    import torch
-
     side = 1024 if devices.kind(device) == "cpu" else 8192
     x = torch.randn(side, side, device=device).to(getattr(torch, dtype))
     block = torch.empty(1 << 26, dtype=torch.uint8, device=device)

@@ -32,6 +32,7 @@ from analyses.core.store import Store
 from analyses.core.store.files import StoreError
 from probe import devices
 from probe.errors import InputError, ProbeError
+from probe.lazily import torch
 
 if TYPE_CHECKING:
     from probe import Checkpoint
@@ -77,8 +78,6 @@ class Bench:
     """What a worker works with: a pool of models and the store."""
 
     def __init__(self, store: Store, loading: Loading) -> None:
-        import torch
-
         torch.set_num_threads(1)
         self.store, self.pool = store, ModelPool(loading)
 
