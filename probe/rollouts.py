@@ -22,11 +22,14 @@ import pyarrow.compute
 import pyarrow.dataset as pads
 
 from probe.errors import InputError
+from probe.readers.answers import table_of
 from probe.readers.arrow import index_rows, token_frame
+from probe.readers.contexts import with_ids
 from probe.readers.lists import is_list
 from probe.readers.repeats import repeated
 from probe.readers.rollout_files import FILE, open_log
 from probe.readers.schema import AT_TEMPERATURE, FLOATS, IDS, REQUIRED, lacking, ruled_out
+from probe.readers.segments import segmented
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,8 +88,6 @@ class Rollouts:
         Raises:
             InputError: items without an answer (their ids).
         """
-        from probe.readers.answers import table_of
-
         note = f"{prompts.source} holds answers, not samples: they are read as the responses of one step (0)"
         return cls(pads.dataset(table_of(prompts)), prompts.source, (note,), prompts)
 
@@ -291,8 +292,6 @@ class Rollouts:
         Raises:
             InputError: a pattern that is none.
         """
-        from probe.readers.segments import segmented
-
         return replace(self, data=pads.dataset(segmented(self.data.to_table(), tokenizer, pattern)))
 
     def tokenized(self, tokenizer: PreTrainedTokenizerBase, framing: Mapping[str, object] | None = None) -> Rollouts:
@@ -304,8 +303,6 @@ class Rollouts:
         Raises:
             InputError: responses whose text does not come back from its ids (named), or no text.
         """
-        from probe.readers.contexts import with_ids
-
         if self.has_ids:
             return self
         if self.prompts is not None:

@@ -10,6 +10,7 @@ import pandas as pd
 from analyses.core.reading.grading import read
 from analyses.core.reading.votes import clusters
 from probe.errors import InputError
+from probe.readers.arrow import flat, lengths, per_token
 
 if TYPE_CHECKING:
     from probe import Rollouts
@@ -55,8 +56,6 @@ def _texts(rollouts: Rollouts, tokenizer: str, by: str) -> list[str]:
     if not tokenizer:
         raise InputError(f"{by}: {rollouts.source} has token ids only; give tokenizer='a folder with the tokenizer'")
     from transformers import AutoTokenizer
-
-    from probe.readers.arrow import flat, lengths, per_token
 
     reader = AutoTokenizer.from_pretrained(tokenizer)
     out: list[str] = []

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from probe.errors import InputError
+from probe.readers.arrow import lengths, per_token
 
 if TYPE_CHECKING:
     from probe import Rollouts
@@ -42,8 +43,6 @@ def tokens(rollouts: Rollouts, columns: Sequence[str], *, masked: bool = True) -
 
     Without names a million tokens are a few arrays; `responses` has the names.
     """
-    from probe.readers.arrow import lengths, per_token
-
     parts: list[dict[str, np.ndarray]] = []
     first = 0
     for rows, table in rollouts.windows([*columns, "response_token_ids", "response_mask"]):

@@ -28,6 +28,8 @@ from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.entropy import _calls as sides
 from probe.errors import InputError
+from probe.readers.arrow import lengths, per_token
+from probe.readers.segments import segment_numbers
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -118,9 +120,6 @@ def _entropy(logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
 
 def _segments(log: Rollouts) -> tuple[np.ndarray, np.ndarray]:
     """Segment number and type ("" where unknown) of every masked-in token, in the order of the log."""
-    from probe.readers.arrow import lengths, per_token
-    from probe.readers.segments import segment_numbers
-
     numbers: list[np.ndarray] = []
     kinds: list[np.ndarray] = []
     for _, table in log.windows(["segment_starts", "segment_type", "response_token_ids", "response_mask"]):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core import stats
@@ -105,9 +106,7 @@ def measures(step: Array, accuracy: Array, log_ppl: Array) -> tuple[Array, Array
 
 
 def _spearman(first: Array, second: Array) -> Array:
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(x, axis=-1) for x in (first, second)]
+    ranks = [scipy.stats.rankdata(x, axis=-1) for x in (first, second)]
     centred = [r - r.mean(-1, keepdims=True) for r in ranks]
     scale = np.sqrt((centred[0] ** 2).sum(-1) * (centred[1] ** 2).sum(-1))
     return stats.divide((centred[0] * centred[1]).sum(-1), scale)

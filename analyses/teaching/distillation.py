@@ -29,6 +29,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from probe.errors import InputError
@@ -174,8 +175,6 @@ def extrapolated(p: float, b: float, strength: float) -> float:
 
 def figures(result: Result) -> dict[str, Any]:
     """Forward against reverse divergence, and the classes of tokens that hold the forward one."""
-    from analyses.core.figures import curve, forest
-
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
     nats = rows[rows["quantity"].isin(["forward_nats", "reverse_nats", "jsd_nats"])]

@@ -31,6 +31,7 @@ from analyses.core.result import Result
 from analyses.core.stats import estimate
 from probe.errors import InputError
 from probe.lazily import torch
+from probe.rollouts import WINDOW
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,7 +119,6 @@ def novelty(phi: np.ndarray, reward: np.ndarray, scale: float, collinear_above: 
 def directions(model: Model, log: Rollouts, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Phi of every response [response, d_model] and its number of masked-in tokens, in the order of the log."""
     from probe import recompute
-    from probe.rollouts import WINDOW
 
     recompute.check(model, log)
     parts: list[np.ndarray] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from probe.checkpoints import layouts
 from probe.checkpoints.formats import unreadable
+from probe.checkpoints.hub import revisions
 from probe.checkpoints.layouts import INNER, Found, among, inside, is_scratch, kind_of, same_bytes, snapshots
 from probe.checkpoints.names import counts_epochs, step_of
 from probe.checkpoints.series import Checkpoint, is_repo, refuse_address
@@ -125,8 +126,6 @@ def _on_hub(text: str) -> list[Checkpoint]:
     repo, _, revision = text.partition("@")
     if not any(c in revision for c in "*?["):
         return [Checkpoint.of(text)]
-    from probe.checkpoints.hub import revisions
-
     names = revisions(repo)
     matching = [n for n in names if fnmatchcase(n, revision)]
     if not matching:

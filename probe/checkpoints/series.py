@@ -9,6 +9,7 @@ from pathlib import Path
 
 from probe.checkpoints.files import digest, file_hash, read_json, weight_files
 from probe.checkpoints.formats import unreadable
+from probe.checkpoints.hub import snapshot
 from probe.checkpoints.layouts import inside, kind_of, step_of_folder
 from probe.checkpoints.names import step_of
 from probe.checkpoints.shards import Shards, shards_in
@@ -100,8 +101,6 @@ class Checkpoint:
             return own
         if self.revision is None and not is_repo(self.path):
             raise InputError(self._absent())
-        from probe.checkpoints.hub import snapshot
-
         return snapshot(self.path, self.revision)
 
     def _absent(self) -> str:

@@ -12,6 +12,9 @@ import pandas as pd
 import probe
 from analyses.core.progress import progress
 from probe.errors import InputError
+from probe.readers.arrow import lengths, per_token
+from probe.readers.segments import segment_numbers
+from probe.rollouts import WINDOW
 
 if TYPE_CHECKING:
     from probe import Model, Prompts, Rollouts
@@ -42,7 +45,6 @@ def read(
     those of the log asked for, and those of `reduce`.
     """
     from analyses.core.reading.teacher_forced import token_classes
-    from probe.rollouts import WINDOW
 
     windows = probe.recompute.token_values(
         models, rollouts, reduce, columns=columns, batch_size=batch_size, at_temperature=at_temperature
@@ -108,9 +110,6 @@ def centred(frame: pd.DataFrame) -> pd.Series:
 
 def segments(rollouts: Rollouts) -> pd.Series | None:
     """Segment number of every masked-in token, in the order of `read`; None where the log has no boundaries."""
-    from probe.readers.arrow import lengths, per_token
-    from probe.readers.segments import segment_numbers
-
     if "segment_starts" not in rollouts.columns:
         return None
     parts: list[np.ndarray] = []

@@ -20,6 +20,7 @@ from analyses.core.keys import digest
 from analyses.core.progress import doing
 from probe.dtypes import dtype_named
 from probe.errors import InputError
+from probe.readers.answers import is_prompt_file
 from probe.readers.response_logs import read_responses
 from probe.readers.tables import file_rows
 
@@ -199,7 +200,6 @@ def _reader(kind: str) -> Callable[[str, Any, ModelPool, int | None], Given]:
 def _rollouts(path: str | Path) -> Rollouts:
     """A rollout log, or the answers of a prompt file."""
     from probe import Prompts, Rollouts
-    from probe.readers.answers import is_prompt_file
 
     try:
         return Rollouts.read(path)
