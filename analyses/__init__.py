@@ -8,12 +8,10 @@ Every analysis is a function here (`analyses.logit_lens(model, prompts, top_k=5)
 are imported when first used: the command line must answer ``--help`` without pandas.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from analyses.core.homes import homes
+from analyses.core.homes import callable_groups, homes
 
 if TYPE_CHECKING:
     from analyses.core.analysis import get, names
@@ -51,20 +49,4 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *homes()})
 
 
-class _Group(ModuleType):
-    """A group of analyses that shares its name with one of them: called, it is that analysis."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return __getattr__(self.__name__.rpartition(".")[2])(*args, **kwargs)
-
-
-class _Analyses(ModuleType):
-    """This package: an imported group lies over the analysis of its name, so it is made to stand for both."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if isinstance(value, ModuleType) and name in homes():
-            value.__class__ = _Group
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Analyses
+callable_groups(__name__)

@@ -14,10 +14,10 @@ from probe.checkpoints import loading as huggingface
 from probe.checkpoints.series import Checkpoint
 from probe.dtypes import dtype_named
 from probe.errors import InputError
+from probe.html import table
 from probe.shape import ModelShape
 from probe.sites import KINDS
 from probe.tokens import Framing
-from probe.views.html import table
 
 
 class Model(ByText):

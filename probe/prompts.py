@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe.errors import InputError
+from probe.html import table
 from probe.items import Chat, Item
 from probe.readers import item_rows, tables
 from probe.readers.columns import Source
 from probe.readers.schemas import SCHEMAS
 from probe.tokens import SPANS, Encoded, TokenBatch, plan, tokenize
-from probe.views.html import table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from probe.errors import InputError
+from probe.html import table
 from probe.sites import KINDS, Site
 from probe.token_text import token_texts
-from probe.views.html import table
 
 if TYPE_CHECKING:
     from torch import Tensor

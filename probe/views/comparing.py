@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 
 from probe.errors import InputError
+from probe.html import Cell, grid
 from probe.token_text import visible
-from probe.views.html import Cell, grid
 from probe.views.lens import Lens, lens_of
 
 if TYPE_CHECKING:

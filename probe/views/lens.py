@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 
 from probe.errors import InputError
+from probe.html import Cell, grid
 from probe.sites import Site
 from probe.token_text import token_texts, visible
-from probe.views.html import Cell, grid
 
 if TYPE_CHECKING:
     import pandas as pd

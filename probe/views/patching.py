@@ -11,13 +11,13 @@ import torch
 
 from probe import interventions
 from probe.errors import InputError
+from probe.html import Cell, grid
 from probe.items import Item
 from probe.prompts import Prompts
 from probe.replay import Clean, clean_metric, logit_difference, replay
 from probe.sites import GLOBAL_KINDS, KINDS, Site
 from probe.token_text import token_texts, visible
 from probe.tokens import tokenize
-from probe.views.html import Cell, grid
 
 if TYPE_CHECKING:
     import pandas as pd

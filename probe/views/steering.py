@@ -13,8 +13,8 @@ import torch
 from probe.batches import ANSWER
 from probe.completions import marked
 from probe.doses import strengths_of
+from probe.html import lines, table_of_html
 from probe.sites import Site
-from probe.views.html import lines, table_of_html
 
 if TYPE_CHECKING:
     import pandas as pd

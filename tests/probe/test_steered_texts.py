@@ -24,7 +24,7 @@ STARTS = (
 )  # fmt: skip
 PROMPTS = [start + end for start in STARTS for end in ("", " happy", " sad", " friend who", " child and")]
 GENDERED = re.compile(r"\b(?:(she|her|girl|mom|Lily|Mia|Sue)|(?:he|his|him|boy|dad|Tim|Tom|Ben))\b", re.IGNORECASE)
-LAYER, STRENGTH, DRAWS = 2, 0.4, 20
+LAYER, STRENGTH, DRAWS = 1, 0.25, 20
 
 
 def balance(model: Model, direction: Direction | None = None, strength: float = 0.0) -> int:
@@ -47,10 +47,12 @@ def test_ten_pairs_turn_a_story_and_random_directions_of_equal_norm_do_not() -> 
     assert found.record["ordered"] == 1
     none, more, less = balance(model), balance(model, found, STRENGTH), balance(model, found, -STRENGTH)
     drawn = [balance(model, found.random(seed, orthogonal=seed % 2 == 1), STRENGTH) for seed in range(DRAWS)]
-    print(f"unsteered {none}, steered {more} and {less}, {DRAWS} random directions {sorted(drawn)}")
-    assert more >= 45 and less <= -25 and 5 <= none <= 25
-    assert all(less < value < more for value in drawn)
-    assert sum(abs(value - none) <= 15 for value in drawn) >= 0.9 * DRAWS
+    shifts = sorted(value - none for value in drawn)
+    print(f"unsteered {none}, steered {more} and {less}; shifts by {DRAWS} random directions: {shifts}")
+    up, down = more - none, none - less
+    assert min(up, down) >= 20
+    assert -down < shifts[0] and shifts[-1] < up
+    assert sum(abs(shift) >= min(up, down) / 2 for shift in shifts) <= 2
 
 
 @pytest.mark.verify
