@@ -14,6 +14,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def every_claim_is_short() -> None:
+    """Whatever claim any test makes is one sentence of at most 25 words; a name (group, place) counts as one."""
+    from analyses.core.claim import MOST_WORDS, Claim, words
+
+    checked = Claim.__post_init__
+
+    def short(claim: Claim) -> None:
+        checked(claim)
+        assert words(claim) <= MOST_WORDS, f"{words(claim)} words, at most {MOST_WORDS}: {claim}"
+
+    Claim.__post_init__ = short
+
+
 @pytest.fixture(scope="session")
 def benchmarks() -> Path:
     """Folder of public benchmark files; tests that need it skip where it is absent."""

@@ -3,7 +3,8 @@
 Definition: every item is answered greedily as it is and under each perturbation that applies to it; drop = accuracy
 unperturbed minus accuracy perturbed, over the items measured under both. consistency = share of perturbations under
 which an item that is answered correctly stays correct; local_inconsistency = accuracy x (1 - mean consistency), 0 for
-a model that is robust, 1 for one that is perfect and brittle. mcnemar_p is the exact two-sided p of the flips.
+a model that is robust, 1 for one that is perfect and brittle. mcnemar_p is the exact two-sided p of the flips,
+mcnemar_p_holm the same corrected over all perturbations, groups and kinds of answers.
 
 Units: fractions of items.
 
@@ -136,7 +137,8 @@ def _aggregates(table: pd.DataFrame, seed: int) -> xr.Dataset:
     }
     if p:
         index = pd.MultiIndex.from_tuples(list(p), names=BY)
-        parts.append(pd.Series(list(p.values()), index, name="mcnemar_p").to_frame().to_xarray())
+        each = {"mcnemar_p": list(p.values()), "mcnemar_p_holm": stats.holm(list(p.values()))}
+        parts.append(pd.DataFrame(each, index).to_xarray())
     return xr.merge(parts, join="outer")
 
 

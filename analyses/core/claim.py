@@ -102,7 +102,7 @@ class Claim:
 
 
 def sentence(claim: Claim) -> str:
-    """One plain sentence: who did what, since when, with one interval; at most `MOST_WORDS` words."""
+    """One plain sentence: who did what, since when, with one interval; at most `MOST_WORDS` words (`words`)."""
     if claim.answer == UNJUDGED:
         return f"Cannot be judged whether {claim.what}: {claim.why}."
     clause = claim.what if claim.answer == NONE else _capital(claim.what)
@@ -111,6 +111,14 @@ def sentence(claim: Claim) -> str:
     if measured := effect(claim):
         clause += f": {measured}"
     return f"None found: {clause}." if claim.answer == NONE else f"{clause}."
+
+
+def words(claim: Claim) -> int:
+    """Words of the sentence, of which at most `MOST_WORDS` are allowed; a name of a group or place counts as one."""
+    said = sentence(claim)
+    for name in (claim.place, claim.group):
+        said = said.replace(name, "name") if name else said
+    return len(said.split())
 
 
 def effect(claim: Claim) -> str:

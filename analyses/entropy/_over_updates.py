@@ -8,26 +8,22 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core.stats import resample_counts
+from analyses.core.stats import resample_counts, serial
 
 
 def correlations(
     table: pd.DataFrame, signals: Sequence[str], counted: Callable[[str], str], seed: int, draws: int = 1000
 ) -> xr.Dataset:
     """Pearson's r of each signal with the measured change over updates, resampling items within rollout batches,
-    and with the interval of updates taken as independent (Fisher's z)."""
-    drawn = _resampled_means(table, signals, counted, seed, draws)
+    and with the interval over updates that depend on what went before (stats.serial)."""
+    drawn = resampled_means(table, signals, counted, seed, draws)
     value = np.array([[_r(drawn[s][d], drawn["measured_nats"][d]) for d in range(draws + 1)] for s in signals])
     n = table["step"].nunique()
     low, high = np.nanquantile(_finite(value[:, 1:]), [0.025, 0.975], axis=1)
     r = value[:, 0]
-    margin = 1.959964 / np.sqrt(n - 3) if n > 3 else np.nan
-    with np.errstate(divide="ignore"):
-        z = np.arctanh(np.clip(r, -1, 1))
-    parts = {
-        "correlation": (r, low, high),
-        "correlation_over_updates": (r, np.tanh(z - margin), np.tanh(z + margin)),
-    }
+    measured = drawn["measured_nats"][0]
+    over = np.array([serial.correlation(drawn[s][0], measured) for s in signals]).reshape(-1, 3)
+    parts = {"correlation": (r, low, high), "correlation_over_updates": (r, over[:, 1], over[:, 2])}
     data = xr.Dataset(coords={"signal": list(signals)})
     for name, columns in parts.items():
         for suffix, column in zip(("", "_ci_low", "_ci_high"), columns, strict=True):
@@ -39,7 +35,7 @@ def correlations(
     return data
 
 
-def _resampled_means(
+def resampled_means(
     table: pd.DataFrame, signals: Sequence[str], counted: Callable[[str], str], seed: int, draws: int
 ) -> dict[str, np.ndarray]:
     """Mean over tokens of each update, [draw, update]; row 0 is the data themselves."""

@@ -12,7 +12,8 @@ Source: this toolkit's reference for the claims of arXiv 2505.22617 (pooled), 26
 Does not show: on-policy entropy, which also moves because other states are reached (see entropy_change, visitation).
     The gradient says how entropy moved, not which reward or token asked for it.
 Control: pooled covariance beside it, with its real correlation; a run with a random reward; many updates, since r over
-    few of them is worth little (both intervals are given: over items and over updates).
+    few of them is worth little (both intervals are given: over items and over updates). A signal is said to follow the
+    measured change only beyond a cubic trend of the run, in levels and in first differences.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from analyses.core.progress import progress
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
-from analyses.entropy import _over_updates, _places
+from analyses.entropy import _over_updates, _places, _step_claims
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -91,7 +92,9 @@ def entropy_step(
     table = table[order].sort_values(["step", "item"], kind="stable")
     sums = {by: pd.concat(found, ignore_index=True) for by, found in places.items()}
     data = xr.merge([_aggregate(table, seed), _places.by_place(sums, PLACED, seed)])
-    return Result.of(table, data, verdict=_verdict(data), warnings=[*rollouts.notes, *notes])
+    return Result.of(
+        table, data, claims=_step_claims.claims(table, SIGNALS, _counted), warnings=[*rollouts.notes, *notes]
+    )
 
 
 def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Model, Model, Direction]]:
@@ -261,18 +264,6 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
         found.append(estimate(rows, name, ["step"], per=_counted(name), seed=seed, units=units))
     found.append(_over_updates.correlations(table, SIGNALS, _counted, seed))
     return xr.merge(found)
-
-
-def _verdict(data: xr.Dataset) -> str:
-    n = int(data["correlation_n"].max())
-    if n == 0:
-        return "fewer than three updates, or entropy did not move: nothing can be correlated"
-    said = [
-        f"{str(s).removesuffix('_nats')} {float(data['correlation'].sel(signal=s)):.2f}"
-        for s in data["signal"].values
-        if not np.isnan(float(data["correlation"].sel(signal=s)))
-    ]
-    return f"correlation with the measured change over {n} updates: {', '.join(said)}"
 
 
 def figures(result: Result) -> dict[str, Figure]:

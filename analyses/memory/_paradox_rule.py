@@ -15,7 +15,7 @@ FEWEST = 8  # items of each kind
 ESTIMAND = "change of the answer's mean NLL since the first step, seen minus unseen items"
 PARADOX = "answers of seen items fell beyond those of unseen ones, and their prompts rose"
 FELL = "answers of seen items fell beyond those of unseen ones"
-WHETHER = "answers of seen items fell beyond those of unseen ones while prompts rose"
+WHETHER = "answers of seen items fell beyond others while prompts rose"
 
 
 def judged(kind: str, grid: Grid, prompt_mask: str, floor: float, is_selected: bool, seed: int) -> Claim:
@@ -62,7 +62,7 @@ def _cannot(kind: str, grid: Grid, is_selected: bool) -> tuple[str, str] | None:
     if kind.startswith("gen"):
         return "a checkpoint's own text falls under it by construction", "answers that no checkpoint wrote"
     if is_selected:
-        return "the groups were made from outcomes, and picking those makes answers fall", NEEDS_FRESH
+        return "groups were made from outcomes, which alone does it", NEEDS_FRESH
     if not any(counts):
         return "nothing says which items were seen", NEEDS_ROLES
     if min(counts) < FEWEST:

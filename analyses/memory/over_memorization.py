@@ -280,7 +280,7 @@ def _not_assessable(table: pd.DataFrame, data: xr.Dataset, warnings: list[str]) 
         "over-memorized",
         UNJUDGED,
         stage_claims.MEMORIZED,
-        why="perplexity is only of a style foreign to the training data, so its rise may be style shift",
+        why="perplexity is only of a foreign style, so style may have shifted instead",
         needs="perplexity of answers in the style of the training data, or a pool of valid rationales",
     )
     return Result.of(table, data[kept], claims=[why], warnings=warnings)

@@ -25,6 +25,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.figures import curve, heatmap, scatter
 from analyses.core.progress import progress
 from analyses.core.result import Result
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from probe import Model, Prompts
 
 CELL = ["site", "layer", "head", "pos"]
+FEWEST = 8  # random places verified
+RANKS = "estimates rank places as exact patches do"
 
 
 @analysis
@@ -91,7 +94,7 @@ def attribution_patching(
     cells = _chosen(table, verify, seed)
     exact = pd.concat([pair.exact(cells) for pair in runs]) if verify else None
     table = _with_exact(table, cells, exact)
-    return Result.of(table, _aggregate(table, seed), verdict=_verdict(table), warnings=warnings)
+    return Result.of(table, _aggregate(table, seed), claims=_claims(table), warnings=warnings)
 
 
 def _chosen(table: pd.DataFrame, verify: int, seed: int) -> pd.DataFrame:
@@ -154,14 +157,41 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     return data
 
 
-def _verdict(table: pd.DataFrame) -> str | None:
+def _claims(table: pd.DataFrame) -> list[Claim]:
+    """Whether estimates rank places as exact patches do, by the random places alone (the largest were picked)."""
     verified = table[table["chosen"] != "no"]
     if verified.empty:
-        return None
-    cells = verified.groupby(CELL, dropna=False)[["estimate", "exact"]].mean()
+        return []
+    cells = verified.groupby([*CELL, "chosen"], dropna=False)[["estimate", "exact"]].mean().reset_index()
+    random = cells[cells["chosen"] == "random"]
     signs = float((np.sign(cells["estimate"]) == np.sign(cells["exact"])).mean())
-    rank = _agreement(table, ("random",))
-    return f"rank correlation {rank:.2f} over random cells; sign right in {signs:.0%} of {len(cells)} verified cells"
+    return [
+        agreement(random[["estimate", "exact"]].to_numpy(float), f"sign right in {signs:.0%} of {len(cells)} places")
+    ]
+
+
+def agreement(pairs: np.ndarray, noted: str = "") -> Claim:
+    """The claim of (estimate, exact effect) of places drawn at random; [place, 2].
+
+    The interval of Spearman's correlation is Bonett and Wright's (2000), on Fisher's scale.
+    """
+    n = len(pairs)
+    said: dict[str, Any] = {"n": n, "control": "exact patches of places drawn at random", "group": None}
+    if n < FEWEST:
+        needs = f"verify of at least {FEWEST}, and as many places besides the largest"
+        return Claim("agreement", UNJUDGED, RANKS, why=f"{n} random places were verified", needs=needs, **said)
+    if (np.ptp(pairs, axis=0) == 0).any():
+        needs = "places that differ"
+        return Claim("agreement", UNJUDGED, RANKS, why="all places have one effect", needs=needs, **said)
+    rank: Any = scipy.stats.spearmanr(pairs[:, 0], pairs[:, 1])
+    r = float(rank.statistic)
+    reach = scipy.stats.t.ppf(0.975, n - 2) * np.sqrt((1 + r**2 / 2) / (n - 3))
+    low, high = (r, r) if abs(r) == 1 else (float(np.tanh(np.arctanh(r) + side * reach)) for side in (-1, 1))
+    return Claim(
+        "agreement", FOUND if low > 0 else NONE, f"{RANKS}, rank correlation" if low > 0 else f"that {RANKS}",
+        estimand="Spearman's correlation of estimate and exact effect over places", effect=r, low=low, high=high,
+        is_change=False, assumptions=(noted,) if noted else (), **said,
+    )  # fmt: skip
 
 
 def figures(result: Result) -> dict[str, Figure]:

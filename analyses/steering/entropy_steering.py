@@ -21,7 +21,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -29,6 +28,7 @@ import probe
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.steering import _direction_claims
 from analyses.steering._dose_response import dose_response
 from probe.errors import InputError
 from probe.interventions import add
@@ -159,27 +159,10 @@ def _result(table: pd.DataFrame, vector: str, seed: int, warnings: list[str]) ->
     options: dict[str, Any] = {"treatment": vector, "targets": groups, "none": 0.0, "seed": seed}
     answer = dose_response(rows, **options)
     entropy = dose_response(rows.assign(metric=rows["entropy_nats"]), **options, unit="nats")
-    entropy = entropy.rename({name: f"entropy_{name}" for name in entropy.data_vars})
-    data = xr.merge([answer, entropy], join="outer", compat="no_conflicts").rename({"alpha": "beta"})
-    return Result.of(table, data, verdict=_verdict(data, vector), warnings=warnings)
-
-
-def _verdict(data: xr.Dataset, vector: str) -> str:
-    """Whether entropy moves with beta, and more than along every random direction."""
-    cells = data.sel(variant="joint")
-    slope = cells["entropy_slope"].sel(arm=vector)
-    excludes = (np.sign(cells["entropy_slope_ci_low"]) == np.sign(cells["entropy_slope_ci_high"])).sel(arm=vector)
-    p = cells["entropy_placebo_p"].sel(arm="random_direction")
-    found: list[str] = []
-    for group in map(str, data["group"].values):
-        at = slope.sel(group=group).squeeze()
-        moves = bool((excludes.sel(group=group) & (slope.sel(group=group) != 0)).all())
-        beyond = bool((p.sel(group=group) <= 0.05).all())
-        if moves and beyond:
-            found.append(f"{group} ({float(at.mean()):+.3g} nats per unit of beta)")
-    if not found:
-        return f"{vector} moves entropy no more than random directions of its size do"
-    return f"{vector} moves entropy beyond random directions of its size on {', '.join(found)}"
+    data = xr.merge([answer, entropy.rename({name: f"entropy_{name}" for name in entropy.data_vars})],
+                    join="outer", compat="no_conflicts").rename({"alpha": "beta"})  # fmt: skip
+    said = _direction_claims.claims(entropy, vector, int(table["draw"].max()) + 1)
+    return Result.of(table, data, claims=said, warnings=warnings)
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -33,6 +33,7 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate, mcnemar_exact, paired_difference, wilson
+from analyses.steering import _audit_claims
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def probe_gated_audit(
     table = _arms(runs, gate, keys, tau, draws, seed)
     data = _aggregate(table, groups, seed).assign_attrs(threshold=tau, layer=at, targets=", ".join(groups))
     data["is_chosen"] = ("neuron", neurons.numpy())
-    return Result.of(table, data, verdict=_verdict(data, groups), warnings=warnings)
+    return Result.of(table, data, claims=_audit_claims.claims(data, groups, draws), warnings=warnings)
 
 
 def _check(model: Model, layer: int, alpha: float, top_n: int, quantile: float, tau: float | None, draws: int) -> None:
@@ -257,19 +258,6 @@ def _matched(rows: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset
     data = pd.DataFrame(found).set_index(["arm", "answer_kind"]).to_xarray()
     data["matched_difference"].attrs.update(units="nats/token", long_name="effect on targets minus on matched controls")
     return data
-
-
-def _verdict(data: xr.Dataset, groups: Sequence[str]) -> str:
-    counts = {
-        g: (float(data["fire_rate"].sel(group=g)), int(data["fire_rate_n"].sel(group=g))) for g in data["group"].values
-    }
-    fired = ", ".join(f"{round(rate * n)}/{n} of {group}" for group, (rate, n) in counts.items())
-    gated = data.sel(arm="gated", group=list(groups))
-    lost, gained = int(gated["n_lost"].sum()), int(gated["n_gained"].sum())
-    p = data["placebo_p"].dropna("arm", how="all")
-    beyond = "beyond" if bool((p <= 0.05).all()) else "not beyond"
-    what = f"exact answers of {', '.join(groups)}: {lost} lost, {gained} gained"
-    return f"fires on {fired}; {what}; effect {beyond} random gates and neurons"
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -56,7 +56,8 @@ def test_estimates_are_derivatives(model: Model) -> None:
 def test_the_last_block_is_nearly_linear_and_ranks_agree(model: Model) -> None:
     result = run("attribution_patching", model=model, prompts=two_prompts(), sites=EVERY, verify=40)
     assert float(result.data["rank_correlation_all_verified"]) > 0.8
-    assert "rank correlation" in str(result.verdict)
+    (claim,) = result.claims
+    assert claim.is_found and claim.low > 0.5 and claim.n == (result.table["chosen"] == "random").sum() / 2 / 3
     rows = result.table
     assert (rows["exact"].notna() == (rows["chosen"] != "no")).all()
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analyses import run
+from analyses.entropy._step_claims import claims
 from probe import InputError, Rollouts, discover
 from tests import logs, tiny
 
@@ -54,7 +56,7 @@ def test_the_gradient_predicts_small_updates_and_says_which_state_it_read(tmp_pa
     assert pairs == [[1, 0], [2, 0], [3, 2], [4, 2]]
     assert float(result.data["correlation"].sel(signal="gradient_nats")) > 0.9
     assert float(result.data["correlation_n"].max()) == 4
-    assert result.verdict is not None
+    assert {(c.answer, c.why) for c in result.claims} == {("cannot be judged", "there are 4 updates")}
 
 
 def test_measured_change_is_that_of_entropy_change(tmp_path: Path) -> None:
@@ -95,7 +97,25 @@ def test_updates_that_change_nothing_correlate_with_nothing(tmp_path: Path) -> N
     assert (result.table["measured_nats"] == 0).all()
     assert (result.table["gradient_nats"] == 0).all()
     assert np.isnan(result.data["correlation"]).all()
-    assert "nothing can be correlated" in str(result.verdict)
+    assert {c.answer for c in result.claims} == {"cannot be judged"}
+
+
+def updates(predicted: np.ndarray, measured: np.ndarray) -> pd.DataFrame:
+    """Rows of so many updates of one batch, of one item each."""
+    named = {"step": range(1, len(measured) + 1), "rollout_step": 0, "item": "i", "n_tokens": 4}
+    return pd.DataFrame({**named, "measured_nats": measured, "gradient_nats": predicted})
+
+
+def test_a_signal_follows_only_beyond_the_trend_of_the_run() -> None:
+    rng = np.random.default_rng(0)
+    signal, trend = rng.normal(size=40), np.linspace(0, 6, 40)
+    made = {
+        "true": (signal, signal + 0.3 * rng.normal(size=40)),
+        "trends": (trend + 0.2 * rng.normal(size=40), trend**1.3 + 0.2 * rng.normal(size=40)),
+    }
+    found = {k: claims(updates(*v), ["gradient_nats"], lambda _: "n_tokens")[0] for k, v in made.items()}
+    assert found["true"].is_found and found["true"].low > 0.5
+    assert found["trends"].answer == "none found" and found["trends"].effect > 0.9, "a high r is not enough"
 
 
 def test_signals_over_the_responses_an_update_used(tmp_path: Path) -> None:
