@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,6 @@ def named(placed: str | Mapping[str, str | int] | None) -> set[str]:
     if placed is None:
         return set()
     if placed == "auto":
-        import torch
-
         return {f"cuda:{n}" for n in range(torch.cuda.device_count())}
     if isinstance(placed, str):
         placed = json.loads(placed) if placed.startswith("{") else {"": placed}
@@ -82,8 +81,6 @@ def gpus(placed: str) -> int:
 def free_bytes(device: str | torch.device) -> int:
     """Memory that can still be taken on the device, in bytes."""
     if kind(device) not in HOST:
-        import torch
-
         told: Any = getattr(torch.get_device_module(device), "mem_get_info", None)
         if told is not None:
             return int(told(device)[0])
@@ -106,8 +103,6 @@ def takes_grouped_heads(device: torch.device) -> bool:
 def wait(device: str | torch.device) -> None:
     """Return when all work given to the device is done (for clocks)."""
     if kind(device) not in HOST:
-        import torch
-
         torch.get_device_module(device).synchronize()
 
 
@@ -116,6 +111,19 @@ def let_go() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def most_memory() -> int | None:
+    """The most bytes this process has held on the current accelerator; None where none was used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    return torch.cuda.max_memory_allocated()
+
+
+def own_random_numbers() -> AbstractContextManager[None]:
+    """What is drawn inside, on the CPU or an accelerator, leaves the generators outside as they were."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from probe import devices
+
 T = TypeVar("T")
 TOLD = b"\nstopping after this batch; press Ctrl-C again to stop at once\n"
 
@@ -88,9 +90,8 @@ def _tokens(item: object) -> int:
 
 def _held() -> str:
     """The most memory this process has held, on the GPU where one is used."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB of GPU"
+    if (on_gpu := devices.most_memory()) is not None:
+        return f"{on_gpu / 1e9:.1f} GB of GPU"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return f"{peak / 1e9:.1f} GB"
 

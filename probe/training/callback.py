@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
 import numpy as np
-import torch
 from transformers import Trainer, TrainerCallback
 
+from probe import devices
 from probe.errors import InputError
 from probe.model import Model
 
 if TYPE_CHECKING:
+    import torch
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 UNATTACHED = (
@@ -207,7 +208,7 @@ def _same_random_numbers() -> Generator[None]:
     """Whatever is drawn in here is not drawn from what the training draws from."""
     python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 - what trainers and data loaders draw from
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with devices.own_random_numbers():
             yield
     finally:
         random.setstate(python)
