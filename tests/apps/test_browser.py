@@ -18,11 +18,12 @@ from apps.report import write_report
 from tests.apps.conftest import IMAGES, key
 
 pytestmark = pytest.mark.browser
+TAKES_PICTURES = os.environ.get("PROBE_SCREENSHOTS") == "1"
 # What the pictures of the documentation show, where the store has it; anything else is ignored by the page.
 SHOWN = {
     "Read": "&run=sft-high&flip=to+wrong",
     "Circuit": "&of=planted",
-    "Token": "&of=sft-high&show=difference",
+    "Token": "&of=planted&base=0&show=two+checkpoints",
     "Compare": "&analysis=logit_lens",
     "Results": "&analysis=logit_lens",
 }
@@ -65,7 +66,7 @@ def ready(page: Any) -> None:
 
 
 def shot(page: Any, name: str) -> None:
-    if os.environ.get("PROBE_SCREENSHOTS") == "1":
+    if TAKES_PICTURES:
         IMAGES.mkdir(parents=True, exist_ok=True)
         page.set_viewport_size({"width": 1280, "height": 1400})
         page.wait_for_timeout(3000)
@@ -175,7 +176,27 @@ def test_page_opens_on_results_of_the_lab(lab_address, watched, name):
     page = watched(f"{lab_address}/?page={name}{SHOWN.get(name, '')}").page
     ready(page)
     assert page.locator("h3").first.is_visible()
+    if name == "Steer" and TAKES_PICTURES:
+        page.get_by_role("button", name="Steer", exact=True).click()
+        page.locator(".reader mark, .reader pre").first.wait_for(timeout=120_000)
     shot(page, name.lower())
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    ("name", "size", "scheme"), [("run-1920", (1920, 1080), "light"), ("run-phone", (390, 844), "dark")]
+)
+def test_the_first_screen_of_the_lab_at_other_sizes(lab_address, watched, name, size, scheme):
+    page = watched(lab_address, color_scheme=scheme).page
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    ready(page)
+    page.locator(".card").first.wait_for()
+    wide = "document.querySelector('[data-testid=stMain]')"
+    assert page.evaluate(f"{wide}.scrollWidth <= {wide}.clientWidth")
+    if TAKES_PICTURES:
+        page.wait_for_timeout(3000)
+        page.evaluate(WITHOUT_FOLDERS)
+        page.screenshot(path=IMAGES / f"{name}.png")
 
 
 def test_slider_redraws_the_figure_and_a_link_brings_the_view_back(address, watched):
