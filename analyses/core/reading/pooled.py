@@ -151,12 +151,21 @@ def _pool(model: Model, batch: TokenBatch, pooling: Pooling, positions: tuple[in
     """Pooled states of one batch, [item, d_model] for each state."""
     sites = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(model.shape.n_layers))]
     trace = model.run(batch, read=sites, logits="none")
-    weights = _at(batch, positions) if positions else _weights(batch, pooling)
+    weights = position_weights(batch, pooling, positions)
     pooled: list[Tensor] = []
     for site in sites:
         x, w = trace[site].float(), weights.to(trace[site].device).unsqueeze(-1)
         pooled.append((torch.where(w > 0, x, 0.0) * w).sum(1))  # states of padding may be anything, even NaN
     return pooled
+
+
+def position_weights(batch: TokenBatch, pooling: Pooling, positions: tuple[int, ...] = ()) -> Float[Tensor, "item pos"]:
+    """Weights over positions that sum to 1 in each item: of a pooling, or equal ones over chosen positions.
+
+    Raises:
+        InputError: a span or position that an item has not.
+    """
+    return _at(batch, positions) if positions else _weights(batch, pooling)
 
 
 def _weights(batch: TokenBatch, pooling: Pooling) -> Float[Tensor, "item pos"]:
