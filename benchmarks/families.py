@@ -46,14 +46,13 @@ class Row:
     nll_sum: float = float("nan")
     patched: float = float("nan")
     half: float = float("nan")
-    rounding: float = float("nan")
 
     def cells(self) -> list[str]:
         """The cells of its line."""
         refused = {name: words for name, words in self.loads.items() if words}
         loads = "both" if not refused else next((SHORT[n] for n in NAMES if n not in refused), "no")
         words = next(iter(refused.values()), "")
-        numbers = [f"{x:.0e}" if x == x else "" for x in (self.nll_sum, self.patched, self.half, self.rounding)]
+        numbers = [f"{x:.0e}" if x == x else "" for x in (self.nll_sum, self.patched, self.half)]
         return [f"`{self.family}`", loads, self.more, self.lacking or words, self.replay, *numbers]
 
 
@@ -79,10 +78,10 @@ def row_of(family: str) -> Row:
             loads[backend] = str(error).split(". ")[-1] if isinstance(error, ProbeError) else str(error)
     if not models:
         return Row(family, loads)
-    half, rounding = zip(*(_half(plain, backend) for backend in NAMES if not loads[backend]), strict=True)
+    half = [_half(plain, backend) for backend in NAMES if not loads[backend]]
     how, patched = patching(models[0])
     nll = max(_nll(model, plain) for model in models)
-    return Row(family, loads, lacking(models[0]), extra(models[0]), how, nll, patched, max(half), max(rounding))
+    return Row(family, loads, lacking(models[0]), extra(models[0]), how, nll, patched, max(half))
 
 
 def lacking(model: Model) -> str:
@@ -128,29 +127,25 @@ def patching(model: Model) -> tuple[str, float]:
 
 def _nll(model: Model, plain: Any) -> float:
     """Largest difference of an answer's summed nll (nats) from plain transformers, texts alone and unpadded."""
-    return max(abs(a - b) for a, b in _pairs(model, plain))
+    return max(abs(a - b) for a, b in pairs(model, plain))
 
 
-def _half(plain: Any, backend: str) -> tuple[float, float]:
-    """The same in bfloat16, mean per token: against transformers in bfloat16, and against it in float32."""
+def _half(plain: Any, backend: str) -> float:
+    """The same in bfloat16 against transformers in bfloat16, mean per token of the answer."""
     import copy
 
     other = copy.deepcopy(plain).to(torch.bfloat16)
     model = Model.wrap(other, tiny.tokenizer(), backend=backend, check=False)
-    lengths = _batch(model).mask & answer_logprob(_batch(model)).rows
-    tokens = [int(n) for n in lengths.sum(-1)]
-    same, full = (
-        max(abs(a - b) / n for (a, b), n in zip(_pairs(model, reference), tokens, strict=True))
-        for reference in (other, plain)
-    )
-    return same, full
+    tokens = [int(n) for n in answer_logprob(_batch(model)).rows.sum(-1)]
+    return max(abs(a - b) / n for (a, b), n in zip(pairs(model, other), tokens, strict=True))
 
 
 def _batch(model: Model) -> TokenBatch:
     return model.batches(prompts(), batch_size=4)[0]
 
 
-def _pairs(model: Model, plain: Any) -> Sequence[tuple[float, float]]:
+def pairs(model: Model, plain: Any) -> Sequence[tuple[float, float]]:
+    """Each answer's summed nll (nats) by the handle, batched and padded, and by a model alone."""
     batch = _batch(model)
     metric = answer_logprob(batch)
     logits = model.run(batch).logits
@@ -174,7 +169,7 @@ def main(names: Sequence[str]) -> None:
     for family in names or zoo.CAUSAL:
         known[family] = f"| {' | '.join(row_of(family).cells())} |"
         print(known[family], flush=True)
-    head = ["family", "loads", "also has", "lacks (refused by name)", "replay", "nll", "patch", "bf16", "rounding"]
+    head = ["family", "loads", "also has", "lacks (refused by name)", "replay", "nll", "patch", "bf16"]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head))]
     lines += [known[family] for family in sorted(known)]
     PAGE.write_text(before + "<!-- table -->\n" + "\n".join(lines) + "\n<!-- end -->" + after)
