@@ -21,7 +21,7 @@ from probe.weights import PARTS, down_rows, places
 from tests import tiny, zoo
 
 ROUTED = ("qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3")
-FAMILIES = (*ROUTED, "phi3", "qwen3_next", "granite", "bitnet", "falcon")
+FAMILIES = (*ROUTED, "phi3", "qwen3_next", "granite", "bitnet", "falcon", "gemma4_text", "granitemoeshared")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_replay_of_every_kind_equals_a_whole_pass(
 
 def test_replay_runs_rows_where_it_can(model_of: Callable[..., Model], prompts: Prompts) -> None:
     by_rows = {f: not Clean(m, batch_of(m, prompts)).why_whole for f in FAMILIES if (m := model_of(f))}
-    whole = {"qwen3_next", "gpt_oss", "falcon"}  # a state, a sink, an attention of its own
+    whole = {"qwen3_next", "gpt_oss", "falcon", "gemma4_text"}  # a state, a sink, an attention or blocks of its own
     assert {f for f, rows in by_rows.items() if not rows} == whole
     hybrid = model_of("qwen3_next")
     with pytest.raises(InputError, match=r"mixes positions otherwise.*paths into the final state"):
@@ -161,7 +161,9 @@ def test_all_weights_have_a_place(family: str, model_of: Callable[..., Model]) -
     found = places(model)
     named = {slot.name for slots in found.values() for slot in slots}
     assert named == set(model.weights())
-    assert {place.part for place in found} <= set(PARTS) - {"other"}
+    other = {slot.name for place, slots in found.items() if place.part == "other" for slot in slots}
+    assert {place.part for place in found} <= set(PARTS)
+    assert all("per_layer" in name for name in other), "Gemma 4's embeddings by layer are of no part of a decoder"
     fused = model.weights().get("model.layers.0.mlp.gate_up_proj.weight")
     if fused is not None:
         parts = [slots[0].read(fused) for place, slots in found.items() if str(place) in ("mlp.gate.0", "mlp.up.0")]
