@@ -270,9 +270,11 @@ def _members(annotation: object) -> tuple[Any, ...]:
 def _settings(of: Analysis, verb: Verb) -> list[click.Option]:
     needs = _kinds(of)
     takes = bool({"Model", "Checkpoints"} & needs)
-    found = [click.Option(flags(f), **k) for f, k in MODEL_SETTINGS.items()] if takes else []
+    # Where only a result that is read would be computed with a model, its settings are understood and not shown.
+    shown = {} if {"Model", "Checkpoints"} & {i.kind for i in of.inputs} else {"hidden": True}
+    found = [click.Option(flags(f), **k, **shown) for f, k in MODEL_SETTINGS.items()] if takes else []
     if takes:
-        found.append(click.Option(["--config", "config_folder"], metavar="FOLDER", help=CONFIG_HELP))
+        found.append(click.Option(["--config", "config_folder"], metavar="FOLDER", help=CONFIG_HELP, **shown))
     if "Model" in needs and "base" not in {o.name for o in _inputs(of, verb)}:
         found.append(click.Option(["--base", "base_model"], metavar="FOLDER", help=BASE_HELP[verb != "run"]))
     if "Prompts" in needs:

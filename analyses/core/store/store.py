@@ -37,7 +37,7 @@ from analyses.core.store.files import (
     unreadable,
     written,
 )
-from analyses.core.store.naming import named
+from analyses.core.store.naming import named, prompts_of
 from probe.errors import InputError
 
 __all__ = ["SCHEMA", "Store", "StoreError"]
@@ -187,7 +187,7 @@ class Store:
         if not hits:
             raise InputError(f"no result of {analysis} about a run {run!r} in {self.root}; `probe show` lists what is")
         if len(hits) > 1:
-            told = "; ".join(f"{r['key']} {json.dumps(r.get('options', {}))}" for r in hits)
+            told = "; ".join(f"{r['key']} ({prompts_of(r)}) {json.dumps(r.get('options', {}))}" for r in hits)
             raise InputError(f"{len(hits)} results of {analysis} are about {run!r}; name one by its key: {told}")
         return analysis, str(hits[0]["key"])
 
