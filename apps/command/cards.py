@@ -11,11 +11,14 @@ import pandas as pd
 from analyses.core import claim
 from analyses.core.claim import FOUND, NONE, Claim
 from analyses.core.result import Result
+from analyses.core.running.inputs import Loading
 from analyses.core.running.study.arms import over_seeds
+from analyses.core.running.study.effort import effort
 from analyses.core.running.study.questions import QUESTIONS, Ask
 from analyses.core.running.study.runs import Run
-from analyses.core.running.study.study import Answers, split
+from analyses.core.running.study.study import Answers, Way, split
 from apps.command import lines
+from apps.command.contents import size
 from apps.command.terminal import merged
 
 WIDTH = 100
@@ -38,6 +41,14 @@ def intention(run: Run, asks: Sequence[Ask]) -> Iterator[str]:
         names = [name for name, reason in without.items() if reason == why]
         yield f"  not {', '.join(names)}: this needs {why}"
     yield from (f"  note: {note}" for note in (*run.series.notes, *run.notes))
+
+
+def effort_of(run: Run, asks: Sequence[Ask], way: Way, loading: Loading) -> str:
+    """What the study of a run takes, at rates measured here."""
+    found = effort(run, split(run, asks)[0], way, loading)
+    minutes = f"{found.seconds / 60:.0f} min" if found.seconds >= 90 else f"{found.seconds:.0f} s"
+    more = f"; not counted: {', '.join(found.uncounted)}" if found.uncounted else ""
+    return f"  takes about {minutes} and {size(int(found.peak))} of memory, by rates measured here{more}"
 
 
 def answers(found: Answers) -> Iterator[str]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.core.store.store import Store
 from apps.command import study
 from probe.errors import InputError, ProbeError
 
@@ -50,18 +49,17 @@ def run_demo(out: Path, results: str | None, seed: int) -> int:
     """
     folder = out / f"seed-{seed}"
     _train(out, seed, folder)
-    store = Store.at(results or folder / "results")
-    return study.carry_out(
-        studies(folder), str(store.root), report=str(folder / "report.html"), save=str(folder / FILE)
-    )
+    return study.carry_out(studies(folder, results), save=str(folder / FILE))
 
 
-def studies(folder: Path) -> list[dict[str, Any]]:
+def studies(folder: Path, results: str | None = None) -> list[dict[str, Any]]:
     """What is asked of the lab in a folder: which items of which run, and how its answers are written."""
+    places = {"results": results or str(folder / "results"), "report": str(folder / "report.html")}
     return [
         {
             **one,
             **SHARED,
+            **places,
             "runs": [str(folder / run) for run in one["runs"]],
             "prompts": str(folder / one["prompts"]),
         }

@@ -11,10 +11,11 @@ import click
 from click.core import ParameterSource
 
 import analyses
+from analyses.core.running.inputs import ModelPool
 from analyses.core.running.study.arms import arm_of
 from analyses.core.running.study.questions import QUESTIONS, USUAL, asked
 from analyses.core.running.study.runs import found
-from analyses.core.running.study.study import QUICK, Answers, Study, study
+from analyses.core.running.study.study import QUICK, Answers, Study, Way, study
 from analyses.core.running.workers import Engine
 from analyses.core.store.store import Store
 from apps.command import cards, study_file
@@ -34,7 +35,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--stop": {"multiple": True, "help": "Text at which a response ends; repeatable."},
 }
 ASKED = f"Some of {', '.join(QUESTIONS)} [default: {', '.join(USUAL)}]."
-HOW = ("results", "report", "save", "as_json", "dry_run")
+HOW = ("save", "as_json", "dry_run")
 RUN_OPTIONS = tuple(flag.removeprefix("--").replace("-", "_") for flag in SHARED)
 
 
@@ -57,7 +58,7 @@ def command() -> click.Command:
         click.Option(["--base", "base_model"], metavar="FOLDER", help="What training started from: step 0."),
         click.Option(["--config", "config_folder"], metavar="FOLDER", help=CONFIG_HELP),
         click.Option(["--results"], metavar="DIR", help="Folder of results [default: $PROBE_RESULTS or ./results]."),
-        click.Option(["--report"], metavar="FILE", default="report.html", show_default=True, help="The report."),
+        click.Option(["--report"], metavar="FILE", help="The report [default: report.html]."),
         click.Option(["--save"], metavar="FILE", help="Write this command as a TOML file, and run it."),
         click.Option(["--dry-run"], is_flag=True, help="Say what would be run, and stop."),
         click.Option(["--json", "as_json"], is_flag=True, help="One line of JSON on standard output."),
@@ -74,14 +75,12 @@ def run(runs: tuple[str, ...], **given: Any) -> int:
     """Callback of the command: the exit code."""
     context = click.get_current_context()
     said = {n: v for n, v in given.items() if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
-    how = {name: given[name] for name in HOW}
-    return carry_out(study_file.studies(runs, {n: v for n, v in said.items() if n not in HOW}), **how)
+    how = {name: said.pop(name) for name in HOW if name in said}
+    return carry_out(study_file.studies(runs, said), **how)
 
 
 def carry_out(
     studies: Sequence[Mapping[str, Any]],
-    results: str | None = None,
-    report: str = "report.html",
     save: str | None = None,
     as_json: bool = False,
     dry_run: bool = False,
@@ -89,16 +88,14 @@ def carry_out(
     """The studies one after the other into one store, with one report: the exit code.
 
     Args:
-        studies: their words, as in a file.
-        results: folder of the store.
-        report: file of the report.
+        studies: their words, as in a file; where results and report go is what the first one says.
         save: file that the words are written to.
         as_json: claims as one line of JSON instead of cards.
         dry_run: say what would be run, and stop.
     """
     if save is not None:
         study_file.write(Path(save), studies)
-    store = Store.at(results)
+    store, report = Store.at(studies[0].get("results")), studies[0].get("report", "report.html")
     done = [carried_out(one, store, dry_run=dry_run, quiet=as_json) for one in studies]
     if dry_run:
         return 0
@@ -126,6 +123,7 @@ def carried_out(asked_for: Mapping[str, Any], store: Store, *, dry_run: bool = F
     if dry_run:
         for one in found(given["runs"], inputs["prompts"], inputs["loading"]):
             say("\n".join(cards.intention(one, asks)))
+            say(cards.effort_of(one, asks, _way(store, inputs), inputs["loading"]))
         return Study([], [])
     before: set[str] = set()
 
@@ -171,6 +169,10 @@ def _inputs(given: Mapping[str, Any]) -> dict[str, Any]:
         "options": {name: tuple(v) if isinstance(v, list) else v for name, v in shared.items()},
         "own": own_options(given.get("own", ())),
     }
+
+
+def _way(store: Store, inputs: Mapping[str, Any]) -> Way:
+    return Way(store, ModelPool(inputs["loading"]), inputs["engine"], inputs["options"], inputs["own"])
 
 
 def _prompts(given: Mapping[str, Any]) -> Prompts | None:

@@ -21,7 +21,7 @@ WORDS = (
     "runs", "prompts", "columns", "answers", "groups", "seen", "questions", "quick", "group_by", "own", "template",
     "boundary", "batch_size", "grade", "pattern", "max_new_tokens", "stop", "backend", "dtype", "device", "revision",
     "allow_pickle", "trust_remote_code", "bos", "template_options", "engine", "workers", "address", "base_model",
-    "config_folder",
+    "config_folder", "results", "report",
 )  # fmt: skip
 
 

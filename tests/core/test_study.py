@@ -16,8 +16,9 @@ from analyses.core import analysis as registry
 from analyses.core.running.inputs import Loading, ModelPool
 from analyses.core.running.run import Request
 from analyses.core.running.series import series_of
-from analyses.core.running.study import pairs, questions
-from analyses.core.running.study.study import Study, study
+from analyses.core.running.study import pairs, questions, runs
+from analyses.core.running.study.effort import effort
+from analyses.core.running.study.study import Study, Way, study
 from analyses.core.running.sweep import Sweep, go_over, sweep
 from analyses.core.running.workers import Engine
 from analyses.core.store import Store
@@ -185,3 +186,13 @@ def test_a_series_with_rollouts_is_asked_about_entropy(series: Path, tmp_path: P
     found = study(run, questions=["entropy", "where"], store=Store(tmp_path / "r"))["run"]
     assert set(found.without) >= {"entropy_reward_law"}
     assert {"informative_groups", "sampler_mismatch"} <= {*found.results, *found.refused, *found.without}
+
+
+def test_the_effort_is_told_and_nothing_is_read(series: Path, items: Prompts, tmp_path: Path, reads: list[str]) -> None:
+    (run,) = runs.found([series], items, Loading())
+    way = Way(Store(tmp_path), ModelPool(Loading()), Engine(), {"max_new_tokens": 3}, {})
+    asks = questions.asked(["where", "ship"])
+    found = effort(run, asks, way, Loading())
+    assert found.seconds > 0 and found.peak > 0 and "over_memorization" in found.uncounted
+    assert effort(run, asks[:1], way, Loading()).seconds < found.seconds
+    assert reads == []

@@ -63,7 +63,8 @@ class Live:
         for name in self.names:
             result = execute(self._call(name, model, step, run), self._pool)
             self.store.shards.put(result)
-            self.members[name] = [(s, k) for s, k in self.members[name] if s != step] + [(step, result.key)]
+            there = [(s, k) for s, k in self.members[name] if s != step and self.store.shards.has(name, k)]
+            self.members[name] = [*there, (step, result.key)]  # somebody may have tidied the store since
             self._publish(name, run)
             numbers |= scalars(name, result)
         state = {"began": self.began, "published": self.published, "members": self.members}
