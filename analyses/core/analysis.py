@@ -13,7 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
@@ -90,6 +90,7 @@ class Analysis:
     the checkpoints of a pair may be in memory one after the other (`probe.turns`). `by_item`: each row belongs to one
     item whatever the others are; from the rows of all items and the options, it makes the result of all of them.
     `check`: what must hold of all prompts, under the options, before anything is computed for some of them.
+    `renamed`: former names of options and the names they have now; a former one is answered with the new one.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Analysis:
     takes_turns: bool = False
     by_item: ByItem | None = None
     check: Check | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, *args: object, **kwargs: object) -> Result:
         return self.function(*args, **kwargs)
@@ -130,6 +132,8 @@ class Analysis:
         for option in self.options:
             if option.name == name:
                 return option
+        if name in self.renamed:
+            raise InputError(f"{self.name}: the option {name!r} is called {self.renamed[name]!r} now")
         raise InputError(unknown(f"option of {self.name}", name, [o.name for o in self.options]))
 
     def figures(self, result: Result) -> dict[str, Figure]:
@@ -147,6 +151,7 @@ def analysis(
     takes_turns: bool = False,
     by_item: ByItem | None = None,
     check: Check | None = None,
+    renamed: Mapping[str, str] = ...,
 ) -> Callable[[Callable[..., Result]], Analysis]: ...
 def analysis(function: Callable[..., Result] | None = None, **declared: object) -> Any:
     """Register ``function`` under its own name (one analysis per file, file named alike).
@@ -156,7 +161,7 @@ def analysis(function: Callable[..., Result] | None = None, **declared: object) 
         declared: what the signature does not say, as `@analysis(work=...)`: see `Analysis`. `work`: what one item
             takes. `takes_turns`: it does all it does with base before it turns to tuned, or spills what it needs of
             base. `by_item`: the result from the rows of all items, where each row needs its own item alone. `check`:
-            raises InputError on prompts of which some cannot be computed.
+            raises InputError on prompts of which some cannot be computed. `renamed`: former name -> option.
 
     Raises:
         TypeError: an input without a known type, or an option without annotation or default.

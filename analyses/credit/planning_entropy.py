@@ -2,12 +2,12 @@
 
 Definition: a planning token lies inside a match of one of the given grams (words and phrases such as "let me check");
     all others execute. Mean entropy of both, per response and step. gram_entropy = -sum f ln f over the grams' share of
-    all matches of a step (ln M for M equally frequent ones). bonus = A + alpha |A| on planning tokens: the change of a
-    response's mean advantage per token.
+    all matches of a step (ln M for M equally frequent ones). bonus = A + bonus_size |A| on planning tokens: the
+    change of a response's mean advantage per token.
 Units: nats.
 Source: HICRA, arXiv 2509.03646 (its grams are found by clustering embeddings; here they are given).
 Does not show: that these tokens plan: a gram is a text. Entropy falls at planning tokens also because grams repeat.
-Control: random grams of the same frequency; alpha = 0.
+Control: random grams of the same frequency; bonus_size = 0.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ GRAMS = (
 )  # fmt: skip
 
 
-@analysis
+@analysis(renamed={"alpha": "bonus_size"})
 def planning_entropy(
-    rollouts: Rollouts, *, tokenizer: str = "", grams: tuple[str, ...] = GRAMS, alpha: float = 0.2, seed: int = 0
+    rollouts: Rollouts, *, tokenizer: str = "", grams: tuple[str, ...] = GRAMS, bonus_size: float = 0.2, seed: int = 0
 ) -> Result:
     """Mean entropy of planning and execution tokens, entropy of the grams themselves, over steps.
 
@@ -52,7 +52,7 @@ def planning_entropy(
     Args:
         tokenizer: folder of the tokenizer that the ids are of.
         grams: words and phrases that mark planning, in any case.
-        alpha: size of the bonus on planning tokens.
+        bonus_size: times |A|, the bonus on planning tokens.
         seed: of the bootstrap over items.
     """
     if not grams:
@@ -76,7 +76,7 @@ def planning_entropy(
     size = np.abs(rows["advantage"].to_numpy(float)) if has_advantage else np.full(n, np.nan)
     table = table.assign(
         n_planning=n_planning, planning_nats=_log.means_of(np.where(plan, entropy, np.nan), own, n),
-        execution_nats=_log.means_of(np.where(plan, np.nan, entropy), own, n), bonus=alpha * size * share,
+        execution_nats=_log.means_of(np.where(plan, np.nan, entropy), own, n), bonus=bonus_size * size * share,
     )  # fmt: skip
     none = [f"none of the {len(grams)} grams occurs in this log"] if not counts.size else []
     return Result.of(table, _aggregate(table, counts, seed), warnings=[*rollouts.notes, *none])

@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 FORMS = ("frequency_nats", "mass_nats", "log_mean_nats")
 
 
-@analysis
+@analysis(renamed={"alpha": "scaling"})
 def semantic_entropy(
     model: Model,
     rollouts: Rollouts,
     *,
     answer: str | None = None,
-    alpha: float = 0.02,
+    scaling: float = 0.02,
     gram_words: int = 3,
     gram_share: float = 0.05,
     batch_size: int = 8,
@@ -58,12 +58,12 @@ def semantic_entropy(
 
     Rows, one per sampling group: step (of the log; in a sweep, of the checkpoint), rollout_step, item, group,
     group_uid, n_responses, n_clusters, n_unparsed, frequency_nats, mass_nats, log_mean_nats, largest_nats (ln G),
-    seed_scale (1 - alpha frequency / ln G, SEED-GRPO's linear form), answers (cluster by cluster, most frequent first).
+    seed_scale (1 - scaling frequency / ln G, SEED-GRPO's linear form), answers (by cluster, most frequent first).
 
     Args:
         answer: regular expression whose last match holds the answer in its first group; by default what a response
             marks as its answer (a box, "answer is"), else its last formula or number; empty compares whole texts.
-        alpha: strength of SEED-GRPO's scaling of advantages.
+        scaling: strength of SEED-GRPO's scaling of advantages.
         gram_words: words per gram of a plan.
         gram_share: share of a step's rewarded responses that must contain a gram for it to count as a plan's.
         batch_size: responses per forward pass.
@@ -74,7 +74,8 @@ def semantic_entropy(
     responses = _responses(model, rollouts, answer, batch_size)
     keys = ["rollout_step", "item", "group", "group_uid"]
     rows = [
-        {**dict(zip(keys, key, strict=True)), **_group(part, alpha)} for key, part in responses.groupby(keys, sort=True)
+        {**dict(zip(keys, key, strict=True)), **_group(part, scaling)}
+        for key, part in responses.groupby(keys, sort=True)
     ]
     table = pd.DataFrame(rows)
     table.insert(0, "step", table["rollout_step"])  # a sweep puts the checkpoint's step here
@@ -154,7 +155,7 @@ def log_mean(shares: Float[np.ndarray, " cluster"]) -> float:
     return abs(float(-np.log(shares).mean()))
 
 
-def _group(part: pd.DataFrame, alpha: float) -> dict[str, object]:
+def _group(part: pd.DataFrame, scaling: float) -> dict[str, object]:
     cluster = clusters(part["same"].tolist())
     counted, weighted = masses(cluster), masses(cluster, part["mean_logp"].to_numpy())
     largest, frequency = float(np.log(len(part))), entropy_of(counted)
@@ -167,7 +168,7 @@ def _group(part: pd.DataFrame, alpha: float) -> dict[str, object]:
         "mass_nats": entropy_of(weighted),
         "log_mean_nats": log_mean(weighted),
         "largest_nats": largest,
-        "seed_scale": 1 - alpha * frequency / largest if largest > 0 else 1.0,
+        "seed_scale": 1 - scaling * frequency / largest if largest > 0 else 1.0,
         "answers": "; ".join(f"{a} x{n}" for a, n in sorted(named.items(), key=lambda kv: (-kv[1], kv[0]))),
     }
 

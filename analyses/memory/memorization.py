@@ -3,7 +3,7 @@
 Definition: of the scored tokens x_t with log-probability l_t: `loglik` = mean of l_t; `min_k` = mean of the lowest
 `share` of l_t; `min_k_plus` = the same of (l_t - mu_t) / sigma_t, mu and sigma the mean and standard deviation of
 log p over the model's own distribution; `zlib` = mean of l_t / compressed bytes of the text; `cdd` = share of sampled
-responses within edit distance alpha x largest length of the greedy one (first 100 words; needs an evaluate result
+responses within edit distance same_within x largest length of the greedy one (first 100 words; needs an evaluate result
 with samples). extractable = share of texts whose next `length` tokens greedy decoding reproduces from the first k.
 exposure = log2 N - log2 rank of the answer's NLL among N candidates, the answers of other items.
 auroc and tpr = members against non-members by each score; tpr at 1 % false positives.
@@ -51,7 +51,7 @@ FEWEST = 8  # texts on either side
 TELLS = "any score tells members from non-members"
 
 
-@analysis
+@analysis(renamed={"alpha": "same_within"})
 def memorization(
     model: Model,
     prompts: Prompts,
@@ -64,7 +64,7 @@ def memorization(
     prefixes: tuple[int, ...] = (8, 16, 32),
     length: int = 8,
     candidates: int = 0,
-    alpha: float = 0.05,
+    same_within: float = 0.05,
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -79,14 +79,14 @@ def memorization(
         prefixes: prompt lengths, in tokens, of extractability.
         length: tokens that must be reproduced.
         candidates: number of other items' answers an answer is ranked among (0: exposure is not measured).
-        alpha: edit distance that counts as the same response in CDD, as a share of the length.
+        same_within: edit distance that counts as the same response in CDD, as a share of the length.
         batch_size: items per forward pass.
         seed: of the candidates and of the bootstrap.
     """
     tokens = _tokens(model, prompts, span, batch_size)
     table, stretches = _scores(tokens, prompts, span, share, prefixes, length)
     table = table.merge(prompts.roles(), how="left")
-    table["cdd"] = _cdd(evaluate, table, alpha)
+    table["cdd"] = _cdd(evaluate, table, same_within)
     table["exposure_bits"] = _exposures(model, prompts, table, candidates, batch_size, seed)
     by = ["group", "answer_kind"]
     parts = [stats.estimate(table, s, by, seed=seed, units=_unit(s), long_name=s.replace("_", " ")) for s in SCORES]
@@ -160,7 +160,7 @@ def _scores(
     return pd.DataFrame(rows), pd.DataFrame(stretches)
 
 
-def _cdd(evaluate: Result | None, table: pd.DataFrame, alpha: float) -> pd.Series:
+def _cdd(evaluate: Result | None, table: pd.DataFrame, same_within: float) -> pd.Series:
     if evaluate is None:
         return pd.Series(np.nan, table.index)
     responses = evaluate.table.drop_duplicates(["item", "decoding", "sample"])
@@ -170,7 +170,7 @@ def _cdd(evaluate: Result | None, table: pd.DataFrame, alpha: float) -> pd.Serie
         drawn = [str(t).split()[:CDD_WORDS] for t in of.loc[of["decoding"] == "sampled", "text"]]
         if cut and drawn:
             apart = [membership.edit_distance(cut[0], d) for d in drawn]
-            peaks[str(item)] = membership.peakedness(apart, [len(cut[0]), *map(len, drawn)], alpha)
+            peaks[str(item)] = membership.peakedness(apart, [len(cut[0]), *map(len, drawn)], same_within)
     return table["item"].map(peaks)
 
 

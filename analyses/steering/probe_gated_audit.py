@@ -3,7 +3,7 @@
 Definition: a linear probe (ridge on labels +-1, standardised keys) separates target from control items by the keys
     k = mlp_post of one layer at the last prompt token; s(x) is its score. tau = the given quantile of s on control
     items it was not fitted on. Where s(x) > tau, the `top_n` neurons that carry most of the probe's difference
-    between the groups (coefficient x difference of mean keys) are scaled by alpha; elsewhere nothing is done. All
+    between the groups (coefficient x difference of mean keys) are scaled by factor; elsewhere nothing is done. All
     measured items were used neither to fit nor to set tau. `is_exact`: every token of the given answer is the top
     prediction when forced, that is, greedy decoding gives exactly this answer. Arms: `off`, `gated`, `ungated` (fires
     everywhere), `random_gate` (a random probe direction of equal norm that fires on as many measured items),
@@ -48,14 +48,14 @@ if TYPE_CHECKING:
 KEYS = ["item", "group", "answer_kind"]
 
 
-@analysis
+@analysis(renamed={"alpha": "factor"})
 def probe_gated_audit(
     model: Model,
     prompts: Prompts,
     *,
     targets: tuple[str, ...] = (),
     layer: int | None = None,
-    alpha: float = 0.5,
+    factor: float = 0.5,
     top_n: int = 50,
     quantile: float = 0.99,
     threshold: float | None = None,
@@ -72,7 +72,7 @@ def probe_gated_audit(
     Args:
         targets: groups the probe is fitted to tell from all others; default: the first group by name.
         layer: layer whose keys are probed and scaled; default the middle one.
-        alpha: factor of the chosen keys where the probe fires (1: nothing is done).
+        factor: of the chosen keys where the probe fires (1: nothing is done).
         top_n: neurons scaled, at most half of the layer.
         quantile: of control scores above which the probe fires.
         threshold: tau itself instead of a quantile (inf: never fires; -inf: always).
@@ -88,7 +88,7 @@ def probe_gated_audit(
 
     groups = target_groups(prompts, targets or prompts.groups[:1])
     at = model.shape.n_layers // 2 if layer is None else layer
-    _check(model, at, alpha, top_n, quantile, threshold, draws)
+    _check(model, at, factor, top_n, quantile, threshold, draws)
     if set(prompts.groups) <= set(groups):
         raise InputError(f"all groups {list(prompts.groups)} are targets; the threshold needs control items")
     tokenized: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
@@ -101,20 +101,20 @@ def probe_gated_audit(
     measures = replace(prompts, items=tuple(i for i in prompts.items if part[i.id] == "measure"))
     batches = model.batches(measures, **tokenized)
     prove_keys(model, batches[0], {at: neurons[None]})
-    runs = _measured(model, batches, at, alpha, neurons, draws, seed)
+    runs = _measured(model, batches, at, factor, neurons, draws, seed)
     table = _arms(runs, gate, keys, tau, draws, seed)
     data = _aggregate(table, groups, seed).assign_attrs(threshold=tau, layer=at, targets=", ".join(groups))
     data["is_chosen"] = ("neuron", neurons.numpy())
     return Result.of(table, data, claims=_audit_claims.claims(data, groups, draws), warnings=warnings)
 
 
-def _check(model: Model, layer: int, alpha: float, top_n: int, quantile: float, tau: float | None, draws: int) -> None:
+def _check(model: Model, layer: int, factor: float, top_n: int, quantile: float, tau: float | None, draws: int) -> None:
 
     probe.weights.check_layers(model, [layer])
-    if not math.isfinite(alpha) or not 0 < quantile <= 1 or draws < 1 or (tau is not None and math.isnan(tau)):
+    if not math.isfinite(factor) or not 0 < quantile <= 1 or draws < 1 or (tau is not None and math.isnan(tau)):
         raise InputError(
-            f"alpha={alpha}, quantile={quantile}, draws={draws}, threshold={tau}; expected a finite alpha, a quantile "
-            "in (0, 1], at least one draw and a threshold that is a number"
+            f"factor={factor}, quantile={quantile}, draws={draws}, threshold={tau}; expected a finite factor, a "
+            "quantile in (0, 1], at least one draw and a threshold that is a number"
         )
     half = model.shape.d_mlp // 2
     if not 1 <= top_n <= half:
@@ -122,7 +122,7 @@ def _check(model: Model, layer: int, alpha: float, top_n: int, quantile: float, 
 
 
 def _measured(
-    model: Model, batches: Sequence[TokenBatch], layer: int, alpha: float, neurons: Tensor, draws: int, seed: int
+    model: Model, batches: Sequence[TokenBatch], layer: int, factor: float, neurons: Tensor, draws: int, seed: int
 ) -> pd.DataFrame:
     """Every measured item untouched, steered, and with other neurons steered: both metrics."""
     from analyses.steering._arms import Run, random_neurons, responses, scale_keys, stream, top1_share
@@ -133,7 +133,7 @@ def _measured(
     def runs(clean: Clean) -> list[Run]:
         device = clean.batch.ids.device
         steered = [
-            Run({"run": name, "draw": d, "alpha": alpha}, [scale_keys(layer, alpha, mask[None].to(device))])
+            Run({"run": name, "draw": d, "alpha": factor}, [scale_keys(layer, factor, mask[None].to(device))])
             for name, d, mask in masks
         ]
         return [Run({"run": "off", "draw": 0, "alpha": 1.0}, []), *steered]

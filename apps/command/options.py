@@ -57,6 +57,17 @@ def _renamed(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...
         raise click.UsageError(f"--set is gone: a plan takes the analysis's own options, here {' '.join(now)}")
 
 
+def _former(old: str, new: str) -> click.Option:
+    """A hidden option of a name that is gone: it says the one that took its place."""
+    flag, now = (f"--{name.replace('_', '-')}" for name in (old, new))
+
+    def say(_ctx: click.Context, _param: click.Parameter, given: str | None) -> None:
+        if given is not None:
+            raise click.UsageError(f"{flag} is called {now} now: {now} {given}")
+
+    return click.Option([flag], hidden=True, expose_value=False, callback=say)
+
+
 def _shown(default: str, help_text: str, kind: object = str) -> dict[str, Any]:
     return {"default": default, "show_default": True, "help": help_text, "type": kind}
 
@@ -163,6 +174,7 @@ def analysis_command(of: Analysis, verb: Verb, callback: Callable[..., int | Non
     parameters: list[click.Parameter] = [
         *_inputs(of, verb),
         *map(_option, of.options),
+        *(_former(old, new) for old, new in of.renamed.items()),
         *_settings(of, verb),
         # A shell writes out `--checkpoints out/checkpoint-*`: what follows the first folder comes here.
         *([click.Argument(["more"], nargs=-1, metavar="")] if verb != "run" else []),

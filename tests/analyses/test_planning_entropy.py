@@ -35,7 +35,7 @@ def log(texts: list[str], **more: Any) -> tuple[Rollouts, Any]:
 def test_marks_lie_inside_grams_only(tmp_path: Path) -> None:
     made, words = log(["Wait let me check 3 plus 4 is 7", "waiter is 7"], advantage=2.0)
     words.save_pretrained(tmp_path)
-    result = run("planning_entropy", rollouts=made, tokenizer=str(tmp_path), grams=("wait", "let me"), alpha=0.2)
+    result = run("planning_entropy", rollouts=made, tokenizer=str(tmp_path), grams=("wait", "let me"), bonus_size=0.2)
     first, second = (result.table[result.table["item"] == q].iloc[0] for q in ("q0", "q1"))
     assert first["n_planning"] == 3  # Wait, let, me
     assert first["planning_nats"] == pytest.approx(1.0)
@@ -44,7 +44,7 @@ def test_marks_lie_inside_grams_only(tmp_path: Path) -> None:
     assert (second["n_planning"], second["bonus"]) == (0, 0)
     assert np.isnan(second["planning_nats"])
     assert result.data["gram_entropy_nats"].item() == pytest.approx(np.log(2))
-    none = run("planning_entropy", rollouts=made, tokenizer=str(tmp_path), grams=("wait", "let me"), alpha=0.0)
+    none = run("planning_entropy", rollouts=made, tokenizer=str(tmp_path), grams=("wait", "let me"), bonus_size=0.0)
     assert (none.table["bonus"] == 0).all()
 
 

@@ -63,8 +63,8 @@ def test_a_threshold_of_minus_infinity_is_steering_everywhere(tuned: Model) -> N
     np.testing.assert_allclose(got, [want[i] for i in got.index], atol=1e-5)
 
 
-def test_alpha_one_is_no_intervention(tuned: Model) -> None:
-    result = probe_gated_audit(tuned, two_kinds(), alpha=1.0, **QUICK)
+def test_factor_one_is_no_intervention(tuned: Model) -> None:
+    result = probe_gated_audit(tuned, two_kinds(), factor=1.0, **QUICK)
     assert (result.data["effect"] == 0).all()
     assert (result.data["mcnemar_p"].dropna("arm", how="all") == 1).all()
     assert [c.answer for c in result.claims if c.kind == "audit"] == ["cannot be judged"], "two draws have no rank"
@@ -133,7 +133,7 @@ def holds_the_answer(series: Path) -> Model:
 
 
 def test_targets_are_held_against_controls_that_were_exact_and_as_likely(series: Path) -> None:
-    options = {**QUICK, "alpha": 0.0, "draws": 2, "top_n": 24}
+    options = {**QUICK, "factor": 0.0, "draws": 2, "top_n": 24}
     result = probe_gated_audit(holds_the_answer(series), two_kinds(), **options)
     assert float(result.data["accuracy"].sel(arm="off", group="leaked").squeeze()) == 1
     off, on = arm(result.table, "off"), arm(result.table, "ungated")
@@ -155,12 +155,12 @@ def test_targets_are_held_against_controls_that_were_exact_and_as_likely(series:
     [
         ({"layer": 3}, "do not exist"),
         ({"top_n": 25}, "expected 1 to 24"),
-        ({"alpha": float("inf")}, "finite alpha"),
+        ({"factor": float("inf")}, "finite factor"),
         ({"threshold": float("nan")}, "a threshold that is a number"),
         ({"quantile": 0.0}, r"in \(0, 1\]"),
         ({"targets": ("leaked", "unseen")}, "needs control items"),
         ({"targets": ("planted",)}, "no items of group"),
-        ({"alpha": 1e30}, "overflows"),
+        ({"factor": 1e30}, "overflows"),
     ],
 )
 def test_bad_input_says_what_was_expected(tuned: Model, options: dict[str, object], message: str) -> None:

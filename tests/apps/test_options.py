@@ -8,7 +8,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import analyses
+from apps.command.cli import app
 from apps.command.options import MODEL_SETTINGS, Values, joined
+from probe.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -56,3 +59,17 @@ def test_template_options_are_json_or_text_and_bos_has_three_states() -> None:
     assert (given["bos"], asked()["bos"], asked("--bos")["bos"]) == (False, None, True)
     assert asked("--template-option", "enable_thinking=False")["template_options"] == {"enable_thinking": False}
     assert "expected NAME=VALUE" in asked("--template-option", "thinking")
+
+
+def test_a_former_name_of_an_option_is_answered_with_the_one_it_has_now() -> None:
+    told = CliRunner().invoke(app, ["run", "semantic_entropy", "--alpha", "0.1"])
+    assert told.exit_code == 2 and "--alpha is called --scaling now: --scaling 0.1" in told.output
+    with pytest.raises(InputError, match="'alpha' is called 'scaling' now"):
+        analyses.get("semantic_entropy").option("alpha")
+    assert "--alpha" not in CliRunner().invoke(app, ["run", "semantic_entropy", "--help"]).output
+
+
+def test_alpha_is_an_error_level_wherever_it_is_an_option() -> None:
+    """One name, one thing: what other numbers were called alpha have names of their own."""
+    having = {name for name in analyses.names() if any(o.name == "alpha" for o in analyses.get(name).options)}
+    assert having == {"labels", "conformal_sets"}
