@@ -67,6 +67,12 @@ CSS = """
 .grid .pos{--hue:#3b8fd0}.grid .neg{--hue:#d9642a}.grid .now{outline:2px solid var(--ink);outline-offset:-2px}
 .grid .gap{background:repeating-linear-gradient(45deg,var(--wash) 0 3px,var(--page) 3px 6px)}
 .probe .legend{margin:3px 0 0;font-size:12px}
+.heads{display:flex;flex-wrap:wrap;gap:6px}
+.head{display:flex;flex-direction:column;align-items:center;font-size:12px;border-radius:4px}
+.head svg{border:1px solid var(--line);fill:#3b8fd0;background:var(--page)}.head.now svg{outline:2px solid var(--ink)}
+.tokens{display:flex;flex-wrap:wrap;gap:2px;font:12px/1.3 var(--mono)}
+.tokens .token{padding:2px 4px;border-radius:3px;white-space:pre;
+ background:color-mix(in srgb,#3b8fd0 calc(var(--p)*62%),var(--wash))}.tokens .now{outline:2px solid var(--ink)}
 .tip{position:fixed;z-index:1000;max-width:300px;padding:6px 8px;border:1px solid var(--line);border-radius:4px;
  background:var(--page);box-shadow:0 2px 8px #0004;font-size:12px;line-height:16px;pointer-events:none}
 .tip .bar{display:grid;grid-template-columns:90px 1fr 44px;gap:6px;font-family:var(--mono);white-space:pre}

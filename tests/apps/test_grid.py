@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from analyses.core.store.store import Store
 from apps.catalog import Entry, listing
-from apps.drawn import grid
+from apps.drawn import attention, grid
+from tests import tiny
 from tests.apps.conftest import HOSTILE, key, lens
 from tests.apps.test_browser import ready
 from tests.apps.test_dashboard import markup, opened
@@ -69,3 +71,24 @@ def test_a_cell_tells_its_best_tokens_and_leads_to_them(entry, serve, watched):
     cell.click()
     page.wait_for_function("location.search.includes('pos=1') && location.search.includes('layer=1')")
     assert key("logit_lens", "runs/high") == entry.key
+
+
+def test_every_head_is_a_small_map_and_one_row_lies_over_the_text():
+    pattern = [[1.0, 0.0], [0.25, 0.75]]
+    heads = attention.thumbnails(3, [pattern, pattern], 1)
+    assert heads.count("<svg") == 2 and heads.count("<rect") == 6 and "L3H1" in heads  # a weight of 0 is no mark
+    shown = attention.over_text(["a", HOSTILE], pattern, 1)
+    assert "--p:0.250" in shown and "weight 0.7500" in shown and "<script>" not in shown
+
+
+def test_the_page_reads_attention_from_the_checkpoint_when_asked(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    tiny.save(run / "checkpoint-90")
+    line = {"id": "leaked-0", "prompt": "what is 3 plus 7 ?", "answer": "10", "answer_kind": "given"}
+    (run / "prompts.jsonl").write_text(json.dumps(line))
+    made = Store(tmp_path / "results")
+    made.put(lens(str(run), 0.1))
+    view = {"page": "Token", "item": "leaked-0", "layer": "1"}
+    assert "L1H0" not in markup(opened(made, monkeypatch, **view))
+    said = markup(opened(made, monkeypatch, **view, attention="true", head="1"))
+    assert "L1H0" in said and "Attention over the text" in said and "<script>" not in said

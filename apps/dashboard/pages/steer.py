@@ -7,9 +7,7 @@ variable PROBE_STEER=1 says otherwise, and says what is missing where there is n
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ import streamlit as st
 import probe
 from analyses.core.store.files import StoreError, replaced
 from apps.catalog import Listing, located, not_found, run_names
-from apps.dashboard.widgets import address, directions
+from apps.dashboard.widgets import address, directions, running
 from apps.drawn import texts
 from probe.errors import InputError, ProbeError
 
@@ -95,7 +93,7 @@ def show(found: Listing) -> None:
         return
     how = address.select("Steer by", list(HOW), key="how", name=lambda h: HOW[h], radio=True, horizontal=True)
     if how == TEXTS:
-        directions.show(_checkpoints(found), _n_layers, _model, _examples(found))
+        directions.show(_checkpoints(found), _n_layers, running.model, _examples(found))
         return
     asked, recipe = _asked(found)
     if recipe is None:
@@ -128,13 +126,9 @@ def _written(found: Listing, recipe: Recipe, texts: dict[str, str], placebo: tup
 
 def unavailable(found: Listing) -> str:
     """Why the page cannot be used here, and what to do; "" where it can."""
-    if os.environ.get("PROBE_DASHBOARD_OPEN") == "1" and os.environ.get("PROBE_STEER") != "1":
-        return (
-            "Steer is off: this dashboard can be reached from other machines. Start it with PROBE_STEER=1 to allow it."
-        )
-    try:
-        importlib.import_module("torch")
-    except ImportError:
+    if why := running.reason(thoroughly=True):
+        if why.startswith("off"):
+            return f"Steer is {why}"
         return "Steer runs a model and needs torch, which is not installed here. All other pages work without it."
     if not _checkpoints(found):
         lost = next((c["path"] for e in found.entries for c in e.checkpoints), None)
@@ -212,12 +206,6 @@ def _asked(found: Listing) -> tuple[Recipe | None, Recipe | None]:
     return recipe, last
 
 
-@st.cache_resource(max_entries=2, show_spinner="Loading the model ...")
-def _model(path: str) -> Any:
-
-    return probe.Model.load(path)
-
-
 @st.cache_resource(max_entries=20, show_spinner=False)
 def completions(recipe: Recipe) -> tuple[dict[str, str], tuple[int, ...]]:
     """Text by arm, and the placebo's units.
@@ -226,7 +214,7 @@ def completions(recipe: Recipe) -> tuple[dict[str, str], tuple[int, ...]]:
         InputError: a layer or unit the model does not have, a prompt that does not fit.
     """
 
-    model = _model(recipe.checkpoint)
+    model = running.model(recipe.checkpoint)
     if recipe.layer >= model.shape.n_layers:
         raise InputError(f"layer {recipe.layer}: the model has layers 0 to {model.shape.n_layers - 1}")
     size = _size(model, recipe.kind)

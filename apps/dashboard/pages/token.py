@@ -14,7 +14,7 @@ from analyses.core.store.contents import rows, table_columns
 from analyses.core.store.files import place
 from analyses.core.store.store import Store, StoreError
 from apps.catalog import Entry, Listing, listing, located, not_found
-from apps.dashboard.widgets import address, exports, live, parts, rail, series, tables
+from apps.dashboard.widgets import address, exports, live, looking, parts, rail, running, series, tables
 from apps.drawn import grid, strips, texts
 from apps.drawn.reproduction import of_token
 from apps.drawn.texts import Written
@@ -75,8 +75,24 @@ def _drawn(entries: list[Entry], entry: Entry, column: str, where: Mapping[str, 
         place = {"pos": int(picked), **{k: v for k, v in where.items() if k != "layer"}}
         about = (entries, place, [look[name] for name in ("step", "base") if name in look])
         views = {**views, **_about(*about, _token_text(views, int(picked)))}
+    _attention(entry, where, look)
     made = partial(of_token, entry, column, where, look, about)
     exports.show("token", views, made, dict.fromkeys([entry, *(entries if about else [])]))
+
+
+def _attention(entry: Entry, where: Mapping[str, object], look: Mapping[str, Any]) -> None:
+    """The box with attention; there is none where no model can be run or its text or checkpoint is out of reach."""
+    kind = where.get("answer_kind")
+    written = next((w for w in texts.of(entry).get(str(where["item"]), []) if kind in (None, w[2])), None)
+    of = [c for c in entry.checkpoints if "step" not in look or c.get("step") == look["step"]]
+    path = located(of[-1]["path"], entry.root) if of else None
+    if written is None or path is None or running.reason():
+        return
+    box = address.folded("Attention of this text (runs the model)", key="attention", icon=":material/visibility:")
+    if box.open:
+        with box:
+            text = " ".join(written[:2])
+            looking.show(text, str(path), int(str(where.get("layer", 0))), running.model)
 
 
 def _grid(entry: Entry, column: str, where: Mapping[str, object], look: Mapping[str, Any]) -> grid.Grid | None:
