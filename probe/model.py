@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probe import backends, check
+from probe.backends.hooks import edited_module
 from probe.by_text import ByText
 from probe.checkpoints import fit, tokenizers
 from probe.checkpoints import loading as huggingface
@@ -18,6 +20,13 @@ from probe.html import table
 from probe.shape import ModelShape
 from probe.sites import KINDS
 from probe.tokens import Framing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from probe.interventions import Edit
+    from probe.texts import Texts
+    from probe.tokens import Template
 
 
 class Model(ByText):
@@ -159,6 +168,34 @@ class Model(ByText):
     @property
     def _label(self) -> str:
         return self.checkpoint.label if self.checkpoint else "the model held"
+
+    @contextmanager
+    def hugging_face(self, *edits: Edit) -> Generator[Any]:
+        """A plain Hugging Face model of the same weights under these edits and those in force: `generate` and all else.
+
+        `with model.hugging_face(add("resid_post.2", v)) as hf: hf.generate(**model.inputs("Once"))`. Edits reach every
+        token, those of padding too, which nothing attends to.
+
+        Raises:
+            InputError: an edit of chosen positions, or at a site that is no side of a module.
+        """
+        if self.backend.is_remote:
+            raise InputError("a model on a server has no Hugging Face module here; use model.generate")
+        with edited_module(
+            huggingface.sharing_copy(self.backend.plain), self.backend.map, [*self.open_edits, *edits], self.site
+        ) as plain:
+            yield plain
+
+    def inputs(self, texts: Texts, template: Template | None = None) -> dict[str, Tensor]:
+        """What a Hugging Face model takes for these texts: input_ids, attention_mask, position_ids, left-padded."""
+        batch = self.batch(texts, template).to(self.device)
+        return {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "position_ids": batch.position_ids}
+
+    def nnsight(self) -> Any:
+        """nnsight's own model over the same weights: `with model.nnsight().trace(**model.inputs("Once")): ...`."""
+        from probe.backends.nnsight import tracing
+
+        return tracing(self.backend.plain)
 
     def __repr__(self) -> str:
         rows = [f"{name} {value}" for name, value in self._told()]

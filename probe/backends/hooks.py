@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from probe.backends.place import Place
+from probe.backends.visits import Visitor
+from probe.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from probe.backends.place import Map
     from probe.backends.protocol import Visit
+    from probe.interventions import Edit
+    from probe.sites import Site
 
 ARGUMENT = "hidden_states"
 """Name under which transformers passes what a module works on, where it passes it by name."""
@@ -60,3 +65,24 @@ def attach(port: Port, visit: Visit, n_items: int = 1) -> Any:
 
 def _replaced(values: tuple[Any, ...], index: int, new: object) -> tuple[Any, ...]:
     return (*values[:index], new, *values[index + 1 :])
+
+
+@contextmanager
+def edited_module(plain: Any, of: Map, edits: Sequence[Edit], resolve: Callable[[Site | str], Site]) -> Generator[Any]:
+    """Within the block the plain module's own calls (`generate` too) run under the edits, at every token.
+
+    Raises:
+        InputError: an edit of chosen positions, or at a site that is no side of a module.
+    """
+    visits: dict[Site, Visitor] = {}
+    for edit in edits:
+        site = resolve(edit.site).whole
+        if site not in of.places or not edit.reaches_generated:
+            raise InputError(
+                f"edit at {edit.site}, positions={edit.positions!r}, phase={edit.phase!r}: Hugging Face's own calls "
+                "are edited at every token of a site that is a side of a module; use model.run or model.generate"
+            )
+        visits.setdefault(site, Visitor(site, keep=False)).edits.append((edit, None))
+    ports = {Port(plain.get_submodule(of.places[s].path), of.places[s]): visit for s, visit in visits.items()}
+    with attached(ports):
+        yield plain

@@ -30,6 +30,13 @@ _EAGER = "eager_attention_forward"
 """The function of a modeling file that nnsight's view of an attention's source can be followed into."""
 
 
+def tracing(hf_model: Any) -> Any:
+    """nnsight's own model over the same weights: `with tracing(hf).trace(**inputs): ...`."""
+    from nnsight import NNsight
+
+    return NNsight(sharing_copy(hf_model))
+
+
 class NnsightBackend(HuggingFaceBackend):
     """A Hugging Face model wrapped by nnsight; the wrapped tree shares the plain one's parameters."""
 

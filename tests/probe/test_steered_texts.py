@@ -24,18 +24,20 @@ STARTS = (
 )  # fmt: skip
 PROMPTS = [start + end for start in STARTS for end in ("", " happy", " sad", " friend who", " child and")]
 GENDERED = re.compile(r"\b(?:(she|her|girl|mom|Lily|Mia|Sue)|(?:he|his|him|boy|dad|Tim|Tom|Ben))\b", re.IGNORECASE)
-LAYER, STRENGTH, DRAWS = 1, 0.25, 20
+LAYER, STRENGTH, DRAWS = 2, 0.4, 20
 
 
-def balance(model: Model, direction: Direction | None = None, strength: float = 0.0) -> int:
-    """Of 50 greedy texts, those whose first gendered word is female minus those where it is male."""
-    with model.edited(*(direction.edits(strength) if direction else [])):
+def counted(model: Model, direction: Direction, strength: float) -> tuple[int, int]:
+    """Of 50 greedy texts, those whose first gendered word is female, and those where it is male."""
+    with model.steered(direction, strength):
         found = [GENDERED.search(c.text) for c in model.generate(PROMPTS, max_new_tokens=40)]
-    return sum(1 if match[1] else -1 for match in found if match)
+    female = sum(bool(match and match[1]) for match in found)
+    return female, sum(match is not None for match in found) - female
 
 
 @pytest.mark.verify
-def test_ten_pairs_turn_a_story_and_random_directions_of_equal_norm_do_not() -> None:
+def test_ten_pairs_turn_stories_both_ways_and_no_random_direction_of_equal_norm_does() -> None:
+    """Turned both ways: at least 40 of 50 texts female at one sign of the strength, at least 40 male at the other."""
     if not (WORLD / "stories260k").is_dir():
         pytest.skip(f"no model at {WORLD}; set PROBE_WORLD")
     model = Model.load(WORLD / "stories260k")
@@ -45,14 +47,14 @@ def test_ten_pairs_turn_a_story_and_random_directions_of_equal_norm_do_not() -> 
     ]  # fmt: skip
     found = model.direction(pairs, layer=LAYER)
     assert found.record["ordered"] == 1
-    none, more, less = balance(model), balance(model, found, STRENGTH), balance(model, found, -STRENGTH)
-    drawn = [balance(model, found.random(seed, orthogonal=seed % 2 == 1), STRENGTH) for seed in range(DRAWS)]
-    shifts = sorted(value - none for value in drawn)
-    print(f"unsteered {none}, steered {more} and {less}; shifts by {DRAWS} random directions: {shifts}")
-    up, down = more - none, none - less
-    assert min(up, down) >= 20
-    assert -down < shifts[0] and shifts[-1] < up
-    assert sum(abs(shift) >= min(up, down) / 2 for shift in shifts) <= 2
+    none, more, less = (counted(model, found, s) for s in (0.0, STRENGTH, -STRENGTH))
+    assert more[0] >= 40 and less[1] >= 40, (none, more, less)
+    drawn = [found.random(seed, orthogonal=seed % 2 == 1) for seed in range(DRAWS)]
+    both = [(counted(model, d, STRENGTH), counted(model, d, -STRENGTH)) for d in drawn]
+    print(f"female, male: unsteered {none}, steered {more}, {less}; random {both}")
+    assert not [b for b in both if min(b[0][0], b[1][1]) >= 40 or min(b[1][0], b[0][1]) >= 40]
+    slope = more[0] - more[1] - less[0] + less[1]
+    assert max(abs(a[0] - a[1] - b[0] + b[1]) for a, b in both) < 0.75 * slope
 
 
 @pytest.mark.verify
