@@ -32,11 +32,12 @@ import xarray as xr
 import probe
 from analyses.core import reading, stats
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import UNJUDGED, Claim
 from analyses.core.figures import curve, forest
 from analyses.core.reading.roles import NEEDS_ROLES, SEEN, roles
 from analyses.core.result import Result
 from analyses.memory import _membership as membership
+from analyses.memory._membership_claim import SCORES, SHIFTED, TELLS, told_apart
 from probe.lazily import torch
 
 if TYPE_CHECKING:
@@ -44,11 +45,7 @@ if TYPE_CHECKING:
 
     from probe import Model, Prompts
 
-SCORES = ("loglik", "min_k", "min_k_plus", "zlib", "cdd")
-SHIFTED = 0.65  # a split that words alone tell apart this well is no test of memory
 CDD_WORDS = 100
-FEWEST = 8  # texts on either side
-TELLS = "any score tells members from non-members"
 
 
 @analysis(renamed={"alpha": "same_within"})
@@ -226,33 +223,9 @@ def _separations(
             warnings.append(f"{kind}: {(~labels).sum()} non-members: tpr is at zero false positives, not at 1 %")
         found = {s: membership.separation(of[s].to_numpy(float), labels) for s in SCORES}
         parts.append(_told(found, shift).expand_dims(answer_kind=[kind]))
-        claims.append(_claim(str(kind), of, labels, shift, both["answer_kind"].nunique()))
+        claims.append(told_apart(str(kind), of, labels, shift, both["answer_kind"].nunique()))
     told: Any = xr.concat(parts, "answer_kind", join="outer")
     return told, claims, warnings
-
-
-def _claim(kind: str, rows: pd.DataFrame, labels: np.ndarray, shift: float, kinds: int) -> Claim:
-    """Whether some score tells members from non-members, over all scores and kinds of answers."""
-    sizes = int(labels.sum()), int((~labels).sum())
-    if min(sizes) < FEWEST:
-        why = f"there are {sizes[0]} members and {sizes[1]} non-members"
-        return Claim("membership", UNJUDGED, TELLS, group=kind, why=why, needs=f"at least {FEWEST} of each")
-    if shift > SHIFTED:
-        why = f"words alone tell them apart (AUROC {shift:.2f})"
-        return Claim("membership", UNJUDGED, TELLS, group=kind, why=why, needs="non-members of the same distribution")
-    measured = [s for s in SCORES if rows[s].notna().all()]
-    level = 1 - 0.05 / (kinds * len(measured))
-    each = {s: membership.separation(rows[s].to_numpy(float), labels, level=level)["auroc"] for s in measured}
-    best = max(measured, key=lambda s: abs(float(each[s].value) - 0.5))
-    value, low, high = (float(v) for v in (each[best].value, each[best].ci_low, each[best].ci_high))
-    is_found = low > 0.5 or high < 0.5
-    what = f"{best} tells members from non-members, AUROC" if is_found else TELLS
-    return Claim(
-        "membership", FOUND if is_found else NONE, what, estimand="AUROC of members", effect=value,
-        low=low, high=high, is_change=False, n=min(sizes), group=kind,
-        family=f"{len(measured)} scores, {kinds} kinds of answers", control="non-members (AUROC .5)",
-        assumptions=(f"words alone: AUROC {shift:.2f}",), caveat="members may differ from non-members otherwise",
-    )  # fmt: skip
 
 
 def _told(found: dict[str, dict[str, stats.Estimate]], shift: float) -> xr.Dataset:

@@ -13,13 +13,28 @@ import numpy as np
 from analyses.core.analysis import get
 from analyses.core.claim import UNJUDGED, Claim
 from analyses.core.result import Result
+from analyses.memory._membership_claim import SCORES
 from benchmarks.nulls import zoo
+from benchmarks.nulls import zoo_models as more
 
 TABLE = Path(__file__).with_name("rules.json")
 SETS = 100
 LIMIT = 0.10  # of 100 data sets
 DRAWS = 400
+SLOW = {
+    "mlp_key_steering": 20,
+    "trajectories": 40,
+    "entropy_steering": 40,
+}  # data sets at most, of rules that take seconds
 Rule = Callable[[Any], list[Claim]]
+MEMBERS: dict[str, Any] = {
+    "32 + 32": lambda r: more.scores(r, 32, 32, SCORES),
+    "16 + 160": lambda r: more.scores(r, 16, 160, SCORES),
+    "128 + 128, skewed": lambda r: more.scores(r, 128, 128, SCORES, skew=1.5),
+}
+MEMBERS_PLANTS: dict[str, Any] = {
+    f"64 + 64, {d} sd": lambda r, d=d: more.scores(r, 64, 64, SCORES, d) for d in (0.5, 0.8)
+}
 
 
 def gains(groups: zoo.Groups, template: int = 0) -> list[Claim]:
@@ -58,6 +73,50 @@ def law(series: zoo.Series) -> list[Claim]:
     return get("entropy_reward_law")(RunLog.of(rows)).claims
 
 
+def steps(table: Any) -> list[Claim]:
+    from analyses.entropy._step_claims import claims
+
+    return claims(table, ("gradient_nats", "pooled", "omega"), lambda _: "n_tokens")
+
+
+def attributions(pairs: Any) -> list[Claim]:
+    from analyses.patching.attribution_patching import agreement
+
+    return [agreement(pairs)]
+
+
+def keys(table: Any) -> list[Claim]:
+    from analyses.steering._dose_response import dose_response
+    from analyses.steering._selective import claims
+
+    data = dose_response(table, treatment="key_overlap", targets=("targets",))
+    return claims(data, "key_overlap", ("targets",), ("g",))
+
+
+def directions(table: Any) -> list[Claim]:
+    from analyses.steering._direction_claims import claims
+    from analyses.steering._dose_response import dose_response
+
+    groups = sorted(table["group"].unique())
+    return claims(dose_response(table, treatment="east", targets=groups, none=0.0), "east", 20)
+
+
+def members(given: Any) -> list[Claim]:
+    from analyses.memory._membership_claim import told_apart
+
+    rows, labels = given
+    return [told_apart("g", rows, labels, 0.5, 1)]
+
+
+def forces(states: Any) -> list[Claim]:
+    from analyses.states._part_claims import parted
+    from analyses.states.trajectories import curves
+
+    names = list(dict.fromkeys(states.groups))
+    data = curves(states, states.groups == names[0], None, 100, 300, 0)[1]
+    return [parted(data, (names[0], names[1]), "over the prompt", "blocks")]
+
+
 # rule -> (what counts as a claim, the rule, its nulls, its plants)
 RULES: dict[str, tuple[tuple[str, ...], Rule, dict[str, Any], dict[str, Any]]] = {
     "gains: memory": (("memory",), gains, zoo.GAINS, zoo.GAINS_PLANTS),
@@ -70,6 +129,12 @@ RULES: dict[str, tuple[tuple[str, ...], Rule, dict[str, Any], dict[str, Any]]] =
     "cross_patching: contrast": (("contrast",), places, zoo.CONTRASTS, zoo.CONTRASTS_PLANTS),
     "anchor_adapter: anchor": (("anchor",), layers, zoo.LAYERS, zoo.LAYERS_PLANTS),
     "entropy_reward_law: law": (("law",), law, zoo.SERIES, zoo.SERIES_PLANTS),
+    "entropy_step: a signal follows": (("follows",), steps, more.UPDATES, more.UPDATES_PLANTS),
+    "attribution_patching: agreement": (("agreement",), attributions, more.ESTIMATES, more.ESTIMATES_PLANTS),
+    "mlp_key_steering: selective": (("selective",), keys, more.STEERED, more.STEERED_PLANTS),
+    "entropy_steering: direction": (("direction",), directions, more.PUSHED, more.PUSHED_PLANTS),
+    "memorization: membership": (("membership",), members, MEMBERS, MEMBERS_PLANTS),
+    "trajectories: force": (("force",), forces, more.STATES, more.STATES_PLANTS),
 }
 
 
@@ -97,9 +162,10 @@ def table(sets: int = SETS, wanted: tuple[str, ...] = ()) -> list[dict[str, Any]
     kept = {(r["rule"], r["kind"], r["data"]): r for r in json.loads(TABLE.read_text())} if TABLE.exists() else {}
     for rule, kind, name, kinds, ask, make in cells():
         at = (rule, kind, name)
-        if (wanted and not rule.startswith(wanted)) or kept.get(at, {}).get("sets", 0) >= sets:
+        enough = min(sets, SLOW.get(rule.split(":")[0], sets))
+        if (wanted and not rule.startswith(wanted)) or kept.get(at, {}).get("sets", 0) >= enough:
             continue
-        kept[at] = {"rule": rule, "kind": kind, "data": name, **cell(kinds, ask, make, sets, name)}
+        kept[at] = {"rule": rule, "kind": kind, "data": name, **cell(kinds, ask, make, enough, name)}
         TABLE.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
         print(kept[at], file=sys.stderr, flush=True)
     order = {at[:3]: i for i, at in enumerate(cells())}
