@@ -6,15 +6,16 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analyses.core.store.store import Store
 from apps.catalog import Entry, listing
 from apps.drawn import attention, grid
 from tests import tiny
-from tests.apps.conftest import HOSTILE, key, lens
+from tests.apps.conftest import HOSTILE, STEPS, estimate, key, lens, swept
 from tests.apps.test_browser import ready
-from tests.apps.test_dashboard import markup, opened
+from tests.apps.test_dashboard import charts, markup, opened
 
 WHERE = {"item": "leaked-0", "answer_kind": "given"}
 
@@ -71,6 +72,23 @@ def test_a_cell_tells_its_best_tokens_and_leads_to_them(entry, serve, watched):
     cell.click()
     page.wait_for_function("location.search.includes('pos=1') && location.search.includes('layer=1')")
     assert key("logit_lens", "runs/high") == entry.key
+
+
+def test_rollouts_of_one_item_are_told_apart_token_by_token(tmp_path, monkeypatch):
+    rows = pd.DataFrame(
+        {"item": "a", "sample": n, "pos": p, "text": f"w{n}{p}", "entropy_nats": n + p / 10, "advantage": -1.0 + 2 * n}
+        for n in range(2)
+        for p in range(3)
+    )
+    rows = pd.concat([rows.assign(step=s) for s in STEPS])
+    made = Store(tmp_path / "results")
+    made.put(swept("entropy", "runs/high", rows, estimate("entropy_nats", np.ones(4), {"step": list(STEPS)}, "nats")))
+    for sample, advantage in (("0", -1.0), ("1", 1.0)):
+        app = opened(made, monkeypatch, page="Token", signal="entropy: advantage", of_sample=sample)
+        shown = charts(app)[0]
+        texts = [t for trace in shown["data"] if trace.get("mode") == "text" for t in trace["text"]]
+        assert texts == [f"w{sample}{p}" for p in range(3)]
+        assert f"w{sample}0”<br>{advantage:g} advantage" in str(shown["data"][0]["customdata"])
 
 
 def test_every_head_is_a_small_map_and_one_row_lies_over_the_text():

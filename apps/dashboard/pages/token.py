@@ -19,7 +19,8 @@ from apps.drawn import grid, strips, texts
 from apps.drawn.reproduction import of_token
 from apps.drawn.texts import Written
 
-SITES = ("site", "variant", "direction", "checkpoint", "head")  # what tells an item's rows apart beside layer and token
+# What tells an item's rows apart beside layer and token.
+SITES = ("site", "variant", "direction", "checkpoint", "head", "rollout_step", "sample")
 PREVIEW = 80  # characters of a prompt in the list of items
 ONE, SIDE, DIFFERENCE = "one checkpoint", "two checkpoints", "difference"
 MISSING = (
