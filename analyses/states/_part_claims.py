@@ -23,9 +23,9 @@ def parted(data: xr.Dataset, groups: tuple[str, str], at: str, how: str) -> Clai
             over `layer`; NaN where nothing can be said of a layer. A permutation test has no interval: none is told.
         groups: first and second.
         at: which tokens were read, in words.
-        how: what pushes, in words ("blocks", "the fitted field").
+        how: what pushes, in words ("blocks", "fitted moves").
     """
-    what = f"{how} push {groups[0]} and {groups[1]} apart {at}"
+    what = f"{how} part {groups[0]} and {groups[1]} {at}"
     n = int(data["force_squared_n"].max())
     if few := too_few("force", what, n):
         return few
@@ -42,7 +42,7 @@ def parted(data: xr.Dataset, groups: tuple[str, str], at: str, how: str) -> Clai
     }  # fmt: skip
     if p[layer] > LEVEL:
         return Claim("force", NONE, f"that {what}", **said)
-    what = f"{how} push {groups[0]} and {groups[1]} apart {at}, most at layer {layer}"
+    what = f"{how} part {groups[0]} and {groups[1]} {at}, most at layer {layer}"
     return Claim("force", FOUND, what, effect=float(z[layer]), unit="SD of permuted labels", is_change=False, **said)
 
 
@@ -63,7 +63,7 @@ def too_few(kind: str, what: str, n: int) -> Claim | None:
     """The answer where a group has too few items, else None."""
     if n >= FEWEST:
         return None
-    why, needs = f"{n} items of a group are too few", f"at least {FEWEST} items of each group"
+    why, needs = f"a group has {n} items", f"at least {FEWEST} items of each group"
     return Claim(kind, UNJUDGED, what, why=why, needs=needs, n=n)
 
 

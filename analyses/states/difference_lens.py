@@ -209,7 +209,7 @@ def _tied(
     first, second = sorted(ids[0] - ids[1]), sorted(ids[1] - ids[0])
     what = "the difference stands for tokens of the training texts"
     if min(len(first), len(second)) < FEWEST:
-        why = f"{len(first)} and {len(second)} tokens occur in one of the two alone"
+        why = f"{len(first)} and {len(second)} tokens are in one alone"
         needs = f"texts with at least {FEWEST} tokens of their own"
         return np.full(len(mean), np.nan), Claim("tokens", UNJUDGED, what, why=why, needs=needs)
     if not mean.any():

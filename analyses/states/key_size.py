@@ -117,7 +117,7 @@ def _claims(table: pd.DataFrame, at: str, seed: int) -> list[Claim]:
     units = np.asarray(clusters_of(grid.index) or list(grid.index), object)
     n = min(len(set(units[first])), len(set(units[~first])))
     if n < FEWEST or grid.shape[1] < 2:
-        why, needs = f"{n} items of a group, {grid.shape[1]} layers", f"at least {FEWEST} items of each, 2 layers"
+        why, needs = f"a group has {n} items", f"at least {FEWEST} items of each, 2 layers"
         return [Claim("keys", UNJUDGED, what, why=why, needs=needs, n=n)]
     test = group_max_t(grid.to_numpy(), first, clusters=clusters_of(grid.index), seed=seed)
     best = test.argmax

@@ -116,9 +116,7 @@ def neural_ode(
     found = [fitted(states, is_first, labels, seeds, permutations, draws, seed, fit=f, **settings) for f in fits]
     table, data = found[0]
     data["p_refit"] = _integrated.refitted_p(refit, data, is_first, labels, refits, seed)
-    claim = _part_claims.parted(
-        data, (first, second), _part_claims.read_at(pooling, positions), "moves of the fitted field"
-    )
+    claim = _part_claims.parted(data, (first, second), _part_claims.read_at(pooling, positions), "fitted moves")
     if len(fits) > 1:
         data = _integrated.beside(data, found[1][1])
     if "path_1" in data:

@@ -57,8 +57,8 @@ def test_a_planted_bifurcation_is_found_at_its_layer(fit):
     data = run(bit_system(), fit=fit, seeds=2)
     assert float(data["r2"].sel(layer=5)) > 0.3
     assert int(data["force_squared"].argmax("layer")) == 5 and float(data["p_value"].sel(layer=5)) < 0.02
-    said = parted(data, ("leak", "stable"), "at the last prompt token", "moves of the fitted field")
-    assert said.is_found and said.place == "layer 5" and len(sentence(said).split()) <= 25 + 3
+    said = parted(data, ("leak", "stable"), "at the last prompt token", "fitted moves")
+    assert said.is_found and said.place == "layer 5" and sentence(said).startswith("Fitted moves part leak and stable")
 
 
 def test_the_field_at_group_means_finds_it_too_and_the_null_is_not_found():

@@ -86,7 +86,7 @@ def test_planted_bifurcation_is_found_at_its_layer(rng):
     assert (data["p_value"].drop_sel(layer=6) > 0.05).all()
     said = parted(data, ("leak", "stable"), "at the last prompt token", "blocks")
     assert said.is_found and said.place == "layer 6" and said.effect > 3
-    assert sentence(said).startswith("Blocks push leak and stable apart at the last prompt token, most at layer 6: ")
+    assert sentence(said).startswith("Blocks part leak and stable at the last prompt token, most at layer 6: ")
     null = parted(curves(bifurcation(rng, size=0.0)), ("leak", "stable"), "over the prompt", "blocks")
     few = parted(curves(bifurcation(rng, n=12)), ("leak", "stable"), "over the prompt", "blocks")
     assert (null.answer, few.answer) == ("none found", "cannot be judged")

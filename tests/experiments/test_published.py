@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from analyses import Loading, Store
 from experiments.entropy_signals import published as entropy
 from experiments.over_memorization import published as over
+from experiments.perplexity_paradox import inside
 from experiments.written import write
-from probe import Item, Prompts, Rollouts, RunLog, discover
+from probe import InputError, Item, Prompts, Rollouts, RunLog, discover
 from tests import logs, tiny
 from tests.probe.test_real_tokenizers import WORLD
 
@@ -48,6 +49,28 @@ def test_over_memorization(series: Path, tmp_path: Path) -> None:
     found = over.study(list(discover(series)), prompts, Store.at(tmp_path / "s"), Loading(), how)
     assert {"perplexity", "evaluate", "over_memorization", "robustness_last", "diversity"} <= set(found)
     assert any(f.name.startswith("over_memorization-") for f in write(found, tmp_path / "out"))
+
+
+QUICK = {
+    "cross_patching": {"draws": 20},
+    "counterfactual_mlp": {"draws": 1, "ablations": ("zero",)},
+    "trajectories": {"draws": 10, "permutations": 10},
+    "neural_ode": {"components": 3, "hidden": 4, "steps": 4, "seeds": 1, "permutations": 10, "draws": 10},
+    "linear_probe": {"folds": 2, "permutations": 2, "draws": 10},
+    "mlp_key_steering": {"draws": 1, "alphas": (0.0, 1.0), "top_n": 2},
+}
+
+
+def test_inside_the_pair(series: Path, tmp_path: Path) -> None:
+    pair = discover(series)
+    how = inside.Setting(batch_size=12, more=QUICK, left_out=("weight_reset",))
+    found = inside.study(pair[0], pair[1], tiny.twelve_items(), Store.at(tmp_path / "s"), Loading(), how)
+    assert set(found) == {*inside.PUBLISHED} - {"weight_reset"}
+    written = {f.name for f in write(found, tmp_path / "out")}
+    assert {"trajectories-bifurcation.html", "mlp_key_steering-map.html", "logit_lens_mlp.csv"} <= written
+    one = tiny.twelve_items().where(group="leaked")
+    with pytest.raises(InputError, match="compare two"):
+        inside.study(pair[0], pair[1], one, Store.at(tmp_path / "s"), Loading(), how)
 
 
 def test_an_unknown_paper_is_refused() -> None:
