@@ -93,6 +93,7 @@ def _arranged(figure: Any, rows: pd.DataFrame, quantity: str, by: str) -> Any:
         height=HEIGHT,
         margin={"l": 44, "t": TOP, "b": BOTTOM},
         hovermode="x",
+        uirevision="panels",  # a zoom outlives a redraw
         xaxis={"title": {"standoff": 4}},
         yaxis={"title": {"text": ""}, "automargin": False},
     )

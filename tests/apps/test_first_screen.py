@@ -107,6 +107,9 @@ def test_the_first_screen_has_answers_and_a_figure_and_the_rail_chooses_runs(sto
     top = page.locator(".js-plotly-plot").first.bounding_box()
     assert page.locator(".card").first.bounding_box()["y"] < top["y"] and top["y"] + top["height"] < 800
     assert page.title() == "Run · posttrain-probe"
+    page.wait_for_timeout(1500)
+    page.mouse.move(top["x"] + 120, top["y"] + 120)
+    page.wait_for_function("[...document.querySelectorAll('.probe-guide')].some(l => l.style.display === 'block')")
     page.get_by_role("button", name="low", exact=True).click()
     page.wait_for_function("location.search.includes('run=low')")
     page.get_by_role("button", name="show high").click()

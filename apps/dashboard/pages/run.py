@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from apps.catalog import Entry, Listing, located, run_names
-from apps.dashboard.widgets import address, answers, exports, parts, rail, series, tables
+from apps.dashboard.widgets import address, answers, exports, linked, parts, rail, series, tables
 from apps.drawn import curves, overview, panels
 from apps.drawn.reproduction import of_run
 from probe import RunLog
@@ -106,6 +106,7 @@ def _curves(
         panels.staged(views, name, table, hues[name])
     with above:
         parts.side_by_side(views, alt="over optimizer steps", on_point=_opened)
+    linked.show("panels")
     with below:
         st.caption(_legend(staged, pattern, list(dict.fromkeys(together["run"]))))
     _logs(logs)
