@@ -45,6 +45,9 @@ UNATTACHED = (
 )
 
 
+MARGIN = 1.5  # times what a measurement has taken that the next one is allowed for
+
+
 class Measure(Protocol):
     """What is measured: numbers of a model at an optimizer step of the run in a folder, by name."""
 
@@ -98,7 +101,7 @@ class ProbeCallback(TrainerCallback):
         self._trainer: Any = lambda: None
         self._model: Model | None = None
         self._warned = set[str]()
-        self._begun, self._last = 0.0, 0.0
+        self._begun, self._took = 0.0, list[float]()
 
     def attach(self, trainer: Trainer) -> ProbeCallback:
         """Add this to a trainer, and log into its logs."""
@@ -149,7 +152,7 @@ class ProbeCallback(TrainerCallback):
         if not state.is_world_process_zero or step in (*self.measured, *self.skipped):
             return
         elapsed = time.perf_counter() - self._begun
-        if self.measured and self.budget is not None and self.seconds + self._last > self.budget * elapsed:
+        if self.measured and self.budget is not None and self.seconds + self._next() > self.budget * elapsed:
             self.skipped.append(step)
             return
         started = ready = time.perf_counter()
@@ -158,8 +161,12 @@ class ProbeCallback(TrainerCallback):
             ready = time.perf_counter()  # to wrap the model is needed once, and says nothing about the next time
             self._log(self.measure(model, step, Path(args.output_dir)))
             self.measured.append(step)
-        self._last = time.perf_counter() - ready
+        self._took.append(time.perf_counter() - ready)
         self.seconds += time.perf_counter() - started
+
+    def _next(self) -> float:
+        """Seconds that the next one may take: the longest so far and a margin; the very first also imports."""
+        return MARGIN * max(self._took[1:] or self._took)
 
     def _handle(self, given: Mapping[str, Any]) -> Model:
         """The handle over the trainer's model; made anew where its weights were put elsewhere."""

@@ -174,3 +174,14 @@ def test_the_record_names_every_member(series: Path, prompts: Path) -> None:
     assert [m["step"] for m in record["members"]] == [0, 10, 20]
     assert all(m["model"]["fingerprint"] for m in record["members"])
     assert os.fspath(series / "checkpoint-10") in str(record["members"][1]["model"]["path"])
+
+
+def test_a_series_is_described_by_its_own_folders(series: Path, prompts: Path, tmp_path: Path) -> None:
+    """Weights that were computed before under another path have one stored member, and two series name it."""
+    for name, steps in (("a", (0, 10)), ("b", (0, 20))):
+        for step in steps:
+            shutil.copytree(series / f"checkpoint-{step}", tmp_path / name / f"checkpoint-{step}")
+    for name in ("a", "b"):
+        found = sweep("perplexity", checkpoints=tmp_path / name, prompts=prompts, store=Store(tmp_path / "r"))
+        assert {Path(m["model"]["path"]).parent.name for m in found.record["members"]} == {name}
+    assert Store(tmp_path / "r").query("SELECT DISTINCT run FROM perplexity ORDER BY 1")["run"].tolist() == ["a", "b"]

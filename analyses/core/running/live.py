@@ -93,7 +93,9 @@ class Live:
         done = [self.store.shards.get(name, key) for _, key in there]
         steps = [{"step": step} for step, _ in there]
         key = digest([name, "live", str(run.resolve()), there])
-        record = record_of(key, get(name), steps, done, "first", Engine())
+        (slot,) = [i.name for i in get(name).inputs if i.kind == "Model"]
+        models = [{slot: r.record["inputs"][slot]} for r in done]
+        record = record_of(key, get(name), steps, done, models, "first", Engine())
         self.store.put(join(steps, done).with_record(**record, live=str(run)))
         before = self.published.get(name)
         self.published[name] = key

@@ -103,6 +103,7 @@ def record_of(
     of: Analysis,
     steps: Sequence[Mapping[str, int]],
     done: Sequence[Result],
+    models: Sequence[Mapping[str, Any]],
     pairs: str,
     engine: Engine,
 ) -> dict[str, Any]:
@@ -113,6 +114,8 @@ def record_of(
         of: the analysis.
         steps: of each member.
         done: the members.
+        models: descriptions of each member's checkpoints; where equal weights were computed before under another path,
+            the member's own record has that one.
         pairs: which checkpoints were compared.
         engine: who computed them.
     """
@@ -129,9 +132,9 @@ def record_of(
             "key": r.key,
             "verdict": r.verdict,
             "claims": r.record.get("claims", []),
-            **{n: d for n, d in r.record["inputs"].items() if n in slots},
+            **described,
         }
-        for at, r in placed
+        for (at, r), described in zip(placed, models, strict=True)
     ]
     return {
         **{k: first[k] for k in ("schema", "analysis", "upstream", "options", "loading", "code", "environment")},

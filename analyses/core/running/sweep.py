@@ -171,7 +171,11 @@ class Sweep:
             raise self.failures.first or InputError(f"{self.name}: no checkpoint to sweep over")
         members, calls = [self.members[n] for n in there], [self.calls[n] for n in there]
         steps, key = [at for at, _ in members], self._address(members, calls)
-        record = record_of(key, self.asked.analysis, steps, made, self.pairs, self.engine)
+        slots = [
+            {n: dict(g.describe) for n, g in c.inputs.items() if g and n in m}
+            for c, (_, m) in zip(calls, members, strict=True)
+        ]
+        record = record_of(key, self.asked.analysis, steps, made, slots, self.pairs, self.engine)
         record["warnings"] = [*self.series.notes, *self.failures.warnings, *record["warnings"]]
         record["series_notes"] = list(self.series.notes)
         if self.failures.rows:
