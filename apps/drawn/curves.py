@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 LAYERS = ("layer", "window", "state")
 NOT_STEPS = {"layer", "window", "pos", "key_pos", "head", "kv_head", "neuron", "source_step", "alpha", "k", "state"}
 NOT_LAYERS = {"pos", "key_pos", "head", "kv_head", "neuron", "alpha", "k", "step", "source_step"}
+AXES = {
+    "tokens": ("num_tokens", "num_input_tokens_seen", "tokens", "train/num_tokens", "perf/total_num_tokens"),
+    "epoch": ("epoch", "train/epoch"),
+    "seconds": ("_runtime", "runtime", "elapsed", "wall_time", "time/elapsed"),
+}
 ALL, LOG = "all items", "log: "
 LOG_UNITS = {"entropy": "nats"}
 UNSAID = ("micro", "given")  # what a reader assumes where nothing else is said
@@ -54,6 +59,18 @@ def logged(log: RunLog) -> pd.DataFrame:
     named = LOG + rows["quantity"]
     unit = rows["quantity"].map(LOG_UNITS).astype(object)
     return rows.assign(panel=named, quantity=named, unit=unit, group=ALL)
+
+
+def axes(log: RunLog) -> dict[str, dict[int, float]]:
+    """What a run log counts beside steps: tokens, epoch, seconds, each as step -> count, 0 at step 0."""
+    found: dict[str, dict[int, float]] = {}
+    for axis, names in AXES.items():
+        for name in (n for n in names if n in log.frame):
+            values = log.frame[name].dropna()
+            if len(values) and values.is_monotonic_increasing:
+                found[axis] = {0: 0.0, **{int(step): float(v) for step, v in values.items()}}
+                break
+    return found
 
 
 def is_logged(rows: pd.DataFrame) -> pd.Series:

@@ -100,6 +100,27 @@ def _arranged(figure: Any, rows: pd.DataFrame, quantity: str, by: str) -> Any:
     return figures.named_ends(figure, HEIGHT - TOP - BOTTOM)
 
 
+def along(rows: pd.DataFrame, counts: Mapping[str, Mapping[str, Mapping[int, float]]], x: str) -> pd.DataFrame:
+    """Rows with the column ``x``: what their run had counted at each step, between logged steps in proportion.
+
+    Rows of steps outside the log, and of runs whose log does not count it, are left out.
+
+    Args:
+        rows: with the columns run and step.
+        counts: run -> what ``curves.axes`` gives.
+        x: tokens, epoch or seconds; ``step`` leaves the rows as they are.
+    """
+    if x == "step":
+        return rows
+    found: list[pd.DataFrame] = []
+    for run, part in rows.groupby("run", sort=False):
+        if counted := counts.get(str(run), {}).get(x):
+            steps, values = sorted(counted), [counted[s] for s in sorted(counted)]
+            at = np.interp(part["step"].to_numpy(dtype=float), steps, values, left=np.nan, right=np.nan)
+            found.append(part.assign(**{x: at}).dropna(subset=[x]))
+    return pd.concat(found, ignore_index=True) if found else rows.iloc[:0].assign(**{x: []})
+
+
 def smoothed(rows: pd.DataFrame, by: str, x: str, smoothing: float) -> pd.DataFrame:
     """Rows whose values are running means along ``x``, as TensorBoard makes them; intervals of those are not known.
 
@@ -171,14 +192,14 @@ def _starred(figure: Any, own: pd.DataFrame, run: str, table: pd.DataFrame, colo
             figures.mark(figure, float(step), f"ship {run}", color=color)
 
 
-def place_of(figure: Any, rows: pd.DataFrame, point: Mapping[str, Any]) -> dict[str, Any]:
+def place_of(figure: Any, rows: pd.DataFrame, point: Mapping[str, Any], x: str = "step") -> dict[str, Any]:
     """Run, group and step of a point chosen on a panel; {} for one of an earlier figure or of no run alone."""
     number = int(point["curve_number"])
     name = figure.data[number].name if number < len(figure.data) else None
     line = rows["run"].map(figures.as_text) if rows["run"].nunique() > 1 else None
     for column in ("run", "group"):
         texts = rows[column].map(figures.as_text) if column == "group" or line is None else line
-        of = rows[(texts == name) & (rows["step"] == point["x"])]
+        of = rows[(texts == name) & (rows[x] == point["x"])]
         if len(of):
             return {c: of[c].iloc[0] for c in ("run", "group", "step")}
     return {}

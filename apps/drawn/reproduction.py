@@ -47,7 +47,7 @@ def of_run(
     panels: Sequence[str],
     groups: Sequence[str],
     colors: Mapping[str, str],
-    look: tuple[str, float] = ("", 0.0),
+    look: tuple[str, float, str] = ("", 0.0, "step"),
 ) -> str:
     """Python that draws the curves of page Run.
 
@@ -59,9 +59,9 @@ def of_run(
         panels: curves shown.
         groups: groups of items shown; all if empty.
         colors: name of the run -> colour.
-        look: (pattern of what runs read together differ in, smoothing).
+        look: (pattern of what runs read together differ in, smoothing, horizontal axis).
     """
-    pattern, smoothing = look
+    pattern, smoothing, x = look
     stored = [(run, e.analysis, e.key) for run, e in results]
     lines = [
         *_head(root, "from apps.drawn import curves, panels as draw", *(["from probe import RunLog"] if logs else [])),
@@ -80,9 +80,14 @@ def of_run(
             "]",
         ]
     lines += [*_chosen(panels, groups, told=True), f"colors = {_literal(dict(colors))}"]
-    lines += [f"rows = draw.together(rows, {pattern!r})"] if pattern else []
-    lines.append(f"views = draw.panels(rows, colors{f', smoothing={smoothing!r}' if smoothing else ''})")
-    for run, entry in staged.items():
+    if x != "step":
+        lines.append("counts = {run: curves.axes(RunLog.read(folder)) for run, folder in logs.items()}")
+        lines.append(f"rows = draw.along(rows, counts, {x!r})")
+    elif pattern:
+        lines.append(f"rows = draw.together(rows, {pattern!r})")
+    look = "".join(f", {n}={v!r}" for n, v, default in (("x", x, "step"), ("smoothing", smoothing, 0)) if v != default)
+    lines.append(f"views = draw.panels(rows, colors{look})")
+    for run, entry in staged.items() if x == "step" else ():
         table = f"store.get({entry.analysis!r}, {entry.key!r}).table"
         lines.append(f"draw.staged(views, {run!r}, {table}, colors[{run!r}])")
     return "\n".join([*lines, SAVED])

@@ -10,7 +10,8 @@ import pytest
 
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.figures.labels import apart, shortened
-from apps.drawn import cards, look, panels, rail
+from apps.drawn import cards, curves, look, panels, rail
+from probe import RunLog
 from tests.apps.conftest import HOSTILE
 from tests.apps.test_browser import ready
 
@@ -86,6 +87,17 @@ def test_no_panel_has_more_than_six_lines_and_smoothing_drops_what_it_does_not_k
     assert [len(of) for of in lines] == [6, 6, 2]
     assert all(not t.fill for of in lines for t in of)
     assert [round(float(y), 3) for y in lines[0][0].y] == [0.0, 0.526, 1.070]  # as TensorBoard's debiased mean
+
+
+def test_a_curve_may_run_along_tokens_as_its_log_counts_them():
+    log = RunLog.of([(10, {"num_tokens": 100.0, "epoch": 0.5}), (20, {"num_tokens": 300.0, "epoch": 0.4})])
+    counts = {"a": curves.axes(log)}
+    assert counts == {"a": {"tokens": {0: 0.0, 10: 100.0, 20: 300.0}}}  # an epoch does not fall: no axis
+    found = panels.along(rows(("a", "b"), (0, 15, 99)), counts, "tokens")
+    assert found[["run", "step", "tokens"]].values.tolist() == [["a", 0, 0.0], ["a", 15, 200.0]]
+    ((figure, part),) = panels.panels(found, x="tokens").values()
+    assert panels.place_of(figure, part, {"curve_number": 1, "x": 200.0}, "tokens")["step"] == 15
+    assert panels.along(found, {}, "tokens").empty and len(panels.along(found, {}, "step")) == 2
 
 
 def test_every_run_chosen_has_a_curve_of_each_kind_it_has():

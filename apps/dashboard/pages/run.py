@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from probe.errors import InputError
 
 LOG_SECONDS = 20  # after which a log is read again: a run may go on
 SMOOTHING = [0.0, 0.3, 0.6, 0.8, 0.9, 0.95, 0.99]
-Shown = tuple[pd.DataFrame, list[str], list[str], float]  # rows, panels, groups, smoothing
+Shown = tuple[pd.DataFrame, list[str], list[str], float, str]  # rows, panels, groups, smoothing, horizontal axis
 
 
 def show(found: Listing) -> None:
@@ -71,8 +72,8 @@ def log_of(folder: str) -> RunLog | str:
         return str(error)
 
 
-def _chosen_curves(rows: pd.DataFrame) -> Shown:
-    """What is set in the box of curves: panels, groups of items, smoothing."""
+def _chosen_curves(rows: pd.DataFrame, axes: list[str]) -> Shown:
+    """What is set in the box of curves: panels, groups of items, smoothing, horizontal axis."""
     names = list(dict.fromkeys(rows["panel"]))
     groups = [g for g in dict.fromkeys(rows["group"].dropna()) if g != curves.ALL]
     default = panels.wanted(rows) or names[:3]
@@ -81,7 +82,8 @@ def _chosen_curves(rows: pd.DataFrame) -> Shown:
         shown = address.select_many("Curves", names, key="curves", default=default, **how)
         picked = address.select_many("Groups of items", groups, key="group") if len(groups) > 1 else []
         smoothing = address.slide("Smoothing (a smoothed line has no interval)", SMOOTHING, key="smooth", default=0.0)
-    return curves.chosen(rows, shown, picked), shown, picked, smoothing
+        x = address.select("Along", axes, key="x", radio=True, horizontal=True) if len(axes) > 1 else "step"
+    return curves.chosen(rows, shown, picked), shown, picked, smoothing, x
 
 
 def _curves(
@@ -91,21 +93,25 @@ def _curves(
     above = st.container()
     below = st.container(horizontal=True, vertical_alignment="center")
     with below:
-        rows, shown, picked, smoothing = _chosen_curves(rows)
+        read = {name: log_of(folder) for name, folder in logs.items() if Path(folder).is_dir()}
+        counts = {name: curves.axes(log) for name, log in read.items() if isinstance(log, RunLog)}
+        known = list(dict.fromkeys(axis for of in counts.values() for axis in of))
+        rows, shown, picked, smoothing, x = _chosen_curves(rows, ["step", *known])
+        rows = panels.along(rows, counts, x)
     if rows.empty:
         st.info("Choose at least one curve.")
         return
     names = {path: name for name, path in runs.items()}
     pattern = rail.pattern()
-    together = panels.together(rows, pattern)
+    together = panels.together(rows, pattern) if x == "step" else rows
     hues = curves.colors(list(dict.fromkeys(together["run"]))) | colors
-    views = panels.panels(together, hues, smoothing=smoothing)
+    views = panels.panels(together, hues, x=x, smoothing=smoothing)
     staged = {names[e.run]: e for e in entries if e.analysis == overview.STAGED and names[e.run] in set(rows["run"])}
-    for name, entry in staged.items():
+    for name, entry in staged.items() if x == "step" else ():
         table = parts.result_of(str(entry.root), entry.analysis, entry.key).table
         panels.staged(views, name, table, hues[name])
     with above:
-        parts.side_by_side(views, alt="over optimizer steps", on_point=_opened)
+        parts.side_by_side(views, alt="over optimizer steps", on_point=partial(_opened, x))
     linked.show("panels")
     with below:
         st.caption(_legend(staged, pattern, list(dict.fromkeys(together["run"]))))
@@ -120,14 +126,14 @@ def _curves(
     exports.show(
         "run",
         views,
-        lambda: of_run(entries[0].root, drawn, logged, staged, shown, picked, own, (pattern, smoothing)),
+        lambda: of_run(entries[0].root, drawn, logged, staged, shown, picked, own, (pattern, smoothing, x)),
         [*(e for _, e in drawn), *staged.values()],
     )
 
 
-def _opened(figure: Any, rows: pd.DataFrame, point: Any) -> None:
+def _opened(x: str, figure: Any, rows: pd.DataFrame, point: Any) -> None:
     """A point of a curve opens what its run wrote at that step, of the curve's group of items."""
-    if at := panels.place_of(figure, rows, point):
+    if at := panels.place_of(figure, rows, point, x):
         group = {"group": [at["group"]]} if at["group"] != curves.ALL else {}
         address.go(page="Read", of=at["run"], step=int(at["step"]), **group)
 
