@@ -61,6 +61,7 @@ QUICK = {
 }
 
 
+@pytest.mark.verify
 def test_inside_the_pair(series: Path, tmp_path: Path) -> None:
     pair = discover(series)
     how = inside.Setting(batch_size=12, more=QUICK, left_out=("weight_reset",))
