@@ -20,6 +20,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 PAGE = "reference/papers.md"
@@ -162,6 +163,14 @@ def files(lab: Path = Path("runs/lab-short/seed-0")) -> None:
         file = FOLDER / "answers" / f"step-{step}.jsonl"
         file.parent.mkdir(exist_ok=True)
         rows.to_json(file, orient="records", lines=True)
+    hot = [
+        analyses.run("evaluate", model=lab / "grpo-format" / "checkpoint-24", prompts=prompts.subset(24),
+                     **{**how, "temperature": t}).table.assign(temperature=t)
+        for t in (0.5, 1.0, 1.5)
+    ]  # fmt: skip
+    rows = pd.concat(hot).query("decoding == 'sampled'")[["item", "group", "sample", "text", "gold", "temperature"]]
+    rows = rows.assign(gold=rows["gold"].str.removeprefix("ans "), sample=np.arange(len(rows)))
+    rows.to_json(FOLDER / "temperatures.jsonl", orient="records", lines=True)
     pd.concat(_worded(lab, prompts.subset(12), how)).to_json(FOLDER / "wordings.jsonl", orient="records", lines=True)
     marked = [
         {"id": i.id, "prompt": i.prompt, "answer": i.answer, "group": i.group,
