@@ -93,7 +93,7 @@ def _view(connection: Any, store: Store, name: str, records: Sequence[Record], r
     taken = [c for c in columns if c in ABOUT and c != "step"]
     own = "".join(f", t.{c} AS own_{c}" for c in taken)
     has_step = "step" in columns
-    step = "coalesce(t.step, o.step)" if has_step else "o.step"
+    step = f"CAST({'coalesce(t.step, o.step)' if has_step else 'o.step'} AS BIGINT)"
     left_out = ", ".join(["filename", *taken, *(["step"] if has_step else [])])
     connection.execute(
         f"CREATE VIEW {name} AS SELECT o.run, coalesce(a.checkpoint, o.checkpoint) AS checkpoint, {step} AS step, "
