@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
 from analyses.core.running.study.arms import over_seeds
+from analyses.core.store.naming import run_of
 from analyses.core.store.store import Store
 from apps.command import lines, study, study_file
+from probe import discover
 from probe.errors import InputError
 from tests import tiny
 from tests.apps.test_cli import probe
@@ -134,3 +136,21 @@ def test_runs_are_seeds_of_an_arm(run: Path, tmp_path: Path, capsys: pytest.Capt
     for pattern, told in (("(", "no regular expression"), ("x(.*)", "matches none of the runs")):
         with pytest.raises(InputError, match=told):
             study.carried_out({**words, "group_by": pattern}, store)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["checkpoint-{}", "global_step_{}/actor/huggingface", "global_step{}_hf", "step_{}", "weights/step_{}"]
+)
+def test_a_trainers_folder_is_one_run(
+    pattern: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named by the run in a study, in the list of results and in SQL, whatever lies between it and the weights."""
+    for step in (0, 10):
+        place = tmp_path / "my-run" / pattern.format(step)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(run / "my run" / f"checkpoint-{step}")
+    code, out, err = probe(capsys, "study", tmp_path / "my-run", "--dry-run")
+    assert code == 0 and out.startswith("my-run: 2 checkpoints, steps 0 to 10"), err
+    found = discover(tmp_path / "my-run")
+    members = [{"step": c.step, "model": {"path": c.path}} for c in found]
+    assert PurePath(run_of({"members": members})).name == "my-run"
