@@ -54,7 +54,7 @@ def main() -> None:
         st.markdown("### posttrain-probe")
         page = address.select("Page", list(titles), key="page", radio=True, label_visibility="collapsed")
         address.turn(page)
-        rail.show(found)
+        beside = st.container()
         st.caption(address.escaped(f"{len(found.entries)} results in {store.place}"))
         pause = BUSY_SECONDS if store.running() else IDLE_SECONDS
         st.fragment(_live, run_every=pause)(found)
@@ -65,6 +65,8 @@ def main() -> None:
         import_module(f"{pages.__name__}.{titles[page]}").show(found)
     else:
         _empty(store)
+    with beside:  # last, as it reads a curve of every run: a reader sees the page meanwhile
+        rail.show(found)
     address.write()
 
 

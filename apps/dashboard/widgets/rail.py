@@ -48,7 +48,7 @@ def colors(found: Listing) -> dict[str, str]:
 
 def pattern() -> str:
     """What the names of runs read together differ in; "" where every run stands for itself."""
-    return str(st.session_state.get("seeds", "") or "")
+    return str(st.session_state.get("seeds", st.query_params.get("seeds", "")) or "")
 
 
 def _picked(word: str, chosen: Sequence[str], names: Sequence[str]) -> None:
