@@ -21,6 +21,7 @@ from analyses.core.figures.layout import (
     X_ORDER,
     Columns,
     across,
+    around,
     checked,
     coloraxis,
     empty,
@@ -165,16 +166,8 @@ def heatmap(
             update(range=[-0.5, many.pop() - 0.5])
     figure.update_layout(coloraxis=coloraxis(rows[z], signed, limit, unit_of(rows) if unit is None else unit, fixed))
     gaps = any(p[z].notna().sum() < p[x].nunique() * p[y].nunique() for p, _ in panels)
-    figure.update_layout(plot_bgcolor=MISSING)
+    figure.update_layout(plot_bgcolor=MISSING, margin={"pad": 0})  # else a frame of that colour
     return finished(figure, title, note="grey: not measured" if gaps else "")
-
-
-def _around(rows: pd.DataFrame, reference: float) -> list[float]:
-    """Limits that hold all intervals and the line at ``reference``, which at the edge would read as a frame."""
-    ends = rows.reindex(columns=["value", "ci_low", "ci_high"]).to_numpy(dtype=float)
-    ends = np.append(ends[np.isfinite(ends)], reference)
-    room = 0.06 * float(np.ptp(ends)) or 1.0
-    return [float(ends.min()) - room, float(ends.max()) + room]
 
 
 def forest(
@@ -223,7 +216,7 @@ def forest(
         figure.update_xaxes(title_text=y_title_of(part, "value", unit), **place)
         if reference is not None:
             figure.add_vline(reference, line=THIN, **place)
-            figure.update_xaxes(range=_around(rows, reference), **place)
+            figure.update_xaxes(range=around(rows, reference), **place)
     span = [len(labels) - 0.4, -0.6]
     figure.update_yaxes(tickvals=list(range(len(labels))), ticktext=labels, range=span, showgrid=False)
     figure.update_yaxes(title_text=axis_name(named), **first_column(panels))

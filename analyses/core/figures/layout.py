@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -169,6 +170,14 @@ def across(panels: int, y: float) -> list[dict[str, Any]]:
     numbers = ["" if i == 0 else str(i + 1) for i in range(panels)]
     ends = {"type": "line", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": THIN}
     return [{**ends, "xref": f"x{n} domain", "yref": f"y{n}"} for n in numbers]
+
+
+def around(rows: pd.DataFrame, reference: float) -> list[float]:
+    """Limits that hold all intervals and the line at ``reference``, which at the edge would read as a frame."""
+    ends = rows.reindex(columns=["value", "ci_low", "ci_high"]).to_numpy(dtype=float)
+    ends = np.append(ends[np.isfinite(ends)], reference)
+    room = 0.06 * float(np.ptp(ends)) or 1.0
+    return [float(ends.min()) - room, float(ends.max()) + room]
 
 
 def everywhere(place: dict[str, int], count: int) -> dict[str, list[int]]:
