@@ -17,6 +17,7 @@ from analyses.core.running.study.effort import effort
 from analyses.core.running.study.questions import QUESTIONS, Ask
 from analyses.core.running.study.runs import Run
 from analyses.core.running.study.study import Answers, Way, split
+from analyses.core.running.usual import usual
 from apps.command import lines
 from apps.command.contents import size
 from apps.command.terminal import merged
@@ -74,7 +75,7 @@ def arms(found: Sequence[Answers], pattern: str) -> str:
     shown: list[dict[str, object]] = []
     for analysis, quantity in zip(TABLED, QUANTITIES, strict=True):
         if any(analysis in one.results for one in found):
-            rows = lines.usual(over_seeds(found, pattern, analysis, quantity))
+            rows = usual(over_seeds(found, pattern, analysis, quantity))
             dims = [c for c in rows if c not in ("step", "mean", "sd", "seeds")]
             told = [c for c in dims if c in ("arm", "quantity") or rows[c].nunique(dropna=False) > 1]
             shown += [_arm(told, part.sort_values("step")) for _, part in rows.groupby(told, dropna=False, sort=False)]

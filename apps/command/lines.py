@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analyses.core.result import COMPANIONS
+from analyses.core.running.usual import usual
 
 MOST = 12
 BLOCKS = "▁▂▃▄▅▆▇█"
 GAP = "·"  # a step at which the quantity was not measured
-USUAL = {"variant": "micro", "mask": "answer", "decoding": "greedy"}  # what a reader assumes where several are there
 NUMBERS = ("value", *COMPANIONS)
 
 
@@ -39,14 +39,6 @@ def curves(summary: pd.DataFrame, most: int = MOST) -> tuple[pd.DataFrame, int]:
         first = found[0]["quantity"]
         found = sorted((f for f in found if f["quantity"] == first), key=lambda f: -f["changed"])[:most]
     return pd.DataFrame(found).drop(columns="changed"), summary.groupby(_all(summary), dropna=False).ngroups
-
-
-def usual(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of dims with a usual value, and where that was measured, the rows of it alone."""
-    for dim, value in USUAL.items():
-        if dim in rows and (rows[dim] == value).any():
-            rows = rows[(rows[dim] == value) | rows[dim].isna()]
-    return rows
 
 
 def _all(summary: pd.DataFrame) -> list[str]:

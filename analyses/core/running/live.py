@@ -23,6 +23,7 @@ from analyses.core.result import Result
 from analyses.core.running.call import Call, execute
 from analyses.core.running.inputs import Given, Loading, ModelPool, resolve
 from analyses.core.running.series import join, record_of
+from analyses.core.running.usual import USUAL, usual
 from analyses.core.running.workers import Engine
 from analyses.core.store import Store
 from analyses.core.store.files import replaced
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from probe import Model
 
 MOST = 16  # numbers of one analysis that go into a trainer's log
-USUAL = {"variant": "micro", "mask": "answer", "decoding": "greedy"}
 GENERATING = ("evaluate", "calibration", "robustness", "partial_prompt", "merge")
 
 
@@ -150,10 +150,7 @@ def scalars(name: str, result: Result) -> dict[str, float]:
     Of a dim with a usual value (perplexity of the answer, pooled over tokens) only that one is logged, of layers the
     last. What was not measured is left out.
     """
-    rows = result.summary()
-    for dim, usual in USUAL.items():
-        if dim in rows and (rows[dim] == usual).any():
-            rows = rows[rows[dim] == usual]
+    rows = usual(result.summary())
     if "layer" in rows:
         rows = rows[rows["layer"].isna() | (rows["layer"] == rows["layer"].max())]
     taken = ("quantity", "unit", "value", "ci_low", "ci_high", "n", *USUAL)

@@ -8,6 +8,7 @@ comes after. Everything is kept in the store as it is finished, so a study that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -254,17 +255,12 @@ def _models(ask: Ask, base: Checkpoint, tuned: Checkpoint) -> Iterator[tuple[str
     yield from (("base", base), ("tuned", tuned)) if len(names) == 2 else ((names[0], tuned),)
 
 
-class _kept:
+@contextmanager
+def _kept(answers: Answers, name: str) -> Iterator[None]:
     """Errors of one analysis are kept beside the answers of the others."""
-
-    def __init__(self, answers: Answers, name: str) -> None:
-        self.answers, self.name = answers, name
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        if isinstance(error, InputError):
-            self.answers.refused[self.name] = str(error)
-        elif isinstance(error, ProbeError):
-            self.answers.failed[self.name] = str(error)
-        return isinstance(error, ProbeError)
+    try:
+        yield
+    except InputError as error:
+        answers.refused[name] = str(error)
+    except ProbeError as error:
+        answers.failed[name] = str(error)
