@@ -1,0 +1,110 @@
+"""What an update taught, at the level of whole responses: the distribution of pi* / pi_ref, and its effective samples.
+
+Definition: responses were sampled from `base` (pi_ref); `tuned` is pi*. With ln r = ln pi*(y|x) - ln pi_ref(y|x) over
+    a response's tokens, q is proportional to r; as y comes from pi_ref its weights are w = r / pi_ref = pi* / pi_ref^2
+    (not r, which are those of pi* itself). Per prompt: Z = mean of w, entropy H(q) = ln Z - sum(w ln r) / sum(w), ess =
+    (sum w)^2 / sum w^2. H(q) is not measured where ess < `least_ess`. displacement = mean of ln r over responses.
+Units: nats; ess in responses.
+Source: DID, arXiv 2505.23761 (its estimator is unpublished; token-DID is in differential_entropy).
+Does not show: what was learnt where ess is small, which for responses of more than a few tokens is nearly always:
+    1 / pi_ref spans many orders of magnitude. That it is not measured is then the result.
+Control: identical checkpoints (ln r = 0); pi* = pi_ref^(1 + gamma), for which q is pi_ref^gamma.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses.core import reading
+from analyses.core.analysis import analysis
+from analyses.core.reading import rollout_tokens
+from analyses.core.result import Result
+from analyses.core.stats import estimate
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from probe import Model, Rollouts
+
+LABELS = {"entropy_nats": ("nats", "entropy of pi* / pi_ref"), "ess": ("responses", "effective sample size"),
+          "displacement_nats": ("nats", "ln pi* - ln pi_ref of responses")}  # fmt: skip
+
+
+@analysis
+def sequence_ratios(
+    base: Model, tuned: Model, rollouts: Rollouts, *, least_ess: float = 10.0, batch_size: int = 8, seed: int = 0
+) -> Result:
+    """Entropy of the ratio of two checkpoints over responses of every prompt, with its effective sample size.
+
+    Rows, one per prompt and step of the log: rollout_step, item, group, n (responses), ess, entropy_nats (NaN below
+    `least_ess`), displacement_nats.
+
+    Args:
+        least_ess: effective samples below which the entropy is not measured.
+        batch_size: responses per forward pass.
+        seed: of the bootstrap over items.
+    """
+    if least_ess < 1:
+        raise InputError(f"least_ess={least_ess}; expected at least 1")
+    warnings = reading.pair_warnings(base, tuned)
+    rollouts = rollout_tokens.readable(rollouts, base)
+    plan: dict[str, Any] = {"batch_size": batch_size, "what": "sequence ratios"}
+    frame = rollout_tokens.read([base, tuned], rollouts, _values, **plan)
+    own = frame.groupby([*rollout_tokens.KEYS[:3], "group_uid", "sample"], sort=True)[["ref", "star"]].sum()
+    made: list[dict[str, Any]] = []
+    for at, of in own.reset_index().groupby(rollout_tokens.KEYS[:3], sort=True):
+        found = of_prompt(of["star"].to_numpy(float), of["ref"].to_numpy(float))
+        if found["ess"] < least_ess:
+            found["entropy_nats"] = np.nan
+        made.append({**dict(zip(rollout_tokens.KEYS[:3], at, strict=True)), "n": len(of), **found})
+    table = pd.DataFrame(made)
+    few = int(table["entropy_nats"].isna().sum())
+    if few:
+        warnings.append(f"{few} of {len(table)} prompts have fewer than {least_ess:g} effective samples: no entropy")
+    parts = [estimate(table, q, ["rollout_step"], seed=seed, units=u, long_name=v) for q, (u, v) in LABELS.items()]
+    return Result.of(table, xr.merge(parts), warnings=[*warnings, *rollouts.notes])
+
+
+def _values(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:
+    at = targets[:, None]
+    return {name: reading.log_probs(z).gather(-1, at)[:, 0] for name, z in zip(("ref", "star"), logits, strict=True)}
+
+
+def of_prompt(
+    star: Float[np.ndarray, " response"],
+    ref: Float[np.ndarray, " response"],
+    mass: Float[np.ndarray, " response"] | None = None,
+) -> dict[str, float]:
+    """Entropy, effective samples and displacement from log-probabilities of sampled responses.
+
+    Args:
+        star: ln pi* of each response.
+        ref: ln pi_ref of each.
+        mass: share of each in the sample, where outcomes are enumerated; equal ones by default.
+    """
+    from scipy.special import logsumexp
+
+    ratio = star - ref
+    share = np.log(np.full(len(star), 1 / len(star)) if mass is None else mass)
+    weight = ratio - ref + share
+    total = float(logsumexp(weight))
+    expected = float((np.exp(weight - total) * ratio).sum())
+    return {
+        "ess": float(np.exp(2 * total - logsumexp(2 * weight))), "entropy_nats": total - expected,
+        "displacement_nats": float((np.exp(share) * ratio).sum()),
+    }  # fmt: skip
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """Effective samples, entropy and displacement over the steps of the log."""
+    from analyses.core.figures import curve
+
+    rows = result.summary()
+    color = "step" if "step" in rows else None
+    title = "Ratio of two checkpoints over whole responses, 95 % over items"
+    return {"ratios": curve(rows, x="rollout_step", facet="quantity", color=color, title=title)}
