@@ -212,6 +212,20 @@ class Handle:
         with torch.no_grad():
             return self.backend.head(self.backend.final_norm(resid.to(self.dtype))).to(resid.device)
 
+    @property
+    def last_state(self) -> Site:
+        """The site whose rows `logits_of` turns into logits: the last residual state, or, in a model of several
+        streams (Gemma 3n), what the final norm makes of them."""
+        last = Site("resid_post", self.shape.n_layers - 1)
+        return last if last in self._sites else Site("ln_final")
+
+    def logits_of(self, state: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """Logits of rows of `last_state`, soft cap included."""
+        if self.last_state.kind != "ln_final":
+            return self.unembed(state)
+        with torch.no_grad():
+            return self.backend.head(state.to(self.dtype)).to(state.device)
+
     def final_norm(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The final norm of residual states, its statistics recomputed."""
         with torch.no_grad():

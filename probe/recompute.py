@@ -173,7 +173,7 @@ def _read_batch(
     """`reduce` over the tokens read at (item, pos) of a batch, a chunk of logits at a time."""
     states: list[Tensor] = []
     for model in models:
-        site = f"resid_post.{model.shape.n_layers - 1}"
+        site = model.last_state
         states.append(model.run(batch, read=[site], logits="none")[site][item, pos])
     offsets = batch.offsets.tolist()
 
@@ -187,7 +187,7 @@ def _read_batch(
     parts: list[Mapping[str, Tensor]] = []
     for start in range(0, len(ids), size):
         chunk = slice(start, start + size)
-        logits = [model.unembed(rows[chunk]).float().to(device) for model, rows in zip(models, states, strict=True)]
+        logits = [model.logits_of(rows[chunk]).float().to(device) for model, rows in zip(models, states, strict=True)]
         for model, z in zip(models, logits, strict=True):
             finite.require_logits(z, where, finite.advice(model, bool(model.open_edits)), start)
         if temperature is not None:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from probe.checkpoints.series import Checkpoint
+    from probe.sites import Site
 
-_VERBS = ("run", "batches", "sites", "site", "unembed", "final_norm", "kept_head", "generate")
+_VERBS = ("run", "batches", "sites", "site", "unembed", "logits_of", "final_norm", "kept_head", "generate")
 
 
 @dataclass
@@ -83,6 +84,11 @@ class Turn:
         """What is put around every text (see `Model.load`)."""
         options = self.seat.options
         return Framing(options.get("bos"), dict(options.get("template_options") or {}))
+
+    @property
+    def last_state(self) -> Site:
+        """The site whose rows `logits_of` turns into logits (see `Model.last_state`)."""
+        return self.seat.model_of(self).last_state
 
     def __getattr__(self, name: str) -> Any:
         if name in _VERBS:

@@ -124,7 +124,7 @@ def _scored(
         Encoded(e.item, (*e.ids, *drawn[e.item.id].ids), (*e.span, *[answer] * len(drawn[e.item.id].ids)))
         for e in starts
     ]
-    last = f"resid_post.{model.shape.n_layers - 1}"
+    last = str(model.last_state)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for batch in plan(whole, batch_size, pad_id=model.pad_id, turn=model.turn):
         tokens = reading.scored(batch)
@@ -132,7 +132,7 @@ def _scored(
         batch = batch.to(model.device)
         rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
         named = tokens.named(batch.items, last)
-        read = reading.streamed(rows, model.unembed, tokens.target, k=0, where=named)
+        read = reading.streamed(rows, model.logits_of, tokens.target, k=0, where=named)
         owner = tokens.item.cpu().numpy()
         for i, item in enumerate(batch.items):
             mine = owner == i

@@ -121,14 +121,14 @@ def _folders(base: Model, tuned: Model) -> tuple[str, str]:
 def _nll(model: Model, prompts: Prompts, template: object, batch_size: int) -> list[dict[str, Any]]:
     """Summed NLL of each item's answer and its number of tokens."""
 
-    last = f"resid_post.{model.shape.n_layers - 1}"
+    last = str(model.last_state)
     frames: list[pd.DataFrame] = []
     for batch in reading.batches(model, prompts, "merge", batch_size=batch_size, template=template):
         tokens = reading.scored(batch)
         tokens = tokens.where(tokens.in_span("rationale", "answer"))
         rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
         where = tokens.named(batch.items, last)
-        nll = -reading.streamed(rows, model.unembed, tokens.target, k=0, where=where).logprob_nats
+        nll = -reading.streamed(rows, model.logits_of, tokens.target, k=0, where=where).logprob_nats
         frames.append(
             pd.DataFrame({**reading.columns(batch.items, tokens.item), "nll_nats": nll.cpu().double().numpy()})
         )

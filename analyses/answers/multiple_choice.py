@@ -94,14 +94,14 @@ def _options(item: Item, score: str, delimiter: str) -> list[Item]:
 
 def _scored(model: Model, asked: Prompts, template: object, batch_size: int) -> pd.DataFrame:
 
-    last = f"resid_post.{model.shape.n_layers - 1}"
+    last = str(model.last_state)
     rows: list[dict[str, Any]] = []
     for batch in reading.batches(model, asked, "multiple choice", batch_size=batch_size, template=template):
         tokens = reading.scored(batch)
         tokens = tokens.where(tokens.in_span("rationale", "answer"))
         residual = model.run(batch, read=[last], logits="none")[last]
         named = tokens.named(batch.items, last)
-        read = reading.streamed(tokens.rows(residual), model.unembed, tokens.target, k=0, where=named)
+        read = reading.streamed(tokens.rows(residual), model.logits_of, tokens.target, k=0, where=named)
         log_p = read.logprob_nats.cpu().numpy()
         owner = tokens.item.cpu().numpy()
         for n, item in enumerate(batch.items):

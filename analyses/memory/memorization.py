@@ -102,14 +102,14 @@ def _tokens(model: Model, prompts: Prompts, span: str, batch_size: int) -> pd.Da
     """One row per scored token: log-probability, mean and variance of log p there, whether it is the top token."""
     from probe.finite import require_logits
 
-    last = f"resid_post.{model.shape.n_layers - 1}"
+    last = str(model.last_state)
     frames: list[pd.DataFrame] = []
     for batch in reading.batches(model, prompts, "memorization", batch_size=batch_size):
         at = reading.scored(batch)
         rows = at.rows(model.run(batch, read=[last], logits="none")[last])
         parts: list[torch.Tensor] = []
         for chunk in reading.row_chunks(len(rows)):
-            logits = model.unembed(rows[chunk])
+            logits = model.logits_of(rows[chunk])
             require_logits(logits, at.named(batch.items, last), reading.OVERFLOWN, chunk.start)
             log_p = reading.log_softmax(logits)
             p = log_p.exp()

@@ -79,7 +79,7 @@ def perplexity(
         seed: of the bootstrap over items.
     """
 
-    last = f"resid_post.{model.shape.n_layers - 1}"
+    last = str(model.last_state)
     options: dict[str, object] = {"template": template, "boundary": boundary, "include_eos": include_eos}
     tables: list[pd.DataFrame] = []
     for batch in reading.batches(model, prompts, "perplexity", batch_size=batch_size, **options):
@@ -88,7 +88,7 @@ def perplexity(
             tokens = tokens.where(tokens.in_span("rationale", "answer"))
         residual = model.run(batch, read=[last], logits="none")[last]
         named = tokens.named(batch.items, last)
-        nll = -reading.streamed(tokens.rows(residual), model.unembed, tokens.target, k=0, where=named).logprob_nats
+        nll = -reading.streamed(tokens.rows(residual), model.logits_of, tokens.target, k=0, where=named).logprob_nats
         tables.append(_token_table(model, batch.items, tokens, nll.cpu().numpy()))
     table = _by_mask(pd.concat(tables, ignore_index=True)).merge(prompts.roles(), how="left")
     if score == "answer":

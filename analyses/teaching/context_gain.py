@@ -204,7 +204,7 @@ def _scored(
         for n, (item, arm) in enumerate(asked)
     ]
     states: dict[int, tuple[Tensor, Tensor]] = {}
-    last = f"resid_post.{model.shape.n_layers - 1}"
+    last = str(model.last_state)
     plan = {"batch_size": batch_size, "template": template, "boundary": "concat"}
     for batch in reading.batches(model, probe.Prompts(tuple(variants)), "context gain", **plan):
         tokens = reading.scored(batch)
@@ -243,7 +243,7 @@ def compared(
         )
     gains, kls, moved = [], [], 0
     for chunk in reading.row_chunks(len(rows)):
-        one, two = (model.unembed(x[chunk]).float() for x in (rows, plain))
+        one, two = (model.logits_of(x[chunk]).float() for x in (rows, plain))
         ids = targets[chunk].to(one.device)[:, None]
         own = [reading.log_softmax(z).gather(-1, ids)[:, 0] for z in (one, two)]
         gains.append((own[0] - own[1]).double().cpu())

@@ -128,10 +128,10 @@ def _rows(base: Model, tuned: Model, batch: TokenBatch, delta: float, floor: flo
     tokens = tokens.where(tokens.in_span("rationale", "answer"))
     states = []
     for model in (base, tuned):
-        last = f"resid_post.{model.shape.n_layers - 1}"
+        last = str(model.last_state)
         states.append(tokens.rows(model.run(batch, read=[last], logits="none")[last]))
     chunks = [
-        measures(base.unembed(states[0][c]), tuned.unembed(states[1][c]), delta, floor)
+        measures(base.logits_of(states[0][c]), tuned.logits_of(states[1][c]), delta, floor)
         for c in reading.row_chunks(len(tokens.target))
     ]
     found = {name: np.concatenate([c[name] for c in chunks]) for name in QUANTITIES}

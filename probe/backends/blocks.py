@@ -134,6 +134,10 @@ class Block:
     def is_flat(self, x: Tensor | None) -> bool:
         return x is not None and x.ndim == 2 and x.shape[0] == self.seen.n_items * self.seen.n_pos
 
+    def is_by_token(self, x: Tensor) -> bool:
+        """Whether a tensor has one row for every token, in their order."""
+        return self.is_flat(x) or (x.ndim == 3 and x.shape[:2] == (self.seen.n_items, self.seen.n_pos))
+
     def _value(self, place: Place) -> Tensor:
         x = self.seen.calls[place.path].values[place.side]
         return place.view(x, self.seen.n_items)

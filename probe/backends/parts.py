@@ -106,7 +106,7 @@ def neurons(block: Block) -> None:
         for names in (families.GATE, families.UP, families.GATE_UP, families.DOWN)
     )
     block.why |= dict.fromkeys(kinds, "its MLP has no such matrix")
-    if down is None:
+    if down is None or down.first is None or not block.is_by_token(down.first):  # rows of experts, say
         return
     block.found["mlp_post"] = Place(down.path, "in", flat=block.is_flat(down.first))
     if both is not None and both.out is not None:
@@ -138,7 +138,7 @@ def experts(block: Block) -> None:
         return
     block.why |= dict.fromkeys(READ_ONLY, "its router gives no such tensor")
     chosen = experts.took[1] if len(experts.took) > 1 else None
-    if chosen is not None and not chosen.is_floating_point():
+    if chosen is not None and not chosen.is_floating_point() and block.is_by_token(chosen):
         block.found["experts"] = Place(experts.path, "in", index=1, flat=block.is_flat(chosen))
     router = block.seen.once(*(f"{block.mlp.path}.{name}" for name in families.ROUTER))
     if router is None:
@@ -154,6 +154,8 @@ def _logits_of(block: Block, router: Call) -> int | None:
     for index, out in enumerate(router.gave):
         for weight in weights:
             if out is None or out.shape[-1] != weight.shape[0] or not out.is_floating_point():
+                continue
+            if not block.is_by_token(out):
                 continue
             if not block.seen.is_real:
                 return index

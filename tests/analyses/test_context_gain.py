@@ -106,7 +106,7 @@ def test_equal_contexts_of_a_wide_vocabulary_are_streamed() -> None:
     head, blocks = torch.randn(4, 152_064), list[int]()
 
     class Wide:
-        def unembed(self, rows: torch.Tensor) -> torch.Tensor:
+        def logits_of(self, rows: torch.Tensor) -> torch.Tensor:
             blocks.append(len(rows))
             return rows @ head
 

@@ -138,6 +138,16 @@ def test_what_a_block_lacks_is_refused_by_name(model_of: Callable[..., Model]) -
         down_rows(routed, 0)
 
 
+def test_several_streams_give_their_logits_by_the_final_norm(model_of: Callable[..., Model], prompts: Prompts) -> None:
+    model = model_of("gemma3n_text")
+    batch = batch_of(model, prompts)
+    trace = model.run(batch, [model.last_state])
+    assert (model.last_state.kind, model.sites("resid_post")) == ("ln_final", [])
+    assert torch.allclose(model.logits_of(trace[model.last_state])[batch.mask], trace.logits[batch.mask], atol=1e-5)
+    with pytest.raises(InputError, match=r"resid_post.3 does not exist.*block 3: its stream is \[4, 2,"):
+        model.site("resid_post.3")
+
+
 def test_scaled_parts_are_read_as_what_they_add(model_of: Callable[..., Model], prompts: Prompts) -> None:
     model = model_of("granite")
     batch = batch_of(model, prompts)

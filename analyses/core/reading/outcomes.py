@@ -25,12 +25,12 @@ def answer_logprob(model: Model, batch: TokenBatch, edits: Sequence[Edit] = ()) 
     Raises:
         InputError: the logits are not finite (an intervention overflowed).
     """
-    last = f"resid_post.{model.shape.n_layers - 1}"
+    last = str(model.last_state)
     tokens = scored(batch.to(model.device))
     tokens = tokens.where(tokens.in_span("answer"))
     residual = model.run(batch, read=[last], edits=edits, logits="none")[last]
     named = tokens.named(batch.items, last)
-    logprob = streamed(tokens.rows(residual), model.unembed, tokens.target, k=0, where=named).logprob_nats
+    logprob = streamed(tokens.rows(residual), model.logits_of, tokens.target, k=0, where=named).logprob_nats
     total = torch.zeros(len(batch), device=logprob.device).index_add(0, tokens.item, logprob)
     return (total / torch.bincount(tokens.item, minlength=len(batch))).cpu().numpy().astype(float)
 
