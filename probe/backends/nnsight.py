@@ -18,6 +18,7 @@ from probe.backends.place import INSIDE_ATTENTION, Place
 from probe.backends.protocol import Tokens, Visit
 from probe.backends.softmax import Door, opened
 from probe.checkpoints.loading import sharing_copy
+from probe.errors import ProbeError
 from probe.sites import Site
 
 if TYPE_CHECKING:
@@ -80,10 +81,16 @@ class NnsightBackend(HuggingFaceBackend):
                 for step in steps:
                     step()
                 out = nnsight.save(base.output)
-        except Exception:
+        except Exception as error:
             if raised:
                 raise raised[0] from None
-            raise
+            if type(error).__module__.partition(".")[0] != "nnsight":
+                raise
+            named = ", ".join(map(str, sorted(visits, key=self._order)))
+            raise ProbeError(
+                f"nnsight cannot visit {named} of this {self.config.model_type} model in one pass ({error}); load it "
+                "with backend='transformer_lens'"
+            ) from error
         return out.last_hidden_state
 
     def doors(self, visits: Mapping[Site, Visit]) -> dict[nn.Module, tuple[Door, dict[str, Visit]]]:
@@ -106,8 +113,8 @@ class NnsightBackend(HuggingFaceBackend):
     def _order(self, site: Site) -> tuple[int, int]:
         """When a site is passed: nnsight hands values out in that order only."""
         if site.kind in INSIDE_ATTENTION:  # just before the attention module is done
-            place = self._places.get(Site("z", site.layer))
-            at = self.map.order[Site("z", site.layer)] if place is not None else 0
+            behind = (Site(kind, site.layer) for kind in ("z", "attn_out", "resid_mid", "resid_post"))
+            at = next((self.map.order[s] for s in behind if s in self.map.order), 0)
             return (at - 1, 1 + INSIDE_ATTENTION.index(site.kind))
         return (self.map.order[site], 0)
 
