@@ -150,9 +150,17 @@ def entropy_of(shares: Float[np.ndarray, " cluster"]) -> float:
     return abs(float(-(positive * np.log(positive)).sum()))
 
 
-def log_mean(shares: Float[np.ndarray, " cluster"]) -> float:
+def log_masses(cluster: np.ndarray, mean_logp: Float[np.ndarray, " response"]) -> Float[np.ndarray, " cluster"]:
+    """ln of each cluster's share of the likelihoods, which no unlikely cluster underflows."""
+    from scipy.special import logsumexp
+
+    whole = float(logsumexp(mean_logp))
+    return np.array([logsumexp(mean_logp[cluster == k]) - whole for k in range(int(cluster.max()) + 1)])
+
+
+def log_mean(log_shares: Float[np.ndarray, " cluster"]) -> float:
     """-(1/K) sum ln f: equals the entropy for equal shares only, and grows without bound with a rare cluster."""
-    return abs(float(-np.log(shares).mean()))
+    return abs(float(-log_shares.mean()))
 
 
 def _group(part: pd.DataFrame, scaling: float) -> dict[str, object]:
@@ -166,7 +174,7 @@ def _group(part: pd.DataFrame, scaling: float) -> dict[str, object]:
         "n_unparsed": int(part["answer"].isna().sum()),
         "frequency_nats": frequency,
         "mass_nats": entropy_of(weighted),
-        "log_mean_nats": log_mean(weighted),
+        "log_mean_nats": log_mean(log_masses(cluster, part["mean_logp"].to_numpy())),
         "largest_nats": largest,
         "seed_scale": 1 - scaling * frequency / largest if largest > 0 else 1.0,
         "answers": "; ".join(f"{a} x{n}" for a, n in sorted(named.items(), key=lambda kv: (-kv[1], kv[0]))),

@@ -74,8 +74,10 @@ def peakedness(distances: Sequence[int], lengths: Sequence[int], alpha: float = 
         distances: token edit distance of each sample to the greedy response, both cut to their first 100 tokens.
         lengths: number of tokens of the greedy response and of each sample.
         alpha: how near counts.
+
+    NaN without samples, and where all texts are empty: two silences agree about nothing.
     """
-    if not len(distances):
+    if not len(distances) or not max(lengths):
         return float("nan")
     return float(np.mean(np.asarray(distances) <= alpha * max(lengths)))
 

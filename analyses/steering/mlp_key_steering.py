@@ -290,5 +290,7 @@ def figures(result: Result) -> dict[str, Figure]:
         drawn["map"] = heatmap(
             effect, x="layer", y="alpha", facet=panels_of, signed=True, title="Effect by layer and alpha"
         )
+    if "layer" not in panels:  # one layer was chosen: it has no curve over layers
+        return drawn
     drawn["slopes"] = curve(panels, x="layer", color="arm", dash=dash, facet="side", title=title, reference=0)
     return drawn

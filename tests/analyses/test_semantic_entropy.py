@@ -15,6 +15,7 @@ from analyses.entropy.semantic_entropy import (
     final_answers,
     gram_entropy,
     grams,
+    log_masses,
     log_mean,
     masses,
 )
@@ -46,14 +47,16 @@ def example(folder: Path) -> dict[str, Any]:
 def test_closed_forms() -> None:
     assert entropy_of(np.array([1.0])) == 0
     assert entropy_of(np.full(8, 1 / 8)) == pytest.approx(2.07944, abs=5e-6)
-    assert log_mean(np.array([1e-20])) == pytest.approx(46.05, abs=5e-3)
-    assert log_mean(np.array([0.7, 0.2, 0.1])) == pytest.approx(1.4229, abs=5e-5)
+    rare = log_masses(np.array([0, 1]), np.array([-1.0, -2000.0]))  # its share underflows, its logarithm does not
+    assert rare == pytest.approx([0.0, -1999.0]) and log_mean(rare) == pytest.approx(999.5)
+    assert log_mean(np.log(np.array([1e-20]))) == pytest.approx(46.05, abs=5e-3)
+    assert log_mean(np.log(np.array([0.7, 0.2, 0.1]))) == pytest.approx(1.4229, abs=5e-5)
     assert entropy_of(np.array([0.7, 0.2, 0.1])) == pytest.approx(0.8018, abs=1e-4)
-    assert log_mean(np.full(4, 0.25)) == pytest.approx(entropy_of(np.full(4, 0.25)))
+    assert log_mean(np.log(np.full(4, 0.25))) == pytest.approx(entropy_of(np.full(4, 0.25)))
     rng = np.random.default_rng(0)
     for _ in range(50):
         shares = rng.dirichlet(np.ones(5))
-        assert log_mean(shares) >= np.log(5) - 1e-12
+        assert log_mean(np.log(shares)) >= np.log(5) - 1e-12
         assert entropy_of(shares) <= np.log(5) + 1e-12
 
 

@@ -60,6 +60,15 @@ def test_exact_change_is_cross_entropy_term_minus_kl_at_any_step(size: float) ->
         assert torch.allclose(found.kl, found.half_variance, rtol=1e-3, atol=1e-16)
 
 
+def test_a_token_that_is_ruled_out_is_no_small_step() -> None:
+    some, all_ = torch.tensor([0.5, 0.5, 0.0]).log(), torch.tensor([0.4, 0.3, 0.3]).log()
+    closed, opened = terms.change(all_, some), terms.change(some, all_)
+    assert torch.isnan(closed.first_order) and torch.isnan(closed.half_variance) and torch.isinf(closed.kl_forward)
+    assert torch.isfinite(closed.kl) and float(closed.exact) == pytest.approx(-float(opened.exact))
+    assert torch.isinf(opened.kl) and torch.isinf(opened.cross_entropy_term) and torch.isfinite(opened.first_order)
+    assert torch.isfinite(terms.change(some, some).first_order), "ruled out in both: nothing happened to it"
+
+
 def test_discriminators_sum_to_zero_and_baseline_is_a_covariance() -> None:  # C5, C6
     logp = terms.log_probs(policy(rows=30))
     p, h = logp.exp(), terms.entropy(logp)

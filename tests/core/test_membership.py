@@ -70,6 +70,7 @@ def test_peakedness():
     assert membership.peakedness([0, 0], [40, 40, 40]) == 1.0
     assert membership.peakedness([2, 3], [40, 40, 40]) == 0.5
     assert math.isnan(membership.peakedness([], [40]))
+    assert math.isnan(membership.peakedness([0], [0, 0])), "an empty greedy response and an empty sample"
 
 
 def test_counterfactual_and_local_inconsistency():

@@ -75,17 +75,23 @@ class Change:
 
 
 def change(logp: Float[Tensor, "*row vocab"], logq: Float[Tensor, "*row vocab"]) -> Change:
-    """The change of entropy from p to q with its parts."""
-    logp, logq = logp.clamp(min=LOG_ZERO), logq.clamp(min=LOG_ZERO)
+    """The change of entropy from p to q with its parts.
+
+    Where q rules out a token (logit of -inf) that p allows, no step in logits leads there: first_order and
+    half_variance are NaN and kl_forward is inf. Where q allows one that p rules out, cross_entropy_term and kl are inf.
+    """
     p, q = logp.exp(), logq.exp()
+    closed, opened = ((q == 0) & (logq < LOG_ZERO) & (p > 0)).any(-1), ((logp < LOG_ZERO) & (q > 0)).any(-1)
+    logp, logq = logp.clamp(min=LOG_ZERO), logq.clamp(min=LOG_ZERO)
     gap = logq - logp
+    inf, nan = float("inf"), float("nan")
     return Change(
         exact=entropy(logq) - entropy(logp),
-        first_order=first_order(logp, gap),
-        cross_entropy_term=-((q - p) * logp).sum(-1),
-        kl=(q * gap).sum(-1),
-        half_variance=covariance(logp, gap, gap) / 2,
-        kl_forward=-(p * gap).sum(-1),
+        first_order=first_order(logp, gap).masked_fill(closed, nan),
+        cross_entropy_term=(-((q - p) * logp).sum(-1)).masked_fill(opened, inf),
+        kl=(q * gap).sum(-1).masked_fill(opened, inf),
+        half_variance=(covariance(logp, gap, gap) / 2).masked_fill(closed, nan),
+        kl_forward=(-(p * gap).sum(-1)).masked_fill(closed, inf),
     )
 
 
