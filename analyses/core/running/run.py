@@ -152,7 +152,7 @@ def _about_run(request: Request, wanted: Input) -> Result | None:
     if store is None:
         raise InputError(f"run={run!r} names stored results, but no store was given")
     analysis = str(wanted.upstream)
-    if wanted.optional and not named(store.records(analysis), analysis, str(run)):
+    if wanted.optional and not named(store.records(), analysis, str(run)):
         return None
     return store.get(*store.named(analysis, str(run)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -90,9 +91,25 @@ def checkpoint_names(record: Mapping[str, Any]) -> list[tuple[int | None, str]]:
 
 
 def named(records: Sequence[Mapping[str, Any]], analysis: str, run: str) -> list[Mapping[str, Any]]:
-    """The results of an analysis about the run of this name, sweeps before single runs, the newest last."""
+    """The results of an analysis about the run of this name; sweeps, and single runs only where there is none.
+
+    Of results with the same options on the same inputs the newest counts: the others are of an older version, or of
+    fewer checkpoints.
+
+    Args:
+        records: of a store, oldest first.
+        analysis: whose results.
+        run: name of the run, as `run_names` makes it of all runs in the records.
+    """
     names = run_names(sorted({run_of(r) for r in records} - {""}))
     path = names.get(run)
     hits = [r for r in records if r["analysis"] == analysis and path is not None and run_of(r) == path]
     swept = [r for r in hits if r.get("kind") == "sweep"]
-    return swept or hits
+    return list({_asked(r): r for r in swept or hits}.values())
+
+
+def _asked(record: Mapping[str, Any]) -> str:
+    """What was asked, whoever computed it: options, and inputs by their fingerprints."""
+    prints = {n: d.get("fingerprint") for n, d in record.get("inputs", {}).items() if isinstance(d, dict)}
+    slots = {n: p for n, p in prints.items() if n not in RUN_SLOTS or record.get("kind") != "sweep"}
+    return json.dumps([record.get("options"), slots, record.get("pairs")], sort_keys=True, default=str)
