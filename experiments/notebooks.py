@@ -1,4 +1,4 @@
-"""The notebook of each question, run: `python -m experiments.notebooks [question ...]` draws the figures of the pages.
+"""The notebooks, run: `python -m experiments.notebooks [name ...]` draws the questions' pages, renews the appendix.
 
 What a notebook shows first becomes `<notebook>.svg` beside it; its README and its page show that. Needs the short lab
 (`make demo`), and `where` the full lab's seed 0; the drawing needs a browser, as every static export of Plotly does.
@@ -24,11 +24,13 @@ NOTEBOOKS = {
     "which-checkpoint": FOLDER / "over_memorization" / "which-checkpoint.ipynb",
     "turn-it-off": FOLDER / "steering" / "steering.ipynb",
 }
+APPENDIX = {name: FOLDER / "appendix" / f"{name}.ipynb" for name in ("steer", "path_patching", "live", "diff")}
+"""Notebooks of one technique each, kept with their outputs."""
 DRAWN = "application/vnd.plotly.v1+json"
 
 
-def executed(question: str, results: Path) -> NotebookNode:
-    """The notebook with its outputs; results are kept in `results`.
+def executed(name: str, results: Path) -> NotebookNode:
+    """The notebook of a question or of the appendix with its outputs; results are kept in `results`.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; the last one asserts what the notebook claims.
@@ -36,11 +38,24 @@ def executed(question: str, results: Path) -> NotebookNode:
     import nbclient
     import nbformat
 
-    path = NOTEBOOKS[question]
+    path = {**NOTEBOOKS, **APPENDIX}[name]
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(path.parent)}})
     client.execute(env={**os.environ, "PROBE_RESULTS": str(results), "OMP_NUM_THREADS": "1"})
     return notebook
+
+
+def save(name: str, results: Path) -> None:
+    """Run a notebook of the appendix and keep what it shows; no warnings of others, no paths of this machine."""
+    import nbformat
+
+    notebook = executed(name, results)
+    for cell in notebook.cells:
+        cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    text = nbformat.writes(notebook).replace(f"{FOLDER.parent}{os.sep}", "").replace(str(FOLDER.parent), ".")
+    APPENDIX[name].write_text(text + "\n", encoding="utf-8")
 
 
 def figures(notebook: NotebookNode) -> list[Figure]:
@@ -55,7 +70,9 @@ def figures(notebook: NotebookNode) -> list[Figure]:
 def main(questions: list[str]) -> None:
     """Run and draw."""
     with tempfile.TemporaryDirectory() as results:
-        for question in questions or NOTEBOOKS:
+        for name in [n for n in questions or APPENDIX if n in APPENDIX]:
+            save(name, Path(results))
+        for question in [q for q in questions or NOTEBOOKS if q in NOTEBOOKS]:
             first, *_ = figures(executed(question, Path(results)))
             first.write_image(NOTEBOOKS[question].with_suffix(".svg"), width=900)
 

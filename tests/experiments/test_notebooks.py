@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.notebooks import NOTEBOOKS, executed, figures
+from experiments.notebooks import APPENDIX, NOTEBOOKS, executed, figures
 from tests.conftest import ROOT
 
 FULL_LAB = {"where"}  # the others need the short lab alone
@@ -43,3 +43,26 @@ def test_the_page_shows_the_notebook_its_figure_and_what_would_overturn_it(quest
     texts = ["".join(cell["source"]) for cell in cells]
     assert any("## What would overturn this" in text for text in texts)
     assert "\nassert " in texts[-1]
+
+
+@pytest.mark.verify
+@pytest.mark.lab
+@pytest.mark.parametrize("name", APPENDIX)
+def test_a_notebook_of_the_appendix_runs_and_its_claims_hold(name: str, lab: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nbclient")
+    executed(name, tmp_path)  # the last cell holds the claims as assertions
+
+
+@pytest.mark.parametrize("name", APPENDIX)
+def test_the_appendix_is_kept_with_its_outputs_and_they_are_small(name: str) -> None:
+    text = APPENDIX[name].read_text()
+    cells = json.loads(text)["cells"]
+    assert len(cells) <= 40 and len(text) < 400_000
+    assert sum(bool(cell.get("outputs")) for cell in cells) >= 4
+    assert not any(
+        o["output_type"] == "error" or o.get("name") == "stderr" for c in cells for o in c.get("outputs", [])
+    )
+    texts = ["".join(cell["source"]) for cell in cells]
+    assert any("## What would overturn this" in text for text in texts)
+    assert texts[-1].startswith(("assert ", "last = ", "fall = ")) and "assert " in texts[-1]
+    assert str(ROOT) not in text
