@@ -15,7 +15,7 @@ from apps.dashboard import pages
 from apps.dashboard.widgets import address, parts, rail
 
 # A slim sidebar, no empty band on top, small figures in rows of as many as there is room for; in a narrow window a wide
-# table is moved inside its own frame, not cut off.
+# table or figure is moved inside its own frame, not cut off.
 LOOK = """<style>
 [data-testid=stSidebar] {width: 236px !important; min-width: 0 !important}
 [data-testid=stHeader] {background: transparent; height: 2.4rem; min-height: 0}
@@ -35,7 +35,12 @@ LOOK = """<style>
 [data-testid=stSidebar] [data-testid=stCaptionContainer] {color: inherit; opacity: .8; overflow-wrap: anywhere}
 [data-tag-index] *, [data-testid=stBaseButton-primary] * {color: light-dark(#fff, #000) !important}
 [data-testid=stMarkdownContainer]:has(table) {overflow-x: auto}
-@media (max-width: 640px) {[data-testid=stMainBlockContainer] {padding: 3rem .8rem 3rem}}
+@media (max-width: 640px) {
+  [data-testid=stMainBlockContainer] {padding: 3rem .8rem 3rem}
+  [data-testid=stElementContainer]:has([data-testid=stPlotlyChart]) {overflow-x: auto}
+  [data-testid=stFullScreenFrame]:has([data-testid=stPlotlyChart]) {min-width: 680px}
+  .st-key-panels [data-testid=stFullScreenFrame]:has([data-testid=stPlotlyChart]) {min-width: 0}
+}
 </style>"""
 BUSY_SECONDS, IDLE_SECONDS = 2, 5  # between looks at the folder, with and without a sweep under way
 

@@ -21,6 +21,7 @@ from apps.drawn.curves import ALL, LOG, SEPARATOR, colors
 HEIGHT, TOP, BOTTOM = 262, 50, 40
 TITLE = {"x": 0, "xref": "container", "xanchor": "left", "y": 0.94, "yref": "container", "yanchor": "top"}
 MOST = 6  # lines a panel
+FIRST = 12  # panels at first sight; others are chosen by hand
 WANTED = (
     r"^accuracy\b",
     r"^ppl · answer(?: ·|$)",
@@ -206,7 +207,10 @@ def place_of(figure: Any, rows: pd.DataFrame, point: Mapping[str, Any], x: str =
 
 
 def wanted(rows: pd.DataFrame, patterns: Sequence[str] = WANTED) -> list[str]:
-    """Per kind of curve the panels that every run with such a curve has one of, those of most runs first."""
+    """Per kind of curve the panels that every run with such a curve has one of, those of most runs first.
+
+    Kinds at the end of the list are left out where there would be more than `FIRST` panels.
+    """
     found: list[str] = []
     for pattern in patterns:
         hits = rows[rows["panel"].str.contains(pattern)]
@@ -216,4 +220,7 @@ def wanted(rows: pd.DataFrame, patterns: Sequence[str] = WANTED) -> list[str]:
             best = max(of, key=lambda p: len(of[p]))
             found.append(str(best))
             left -= of[best]
+    counts = {p: sum(1 for _ in _parts(rows[rows["panel"] == p])) for p in found}
+    while len(found) > 1 and sum(counts[p] for p in found) > FIRST:
+        found.pop()
     return found

@@ -103,6 +103,8 @@ def test_a_curve_may_run_along_tokens_as_its_log_counts_them():
 def test_every_run_chosen_has_a_curve_of_each_kind_it_has():
     some = pd.concat([rows(("a", "b")), rows(("c",)).assign(panel="accuracy · final")])
     assert panels.wanted(some, ["^accuracy"]) == ["accuracy", "accuracy · final"]
+    many = pd.concat([rows(("a", "b")).assign(panel=p, group=g) for p in ("accuracy", "ppl", "kl") for g in "abcdef"])
+    assert panels.wanted(many, ["accuracy", "ppl", "kl"]) == ["accuracy", "ppl"]  # twelve panels
 
 
 def test_a_small_curve_has_gaps_and_none_of_a_single_point():
