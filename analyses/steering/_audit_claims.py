@@ -34,7 +34,7 @@ def _gated(data: xr.Dataset, group: str, kind: str, p: float, looks: int, draws:
         why, needs = f"{draws} random gates and neurons have no rank below .05", "more draws"
         return Claim("audit", UNJUDGED, what, why=why, needs=needs, group=group, n=n)
     if np.isnan(low) and value != 0:
-        why, needs = "too few items were moved to have an interval", "more items on which the probe fires"
+        why, needs = "too few items moved for an interval", "more items on which the probe fires"
         return Claim("audit", UNJUDGED, what, why=why, needs=needs, group=group, n=n)
     value, low, high = stats.widened(value, low, high, n=n, looks=looks)
     is_found = p <= LEVEL and (low > 0 or high < 0)
