@@ -29,7 +29,7 @@ def _gated(data: xr.Dataset, group: str, kind: str, p: float, looks: int, draws:
     if np.isnan(value):
         return None
     n = int(cell["effect_n"])
-    what = f"steering behind the probe moves the answers of {group} beyond random gates and neurons"
+    what = f"gated steering moves answers of {group} beyond random gates and neurons"
     if len(data["answer_kind"]) / (1 + draws) > LEVEL:
         why, needs = f"{draws} random gates and neurons have no rank below .05", "more draws"
         return Claim("audit", UNJUDGED, what, why=why, needs=needs, group=group, n=n)
