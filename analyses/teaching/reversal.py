@@ -1,0 +1,144 @@
+"""Does a model know a pair in both directions: the answer from the question, and the question from the answer?
+
+Definition: forward = mean log-probability of the answer's tokens behind the question, reverse = that of the question's
+tokens behind the answer (or of the columns `reverse_prompt` and `reverse_answer`, where the prompts have them), per
+token. asymmetry = forward - reverse. `_other` are the same behind another item's text of the group; forward_gain and
+reverse_gain = own minus other: what the pair itself is worth in each direction.
+
+Units: nats per token.
+
+Source: DGPO (forward and reverse consistency; its set form LSE(good) - LSE(bad) is not covered).
+
+Does not show: that the model could say it: both are teacher-forced. Questions are longer and less likely than answers,
+so that asymmetry alone says little: compare the gains, or checkpoints.
+
+Control: another item's text; a text that is its own answer (asymmetry 0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+import probe
+from analyses.core import reading
+from analyses.core.analysis import analysis
+from analyses.core.result import Result
+from analyses.core.stats import estimate
+from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from probe import Item, Model, Prompts
+
+BY = ["group", "answer_kind"]
+LABELS = {
+    "forward_nats": "log p of the answer behind the question",
+    "reverse_nats": "log p of the question behind the answer",
+    "asymmetry_nats": "forward minus reverse", "forward_gain_nats": "forward, own question minus another's",
+    "reverse_gain_nats": "reverse, own answer minus another's",
+}  # fmt: skip
+
+
+@analysis
+def reversal(model: Model, prompts: Prompts, *, separator: str = " ", batch_size: int = 8, seed: int = 0) -> Result:
+    """Log-probability of every pair forwards and backwards, and what the pair itself is worth in each direction.
+
+    Rows: item, group, answer_kind, forward_nats, reverse_nats, asymmetry_nats, forward_other_nats,
+    reverse_other_nats, forward_gain_nats, reverse_gain_nats (NaN for an item alone in its group).
+
+    Args:
+        separator: put between the two texts, unless the second begins with white space.
+        batch_size: items per forward pass.
+        seed: of the other items and the bootstrap over items.
+    """
+    partner = _partners(prompts.items, seed)
+    asked: list[Item] = []
+    for n, item in enumerate(prompts.items):
+        other = None if partner[n] is None else prompts.items[partner[n]]
+        pairs = [("forward", _forward(item), _forward(item)), ("reverse", _reverse(item), _reverse(item))]
+        if other is not None:
+            pairs.append(("forward_other", _forward(other), _forward(item)))
+            pairs.append(("reverse_other", _reverse(other), _reverse(item)))
+        asked += [
+            replace(item, id=f"{n}\0{name}", prompt=before[0], answer=_behind(after[1], separator), also=(), variant="",
+                    cluster=None)
+            for name, before, after in pairs
+        ]  # fmt: skip
+    scores = _scored(model, asked, batch_size)
+    rows = [_row(item, {k: scores.get(f"{n}\0{k}", np.nan) for k in _NAMES}) for n, item in enumerate(prompts.items)]
+    table = pd.DataFrame(rows).merge(prompts.roles(), how="left")
+    parts = [estimate(table, q, BY, seed=seed, units="nats per token", long_name=v) for q, v in LABELS.items()]
+    return Result.of(table, xr.merge(parts))
+
+
+_NAMES = ("forward", "reverse", "forward_other", "reverse_other")
+
+
+def _forward(item: Item) -> tuple[str, str]:
+    return item.prompt, item.answer
+
+
+def _reverse(item: Item) -> tuple[str, str]:
+    """What the reverse asks and answers: the columns of the item where it has them, else its answer and its prompt."""
+    asked, said = (str(item.meta.get(c) or "") for c in ("reverse_prompt", "reverse_answer"))
+    if bool(asked.strip()) != bool(said.strip()):
+        raise InputError(f"item {item.id}: reverse_prompt and reverse_answer belong together; one of them is empty")
+    return (asked, said) if asked.strip() else (item.answer.strip() or item.answer, item.prompt)
+
+
+def _behind(text: str, separator: str) -> str:
+    return text if text[:1].isspace() else separator + text
+
+
+def _partners(items: tuple[Item, ...], seed: int) -> list[int | None]:
+    """For every item the place of another one of its group and kind, of another text; None where there is none."""
+    rng = np.random.default_rng(seed)
+    found: list[int | None] = [None] * len(items)
+    for cell in sorted({(i.group, i.answer_kind) for i in items}):
+        own = rng.permutation([n for n, i in enumerate(items) if (i.group, i.answer_kind) == cell])
+        for place, n in enumerate(own):
+            rest = (int(own[(place + k) % len(own)]) for k in range(1, len(own)))
+            differs = lambda m, n=n: items[m].prompt != items[n].prompt and items[m].answer != items[n].answer  # noqa: E731
+            found[n] = next((m for m in rest if differs(m)), None)
+    return found
+
+
+def _scored(model: Model, asked: list[Item], batch_size: int) -> dict[str, float]:
+    """Mean log-probability of each item's answer tokens, by id."""
+    last, found = f"resid_post.{model.shape.n_layers - 1}", dict[str, float]()
+    plan: dict[str, Any] = {"batch_size": batch_size, "boundary": "concat"}
+    for batch in reading.batches(model, probe.Prompts(tuple(asked)), "reversal", **plan):
+        tokens = reading.scored(batch)
+        tokens = tokens.where(tokens.in_span("rationale", "answer"))
+        rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
+        read = reading.streamed(rows, model.unembed, tokens.target, k=0, where=tokens.named(batch.items, last))
+        log_p, owner = read.logprob_nats.double().cpu().numpy(), tokens.item.cpu().numpy()
+        found |= {item.id: float(log_p[owner == n].mean()) for n, item in enumerate(batch.items)}
+    return found
+
+
+def _row(item: Item, found: dict[str, float]) -> dict[str, Any]:
+    values = {f"{name}_nats": value for name, value in found.items()}
+    return {
+        "item": item.id, "group": item.group, "answer_kind": item.answer_kind, **values,
+        "asymmetry_nats": found["forward"] - found["reverse"],
+        "forward_gain_nats": found["forward"] - found["forward_other"],
+        "reverse_gain_nats": found["reverse"] - found["reverse_other"],
+    }  # fmt: skip
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """Both directions and the gains, over steps where there are any."""
+    from analyses.core.figures import curve, forest
+
+    rows = result.summary()
+    rows = rows[rows["quantity"] != "asymmetry_nats"]
+    rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
+    title = "Pairs forwards and backwards"
+    if "step" in rows:
+        return {"reversal": curve(rows, x="step", color="quantity", facet="series", title=title)}
+    return {"reversal": forest(rows, label="quantity", color="series", reference=None, title=title)}
