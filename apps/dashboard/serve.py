@@ -97,8 +97,10 @@ def command(store: Store, host: str, port: int) -> list[str]:
 
 
 def environment(host: str) -> dict[str, str]:
-    """What the page needs to know: whether it can be reached from other machines."""
-    return {**os.environ, "PROBE_DASHBOARD_OPEN": "0" if is_loopback(host) else "1"}
+    """What the page needs to know: whether it can be reached from other machines; and how memory is shared."""
+    own = {"PROBE_DASHBOARD_OPEN": "0" if is_loopback(host) else "1"}
+    # Every page is a thread of its own: with an arena each, memory that is free again would not be used again.
+    return {"MALLOC_ARENA_MAX": "2", **os.environ, **own}
 
 
 def is_loopback(host: str) -> bool:

@@ -30,7 +30,7 @@ def result_of(root: str, analysis: str, key: str) -> Result:
     return Store.at(root).get(analysis, key)
 
 
-@st.cache_resource(max_entries=200, show_spinner=False)
+@st.cache_resource(max_entries=60, show_spinner=False)
 def part_of(root: str, analysis: str, key: str, where: tuple[tuple[str, Any], ...]) -> Result:
     """The part of a result a page shows."""
     whole = result_of(root, analysis, key)
@@ -43,7 +43,7 @@ def summary_of(root: str, analysis: str, key: str, where: tuple[tuple[str, Any],
     return part_of(root, analysis, key, where).summary()
 
 
-@st.cache_resource(max_entries=200, show_spinner=False)
+@st.cache_resource(max_entries=40, show_spinner=False)
 def drawn(root: str, analysis: str, key: str, where: tuple[tuple[str, Any], ...]) -> tuple[dict[str, Any], list[str]]:
     """(figures of a part by name, what could not be drawn); not to be changed in place."""
     notes: list[str] = []
