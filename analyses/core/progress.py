@@ -84,8 +84,8 @@ _open: list[Any] = []
 
 def _tokens(item: object) -> int:
     """Tokens of a batch, padding counted; 0 of anything else."""
-    ids = getattr(item, "ids", None)
-    return int(ids.numel()) if hasattr(ids, "numel") else 0
+    counted = getattr(getattr(item, "ids", None), "numel", None)
+    return int(counted()) if callable(counted) else 0
 
 
 def _held() -> str:

@@ -76,7 +76,7 @@ def arms(found: Sequence[Answers], pattern: str) -> str:
     for analysis, quantity in zip(TABLED, QUANTITIES, strict=True):
         if any(analysis in one.results for one in found):
             rows = usual(over_seeds(found, pattern, analysis, quantity))
-            dims = [c for c in rows if c not in ("step", "mean", "sd", "seeds")]
+            dims = [str(c) for c in rows if c not in ("step", "mean", "sd", "seeds")]
             told = [c for c in dims if c in ("arm", "quantity") or rows[c].nunique(dropna=False) > 1]
             shown += [_arm(told, part.sort_values("step")) for _, part in rows.groupby(told, dropna=False, sort=False)]
     return lines.printed(pd.DataFrame(shown))

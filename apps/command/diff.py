@@ -87,7 +87,7 @@ def _values(one: pd.DataFrame, two: pd.DataFrame, analysis: str) -> list[Value]:
     """The numbers of an item that are compared: whether it was right, and how likely its answer is; else the first."""
     if "item" not in one or "item" not in two:
         raise InputError(f"results of {analysis} keep no rows by item")
-    numbers = [c for c in one if c in two and c not in NOT_VALUES and pd.api.types.is_numeric_dtype(one[c])]
+    numbers = [str(c) for c in one if c in two and c not in NOT_VALUES and pd.api.types.is_numeric_dtype(one[c])]
     chosen = [c for c in FIRST if c in numbers] or numbers[:1]
     if not chosen:
         raise InputError(f"results of {analysis} keep no number for each item")

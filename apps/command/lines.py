@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -45,7 +46,7 @@ def _all(summary: pd.DataFrame) -> list[str]:
     return [c for c in summary.columns if c not in (*NUMBERS, "unit", "step")]
 
 
-def _line(dims: Sequence[str], key: object, part: pd.DataFrame) -> dict[str, object]:
+def _line(dims: Sequence[str], key: object, part: pd.DataFrame) -> dict[str, Any]:
     part = part.sort_values("step")
     first, last = part.iloc[0], part.iloc[-1]
     named = dict(zip(dims, key if isinstance(key, tuple) else (key,), strict=True))
@@ -75,10 +76,9 @@ def printed(frame: pd.DataFrame) -> str:
     if frame.empty:
         return ""
     texts = frame.map(lambda v: "" if v is None or (isinstance(v, float) and pd.isna(v)) else _text(v)).astype(str)
-    widths = {c: max(len(str(c)), int(texts[c].str.len().max())) for c in texts}
-    head = "  ".join(str(c).ljust(widths[c]) for c in texts)
-    body = ["  ".join(row[c].ljust(widths[c]) for c in texts) for _, row in texts.iterrows()]
-    return "\n".join(line.rstrip() for line in [head, *body])
+    table = [[str(c) for c in texts], *texts.to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
 
 
 def _text(value: object) -> str:

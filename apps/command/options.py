@@ -283,7 +283,7 @@ def _settings(of: Analysis, verb: Verb) -> list[click.Option]:
     needs = _kinds(of)
     takes = bool({"Model", "Checkpoints"} & needs)
     # Where only a result that is read would be computed with a model, its settings are understood and not shown.
-    shown = {} if {"Model", "Checkpoints"} & {i.kind for i in of.inputs} else {"hidden": True}
+    shown: dict[str, Any] = {} if {"Model", "Checkpoints"} & {i.kind for i in of.inputs} else {"hidden": True}
     found = [click.Option(flags(f), **k, **shown) for f, k in MODEL_SETTINGS.items()] if takes else []
     if takes:
         found.append(click.Option(["--config", "config_folder"], metavar="FOLDER", help=CONFIG_HELP, **shown))

@@ -41,7 +41,7 @@ RUN_OPTIONS = tuple(flag.removeprefix("--").replace("-", "_") for flag in SHARED
 
 def command() -> click.Command:
     """The command, made of the settings that runs and sweeps have too."""
-    groups = {"type": Values(str), "multiple": True, "callback": joined}
+    groups: dict[str, Any] = {"type": Values(str), "multiple": True, "callback": joined}
     every = {**SHARED, **MODEL_SETTINGS, **ENGINE_SETTINGS}
     parameters: list[click.Parameter] = [
         click.Argument(["runs"], nargs=-1, required=True, metavar="RUN..."),

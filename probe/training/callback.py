@@ -17,6 +17,7 @@ optimizer step they are of.
 Does not measure: models whose parameters lie on other ranks (FSDP, ZeRO-3): save and sweep the checkpoints.
 """
 
+# ruff: noqa: ARG002 - a callback is handed more than it asks for
 from __future__ import annotations
 
 import random
@@ -110,33 +111,45 @@ class ProbeCallback(TrainerCallback):
         return self
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
         """Before the first update."""
         self._begun = time.perf_counter()
         if not state.is_world_process_zero:
             return
         with self._harmless("begin"):
-            self.measure.begin(state.global_step, Path(args.output_dir))
+            self.measure.begin(state.global_step, Path(str(args.output_dir)))
         if self._trainer() is None:
             self._warn(UNATTACHED)
         if self.at_start and state.global_step == 0:
             self._due(args, state, kwargs)
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
         """After an update."""
         if self.every is not None and state.global_step % self.every == 0:
             self._due(args, state, kwargs)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """After a checkpoint was written."""
         if self.every is None:
             self._due(args, state, kwargs)
 
     def on_train_end(
-        self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
         """Say what was left out; let go of the model."""
         self._model = None
@@ -159,7 +172,7 @@ class ProbeCallback(TrainerCallback):
         with self._harmless("measure"), _same_random_numbers():
             model = self._handle(given)
             ready = time.perf_counter()  # to wrap the model is needed once, and says nothing about the next time
-            self._log(self.measure(model, step, Path(args.output_dir)))
+            self._log(self.measure(model, step, Path(str(args.output_dir))))
             self.measured.append(step)
         self._took.append(time.perf_counter() - ready)
         self.seconds += time.perf_counter() - started

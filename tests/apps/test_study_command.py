@@ -59,9 +59,9 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
 
 def test_a_quick_study_leaves_the_whole_answers(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "QUICK", 2)
-    words = {"runs": [str(run / "my run")], "prompts": str(run / "items.jsonl"), "questions": ["where"], "quick": True}
+    words = {"runs": [str(run / "my run")], "prompts": str(run / "items.jsonl"), "questions": ["memory"], "quick": True}
     store = Store(tmp_path)
-    done = study.carried_out(words, store, quiet=True)
+    done = study.carried_out({**words, "max_new_tokens": 2}, store, quiet=True)
     keys = {result.key for answers in done.answers for result in answers.results.values()}
     assert {key for _, key in store.addresses()} == keys
 

@@ -93,7 +93,9 @@ def test_numbers_are_those_of_the_analyses_one_by_one(
         xr.testing.assert_identical(together.data, alone.data)
 
 
-@pytest.mark.parametrize("way", ["adjacent", "all", "first"])
+@pytest.mark.parametrize(
+    "way", ["adjacent", *(pytest.param(way, marks=pytest.mark.verify) for way in ("all", "first"))]
+)
 def test_sweeps_of_pairs_share_two_handles(series: Path, items: Prompts, way: Any, reads: list[str]) -> None:
     pool = ModelPool(Loading())
     found = series_of(series, Loading())

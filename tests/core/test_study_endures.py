@@ -91,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.verify)])
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.verify)])
 def test_killed_at_random_moments_it_loses_nothing_and_computes_nothing_again(
     kills: int, folder: Path, tmp_path: Path
 ) -> None:

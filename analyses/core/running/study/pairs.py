@@ -47,11 +47,12 @@ def fell_most(series: Sequence[Checkpoint], rollouts: Rollouts) -> tuple[Checkpo
         InputError: a log without entropies, or fewer than two checkpoints that sampled some of it.
     """
     rollouts.require("H", by="the pair between which entropy fell most")
-    entropy: pd.Series = pd.concat(rollouts.tokens(["H"])).groupby("step")["H"].mean()
-    sampled = [c for c in series if c.step in entropy.index]
+    means: pd.Series = pd.concat(rollouts.tokens(["H"])).groupby("step")["H"].mean()
+    entropy: dict[int | None, float] = dict(zip(map(int, means.index), means, strict=True))
+    sampled = [c for c in series if c.step in entropy]
     if len(sampled) < 2:
         raise InputError(
             f"{len(sampled)} of the checkpoints (steps {[c.step for c in series]}) sampled rollouts of the log (steps "
-            f"{list(entropy.index)[:8]}); entropy is compared between two that did: save checkpoints at those steps"
+            f"{list(entropy)[:8]}); entropy is compared between two that did: save checkpoints at those steps"
         )
     return min(pairwise(sampled), key=lambda pair: entropy[pair[1].step] - entropy[pair[0].step])
