@@ -81,12 +81,25 @@ def shown() -> str:
     lines = [f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
     for s in there:
         paper = f"{s.name} ([{s.arxiv}](https://arxiv.org/abs/{s.arxiv}))" if s.arxiv else s.name
-        cells = (s.row, paper, s.measures, s.differs, *(_told(kept.get(s.row, {}).get(n)) for n in ("number", "null")))
+        cells = (
+            s.row,
+            paper,
+            _prose(s.measures),
+            _prose(s.differs),
+            *(_told(kept.get(s.row, {}).get(n)) for n in ("number", "null")),
+        )
         lines.append(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |")
     missing = [row for row in ROWS if row not in {s.row for s in there}]
     commands = [f"# {s.row} {s.name}\n$ {s.command}" for s in there]
     rest = f"\n\nNot in the table yet: rows {', '.join(missing)}." if missing else ""
     return "\n".join(lines) + rest + "\n\n## Commands\n\n```console\n" + "\n".join(commands) + "\n```"
+
+
+def _prose(text: str) -> str:
+    """Text of the table: outside backticks `*`, `_` and `<` are signs of formulas, not markup."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"[*_]", r"\\\g<0>", part.replace("<", "&lt;")) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _told(kept: dict[str, Any] | None) -> str:
