@@ -24,8 +24,10 @@ class Unavailable(Exception):
     """A peer that cannot be had here."""
 
 
-def environment(name: str, *packages: str) -> Path:
+def environment(name: str, *packages: str, versions: str = "constraints.txt") -> Path:
     """The Python of an environment with `packages` and our build of torch, made where it is not there yet.
+
+    `versions`: the constraints it keeps to; "" for those the packages choose, where they exclude ours.
 
     Raises:
         Unavailable: it could not be made.
@@ -33,11 +35,16 @@ def environment(name: str, *packages: str) -> Path:
     folder = ENVIRONMENTS / name
     python, ready = folder / "bin" / "python", folder / "ready"
     # torch alone and first, else an index's newest build comes with gigabytes of CUDA.
-    steps = [[f"torch=={torch.__version__.partition('+')[0]}"], list(packages)]
+    steps = [
+        [f"torch=={torch.__version__.partition('+')[0]}"],
+        list(packages),
+        *([] if versions == "constraints.txt" else [[versions]]),
+    ]
+    kept = ["-c", versions] if versions else []
     if ready.is_file() and ready.read_text() == repr(steps):
         return python
-    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", "constraints.txt"]
-    for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], *([*pip, *s] for s in steps)):
+    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *kept]
+    for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], *([*pip, *s] for s in steps[:2])):
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, cwd=FOLDER.parent)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:

@@ -26,3 +26,15 @@ def test_every_export_is_there() -> None:
     assert set(probe.__all__) <= set(dir(probe))
     with pytest.raises(AttributeError, match="nothing"):
         _ = probe.nothing
+
+
+@pytest.mark.verify
+def test_the_first_trace_of_a_fresh_process_takes_five_seconds_of_cpu(tmp_path) -> None:
+    from tests import tiny
+
+    folder = tiny.save(tmp_path / "model")
+    code = (
+        "import sys, time; from probe import Model; Model.load(sys.argv[1]).run('the fox', read='resid_post.1'); "
+        "sys.exit(time.process_time() > 5)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(folder)], timeout=120, check=False).returncode == 0
