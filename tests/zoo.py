@@ -76,15 +76,17 @@ OWN: dict[str, dict[str, Any]] = {
 """What a family needs beyond sizes."""
 
 CAUSAL = (
-    "afmoe", "apertus", "arcee", "bamba", "bitnet", "bloom", "codegen", "cohere", "cohere2", "cwm", "deepseek_v2",
-    "deepseek_v3", "diffllama", "doge", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "falcon", "falcon_h1",
-    "flex_olmo", "gemma", "gemma2", "gemma3_text", "gemma4_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "gpt2",
-    "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe", "granitemoehybrid", "helium",
-    "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm3", "jamba", "jais2", "kimi_linear", "lfm2", "llama",
-    "llama4_text", "mamba", "mamba2", "minicpm3", "minimax_m2", "ministral", "ministral3", "mistral", "mixtral",
-    "mpt", "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "opt", "persimmon", "phi",
-    "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next",
-    "seed_oss", "smollm3", "stablelm", "starcoder2", "vaultgemma", "xglm",
+    "afmoe", "apertus", "arcee", "aria_text", "axk1", "bailing_hybrid", "bamba", "bitnet", "bloom", "codegen",
+    "cohere", "cohere2", "cwm", "deepseek_v2", "deepseek_v3", "diffllama", "doge", "dots1", "ernie4_5",
+    "ernie4_5_moe", "exaone4", "falcon", "falcon_h1", "flex_olmo", "gemma", "gemma2", "gemma3", "gemma3_text",
+    "gemma3n_text", "gemma4", "gemma4_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "gpt2", "gpt_bigcode",
+    "gpt_neo", "gpt_neox", "gpt_neox_japanese", "gpt_oss", "gptj", "granite", "granitemoe", "granitemoehybrid",
+    "granitemoeshared", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm3", "jais2", "jamba", "jetmoe",
+    "kimi_linear", "lfm2", "llama", "llama4_text", "llava", "mamba", "mamba2", "minicpm3", "minimax_m2",
+    "ministral", "ministral3", "mistral", "mistral3", "mixtral", "mpt", "nanochat", "nemotron", "olmo", "olmo2",
+    "olmo3", "olmo_hybrid", "olmoe", "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_5_vl",
+    "qwen2_moe", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl", "seed_oss",
+    "smollm3", "smolvlm", "stablelm", "starcoder2", "vaultgemma", "xglm",
 )  # fmt: skip
 """Families of the table in docs/families.md."""
 

@@ -124,7 +124,7 @@ class HuggingFaceBackend:
 
     def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Logits of normed hidden states, the family's factor and soft cap included."""
-        return logits_of(self._unembed(hidden), self.config)
+        return logits_of(unembedded(self._unembed, hidden), self.config)
 
     def final_norm(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The final norm, its statistics recomputed from `resid`."""
@@ -137,7 +137,7 @@ class HuggingFaceBackend:
 
         def kept(resid: Tensor) -> Tensor:
             with torch.no_grad():
-                return logits_of(unembed(norm(resid.to(dtype))), config)
+                return logits_of(unembedded(unembed, norm(resid.to(dtype))), config)
 
         return kept
 
@@ -180,12 +180,19 @@ class HuggingFaceBackend:
             parameter.data = weights[name].data
 
 
-def logits_of(unembedded: Tensor, config: object) -> Tensor:
+def unembedded(unembed: nn.Module, hidden: Tensor) -> Tensor:
+    """The unembedding's output; some families (Mamba) keep states in float32 beside weights of fewer bits."""
+    weight = getattr(unembed, "weight", None)
+    plain = weight is not None and weight.is_floating_point() and weight.element_size() > 1  # or packed
+    return unembed(hidden.to(weight.dtype) if plain else hidden)
+
+
+def logits_of(raw: Tensor, config: object) -> Tensor:
     """What the family makes of its unembedding's output: a factor, a soft cap, or nothing."""
     scale, cap = families.logit_scale(config), families.logit_cap(config)
     if scale != 1.0:
-        unembedded = unembedded * scale
-    return unembedded if cap is None else torch.tanh(unembedded / cap) * cap
+        raw = raw * scale
+    return raw if cap is None else torch.tanh(raw / cap) * cap
 
 
 @contextmanager

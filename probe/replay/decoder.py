@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from probe import families
-from probe.backends.hf import logits_of
+from probe.backends.hf import logits_of, unembedded
 from probe.backends.hooks import Port, attached
 from probe.backends.observed import accepted
 from probe.errors import InputError, ProbeError
@@ -215,7 +215,7 @@ class Decoder:
 
     def head(self, resid: Float[Tensor, "row d_model"], *, normed: bool = False) -> Float[Tensor, "row vocab"]:
         """Logits of final residual rows: final norm (unless done), unembedding, the family's factor and soft cap."""
-        return logits_of(self.unembed(resid if normed else self.norm(resid)), self.config)
+        return logits_of(unembedded(self.unembed, resid if normed else self.norm(resid)), self.config)
 
     @contextmanager
     def _attending(self, attend: Attend) -> Iterator[None]:

@@ -228,6 +228,15 @@ def test_hybrids_generate_as_without_a_cache(hybrid: str) -> None:
             ids = torch.cat([ids, torch.tensor([[token]])], 1)
 
 
+def test_states_of_float32_beside_weights_of_bfloat16() -> None:
+    plain = zoo.model("mamba2").to(torch.bfloat16)
+    model = Model.wrap(plain, tiny.word_tokenizer(), check=False)
+    batch = model.batches(tiny.twelve_items().limit(1), batch_size=1)[0]
+    with torch.no_grad():
+        want = plain(input_ids=batch.ids, use_cache=False).logits
+    assert torch.allclose(model.run(batch).logits.float(), want.float(), atol=1e-2)
+
+
 def test_a_state_of_another_form_generates_nothing() -> None:
     model = Model.wrap(zoo.model("mamba"), tiny.word_tokenizer(), check=False)
     with pytest.raises(InputError, match="form of its own"):
