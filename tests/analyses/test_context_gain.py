@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from analyses.teaching.context_gain import compared
 from probe import Item, Model, Prompts
 from probe.errors import InputError
 from tests import planted, tiny
+from tests.conftest import ROOT
 
 
 def hinted(n: int, seed: int = 0, hints: str = "right") -> Prompts:
@@ -114,6 +117,31 @@ def test_equal_contexts_of_a_wide_vocabulary_are_streamed() -> None:
     found = compared(Wide(), (rows, targets), (rows, targets), 0.1)  # type: ignore[arg-type]
     assert found["gain_nats"] == found["kl_nats"] == found["top_moved"] == 0
     assert max(blocks) <= 64
+
+
+MEASURED = """
+import resource, torch
+from analyses.teaching.context_gain import compared
+torch.set_num_threads(1)
+head = torch.randn(8, 152_064)
+class Wide:
+    def logits_of(self, rows):
+        return rows @ head
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+rows, targets = torch.randn(1000, 8), torch.zeros(1000, dtype=torch.long)
+compared(Wide(), (rows[:8], targets[:8]), (rows[:8], targets[:8]), 0.1)
+before = peak()
+compared(Wide(), (rows, targets), (rows.flip(0), targets), 0.1)
+print(peak() - before)
+"""
+
+
+@pytest.mark.verify
+def test_a_tenth_of_the_memory_of_holding_the_distributions_is_enough() -> None:
+    """1,000 answer tokens in two contexts: logits and log-probabilities of both would be 2,320 MiB."""
+    done = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert float(done.stdout) < 0.1 * 4 * 1000 * 152_064 * 4 / 2**20
 
 
 def test_what_is_missing_is_told(models: dict[str, Any]) -> None:
