@@ -69,7 +69,7 @@ class Trace:
 
     @property
     def tokens(self) -> list[list[str]]:
-        """Text of each token, [item][pos] as the tensors are; "" on padding."""
+        """Text of each token, `[item][pos]` as the tensors are; "" on padding."""
         if self.batch is None:
             return []
         rows = zip(self.batch.ids.tolist(), self.batch.mask.tolist(), strict=True)
