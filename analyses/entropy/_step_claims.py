@@ -44,8 +44,8 @@ def _claim(name: str, x: np.ndarray, measured: np.ndarray, looks: int) -> Claim:
         why, needs = "it or the measured change is the same at every update", "updates that differ"
         return Claim("follows", UNJUDGED, what.removesuffix(", r being"), why=why, needs=needs, n=n)
     pair = serial.beyond_trend(measured, x)
-    is_found = serial.is_associated(pair, ALPHA / looks) and pair[0].values[0] > 0
     low, high = (max(min(low, r), -1.0), min(max(high, r), 1.0)) if looks < 2 else _together(r, low, high, n, looks)
+    is_found = serial.is_associated(pair, ALPHA / looks) and pair[0].values[0] > 0 and low > 0
     p = min(1.0, looks * max(one.p() for one in pair))
     return Claim(
         "follows", FOUND if is_found else NONE, what if is_found else f"that {what}",

@@ -14,6 +14,7 @@ from analyses.memory._answer_grids import SEEN, UNSEEN, Array, Grid, is_in
 FEWEST = 8  # items of each kind
 ESTIMAND = "change of the answer's mean NLL since the first step, seen minus unseen items"
 PARADOX = "answers of seen items fell beyond those of unseen ones, and their prompts rose"
+FELL_ALONE = "answers of seen items fell"
 FELL = "answers of seen items fell beyond those of unseen ones"
 WHETHER = "answers of seen items fell beyond others while prompts rose"
 
@@ -76,6 +77,11 @@ def _claim(
     is_paradox = bool(fell[-1] and rose[-1])
     holds = fell & rose if is_paradox else fell
     since = float(steps[len(holds) - int(np.argmin(np.append(holds[::-1], False)))]) if holds[-1] else None
+    if not holds[-1] and gap.high[-1] < 0 <= falls.high[-1]:
+        own = {"effect": float(falls.value[-1]), "low": float(falls.low[-1]), "high": float(falls.high[-1])}
+        rose_more = "answers of unseen items got less likely: seen ones are compared with themselves here"
+        said = {"unit": "nats per token", "n": n, "family": f"{len(steps)} steps", "control": "unseen items"}
+        return Claim("fall", NONE, FELL_ALONE, "change of seen answers", group=kind, caveat=rose_more, **own, **said)
     parts = [("answers of seen items", falls), (f"{mask} of seen items", rises)]
     checked = tuple(f"{name}: {t.value[-1]:+.3f} [{t.low[-1]:+.3f}, {t.high[-1]:+.3f}] nats" for name, t in parts)
     return Claim(
@@ -85,5 +91,11 @@ def _claim(
         estimand=ESTIMAND, effect=float(gap.value[-1]), low=float(gap.low[-1]), high=float(gap.high[-1]),
         unit="nats per token", p=float(gap.p_cell[-1]), n=n, family=f"{len(steps)} steps", control="unseen items",
         assumptions=checked, group=kind, step=since,
-        caveat="" if is_paradox or not holds[-1] else f"their prompts ({mask}) did not clearly rise: no paradox",
+        caveat=_caveat(bool(holds[-1]), is_paradox, bool(gap.high[-1] < 0), mask),
     )  # fmt: skip
+
+
+def _caveat(is_found: bool, is_paradox: bool, is_larger: bool, mask: str) -> str:
+    if is_found and not is_paradox:
+        return f"their prompts ({mask}) did not clearly rise: no paradox"
+    return "larger in nats, not in proportion to where the answers began" if is_larger and not is_found else ""

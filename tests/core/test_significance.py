@@ -5,7 +5,9 @@ import pytest
 from scipy import stats as scipy_stats
 
 from analyses.core import stats
+from analyses.core.stats import serial
 from probe.errors import InputError
+from tests.planted import ar1
 
 
 @pytest.fixture
@@ -139,3 +141,16 @@ def test_change_points_closed_form():
 def test_change_points_of_noise_are_few():
     found = [len(stats.change_points(np.random.default_rng(s).normal(size=28))) for s in range(40)]
     assert np.mean(np.array(found) > 0) < 0.35
+
+
+def test_the_interval_of_a_correlation_of_persistent_series_covers() -> None:
+    """Two unrelated series of persistence .8: Fisher's plain interval leaves out 0 in a quarter of them."""
+    found = np.array([serial.correlation(*ar1(np.random.default_rng(s), (2, 24), 0.8)) for s in range(300)])
+    assert ((found[:, 1] <= 0) & (found[:, 2] >= 0)).mean() > 0.9
+    plain = 1.96 / np.sqrt(21)
+    assert (np.abs(np.arctanh(found[:, 0])) < plain).mean() < 0.85
+    line = np.arange(9.0)
+    assert serial.correlation(line, 2 * line) == (1.0, 1.0, 1.0)
+    assert (
+        np.isnan(serial.correlation(line, np.ones(9))).all() and np.isnan(serial.correlation(line[:3], line[:3])).all()
+    )
