@@ -68,7 +68,10 @@ def axes(log: RunLog) -> dict[str, dict[int, float]]:
         for name in (n for n in names if n in log.frame):
             values = log.frame[name].dropna()
             if len(values) and values.is_monotonic_increasing:
-                found[axis] = {0: 0.0, **{int(step): float(v) for step, v in values.items()}}
+                found[axis] = {
+                    0: 0.0,
+                    **{int(s): float(v) for s, v in zip(values.index.to_list(), values.to_list(), strict=True)},
+                }
                 break
     return found
 

@@ -72,7 +72,8 @@ def of_item(
     if found.empty or "layer" not in found or found["layer"].nunique() < 2 or column not in found:
         return None
     found = found.dropna(subset=["layer", "pos"]).sort_values("pos", kind="stable")
-    at = {s: _at(found, s) for s in (step, base) if s in steps} or {None: _at(found, None)}
+    at: dict[int | None, pd.DataFrame] = {s: _at(found, s) for s in (step, base) if s in steps}
+    at = at or {None: _at(found, None)}
     if at[step].empty:
         return None
     return _made(entry, found, at, column, (step, base), difference=difference)
@@ -101,9 +102,10 @@ def _made(
         unit = f"change of {unit}"
     best = {s: _best(entry, part) for s, part in at.items()}
     high = max(abs(ends[0]), abs(ends[1])) or 1.0
+    value_of = dict(zip(now.index.to_list(), now[column].to_list(), strict=True))
     cells = {
         (int(layer), int(pos)): Cell(
-            _shown(best[steps[0]].get((layer, pos)), now.loc[(layer, pos), column]),
+            _shown(best[steps[0]].get((layer, pos)), float(value_of[(layer, pos)])),
             float(np.clip(share.get((layer, pos), np.nan) / high, -1, 1)),
             _told(layer, pos, column, at, best, steps),
         )
@@ -136,7 +138,9 @@ def _best(entry: Entry, part: pd.DataFrame) -> dict[tuple[int, int], Best]:
     if "top_ids" not in part or "top_logprob_nats" not in part:
         return {}
     named_ids = decoded(entry, part[["top_ids"]])
-    texts = named_ids.get("top_tokens", part["top_ids"].map(lambda ids: [f"#{i}" for i in ids]))
+    texts = list(
+        named_ids["top_tokens"] if "top_tokens" in named_ids else ([f"#{i}" for i in ids] for ids in part["top_ids"])
+    )
     return {
         place: [(str(t), float(np.exp(p))) for t, p in zip(own[:BEST], logps[:BEST], strict=True)]
         for place, own, logps in zip(part.index, texts, part["top_logprob_nats"], strict=True)

@@ -6,8 +6,9 @@ that is right. Marks are told by sign as well as by colour.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -171,8 +172,8 @@ def written(rows: pd.DataFrame) -> list[Written]:
     ]
 
 
-def _mark(row: dict[str, object]) -> str:
-    correct = float(str(row["correct"])) if not pd.isna(row.get("correct")) else float("nan")
+def _mark(row: Mapping[Hashable, Any]) -> str:
+    correct = float(row["correct"])
     if np.isnan(correct):
         return NONE
     return RIGHT if correct >= 0.5 else CUT if row.get("truncated") == 1 else WRONG
@@ -201,7 +202,7 @@ def page(prompt: str, gold: str, sides: Sequence[tuple[str, Sequence[Written]]],
 
 
 def _keys(now: int | None, steps: Sequence[int]) -> str:
-    if now not in steps:
+    if now is None or now not in steps:
         return ""
     at = list(steps).index(now)
     places = (("[", max(at - 1, 0)), ("]", min(at + 1, len(steps) - 1)))

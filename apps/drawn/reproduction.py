@@ -85,8 +85,8 @@ def of_run(
         lines.append(f"rows = draw.along(rows, counts, {x!r})")
     elif pattern:
         lines.append(f"rows = draw.together(rows, {pattern!r})")
-    look = "".join(f", {n}={v!r}" for n, v, default in (("x", x, "step"), ("smoothing", smoothing, 0)) if v != default)
-    lines.append(f"views = draw.panels(rows, colors{look})")
+    how = "".join(f", {n}={v!r}" for n, v, default in (("x", x, "step"), ("smoothing", smoothing, 0)) if v != default)
+    lines.append(f"views = draw.panels(rows, colors{how})")
     for run, entry in staged.items() if x == "step" else ():
         table = f"store.get({entry.analysis!r}, {entry.key!r}).table"
         lines.append(f"draw.staged(views, {run!r}, {table}, colors[{run!r}])")

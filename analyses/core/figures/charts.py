@@ -146,7 +146,7 @@ def heatmap(
     exist(rows, (x, y, z, *crowds.named(facet)))
     wide, slides = crowds.slid(rows, crowds.named(facet))
     if slides:
-        look = {"x": x, "y": y, "z": z, "title": title, "unit": unit}
+        look: dict[str, Any] = {"x": x, "y": y, "z": z, "title": title, "unit": unit}
         look |= scales.shared_scale(rows, z, signed, limit)
         return crowds.sliding(rows, slides, wide, z, lambda part: heatmap(part, facet=wide or None, **look))
     rows, (facet,) = joined(rows, wide or None)
@@ -197,7 +197,7 @@ def forest(
     exist(rows, [c for of in (color, facet, label) for c in crowds.named(of)])
     wide, slides = crowds.slid(rows, crowds.named(facet))
     if slides:
-        look = {"label": label, "color": color, "reference": reference, "title": title, "unit": unit}
+        look: dict[str, Any] = {"label": label, "color": color, "reference": reference, "title": title, "unit": unit}
         return crowds.sliding(rows, slides, wide, "value", lambda part: forest(part, facet=wide or None, **look))
     rows, (color, facet, named) = joined(rows, color, wide or None, label)
     facet = checked(rows, (named, color, facet), facet, "value")

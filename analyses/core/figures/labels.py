@@ -42,7 +42,7 @@ def named_ends(figure: go.Figure, height: int) -> go.Figure:
         of.add_annotation(text=mark + shown, hovertext=name, font={"size": 12}, align="left", **place)
     longest = max(map(len, names.values()), default=0)
     # A range of its own: a name beside the panel would otherwise widen the axis until it lies inside.
-    xs = [x for t in lines for x in t.x if isinstance(x, Real) and math.isfinite(x)]
+    xs = [float(x) for t in lines for x in t.x if isinstance(x, Real) and math.isfinite(x)]
     if xs and (room := 0.03 * (max(xs) - min(xs))):
         of.update_xaxes(range=[min(xs) - room, max(xs) + room])
     of.update_layout(showlegend=False, margin={"r": round(22 + LETTER * (longest + 2)) if lines else 16})

@@ -224,7 +224,7 @@ def completions(recipe: Recipe) -> tuple[dict[str, str], tuple[int, ...]]:
     arms: dict[str, list[Any]] = {"as it is": [], "steered": _edits(model, recipe, recipe.units)}
     if placebo:
         arms["placebo"] = _edits(model, recipe, placebo)
-    how = {"max_new_tokens": recipe.max_new_tokens, "seed": recipe.seed}
+    how: dict[str, Any] = {"max_new_tokens": recipe.max_new_tokens, "seed": recipe.seed}
     return {name: model.generate([recipe.prompt], edits=edits, **how)[0].text for name, edits in arms.items()}, placebo
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import streamlit as st
+from streamlit.components.v2 import component
 
 if TYPE_CHECKING:
     from streamlit.components.v2.types import ComponentRenderer
@@ -61,4 +62,4 @@ def show(within: str) -> None:
 
 @st.cache_resource(show_spinner=False)
 def _registered() -> ComponentRenderer:
-    return st.components.v2.component("probe_linked", js=SCRIPT)
+    return component("probe_linked", js=SCRIPT)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import streamlit as st
+from streamlit.components.v2 import component
 
 from apps.drawn.look import CSS
 
@@ -99,4 +100,4 @@ def _renderer() -> ComponentRenderer:
 
 @st.cache_resource(show_spinner=False)
 def _registered() -> ComponentRenderer:
-    return st.components.v2.component(NAME, css=CSS, js=SCRIPT)
+    return component(NAME, css=CSS, js=SCRIPT)
