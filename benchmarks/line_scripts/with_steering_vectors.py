@@ -18,8 +18,8 @@ def main(at: Folders) -> None:
     def steered_completion():
         vector = train_steering_vector(model, tokenizer, PAIRS, layers=[LAYER])
         with vector.apply(model, multiplier=4), torch.no_grad():
-            given = tokenizer(TEXT, return_tensors="pt")
-            return model.generate(**given, max_new_tokens=NEW, do_sample=False)[0, -NEW:]
+            ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+            return model.generate(ids, max_new_tokens=NEW, do_sample=False)[0, -NEW:]
 
     serve(locals())
 
