@@ -129,7 +129,7 @@ class Wide:
         return rows @ head
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-rows, targets = torch.randn(1000, 8), torch.zeros(1000, dtype=torch.long)
+rows, targets = torch.randn(3000, 8), torch.zeros(3000, dtype=torch.long)
 compared(Wide(), (rows[:8], targets[:8]), (rows[:8], targets[:8]), 0.1)
 before = peak()
 compared(Wide(), (rows, targets), (rows.flip(0), targets), 0.1)
@@ -139,9 +139,9 @@ print(peak() - before)
 
 @pytest.mark.verify
 def test_a_tenth_of_the_memory_of_holding_the_distributions_is_enough() -> None:
-    """1,000 answer tokens in two contexts: logits and log-probabilities of both would be 2,320 MiB."""
+    """3,000 answer tokens in two contexts: their logits and log-probabilities would be 6,961 MiB; 140 to 300 are seen."""
     done = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert float(done.stdout) < 0.1 * 4 * 1000 * 152_064 * 4 / 2**20
+    assert float(done.stdout) < 0.1 * 4 * 3000 * 152_064 * 4 / 2**20
 
 
 def test_what_is_missing_is_told(models: dict[str, Any]) -> None:
