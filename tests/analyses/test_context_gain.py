@@ -139,7 +139,7 @@ print(peak() - before)
 
 @pytest.mark.verify
 def test_a_tenth_of_the_memory_of_holding_the_distributions_is_enough() -> None:
-    """3,000 answer tokens in two contexts: their logits and log-probabilities would be 6,961 MiB; 140 to 300 are seen."""
+    """3,000 answer tokens in two contexts: holding all would take 6,961 MiB; 140 to 300 are seen."""
     done = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True, cwd=ROOT)
     assert float(done.stdout) < 0.1 * 4 * 3000 * 152_064 * 4 / 2**20
 
