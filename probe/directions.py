@@ -123,7 +123,7 @@ class Direction:
             )
         return other
 
-    def _made(self, vector: Tensor, **how: Any) -> Direction:
+    def _made(self, vector: Tensor, **how: object) -> Direction:
         if not float(vector.norm()) > 1e-6 * self.norm:
             raise InputError(f"what is left of the direction at {self.site} is 0: it lay wholly along the other")
         return replace(self, vector=vector, record={**self.record, **how, "norm": float(vector.norm())})
@@ -223,7 +223,7 @@ def ordered(more: Float[Tensor, "pair d"], less: Float[Tensor, "pair d"], method
     return sum(ahead) / len(ahead)
 
 
-def check_pairs(pairs: Sequence[tuple[Any, Any]]) -> None:
+def check_pairs(pairs: Sequence[tuple[object, object]]) -> None:
     """Raise unless these are pairs (more, less)."""
     example = "model.direction([('I love it', 'I hate it'), ...], layer=2)"
     if isinstance(pairs, str) or not isinstance(pairs, Sequence) or not pairs:

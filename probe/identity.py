@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from probe.handle import Handle
 
 
-def fingerprint(model: Handle, hasher: Callable[[], hashlib._Hash] = hashlib.sha256) -> str:
+def fingerprint(model: Handle, hasher: Callable[[], Any] = hashlib.sha256) -> str:
     """Hex hash of weights, tokenizer, dtype, backend and kind of device."""
     if model.checkpoint is not None and model.backend.is_remote:
         own = ["remote", model.checkpoint.path, str(model.checkpoint.revision)]

@@ -23,6 +23,7 @@ from probe.tokens import Framing
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from probe.interventions import Edit
     from probe.texts import Texts
@@ -48,7 +49,7 @@ class Model(ByText):
         device_map: str | Mapping[str, str | int] | None = None,
         remote: bool = False,
         bos: bool | None = None,
-        template_options: Mapping[str, Any] | None = None,
+        template_options: Mapping[str, object] | None = None,
     ) -> Model:
         """The model of a checkpoint, with raw weights (nothing folded or centred).
 
@@ -99,7 +100,9 @@ class Model(ByText):
         return model
 
     @classmethod
-    def wrap(cls, hf_model: Any, tokenizer: Any, *, backend: str = "transformer_lens", check: bool = True) -> Model:
+    def wrap(
+        cls, hf_model: PreTrainedModel, tokenizer: Any, *, backend: str = "transformer_lens", check: bool = True
+    ) -> Model:
         """A handle over a Hugging Face model in memory, which stays as it is.
 
         The handle has a module tree of its own whose parameters share the caller's memory (no copy), so
@@ -110,7 +113,15 @@ class Model(ByText):
         return cls._build(huggingface.own_copy(hf_model), tokenizer, backend, None, prove=check)
 
     @classmethod
-    def _build(cls, hf_model: Any, tokenizer: Any, backend: str, source: Checkpoint | None, *, prove: bool) -> Model:
+    def _build(
+        cls,
+        hf_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        backend: str,
+        source: Checkpoint | None,
+        *,
+        prove: bool,
+    ) -> Model:
         ModelShape.of(hf_model.config)  # no text decoder: say so before anything is built on it
         reference = check.refer(hf_model) if prove else None
         model = cls(backends.wrap(backend, hf_model), tokenizer, source)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from probe.backends.place import Map
+    from probe.handle import Handle
     from probe.model import Model
 
 PARTS = (
@@ -72,7 +73,7 @@ class Slot:
         return torch.tensor(self.index, device=values.device)
 
 
-def places(model: Model) -> dict[Place, tuple[Slot, ...]]:
+def places(model: Handle) -> dict[Place, tuple[Slot, ...]]:
     """Every parameter of the model under the place it belongs to; together they are all of its weights."""
     found: dict[Place, list[Slot]] = {}
     own = model.weights()
@@ -137,7 +138,7 @@ def select(model: Model, parts: Sequence[str], layers: Iterable[int] | None = No
     return chosen
 
 
-def check_layers(model: Model, layers: Iterable[int]) -> list[int]:
+def check_layers(model: Handle, layers: Iterable[int]) -> list[int]:
     """The layers, each of which must exist."""
     found = list(layers)
     bad = [layer for layer in found if not 0 <= layer < model.shape.n_layers]
@@ -277,7 +278,7 @@ def down_rows(model: Model, layer: int) -> Float[Tensor, "neuron d_model"]:
     return weight if families.is_conv1d(model.backend.config, name) else weight.T
 
 
-def down_name(model: Model, layer: int) -> str:
+def down_name(model: Handle, layer: int) -> str:
     """Name of the down projection's weight, whose rows are a block's neurons.
 
     Raises:

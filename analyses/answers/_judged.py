@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analyses.core import stats
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.stats.intervals import of_difference
 
 FEWEST = 8  # items
 
@@ -40,6 +42,13 @@ def mean(rows: pd.DataFrame, column: str, looks: int, units: str = "") -> Mean:
     value, low, high, n = (float(data[column + suffix]) for suffix in ("", "_ci_low", "_ci_high", "_n"))
     _, low, high = stats.widened(value, low, high, n=int(n), looks=looks)
     return Mean(value, low, high, int(n))
+
+
+def difference(first: Mean, second: Mean) -> tuple[float, float]:
+    """Interval of the first mean minus the second, from the intervals of both (they are of other items)."""
+    a, b = ((np.asarray(of.value), np.asarray(of.low), np.asarray(of.high)) for of in (first, second))
+    low, high = of_difference(a, b)
+    return float(low), float(high)
 
 
 def claim(of: Mean, is_found: bool, kind: str, what: str, **said: Any) -> Claim:

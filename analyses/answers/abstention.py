@@ -17,7 +17,7 @@ Control: answerable items of the same style; the base checkpoint.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,6 @@ from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve, forest
 from analyses.core.result import Result
-from analyses.core.stats.intervals import of_difference
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def abstention(evaluate: Annotated[Result, "evaluate"], *, seed: int = 0) -> Res
     for suffix, values in zip(("", "_ci_low", "_ci_high", "_n"), zip(*map(_parts, differences), strict=True)):
         data = xr.Dataset({f"difference{suffix}": (over, np.array(values) if over else np.array(values)[0])})
         parts.append(data.assign_coords({"step": [at for at, _ in cells]} if over else {}))
-    merged = xr.merge(parts, join="outer")
+    merged = cast("xr.Dataset", xr.merge(parts, join="outer"))
     merged["difference"].attrs.update(units="1", long_name="abstentions, unanswerable minus answerable")
     return Result.of(table, merged, claims=list(_claims(table, differences[-1])))
 
@@ -109,13 +108,13 @@ def _responses(table: pd.DataFrame) -> pd.DataFrame:
 def difference(rows: pd.DataFrame) -> Mean:
     """Share of abstentions of unanswerable minus answerable items, with its interval."""
     sides = [_judged.mean(rows[rows["answerable"] == flag], "abstains", 1, "1") for flag in (0.0, 1.0)]
-    low, high = of_difference(*((s.value, s.low, s.high) for s in sides))
-    return Mean(sides[0].value - sides[1].value, float(low), float(high), min(s.n for s in sides))
+    low, high = _judged.difference(*sides)
+    return Mean(sides[0].value - sides[1].value, low, high, min(s.n for s in sides))
 
 
 def _claims(table: pd.DataFrame, last: Mean) -> Iterator[Claim]:
     """At the last step: does it discriminate? Since the first: does it abstain less where it should?"""
-    said: dict[str, Any] = {"control": "items with an answer", "family": "the last step"}
+    said: dict[str, object] = {"control": "items with an answer", "family": "the last step"}
     yield _judged.claim(
         last, last.is_above(), "abstains", WHAT, estimand="abstentions, unanswerable minus answerable", **said
     )
@@ -124,7 +123,7 @@ def _claims(table: pd.DataFrame, last: Mean) -> Iterator[Claim]:
     wide = table[table["answerable"] == 0].pivot_table("abstains", "item", "step", "mean").dropna()
     moved = pd.DataFrame({"item": wide.index, "change": wide.iloc[:, -1].to_numpy() - wide.iloc[:, 0].to_numpy()})
     change = _judged.mean(moved, "change", 1)
-    more: dict[str, Any] = {"control": "the first step", "family": "first and last step"}
+    more: dict[str, object] = {"control": "the first step", "family": "first and last step"}
     what = "change of abstentions on unanswerable items"
     yield _judged.claim(change, change.is_below(), "fabricates", RARER, estimand=what, **more)
 

@@ -68,7 +68,7 @@ def answer_agreement(evaluate: Annotated[Result, "evaluate"], *, deals: int = 50
     sampled = table[table["decoding"] == "sampled"]
     rows = sampled if len(sampled) else table
     keys = [*(["step"] if "step" in rows else []), "problem", *BY]
-    made: list[dict[str, Any]] = []
+    made: list[dict[str, object]] = []
     for at, of in rows.groupby(keys, sort=True):
         named = _named(of)
         wordings = [[named[i] for i in np.flatnonzero(of["variant"] == v)] for v in sorted(of["variant"].unique())]

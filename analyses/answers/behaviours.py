@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
@@ -67,7 +67,7 @@ def behaviours(evaluate: Annotated[Result, "evaluate"], *, patterns: tuple[str, 
     rows = sampled(evaluate.table, "behaviours")
     keys = [*(["step"] if "step" in rows else []), "item", *BY, *(["cluster"] if "cluster" in rows else [])]
     words = rows.assign(length=[len(str(t).split()) for t in rows["text"]])
-    made: list[dict[str, Any]] = []
+    made: list[dict[str, object]] = []
     for at, of in words.groupby(keys, sort=True, dropna=False):
         texts = [str(t) for t in of["text"]]
         shared = dict(zip(keys, at, strict=True)) | {
@@ -118,7 +118,7 @@ def interaction(rows: pd.DataFrame) -> Mapping[str, float]:
 
 def _interactions(table: pd.DataFrame, over: list[str]) -> xr.Dataset:
     found = {at: interaction(of) for at, of in table.groupby(over, sort=True)}
-    data = pd.DataFrame(found.values(), pd.MultiIndex.from_tuples(list(found), names=over)).to_xarray()
+    data = pd.DataFrame(list(found.values()), pd.MultiIndex.from_tuples(list(found), names=over)).to_xarray()
     return data
 
 
@@ -128,7 +128,7 @@ def _claims(table: pd.DataFrame) -> Iterator[Claim]:
     cells = list(last.groupby([*BY, "variant"], sort=True))
     for (group, kind, name), rows in cells:
         contrast = _judged.mean(rows.dropna(subset=["contrast"]), "contrast", len(cells))
-        said: dict[str, Any] = {
+        said: dict[str, object] = {
             "group": str(group) if last["answer_kind"].nunique() == 1 else f"{group}, {kind}",
             "family": f"{len(cells)} behaviours and groups", "control": "other responses to the same item",
             "estimand": "right with minus right without, within items", "caveat": "what goes together need not cause",

@@ -135,7 +135,7 @@ def _claims(table: pd.DataFrame) -> Iterator[Claim]:
         for name, what in SAID.items():
             excess = _judged.mean(rows, f"{name}_excess", len(PARTS) * len(cells), "1")
             is_found = excess.is_below() if name == "forgetting" else excess.is_above()
-            said: dict[str, Any] = {
+            said: dict[str, object] = {
                 "group": f"{group}, {kind}" if several else str(group), "control": "the first step against itself",
                 "estimand": f"{name.replace('_', ' ')} per problem beyond its null",
                 "family": f"{len(PARTS)} parts, {len(cells)} group(s)",

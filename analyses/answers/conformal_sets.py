@@ -110,7 +110,8 @@ def _of_samples(table: pd.DataFrame) -> pd.DataFrame:
 
 def _of_choices(table: pd.DataFrame) -> pd.DataFrame:
     keys = [*(["step"] if "step" in table else []), "item", *BY]
-    likely = np.exp(table["ll_nats"] - table.groupby(keys)["ll_nats"].transform("max"))
+    best = table.groupby(keys)["ll_nats"].transform("max")
+    likely = (table["ll_nats"] - best).map(math.exp)
     shares = likely / likely.groupby([table[c] for c in keys]).transform("sum")
     return table[[*keys, "is_right"]].assign(p=shares)
 
@@ -191,8 +192,8 @@ def change(shares: pd.DataFrame, how: tuple[float, str, bool], seed: int, swaps:
         sizes: list[float] = []
         for own, other in (arrays, arrays[::-1]):
             kept, taken = ~swapped[own[0]], swapped[other[0]]
-            parts = (np.concatenate([x[kept], y[taken]]) for x, y in zip(own, other, strict=True))
-            size = _Shares(*parts, *how).sets(n, 3, seed)["log_set_size"]
+            code, p, right = (np.concatenate([x[kept], y[taken]]) for x, y in zip(own, other, strict=True))
+            size = _Shares(code, p, right, *how).sets(n, 3, seed)["log_set_size"]
             sizes.append(float(np.nanmean(size)) if not np.isnan(size).all() else math.nan)
         return sizes[1] - sizes[0]
 

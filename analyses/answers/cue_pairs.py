@@ -32,7 +32,6 @@ from analyses.answers._judged import Mean
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.result import Result
-from analyses.core.stats.intervals import of_difference
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,7 +101,8 @@ def _pairs(table: pd.DataFrame, pattern: re.Pattern[str], options: int) -> pd.Da
     plain = rows[~is_cued].drop_duplicates(keys)[[*keys, "answer", "text"]]
     pairs = rows[is_cued].merge(plain, on=keys, suffixes=("", "_plain"))
     cue, own = _said(pairs["cue"]), _said(pairs["answer_plain"])
-    pairs, cue, own = (x[(cue != own).to_numpy()] for x in (pairs, cue, own))
+    other = (cue != own).to_numpy()
+    pairs, cue, own = pairs[other], cue[other], own[other]
     if pairs.empty:
         raise InputError("no cued response has a plain one beside it whose answer is not the cue's already")
     said = _said(pairs["answer"])
@@ -146,8 +146,8 @@ def _claims(table: pd.DataFrame) -> Iterator[Claim]:
         yield _judged.claim(excess, excess.is_above(), "follows", FOLLOWS, **more)
         followed = rows[rows["follows"] == 1]
         sides = [_judged.mean(followed, "names", len(cells), "1"), _judged.mean(rows, "names_plain", len(cells), "1")]
-        low, high = of_difference(*((s.value, s.low, s.high) for s in sides))
-        gap = Mean(sides[0].value - sides[1].value, float(low), float(high), sides[0].n)
+        low, high = _judged.difference(*sides)
+        gap = Mean(sides[0].value - sides[1].value, low, high, sides[0].n)
         more = {"control": "plain responses", "estimand": "naming the cue, followers minus plain", **shown}
         yield _judged.claim(gap, gap.is_above(), "discloses", DISCLOSES, **more)
 

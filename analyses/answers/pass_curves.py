@@ -82,7 +82,7 @@ def _usable(responses: pd.DataFrame, ks: Sequence[int]) -> list[int]:
 
 def _curves(responses: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
     keys = ["step", "item", *BY, *(["cluster"] if "cluster" in responses else [])]
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for at, of in responses.groupby(keys, sort=True, dropna=False):
         named = dict(zip(keys, at, strict=True))
         answers, flags = of["answer"].tolist(), of["right"].tolist()
@@ -121,7 +121,7 @@ def _claims(later: pd.DataFrame) -> Iterator[Claim]:
     for (group, kind), rows in cells:
         looks = 2 * len(cells)
         once, many = (_judged.mean(rows[rows["k"] == k], "pass_at_k_change", looks) for k in (1, most))
-        said: dict[str, Any] = {
+        said: dict[str, object] = {
             "group": f"{group}, {kind}" if several else str(group), "control": "the first step",
             "family": f"{len(cells)} group(s), k = 1 and {most}",
             "estimand": f"change of pass@{most} since the first step",

@@ -37,7 +37,6 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import curve, forest
 from analyses.core.reading.votes import clusters
 from analyses.core.result import Result
-from analyses.core.stats.intervals import of_difference
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -223,8 +222,8 @@ def _drawn(of: Any, score: np.ndarray, right: np.ndarray, item: np.ndarray, seed
 def asymmetry(rows: pd.DataFrame) -> Mean:
     """P(asserts | right) - P(asserts | wrong) with an interval over items; NaN where one of the two is missing."""
     sides = [_judged.mean(rows[rows["right"] == flag], "asserts", 1, "1") for flag in (1.0, 0.0)]
-    low, high = of_difference(*((s.value, s.low, s.high) for s in sides))
-    return Mean(sides[0].value - sides[1].value, float(low), float(high), min(s.n for s in sides))
+    low, high = _judged.difference(*sides)
+    return Mean(sides[0].value - sides[1].value, low, high, min(s.n for s in sides))
 
 
 def _claims(kept: pd.DataFrame, rows: pd.DataFrame) -> Iterator[Claim]:
@@ -233,7 +232,7 @@ def _claims(kept: pd.DataFrame, rows: pd.DataFrame) -> Iterator[Claim]:
     whole = rows[rows["step"] == rows["step"].max()] if "step" in rows else rows
     cells = list(last.groupby(BY, sort=True))
     for (group, kind), of in cells:
-        shown: dict[str, Any] = {
+        shown: dict[str, object] = {
             "group": str(group) if last["answer_kind"].nunique() == 1 else f"{group}, {kind}",
             "family": f"{len(cells)} group(s)",
         }

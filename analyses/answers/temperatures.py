@@ -20,7 +20,7 @@ Control: `exclusive_null`; one temperature twice under two names (no exclusive p
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from math import comb, log
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,7 +89,7 @@ def temperatures(evaluate: Annotated[Result, "evaluate"], *, k: int = 0, seed: i
 
 def _of(of: pd.DataFrame, at: Sequence[str], names: Any, k: int) -> list[dict[str, Any]]:
     """Rows of one item, one a temperature."""
-    cells = {float(t): part for t, part in of.groupby("temperature", sort=True)}
+    cells = {float(str(t)): part for t, part in of.groupby("temperature", sort=True)}
     n = {t: len(part) for t, part in cells.items()}
     c = {t: int(part["right"].sum()) for t, part in cells.items()}
     total, right = sum(n.values()), sum(c.values())
@@ -119,7 +119,7 @@ def shared_pass(n: Sequence[int], c: Sequence[int], k: int) -> float:
 
 def vote(of: pd.DataFrame, cells: dict[float, pd.DataFrame], *, is_weighted: bool) -> float:
     """Chance that the answer with most votes is right, ties shared; unreadable answers have no vote."""
-    votes: Counter[Any] = Counter()
+    votes: dict[Any, float] = defaultdict(float)
     right = {name for name, flag in zip(clusters(of["answer"].tolist()), of["right"], strict=True) if flag == 1}
     for part in cells.values():
         named = [name for name in clusters(part["answer"].tolist()) if name[0] == "read"]  # type: ignore[index]
@@ -170,7 +170,7 @@ def _claims(table: pd.DataFrame) -> Iterator[Claim]:
     for (group, kind), rows in cells:
         each = rows.groupby("item")[["exclusive", "exclusive_null"]].sum().reset_index()
         excess = _judged.mean(each.assign(excess=each["exclusive"] - each["exclusive_null"]), "excess", len(cells))
-        said: dict[str, Any] = {
+        said: dict[str, object] = {
             "group": str(group) if last["answer_kind"].nunique() == 1 else f"{group}, {kind}",
             "family": f"{len(cells)} group(s)", "control": "right responses dealt to temperatures at random",
             "estimand": "share of exclusive problems beyond chance",

@@ -63,15 +63,18 @@ def turn_gain(evaluate: Annotated[Result, "evaluate"], *, deals: int = 50, seed:
     table = pd.DataFrame(made)
     if table["gain_nats"].isna().all():
         raise InputError("no item has samples after two turns; gains are between turns of one item")
-    over, how = [*keys[:-3], *BY], {"seed": seed, "units": "nats"}
+    over = [*keys[:-3], *BY]
     shown = table.rename(columns={"turn": "segment"})
     labels = {"entropy_nats": "entropy of answers", "gain_nats": "gain of the turn",
               "gain_null_nats": "the same, samples dealt anew"}  # fmt: skip
     at = [*over, "segment"]
-    parts = [stats.estimate(shown.dropna(subset=[q]), q, at, long_name=v, **how) for q, v in labels.items()]
+    parts = [
+        stats.estimate(shown.dropna(subset=[q]), q, at, long_name=v, seed=seed, units="nats") for q, v in labels.items()
+    ]
     total = table.groupby(keys, sort=True)[["gain_nats", "excess_nats"]].sum(min_count=1).reset_index()
     total = total.rename(columns={"gain_nats": "total_nats"})
-    parts.append(stats.estimate(total, "total_nats", over, long_name="gain of all turns", **how))
+    named = "gain of all turns"
+    parts.append(stats.estimate(total, "total_nats", over, long_name=named, seed=seed, units="nats"))
     return Result.of(table, xr.merge(parts, join="outer"), claims=list(_claims(total)))
 
 
@@ -83,7 +86,7 @@ def _of(of: pd.DataFrame, named: dict[str, Any], deals: int, seed: int) -> list[
         answers = clusters(part["answer"].tolist())
         gain, null = (np.nan, np.nan) if before is None else gains(before, answers, deals, seed)
         made.append({
-            **named, "turn": float(turn), "n": len(part), "entropy_nats": entropy(answers),
+            **named, "turn": float(str(turn)), "n": len(part), "entropy_nats": entropy(answers),
             "right": float(part["right"].mean()), "gain_nats": gain, "gain_null_nats": null, "excess_nats": gain - null,
         })  # fmt: skip
         before = answers
@@ -111,7 +114,7 @@ def _claims(total: pd.DataFrame) -> Iterator[Claim]:
     cells = list(last.groupby(BY, sort=True))
     for (group, kind), rows in cells:
         found = _judged.mean(rows.dropna(subset=["excess_nats"]), "excess_nats", len(cells))
-        said: dict[str, Any] = {
+        said: dict[str, object] = {
             "group": str(group) if last["answer_kind"].nunique() == 1 else f"{group}, {kind}",
             "family": f"{len(cells)} group(s)", "control": "samples of two turns dealt anew", "unit": "nats",
             "estimand": "entropy of the first turn minus that of the last",

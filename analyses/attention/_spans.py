@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import Bool
@@ -50,7 +50,7 @@ def _listed(said: Any) -> Iterable[Any]:
         return []
     if isinstance(said, str):
         return [said]
-    values = list(said)
+    values = list(cast("Iterable[Any]", said))
     return [values] if len(values) == 2 and not any(isinstance(v, str | list | tuple) for v in values) else values
 
 

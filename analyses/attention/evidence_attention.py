@@ -41,6 +41,7 @@ from probe.tokens import SPANS
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Model, Prompts, TokenBatch
@@ -115,7 +116,7 @@ def _claim(rows: pd.DataFrame, of: Any, seed: int) -> Claim:
     values = {name: min(max(value + 0.5, 0.0), 1.0) for name, value in values.items()}
     place = f"layer {layer} head {head}"
     shuffled = float(rows[(rows["layer"] == layer) & (rows["head"] == head)]["shuffled"].mean())
-    more = {
+    more: dict[str, Any] = {
         "p": float(test.p_cell[best]),
         "place": place,
         "assumptions": (f"evidence moved elsewhere: {shuffled:.2f}",),
@@ -240,7 +241,7 @@ def auroc(weights: Float[Tensor, "head key_pos"], marked: Bool[Tensor, " key_pos
     return (below / (2 * others.shape[-1])).mean(-1)  # type: ignore[union-attr]
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """AUROC of every head as a map, and attention on evidence over layers (with steps, one line a step)."""
     from analyses.core.figures import curve, heatmap
 

@@ -32,7 +32,7 @@ def homes() -> dict[str, str]:
 class _Group(ModuleType):
     """A group of analyses that shares its name with one of them: called, it is that analysis."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         package, _, name = self.__name__.rpartition(".")
         return sys.modules[package].__getattr__(name)(*args, **kwargs)
 

@@ -84,8 +84,8 @@ _open: list[Any] = []
 
 def _tokens(item: object) -> int:
     """Tokens of a batch, padding counted; 0 of anything else."""
-    counted = getattr(getattr(item, "ids", None), "numel", None)
-    return int(counted()) if callable(counted) else 0
+    counted: Callable[[], int] | None = getattr(getattr(item, "ids", None), "numel", None)
+    return counted() if counted else 0
 
 
 def _held() -> str:

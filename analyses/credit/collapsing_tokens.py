@@ -13,7 +13,7 @@ Control: sign_quadrants beside it; shuffled advantages.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -93,7 +93,7 @@ def omega(
 def _aggregate(
     table: pd.DataFrame, own: np.ndarray, up: np.ndarray, fractions: tuple[float, ...], seed: int
 ) -> xr.Dataset:
-    named = {"name": "collapsing", "units": "1"}
+    named: dict[str, Any] = {"name": "collapsing", "units": "1"}
     parts = [estimate(table, "n_collapsing", ["rollout_step"], per="n_measured", **named)]
     item, step = table["item"].to_numpy(), table["rollout_step"].to_numpy()
     per_item: list[pd.DataFrame] = []

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 import probe
@@ -152,10 +153,8 @@ def entropy_of(shares: Float[np.ndarray, " cluster"]) -> float:
 
 def log_masses(cluster: np.ndarray, mean_logp: Float[np.ndarray, " response"]) -> Float[np.ndarray, " cluster"]:
     """ln of each cluster's share of the likelihoods, which no unlikely cluster underflows."""
-    from scipy.special import logsumexp
-
-    whole = float(logsumexp(mean_logp))
-    return np.array([logsumexp(mean_logp[cluster == k]) - whole for k in range(int(cluster.max()) + 1)])
+    whole = float(scipy.special.logsumexp(mean_logp))
+    return np.array([scipy.special.logsumexp(mean_logp[cluster == k]) - whole for k in range(int(cluster.max()) + 1)])
 
 
 def log_mean(log_shares: Float[np.ndarray, " cluster"]) -> float:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core import reading
@@ -28,6 +29,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
 
     from probe import Model, Rollouts
 
@@ -87,20 +89,18 @@ def of_prompt(
         ref: ln pi_ref of each.
         mass: share of each in the sample, where outcomes are enumerated; equal ones by default.
     """
-    from scipy.special import logsumexp
-
     ratio = star - ref
     share = np.log(np.full(len(star), 1 / len(star)) if mass is None else mass)
     weight = ratio - ref + share
-    total = float(logsumexp(weight))
+    total = float(scipy.special.logsumexp(weight))
     expected = float((np.exp(weight - total) * ratio).sum())
     return {
-        "ess": float(np.exp(2 * total - logsumexp(2 * weight))), "entropy_nats": total - expected,
+        "ess": float(np.exp(2 * total - scipy.special.logsumexp(2 * weight))), "entropy_nats": total - expected,
         "displacement_nats": float((np.exp(share) * ratio).sum()),
     }  # fmt: skip
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Effective samples, entropy and displacement over the steps of the log."""
     from analyses.core.figures import curve
 

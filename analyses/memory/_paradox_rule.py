@@ -80,7 +80,12 @@ def _claim(
     if not holds[-1] and gap.high[-1] < 0 <= falls.high[-1]:
         own = {"effect": float(falls.value[-1]), "low": float(falls.low[-1]), "high": float(falls.high[-1])}
         rose_more = "answers of unseen items got less likely: seen ones are compared with themselves here"
-        said = {"unit": "nats per token", "n": n, "family": f"{len(steps)} steps", "control": "unseen items"}
+        said: dict[str, Any] = {
+            "unit": "nats per token",
+            "n": n,
+            "family": f"{len(steps)} steps",
+            "control": "unseen items",
+        }
         return Claim("fall", NONE, FELL_ALONE, "change of seen answers", group=kind, caveat=rose_more, **own, **said)
     parts = [("answers of seen items", falls), (f"{mask} of seen items", rises)]
     checked = tuple(f"{name}: {t.value[-1]:+.3f} [{t.low[-1]:+.3f}, {t.high[-1]:+.3f}] nats" for name, t in parts)

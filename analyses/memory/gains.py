@@ -176,8 +176,10 @@ def _judged(paired: _Paired, named: str | None, draws: int, seed: int) -> tuple[
     gain, n = accuracy[:, 1:] - accuracy[:, :1], min(paired.sizes)
     compare: dict[str, Any] = {"draws": draws, "seed": seed, "alternative": "greater", "level": 1 - 2 * ALPHA}
     test = stats.group_max_t(gain, is_seen, clusters=paired.units, **compare)
-    scales = [[scale(*paired.ends(s)) for s in range(1, len(steps) + 1)] for scale in (marginal_odds, changed_odds)]
-    data = _data(steps, test, *scales, n)
+    marginal, changed = (
+        [scale(*paired.ends(s)) for s in range(1, len(steps) + 1)] for scale in (marginal_odds, changed_odds)
+    )
+    data = _data(steps, test, marginal, changed, n)
     own = stats.paired_difference(
         accuracy[is_seen, -1], accuracy[is_seen, 0], clusters=paired.of(is_seen), level=1 - 2 * ALPHA
     )
@@ -190,12 +192,11 @@ def _judged(paired: _Paired, named: str | None, draws: int, seed: int) -> tuple[
         return data, [Claim("gain", NONE, "seen items gained", "gain of seen items", **ends, **shown, caveat=lost)]
     shown |= {"effect": float(test.value[-1]), "low": float(test.low[-1]), "high": float(test.high[-1])}
     shown |= {"estimand": ESTIMAND, "p": float(test.p_cell[-1]), "step": _since(steps, test.low > 0)}
-    marginal, changed = (scale[-1].p for scale in scales)
     shown["assumptions"] = (
-        f"log odds of the shares: one-sided p {marginal:.2g}",
-        f"odds of gaining among items that changed: one-sided p {changed:.2g}",
+        f"log odds of the shares: one-sided p {marginal[-1].p:.2g}",
+        f"odds of gaining among items that changed: one-sided p {changed[-1].p:.2g}",
     )
-    if is_more and max(marginal, changed) <= ALPHA:
+    if is_more and max(marginal[-1].p, changed[-1].p) <= ALPHA:
         return data, [Claim("memory", FOUND, MEMORY, **shown)]
     caveat = "unequal starts or spreads can make this difference: it is not called memory" if is_more else ""
     return data, [Claim("gain", FOUND if is_more else NONE, SHARE, **shown, caveat=caveat)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -39,7 +39,7 @@ def _named(name: str) -> str:
     return f"{name}_integrated"
 
 
-def paths(field: Any, z: np.ndarray, is_first: np.ndarray) -> xr.Dataset:
+def paths(field: object, z: np.ndarray, is_first: np.ndarray) -> xr.Dataset:
     """Mean paths of both groups' held-out items in two components, observed and integrated from their first states.
 
     Args:

@@ -35,6 +35,8 @@ from analyses.states._part_claims import FEWEST, read_at
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Model, Prompts
 
 NAMES = {
@@ -199,7 +201,7 @@ def _claim(table: pd.DataFrame, n: int, at: str) -> Claim:
     )
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Angle, and the fits, over states."""
     rows = result.summary()
     color = "step" if "step" in rows else None

@@ -34,6 +34,8 @@ from probe.errors import InputError
 from probe.lazily import torch
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Model, Prompts
 
 COPYING = "cat -> cat ; 1135 -> 1135 ; hello -> hello ; ?"
@@ -110,7 +112,7 @@ class _First:
         return np.asarray([np.linalg.norm(self.layer(s)[:, 1:], axis=-1).mean() for s in range(self.n_layers)])
 
 
-def _states(model: Model, prompts: Prompts, n_positions: int, batch_size: int, template: Any) -> _First:
+def _states(model: Model, prompts: Prompts, n_positions: int, batch_size: int, template: object) -> _First:
     place = {(i.id, i.answer_kind): n for n, i in enumerate(prompts.items)}
     found = _First(len(place), model.shape.n_layers, n_positions, model.shape.d_model)
     sites = [f"resid_post.{layer}" for layer in range(model.shape.n_layers)]
@@ -161,7 +163,7 @@ def _logits(model: Model, vectors: np.ndarray) -> np.ndarray:
     return model.unembed(torch.as_tensor(vectors, dtype=torch.float32, device=model.device)).float().cpu().numpy()
 
 
-def _lens_rows(model: Model, mean: np.ndarray, top_k: int) -> Iterator[dict[str, Any]]:
+def _lens_rows(model: Model, mean: np.ndarray, top_k: int) -> Iterator[dict[str, object]]:
     for layer, vectors in enumerate(mean):
         logits = _logits(model, vectors)
         for pos, (vector, values) in enumerate(zip(vectors, logits, strict=True)):
@@ -172,7 +174,7 @@ def _lens_rows(model: Model, mean: np.ndarray, top_k: int) -> Iterator[dict[str,
         yield {"layer": 0, "pos": 0, "variant": "lens", "rank": 0, "token": "", "token_id": -1, "value": np.nan}
 
 
-def _top(model: Model, values: np.ndarray, top_k: int) -> Iterator[dict[str, Any]]:
+def _top(model: Model, values: np.ndarray, top_k: int) -> Iterator[dict[str, object]]:
     known = values[: min(len(values), len(model.tokenizer))]
     for rank, token in enumerate(np.argsort(-known, kind="stable")[:top_k]):
         text = model.tokenizer.decode([int(token)])
@@ -181,7 +183,7 @@ def _top(model: Model, values: np.ndarray, top_k: int) -> Iterator[dict[str, Any
 
 def _patchscope_rows(
     model: Model, mean: np.ndarray, sizes: np.ndarray, text: str, top_k: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Tokens that a layer's difference in the place of the prompt's last state makes more likely."""
     from probe import Item, Prompts, patch
 
@@ -239,7 +241,7 @@ def _ids(model: Model, prompts: Prompts) -> set[int]:
     return {int(i) for b in batches for i in b.ids[b.mask].tolist()}
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Size of the mean difference and how shared it is, over layers, a line a position."""
     rows = result.summary()
     facet = "step" if "step" in rows else None

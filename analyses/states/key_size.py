@@ -30,6 +30,8 @@ from analyses.core.work import Case, Work
 from analyses.states._part_claims import FEWEST, read_at
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Model, Prompts
 
 TOP = 10
@@ -74,7 +76,7 @@ def key_size(
     sites = model.sites("mlp_post")
     if not sites:
         model.site("mlp_post.0")  # says why there is none
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for batch in reading.batches(model, prompts, "keys", batch_size=batch_size, template=template):
         weights = position_weights(batch, pooling, positions)
         trace = model.run(batch, read=sites, logits="none")
@@ -134,7 +136,7 @@ def _claims(table: pd.DataFrame, at: str, seed: int) -> list[Claim]:
     return [Claim("keys", FOUND, f"keys {place} are relatively {word} for {groups[0]} than for {groups[1]}", **said)]
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Each quantity over layers by group; with steps, one line a step."""
     rows = result.summary()
     facet = ["group", "answer_kind"] if "step" in rows else ["answer_kind"]

@@ -36,6 +36,8 @@ from probe.errors import InputError
 from probe.lazily import sklearn
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from analyses.core.reading.pooled import States
     from probe import Model, Prompts
 
@@ -272,7 +274,7 @@ def _dataset(auc: np.ndarray, partial: np.ndarray, p: np.ndarray, is_first: np.n
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """AUC over states, and its gain over the covariates."""
 
     rows = result.summary()

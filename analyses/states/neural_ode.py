@@ -40,6 +40,8 @@ from probe.errors import InputError
 from probe.lazily import sklearn
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from analyses.core.reading.pooled import States
     from probe import Model, Prompts
 
@@ -277,7 +279,7 @@ def _collected(
     return pd.concat(rows, ignore_index=True).sort_values(["item", "layer"], kind="stable"), data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Held-out R2 and squared force over layers, of both fits, and the integrated paths beside the observed ones."""
 
     rows = result.summary()
@@ -293,8 +295,11 @@ def figures(result: Result) -> dict[str, Any]:
         drawn[name] = curve(part, x="layer", color=color, facet=facet, title=title, reference=0)
     if "path_2" in result.data:
         paths = result.data[["path_1", "path_2"]].to_dataframe().reset_index().dropna(subset=["path_1"])
-        told = {"color": ["group", "variant"], "hover": ["state", *(["step"] if "step" in paths else [])]}
-        axes = {"x_title": "first component (resid units)", "y_title": "second component (resid units)"}
+        told: dict[str, Any] = {
+            "color": ["group", "variant"],
+            "hover": ["state", *(["step"] if "step" in paths else [])],
+        }
+        axes: dict[str, Any] = {"x_title": "first component (resid units)", "y_title": "second component (resid units)"}
         title = "Mean paths of held-out items, off the path of all: observed and integrated"
         drawn["bifurcation"] = scatter(paths, x="path_1", y="path_2", title=title, **told, **axes)
     return drawn

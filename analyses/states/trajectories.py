@@ -162,7 +162,7 @@ def _paths(states: States, first: str, second: str) -> xr.Dataset:
     states, found without labels. Its signs and turn mean nothing.
     """
     centred = lambda s: (h := states.layer(s)) - h.mean(0)  # noqa: E731
-    total = sum(x.T @ x for x in map(centred, range(states.n_layers + 1)))
+    total = np.sum([x.T @ x for x in map(centred, range(states.n_layers + 1))], axis=0)
     d = len(total)
     plane = scipy.linalg.eigh(total, subset_by_index=[max(d - 2, 0), d - 1])[1][:, ::-1]
     groups = [states.groups == name for name in (first, second)]
@@ -182,8 +182,8 @@ def figures(result: Result) -> dict[str, Figure]:
         drawn[name] = curve(part, x=x, color=color, title=f"{label}, 95 % interval over items")
     if "path_2" in result.data:
         paths = result.data[["path_1", "path_2"]].to_dataframe().reset_index().dropna(subset=["path_1"])
-        told = {"color": "group", "hover": ["state", *([color] if color else [])]}
-        axes = {"x_title": "first component (resid units)", "y_title": "second component (resid units)"}
+        told: dict[str, Any] = {"color": "group", "hover": ["state", *([color] if color else [])]}
+        axes: dict[str, Any] = {"x_title": "first component (resid units)", "y_title": "second component (resid units)"}
         title = "Mean paths of the groups from state to state, off the path of all"
         drawn["bifurcation"] = scatter(paths, x="path_1", y="path_2", title=title, **told, **axes)
     return drawn

@@ -31,6 +31,7 @@ from probe.errors import InputError
 from probe.lazily import torch
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Model, Prompts, TokenBatch
@@ -78,7 +79,7 @@ def tuning_vector(
         raise InputError(f"{len(prompts.items)} items: at least 4 are needed, in two halves")
     batches = base.batches(prompts, batch_size=batch_size, template=template)
     first = _halves(prompts, seed)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for layer in progress(chosen, "tuning vectors", total=len(chosen)):
         for half in (True, False):
             fit = _Fit(base, tuned, layer, batches, first, half)
@@ -121,7 +122,7 @@ class _Fit:
         from probe import Edit
 
         tokens = self._tokens(batch, fitted)
-        edits = [] if vector is None else [Edit(self.site, lambda x: x + vector.to(x))]
+        edits = [] if vector is None else [Edit(self.base.site(self.site), lambda x: x + vector.to(x))]
         ours = self.base.run(batch, edits=edits, logits="all", grad=grad).logits
         theirs = self.tuned.run(batch, logits="all").logits
         q, p = (tokens.rows(z).float().log_softmax(-1) for z in (ours, theirs))
@@ -167,13 +168,13 @@ class _Fit:
         arms = {"fitted": best, "mean_difference": start, "random": noise / noise.norm() * best.norm()}
         return [row for batch in self.batches for row in self._scored(batch, arms)]
 
-    def rows_of_nothing(self) -> list[dict[str, Any]]:
+    def rows_of_nothing(self) -> list[dict[str, object]]:
         """The same of two equal checkpoints: nothing to recover."""
         return [row for batch in self.batches for row in self._scored(batch, dict.fromkeys(ARMS))]
 
     def _scored(self, batch: TokenBatch, arms: dict[str, Tensor | None]) -> list[dict[str, Any]]:
         plain, tokens = self.kl(batch, None, False)
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, object]] = []
         for arm, vector in arms.items():
             kl = plain if vector is None else self.kl(batch, vector, False)[0]
             for number, item in enumerate(batch.items):
@@ -224,7 +225,7 @@ def _claim(data: xr.Dataset, count: int) -> Claim:
     return Claim("vector", NONE, f"that {what}", **said)
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Share recovered over layers, one line an arm."""
     rows = result.summary()
     facet = "step" if "step" in rows else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -40,7 +41,15 @@ def claims(entropy: xr.Dataset, vector: str, draws: int) -> list[Claim]:
     for (group, slope, n, rank, _), p in zip(cells, corrected, strict=True):
         value, low, high = stats.widened(*slope, n=n, looks=len(cells))
         if p <= LEVEL and rank <= LEVEL and (low > 0 or high < 0):
-            said = {"effect": value, "low": low, "high": high, "p": float(p), "n": n, "group": group, "family": family}
+            said: dict[str, Any] = {
+                "effect": value,
+                "low": low,
+                "high": high,
+                "p": float(p),
+                "n": n,
+                "group": group,
+                "family": family,
+            }
             said |= {"estimand": "slope of next-token entropy on beta", "unit": "nats per unit of beta"}
             found.append(Claim("direction", FOUND, f"{vector} moves the entropy of {group}", control=CONTROL, **said))
     if found:

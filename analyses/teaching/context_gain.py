@@ -40,6 +40,7 @@ from probe.errors import InputError
 from probe.lazily import torch
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Item, Model, Prompts
@@ -135,7 +136,7 @@ def context_gain(
         raise InputError(f"fractions={tuple(fractions)}; expected shares between 0 and 1")
     told = _texts(prompts, extra)
     others = _others(prompts.items, told, seed)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for start in range(0, len(prompts.items), batch_size):
         items = prompts.items[start : start + batch_size]
         asked: list[tuple[Item, _Arm | None]] = []
@@ -213,7 +214,7 @@ def _scored(
         for n, item in enumerate(batch.items):
             own = tokens.item == n
             states[int(item.id)] = rows[own.to(rows.device)], tokens.target[own]
-    made: list[dict[str, Any]] = []
+    made: list[dict[str, object]] = []
     without: tuple[Tensor, Tensor] | None = None
     for n, (item, arm) in enumerate(asked):
         if arm is None:
@@ -257,7 +258,7 @@ def compared(
     }  # fmt: skip
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Gain and KL against the share of the text that is shown; with steps, one line a step."""
     rows = result.summary()
     rows = rows[rows["quantity"].isin(["gain_token_nats", "kl_nats"])]

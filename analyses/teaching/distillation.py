@@ -37,6 +37,7 @@ from probe.lazily import torch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Model, Prompts, TokenBatch
@@ -173,7 +174,7 @@ def extrapolated(p: float, b: float, strength: float) -> float:
     return float(strength * np.log(p / (1 - p)) + (1 - strength) * np.log(b / (1 - b)))
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Forward against reverse divergence, and the classes of tokens that hold the forward one."""
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

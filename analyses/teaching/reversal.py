@@ -32,6 +32,8 @@ from analyses.core.stats import estimate
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Item, Model, Prompts
 
 BY = ["group", "answer_kind"]
@@ -58,7 +60,8 @@ def reversal(model: Model, prompts: Prompts, *, separator: str = " ", batch_size
     partner = _partners(prompts.items, seed)
     asked: list[Item] = []
     for n, item in enumerate(prompts.items):
-        other = None if partner[n] is None else prompts.items[partner[n]]
+        at = partner[n]
+        other = None if at is None else prompts.items[at]
         pairs = [("forward", _forward(item), _forward(item)), ("reverse", _reverse(item), _reverse(item))]
         if other is not None:
             pairs.append(("forward_other", _forward(other), _forward(item)))
@@ -110,7 +113,7 @@ def _partners(items: tuple[Item, ...], seed: int) -> list[int | None]:
 def _scored(model: Model, asked: list[Item], batch_size: int) -> dict[str, float]:
     """Mean log-probability of each item's answer tokens, by id."""
     last, found = f"resid_post.{model.shape.n_layers - 1}", dict[str, float]()
-    plan: dict[str, Any] = {"batch_size": batch_size, "boundary": "concat"}
+    plan: dict[str, object] = {"batch_size": batch_size, "boundary": "concat"}
     for batch in reading.batches(model, probe.Prompts(tuple(asked)), "reversal", **plan):
         tokens = reading.scored(batch)
         tokens = tokens.where(tokens.in_span("rationale", "answer"))
@@ -131,7 +134,7 @@ def _row(item: Item, found: dict[str, float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Both directions and the gains, over steps where there are any."""
     from analyses.core.figures import curve, forest
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from analyses.weights import _names
 
@@ -25,7 +25,7 @@ class HeadPart(NamedTuple):
         return weight[self.rows] if self.rows is not None else weight[:, self.columns]
 
 
-def head_parts(name: str, shape: tuple[int, ...], config: Any) -> Iterator[HeadPart]:
+def head_parts(name: str, shape: tuple[int, ...], config: object) -> Iterator[HeadPart]:
     """Every head's part of a weight; none of one that is no attention matrix of heads (compressed keys, vectors)."""
     from probe import families
 

@@ -6,9 +6,9 @@ a cosine c of two sketches is off by sqrt((1 + c^2) / dims) on average.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -71,7 +71,8 @@ class Leaves:
 
     def gradient(self, value: Tensor) -> Iterator[Tensor]:
         """The gradient of a number, as flat pieces in a fixed order."""
-        found = torch.autograd.grad(value, [w for w, _ in self.slots], allow_unused=True)
+        given = torch.autograd.grad(value, [w for w, _ in self.slots], allow_unused=True)
+        found = cast("Sequence[Tensor | None]", given)
         for (weight, slots), g in zip(self.slots, found, strict=True):
             for slot in slots:
                 yield slot.read(torch.zeros_like(weight) if g is None else g).detach().flatten().float().cpu()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from probe import Model, Rollouts
+    from probe import Model, Rollouts, TokenBatch
 
 
 def of_policy(policy: Model, log: Rollouts, leaves: Leaves, dims: int, seed: int) -> tuple[Gradients, np.ndarray]:
@@ -82,6 +82,12 @@ def _counts(log: Rollouts) -> np.ndarray:
     return log.index["n_tokens"].to_numpy(int)
 
 
+def _logits(model: Model, batch: TokenBatch, *, grad: bool = False) -> Tensor:
+    found = model.run(batch, logits="all", grad=grad).logits
+    assert found is not None
+    return found
+
+
 def _responses(policy: Model, log: Rollouts, reference: Model | None) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Item, and row, logits at its masked-in tokens (with graph), their ids and the reference's logits, of each."""
     from probe import recompute
@@ -100,9 +106,9 @@ def _responses(policy: Model, log: Rollouts, reference: Model | None) -> Iterato
             if not len(tokens.target):
                 continue
             with as_named(recompute.named_as_logged(index)):
-                logits = policy.run(batch, logits="all", grad=True).logits
-                other = () if reference is None else (tokens.rows(reference.run(batch, logits="all").logits),)
-            given = (first + row, tokens.rows(logits), tokens.target.to(policy.device), *other)
+                own = tokens.rows(_logits(policy, batch, grad=True))
+                other = () if reference is None else (tokens.rows(_logits(reference, batch)),)
+            given = (first + row, own, tokens.target.to(policy.device), *other)
             yield str(index["item"].iloc[row]), given
         first += len(index)
 

@@ -35,6 +35,8 @@ from analyses.weights import _item_gradients, _log_gradients
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from analyses.weights._item_gradients import Gradients, Leaves
     from probe import Model, Prompts, Rollouts
 
@@ -127,7 +129,7 @@ def _sampled(rollouts: Rollouts, tuned: Model, wanted: int | None) -> int:
 
 
 def _of_answers(
-    model: Model, prompts: Prompts, leaves: Leaves, sketch: int, seed: int, template: Any
+    model: Model, prompts: Prompts, leaves: Leaves, sketch: int, seed: int, template: object
 ) -> tuple[Gradients, np.ndarray, np.ndarray]:
     """Ascent directions of the answers' log-likelihood, one per item, with items and groups."""
     named = lambda batches: progress(batches, "gradients of answers", total=len(batches))  # noqa: E731
@@ -231,7 +233,7 @@ def _claim(data: xr.Dataset, n: int, auxiliary: str) -> Claim:
     return Claim("auxiliary", NONE, f"that {what}; it only perturbs", **shown)
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Cosine and ratio with their intervals; with steps, one line a step."""
     rows = result.summary()
     label = ["quantity", "step"] if "step" in rows else "quantity"

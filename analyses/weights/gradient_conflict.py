@@ -16,7 +16,7 @@ Control: the same item twice (cosine 1, cancellation 0); contradictory answers f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,8 @@ from analyses.weights import _conflict_claims, _item_gradients
 from probe.errors import InputError
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe import Model, Prompts
 
 LABELS = {
@@ -126,7 +128,7 @@ def _rows(gram: np.ndarray, ids: np.ndarray, groups: np.ndarray, trained_on: str
     counted = np.maximum(known.sum(1), 1)
     filled, against = np.where(known, cosine, 0.0), np.where(known, opposed(cosine), 0.0)
     least = np.where(known, cosine, np.inf)
-    any_ = known.any(1)
+    any_: np.ndarray = np.asarray(known.any(1))
     return pd.DataFrame(
         {
             "item": ids,
@@ -196,7 +198,7 @@ def _means(gram: np.ndarray, ids: np.ndarray, codes: np.ndarray, count: int, kee
     return out
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """The three quantities by group trained on and group read; with steps, one panel a step."""
     rows = result.summary()
     facet = "step" if "step" in rows else None

@@ -41,6 +41,7 @@ from probe.errors import InputError
 from probe.lazily import torch
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Checkpoint
@@ -176,12 +177,12 @@ def _directions(base: Tensor, tuned: Tensor, sub: tuple[Tensor, Tensor, Tensor] 
     if sub is None or not bool(update.any()):
         return found | ({"spectral_drift": 0.0} if sub is not None else {})
     s, left, right = sub
-    k = left.shape[1]
+    k, (m, n) = left.shape[1], base.shape
     after, left_after, right_after = _spectra.singular(tuned, k)
-    low, high = chance_interval(subspace_size(*base.shape, k), base.numel())
+    low, high = chance_interval(subspace_size(m, n, k), base.numel())
     return {
         **energy(update, left, right),
-        "principal_chance": subspace_size(*base.shape, k) / base.numel(),
+        "principal_chance": subspace_size(m, n, k) / base.numel(),
         "principal_low": low,
         "principal_high": high,
         "core_chance": k * k / base.numel(),
@@ -249,7 +250,7 @@ def _arrays(table: pd.DataFrame) -> xr.Dataset:
     return data
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Each quantity over layers beside its chance, one panel a kind of weight; with steps, one line a step."""
     rows = result.summary()
     rows = rows.assign(kind=rows["matrix"].map(_names.kind_of), layer=rows["matrix"].map(_names.layer_of))

@@ -34,6 +34,7 @@ from probe.lazily import torch
 from probe.rollouts import WINDOW
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Model, Rollouts
@@ -177,11 +178,16 @@ def gradients(model: Model, resid: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Novelty and shares over steps; every response's shaped reward against its novelty."""
     rows = result.summary()
     extra = "step" if "step" in rows else None
     title = "Update directions of a group's responses"
     over = curve(rows, x="rollout_step", color="quantity", facet=extra, title=title, unit="1", y_title="share")
-    by = {"color": "reward", "hover": ["item", "sample"], "x_title": "novelty", "y_title": "reward, shaped"}
+    by: dict[str, Any] = {
+        "color": "reward",
+        "hover": ["item", "sample"],
+        "x_title": "novelty",
+        "y_title": "reward, shaped",
+    }
     return {"over_steps": over, "shaped": scatter(result.table, x="novelty", y="shaped", title="Shaped reward", **by)}

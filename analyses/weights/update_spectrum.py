@@ -38,6 +38,7 @@ from probe.errors import InputError
 from probe.lazily import torch
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
     from torch import Tensor
 
     from probe import Checkpoint
@@ -196,7 +197,7 @@ def _arrays(table: pd.DataFrame) -> xr.Dataset:
     return whole
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Figure]:
     """Ranks over layers beside those of a random update, runs' agreement, and the rank of every head."""
     rows = result.summary()
     rows = rows.assign(kind=rows["matrix"].map(_names.kind_of), layer=rows["matrix"].map(_names.layer_of))

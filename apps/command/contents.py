@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 import pandas as pd
@@ -77,7 +76,7 @@ def _first_words(entry: Entry) -> str:
     return (said[0][:WORDS].rstrip() + ("…" if len(said[0]) > WORDS else "") + more) if said else ""
 
 
-def _as_json(entry: Entry) -> dict[str, Any]:
+def _as_json(entry: Entry) -> dict[str, object]:
     kept = {name: entry.record.get(name) for name in ("analysis", "key", "kind", "started", "seconds")}
     about = {"run": entry.run_name, "steps": entry.steps, "options": entry.options, "prompts": entry.data_name}
     return kept | about | {"inputs": entry.record.get("inputs", {})}

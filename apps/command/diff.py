@@ -36,7 +36,7 @@ class Side:
         return table[table["step"] == self.step] if self.step is not None else table
 
 
-def diff(store: Store, names: tuple[str, str], analysis: str, inputs: Mapping[str, Any]) -> None:
+def diff(store: Store, names: tuple[str, str], analysis: str, inputs: Mapping[str, object]) -> None:
     """Print the difference of two sides, B - A.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from typing import Any
 
 from analyses.core import analysis as registry
 from analyses.core.analysis import Analysis
@@ -34,7 +33,7 @@ def by_question() -> dict[str, list[Analysis]]:
     return {question: found[question] for question in (*QUESTIONS.values(), OTHER) if question in found}
 
 
-def row(of: Analysis) -> dict[str, Any]:
+def row(of: Analysis) -> dict[str, object]:
     """An analysis as `--json` lists it."""
     return {"analysis": of.name, "inputs": [i.name for i in of.inputs], "title": of.title}
 

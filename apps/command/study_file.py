@@ -25,7 +25,7 @@ WORDS = (
 )  # fmt: skip
 
 
-def studies(runs: Sequence[str], given: Mapping[str, Any]) -> list[dict[str, Any]]:
+def studies(runs: Sequence[str], given: Mapping[str, object]) -> list[dict[str, Any]]:
     """The studies that a command asks for: those of a TOML file, or the one of the folders it names.
 
     What the command says beside a file goes before what the file says.
@@ -66,7 +66,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return made
 
 
-def write(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
+def write(path: Path, found: Sequence[Mapping[str, object]]) -> None:
     """The studies as a file that `read` reads back.
 
     Raises:
@@ -77,20 +77,20 @@ def write(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
         path.write_text(text(found), encoding="utf-8")
 
 
-def text(found: Sequence[Mapping[str, Any]]) -> str:
+def text(found: Sequence[Mapping[str, object]]) -> str:
     """The same as TOML."""
     if len(found) == 1:
         return HEAD + "\n".join(_lines(found[0])) + "\n"
     return HEAD + "".join("\n[[study]]\n" + "\n".join(_lines(one)) + "\n" for one in found)
 
 
-def _lines(one: Mapping[str, Any]) -> Iterator[str]:
+def _lines(one: Mapping[str, object]) -> Iterator[str]:
     for name, value in one.items():
         if name not in LEFT_OUT:
             yield f"{name} = {_toml(value)}"
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     """JSON's strings, numbers, booleans and lists are TOML's; a table is written inline."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
@@ -99,7 +99,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def keep(store: Store, asked_for: Mapping[str, Any], done: Study) -> None:
+def keep(store: Store, asked_for: Mapping[str, object], done: Study) -> None:
     """Keep what was asked, as a file, with the keys of what it made, in the store."""
     made = {a.run.name: {name: r.key for name, r in a.results.items()} for a in done.answers}
     words = text([asked_for])

@@ -108,7 +108,7 @@ def _told_failures(result: Result) -> bool:
     return bool(failed)
 
 
-def as_line(store: Store, result: Result) -> dict[str, Any]:
+def as_line(store: Store, result: Result) -> dict[str, object]:
     """A result as `--json` prints it."""
     return {
         "key": result.key,

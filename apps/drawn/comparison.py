@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analyses.core import figures
 from analyses.core.result import COMPANIONS, DIMS
 from analyses.core.stats import holm, paired_difference, sign_flip
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 CATEGORIES = ("group", "dataset", "mask", "answer_kind", "variant", "arm", "site", "direction", "token_class")
 ORDERED = ("layer", "window", "state", "head", "kv_head", "alpha", "fraction", "k", "source_step", "neuron")
@@ -132,7 +135,7 @@ def by_item(first: pd.DataFrame, second: pd.DataFrame, value: Value) -> Views:
     return {"paired-by-item": (_paired_figure(lines, told, pooled, value), lines)}
 
 
-def _paired_figure(lines: pd.DataFrame, told: list[str], pooled: list[str], value: Value) -> Any:
+def _paired_figure(lines: pd.DataFrame, told: list[str], pooled: list[str], value: Value) -> Figure:
     """Dots of the lines; curves where they are along a layer or another ordered dim."""
     by = [c for c in told if lines[c].nunique(dropna=False) > 1]
     shown = lines.assign(n=lines["items"], quantity=value.name)

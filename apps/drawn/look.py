@@ -7,7 +7,6 @@ place and unknown, and nothing else; each is told by a word or a sign as well.
 from __future__ import annotations
 
 import html
-from typing import Any
 
 GOOD, BAD, PLACE, UNKNOWN = "good", "bad", "place", "unknown"
 SIGNS = {GOOD: "✓", BAD: "!", PLACE: "◎", UNKNOWN: "?"}
@@ -94,6 +93,6 @@ def alone(found: str) -> str:
     return f"<style>{CSS}</style>{found}"
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """A text that stands in markup, between tags and in attributes, as it is."""
     return html.escape(str(value), quote=True)

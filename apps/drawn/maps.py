@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analyses.core import figures
 from analyses.core.result import DIMS
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 PARTNERS = ("head", "kv_head", "step", "pos", "neuron", "alpha", "window")
 MAX_MAPS = 12  # of one category
@@ -31,7 +34,7 @@ def maps_of(summary: pd.DataFrame, x: str, y: str) -> dict[str, pd.DataFrame]:
     return found
 
 
-def map_figure(cells: pd.DataFrame, x: str, y: str, title: str) -> Any:
+def map_figure(cells: pd.DataFrame, x: str, y: str, title: str) -> Figure:
     """The map of ``cells``."""
     return figures.heatmap(cells, x=x, y=y, title=title)
 

@@ -182,9 +182,10 @@ class HuggingFaceBackend:
 
 def unembedded(unembed: nn.Module, hidden: Tensor) -> Tensor:
     """The unembedding's output; some families (Mamba) keep states in float32 beside weights of fewer bits."""
-    weight = getattr(unembed, "weight", None)
-    plain = weight is not None and weight.is_floating_point() and weight.element_size() > 1  # or packed
-    return unembed(hidden.to(weight.dtype) if plain else hidden)
+    weight: Tensor | None = getattr(unembed, "weight", None)
+    if weight is not None and weight.is_floating_point() and weight.element_size() > 1:  # else it is packed
+        hidden = hidden.to(weight.dtype)
+    return unembed(hidden)
 
 
 def logits_of(raw: Tensor, config: object) -> Tensor:

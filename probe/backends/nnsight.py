@@ -31,7 +31,7 @@ _EAGER = "eager_attention_forward"
 """The function of a modeling file that nnsight's view of an attention's source can be followed into."""
 
 
-def tracing(hf_model: Any) -> Any:
+def tracing(hf_model: PreTrainedModel) -> Any:
     """nnsight's own model over the same weights: `with tracing(hf).trace(**inputs): ...`."""
     from nnsight import NNsight
 

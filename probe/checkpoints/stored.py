@@ -65,7 +65,7 @@ def _sources(checkpoint: Checkpoint, allow_pickle: bool) -> dict[str, Any]:
     return {n: t for n, t in held.items() if not TABLES.search(n)}
 
 
-def _pickled(files: list[Path]) -> dict[str, Any]:
+def _pickled(files: list[Path]) -> dict[str, object]:
     return {n: t for f in files for n, t in torch.load(f, weights_only=True, map_location="cpu", mmap=True).items()}
 
 

@@ -215,7 +215,7 @@ class RolloutRecorder:
             )
 
     def _note_update(
-        self, pending: Pending, rows: list[int], logps: torch.Tensor, inputs: Mapping[str, object]
+        self, pending: Pending, rows: list[int], logps: torch.Tensor, inputs: Mapping[str, torch.Tensor]
     ) -> None:
         real = response_mask(inputs).cpu().numpy()
         values = logps.float().cpu().numpy()

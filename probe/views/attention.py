@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -37,7 +37,7 @@ class Attention:
 
     def frame(self) -> pd.DataFrame:
         """One row a head, position and key position: head, pos, token, key_pos, key_token, weight."""
-        rows: list[dict[str, Any]] = [
+        rows: list[dict[str, object]] = [
             {"head": head, "pos": q, "token": self.tokens[q], "key_pos": k, "key_token": self.tokens[k], "weight": w}
             for head, map_ in zip(self.heads, self.pattern.tolist(), strict=True)
             for q, row in enumerate(map_)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -50,7 +50,7 @@ class Compared:
 
     def frame(self) -> pd.DataFrame:
         """One row a site and position: site, pos, token, base_top, tuned_top, kl_nats."""
-        rows: list[dict[str, Any]] = [
+        rows: list[dict[str, object]] = [
             {
                 "site": str(site), "pos": p, "token": token, "base_top": self.base.top_tokens[s][p][0],
                 "tuned_top": self.tuned.top_tokens[s][p][0], "kl_nats": float(self.kl_nats[s, p]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -49,7 +49,7 @@ class Lens:
     def frame(self) -> pd.DataFrame:
         """One row a site, position and rank: site, pos, token, rank, top_token, prob, entropy_nats, next_logprob."""
         cells = [(s, p, r) for s, _ in enumerate(self.sites) for p, _ in enumerate(self.tokens) for r in range(self.k)]
-        rows: list[dict[str, Any]] = [
+        rows: list[dict[str, object]] = [
             {
                 "site": str(self.sites[s]), "pos": p, "token": self.tokens[p], "rank": r,
                 "top_token": self.top_tokens[s][p][r], "prob": float(self.top_probs[s, p, r]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -64,7 +64,7 @@ class Patched:
 
     def frame(self) -> pd.DataFrame:
         """One row a cell: kind, layer, `pos` or `head`, place (its name), effect."""
-        rows: list[dict[str, Any]] = [
+        rows: list[dict[str, object]] = [
             {"kind": kind, "layer": layer, "head" if _by_head(kind) else "pos": n, "place": place, "effect": value}
             for kind, values in self.effects.items()
             for layer, row in enumerate(values.tolist())

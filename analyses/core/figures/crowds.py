@@ -108,10 +108,8 @@ def sliding(
     """
     texts = [", ".join(plain(v) for v in values) for values in rows[list(by)].itertuples(index=False)]
     parts = dict(list(rows.assign(_at=texts).groupby("_at", sort=False)))
-    order = [plain(v) for v in axis_values(rows[by[0]])] if len(by) == 1 else list(parts)
-    drawn: dict[str, Any] = {
-        str(at): draw(_complete(parts[at].drop(columns="_at"), rows, panels, value)) for at in order
-    }
+    order = [plain(v) for v in axis_values(rows[by[0]])] if len(by) == 1 else [str(at) for at in parts]
+    drawn: dict[str, Any] = {at: draw(_complete(parts[at].drop(columns="_at"), rows, panels, value)) for at in order}
     keys = list(dict.fromkeys(k for figure in drawn.values() for k in _by_key(figure)))
     start = len(order) - 1 if by[0] in STEPS else 0
     shown: Any = drawn[order[start]]

@@ -202,7 +202,7 @@ def _named(figure: Any, x: float, text: str, color: str) -> go.Figure:
 
 
 def coloraxis(
-    values: Any, signed: bool | None, limit: float | None, unit: str, fixed: scales.Scale | None = None
+    values: object, signed: bool | None, limit: float | None, unit: str, fixed: scales.Scale | None = None
 ) -> dict[str, Any]:
     """Colours and their bar; ``fixed``: the scale of the quantity itself, whatever the values are."""
     bar = {"title": {"text": html.escape(fixed.unit or unit if fixed else unit), "side": "right"}, "thickness": 14}

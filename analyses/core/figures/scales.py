@@ -64,7 +64,7 @@ def are_fractions(rows: pd.DataFrame, y: str) -> bool:
     return bool(known and values.size and values.min() >= 0 and values.max() <= 1)
 
 
-def color_scale(values: Any, signed: bool | None = None, limit: float | None = None) -> dict[str, Any]:
+def color_scale(values: object, signed: bool | None = None, limit: float | None = None) -> dict[str, Any]:
     """Plotly coloraxis settings: centred on zero where values have both signs, from smallest to largest otherwise.
 
     With ``limit`` values of one sign go from zero to it, so that two figures share a scale.

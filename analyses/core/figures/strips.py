@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,6 +18,9 @@ from plotly.colors import sample_colorscale
 from analyses.core.figures.layout import TOKENS_PER_ROW, coloraxis, empty, finished
 from analyses.core.figures.traces import number
 from probe.token_text import visible
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 EQUAL_CONTRAST = 0.179  # luminance at which black and white contrast alike: (L + .05)^2 = 1.05 x .05
 
@@ -58,7 +61,7 @@ def tokens(
     told = [_about_token(i, t, v, unit) for i, (t, v) in enumerate(zip(texts, numbers, strict=True))]
     if hover:
         told = [f"{t}<br>{html.escape(h)}" for t, h in zip(told, hover, strict=True)]
-    figure: Any = go.Figure()
+    figure: Figure = go.Figure()
     filled = {"z": _grid(numbers, shape, np.nan)}
     filled |= {"text": _grid(shown, shape, ""), "customdata": _grid(told, shape, "")}
     look = {"hovertemplate": "%{customdata}<extra></extra>", "xgap": 2, "ygap": 4}

@@ -64,7 +64,7 @@ def lines(
     by = [c for c in dict.fromkeys((color, dash)) if c]
     groups: Any = part.groupby(by, sort=ordered, dropna=False) if by else [((), part)]
     for values, line in groups:
-        named: dict[str, Any] = dict(zip(by, values, strict=True))
+        named: dict[str, object] = dict(zip(by, values, strict=True))
         hue, style = hues.get(named.get(color or ""), 0), dashes.get(named.get(dash or ""), 0)
         look = {
             "color": ramp(hue / (len(order) - 1)) if ordered else PALETTE[hue % len(PALETTE)],
@@ -74,7 +74,7 @@ def lines(
         yield ", ".join(as_text(v) for v in values), line, look
 
 
-def numbered(values: Iterable[Any]) -> dict[Any, int]:
+def numbered(values: Iterable[object]) -> dict[Any, int]:
     """Place of each value among the distinct ones, in the order they come."""
     return {v: i for i, v in enumerate(dict.fromkeys(values))}
 
@@ -124,8 +124,8 @@ def line_traces(
 def band(line: pd.DataFrame, x: str, color: str, name: str) -> Trace:
     """The interval as one polygon per run of measured points, so that a gap stays a gap."""
     measured = line["ci_low"].notna() & line["ci_high"].notna()
-    xs: list[Any] = []
-    ys: list[Any] = []
+    xs: list[object] = []
+    ys: list[object] = []
     for _, run in line[measured].groupby((~measured).cumsum()[measured]):
         if xs:
             xs.append(None)
@@ -225,7 +225,7 @@ def quantity_name(quantity: str) -> str:
     return QUANTITIES.get(quantity, quantity.removesuffix("_nats").replace("_", " "))
 
 
-def value_name(value: Any) -> str:
+def value_name(value: object) -> str:
     """A category for people: plain words for the vocabulary's own values, others as they are."""
     return VALUES.get(str(value), plain(value))
 
@@ -256,12 +256,12 @@ def number(value: Any) -> str:
     return "not measured" if pd.isna(value) else f"{float(value):.4g}"
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """A value as text; whole numbers without a decimal point."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
     """A value as escaped text."""
     return html.escape(plain(value))
 

@@ -103,7 +103,7 @@ def pooled_states(
     pooling: Pooling = "last_prompt",
     positions: tuple[int, ...] = (),
     what: str = "states",
-    **plan: Any,
+    **plan: object,
 ) -> States:
     """Pooled residual states of every item of one checkpoint.
 

@@ -80,7 +80,7 @@ class Loading:
         return {**{k: v for k, v in asdict(self).items() if k not in own}, **self.placement}
 
     @property
-    def placement(self) -> dict[str, Any]:
+    def placement(self) -> dict[str, object]:
         """Where `Model.load` puts the weights: a device, or a device map (`auto`, or JSON of modules to devices)."""
         if self.device == "auto":
             return {"device_map": "auto"}
@@ -165,7 +165,7 @@ def _model(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
     raise InputError(f"{name}: expected a checkpoint folder, a Checkpoint or a Model; got {type(value).__name__}")
 
 
-def _identity(checkpoint: Checkpoint | None) -> dict[str, Any]:
+def _identity(checkpoint: Checkpoint | None) -> dict[str, object]:
     if checkpoint is None:
         return {"path": None}
     fields = ("path", "revision", "step", "stage", "adapter", "config")

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ GENERATING = ("evaluate", "calibration", "robustness", "partial_prompt", "merge"
 class Live:
     """Chosen analyses of one model in memory; called with the model, its step and the folder of its run."""
 
-    def __init__(self, names: Sequence[str], prompts: Prompts, store: Store, options: Mapping[str, Any]) -> None:
+    def __init__(self, names: Sequence[str], prompts: Prompts, store: Store, options: Mapping[str, object]) -> None:
         self.names, self.prompts, self.store, self.options = tuple(names), prompts, store, options
         self.began = ""
         self.members: dict[str, list[tuple[int, str]]] = {name: [] for name in names}
@@ -110,7 +110,7 @@ def live(
     store: Store | None = None,
     limit: int | None = None,
     generate: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Live:
     """What `probe.training.ProbeCallback` measures: analyses of one checkpoint, on items, while it trains.
 

@@ -103,7 +103,7 @@ def record_of(
     of: Analysis,
     steps: Sequence[Mapping[str, int]],
     done: Sequence[Result],
-    models: Sequence[Mapping[str, Any]],
+    models: Sequence[Mapping[str, object]],
     pairs: str,
     engine: Engine,
 ) -> dict[str, Any]:

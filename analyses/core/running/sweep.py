@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analyses.core.analysis import get
 from analyses.core.cost.estimates import DTYPE_BYTES
@@ -149,7 +149,7 @@ class Sweep:
             self.error = error
             self.announce(None)
 
-    def announce(self, state: Mapping[str, Any] | None) -> None:
+    def announce(self, state: Mapping[str, object] | None) -> None:
         """Say in the store how far this is; None: it ended."""
         if self.asked.store is not None:
             self.asked.store.announce(self.key, state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analyses.core.analysis import get, unknown
 from analyses.core.progress import interruptible
@@ -31,7 +31,7 @@ def sweep_together(
     loading: Loading | None = None,
     limit: int | None = None,
     engine: Engine | None = None,
-    **given: Any,
+    **given: object,
 ) -> dict[str, Result]:
     """The results of several sweeps by the name of their analysis; each is what `sweep` of it alone gives.
 

@@ -50,15 +50,13 @@ def correlation(x: Array, y: Array, level: float = 0.95) -> tuple[float, float, 
     1935); with errors of persistence .8 in both, Fisher's plain interval covers .74 of 20 steps, this one .95. NaN
     below four steps or where a series does not vary. An interval that leaves out 0 may still be two trends.
     """
-    from scipy import stats
-
     if len(x) < 4 or np.isnan(x).any() or np.isnan(y).any() or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return (float("nan"),) * 3
+        return float("nan"), float("nan"), float("nan")
     a, b = (z - z.mean() for z in (x, y))
     r = float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))
     kept = max(float(np.prod([z[1:] @ z[:-1] / (z @ z) for z in (a, b)])), 0.0)
     worth = max(len(x) * (1 - kept) / (1 + kept), 4.0)
-    reach = float(stats.norm.ppf((1 + level) / 2)) / np.sqrt(worth - 3)
+    reach = float(scipy.stats.norm.ppf((1 + level) / 2)) / np.sqrt(worth - 3)
     if abs(r) == 1:
         return r, r, r
     return r, float(np.tanh(np.arctanh(r) - reach)), float(np.tanh(np.arctanh(r) + reach))

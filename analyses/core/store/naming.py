@@ -43,7 +43,7 @@ def checkpoints_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [c for c in found if c and c.get("path")]
 
 
-def run_of(record: Mapping[str, Any]) -> str:
+def run_of(record: Mapping[str, object]) -> str:
     """Path of the folder its checkpoints lie in, or the log it read; "" where it read neither.
 
     Equal weights have one stored result, so two runs that start alike share the first member: the folder of most
@@ -71,7 +71,7 @@ def sources_of(record: Mapping[str, Any]) -> Iterator[str]:
             yield str(given["source"])
 
 
-def prompts_of(record: Mapping[str, Any]) -> str:
+def prompts_of(record: Mapping[str, object]) -> str:
     """Names of the files it read beside models, without their folders."""
     return ", ".join(PurePath(source).name for source in sources_of(record))
 
@@ -90,7 +90,7 @@ def checkpoint_names(record: Mapping[str, Any]) -> list[tuple[int | None, str]]:
     return found
 
 
-def named(records: Sequence[Mapping[str, Any]], analysis: str, run: str) -> list[Mapping[str, Any]]:
+def named(records: Sequence[Mapping[str, object]], analysis: str, run: str) -> list[Mapping[str, Any]]:
     """The results of an analysis about the run of this name; sweeps, and single runs only where there is none.
 
     Of results with the same options on the same inputs the newest counts: the others are of an older version, or of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -121,7 +122,7 @@ def _at(found: pd.DataFrame, step: int) -> pd.DataFrame:
     return found[found["step"] == step] if "step" in found else found
 
 
-def _picked(word: str, steps: list[Any]) -> None:
+def _picked(word: str, steps: Sequence[object]) -> None:
     """An item of the list, or another step for B."""
     what, _, value = word.partition(BREAK)
     if what == ITEM:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
@@ -15,6 +15,9 @@ from apps.drawn import curves, overview, panels
 from apps.drawn.reproduction import of_run
 from probe import RunLog
 from probe.errors import InputError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 LOG_SECONDS = 20  # after which a log is read again: a run may go on
 SMOOTHING = [0.0, 0.3, 0.6, 0.8, 0.9, 0.95, 0.99]
@@ -131,7 +134,7 @@ def _curves(
     )
 
 
-def _opened(x: str, figure: Any, rows: pd.DataFrame, point: Any) -> None:
+def _opened(x: str, figure: Figure, rows: pd.DataFrame, point: Any) -> None:
     """A point of a curve opens what its run wrote at that step, of the curve's group of items."""
     if at := panels.place_of(figure, rows, point, x):
         group = {"group": [at["group"]]} if at["group"] != curves.ALL else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
@@ -18,6 +18,9 @@ from apps.dashboard.widgets import address, exports, live, looking, parts, rail,
 from apps.drawn import grid, strips, texts
 from apps.drawn.reproduction import of_token
 from apps.drawn.texts import Written
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 # What tells an item's rows apart beside layer and token.
 SITES = ("site", "variant", "direction", "checkpoint", "head", "rollout_step", "sample")
@@ -81,7 +84,7 @@ def _drawn(entries: list[Entry], entry: Entry, column: str, where: Mapping[str, 
     exports.show("token", views, made, dict.fromkeys([entry, *(entries if about else [])]))
 
 
-def _attention(entry: Entry, where: Mapping[str, object], look: Mapping[str, Any]) -> None:
+def _attention(entry: Entry, where: Mapping[str, object], look: Mapping[str, object]) -> None:
     """The box with attention; there is none where no model can be run or its text or checkpoint is out of reach."""
     kind = where.get("answer_kind")
     written = next((w for w in texts.of(entry).get(str(where["item"]), []) if kind in (None, w[2])), None)
@@ -96,7 +99,7 @@ def _attention(entry: Entry, where: Mapping[str, object], look: Mapping[str, Any
             looking.show(text, str(path), int(str(where.get("layer", 0))), running.model)
 
 
-def _grid(entry: Entry, column: str, where: Mapping[str, object], look: Mapping[str, Any]) -> grid.Grid | None:
+def _grid(entry: Entry, column: str, where: Mapping[str, object], look: Mapping[str, object]) -> grid.Grid | None:
     """Layers by positions of the item; None for a result without layers."""
     return _made(str(entry.root), entry.analysis, entry.key, column, parts.frozen(where), parts.frozen(look))
 
@@ -154,9 +157,9 @@ def _kind(entry: Entry, item: str) -> dict[str, Any]:
     return {"answer_kind": address.select("Answer", sorted(kinds), key="answer", radio=True, horizontal=True)}
 
 
-def _site(entry: Entry, item: str) -> dict[str, Any]:
+def _site(entry: Entry, item: str) -> dict[str, object]:
     """Of which site, direction and the like, where an item has several."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name in [c for c in SITES if c in table_columns(entry.root, entry.analysis, entry.key)]:
         values = _distinct(str(entry.root), entry.analysis, entry.key, name, {"item": [item]})
         if len(values) > 1:
@@ -206,13 +209,14 @@ def _look(entry: Entry) -> dict[str, Any]:
     return {**look, **({"difference": True} if mode == DIFFERENCE else {})}
 
 
-def _shown(name: str, figure: Any, part: pd.DataFrame, picked: str) -> None:
+def _shown(name: str, figure: Figure, part: pd.DataFrame, picked: str) -> None:
     """A strip; a token chosen on it is kept as its position."""
     wide = figures.TOKENS_PER_ROW
     places = list(map(str, part["pos"]))
     at = places.index(picked) if picked in places else None
     cell = (str(at % wide), str(at // wide)) if at is not None else None
-    title = figure.layout.title.text
+    layout: Any = figure.layout
+    title = layout.title.text
 
     def named(point: Any) -> str:
         place = round(point["y"]) * wide + round(point["x"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
@@ -15,6 +15,9 @@ import streamlit as st
 from apps.catalog import Entry
 from apps.dashboard.widgets import address
 from apps.drawn.reproduction import commands
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 MAX_COMMANDS = 12
 Views = Mapping[str, tuple[Any, pd.DataFrame]]  # name -> (figure, the rows behind it)
@@ -44,13 +47,13 @@ def show(page: str, views: Views, made: Callable[[], str], of: Iterable[Entry]) 
         code(made, of)
 
 
-def files(name: str, figure: Any, rows: pd.DataFrame) -> list[File]:
+def files(name: str, figure: Figure, rows: pd.DataFrame) -> list[File]:
     """A figure as a page that opens offline, and the rows behind it."""
     label = name.partition("-")[2].replace("-", " ").capitalize()
     return [page(label, name, figure), *tables(label, name, rows)]
 
 
-def page(label: str, name: str, figure: Any) -> File:
+def page(label: str, name: str, figure: Figure) -> File:
     """A figure as one HTML file with all it needs."""
     return File(f"{label}, HTML", f"{name}.html", "text/html", lambda: figure.to_html(include_mathjax=False))
 

@@ -117,7 +117,7 @@ def side_by_side(
         on_point: what a click on a point means: takes figure, rows and point.
     """
 
-    def clicked(key: str, shown: Any, rows: pd.DataFrame) -> None:
+    def clicked(key: str, shown: object, rows: pd.DataFrame) -> None:
         if points := st.session_state[key].selection.points:
             on_point(shown, rows, points[0])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from analyses.core.analysis import get
 from analyses.core.cost.plan import Plan, plan
@@ -50,12 +49,12 @@ def effort(run: Run, asks: Sequence[Ask], way: Way, loading: Loading) -> Effort:
     return Effort(computing + reading, max((p.peak("both") for p in made), default=0.0), tuple(uncounted))
 
 
-def _plan(run: Run, ask: Ask, way: Way, loading: Loading, rates: Any) -> Plan | None:
+def _plan(run: Run, ask: Ask, way: Way, loading: Loading, rates: object) -> Plan | None:
     """The plan of one analysis; None where none is made: of results and logs, and of weights in unusual files."""
     of, series = get(ask.analysis), list(run.series)
     if ask.how in ("result", "log", "fall") or not any(i.kind == "Model" for i in of.inputs):
         return None
-    given: Mapping[str, Any] = {"dtype": loading.dtype, "device": loading.device, "rates": rates}
+    given: Mapping[str, object] = {"dtype": loading.dtype, "device": loading.device, "rates": rates}
     prompts = way.items(ask, run.prompts) if run.prompts else None
     wanted = series if ask.how in ("series", "first") else [series[0], series[-1]]
     try:

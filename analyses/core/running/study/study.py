@@ -122,7 +122,7 @@ def study(
     store: Store | None = None,
     loading: Loading | None = None,
     engine: Engine | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     own: Options | None = None,
     most: int = 0,
     told: Callable[[Answers], None] = lambda _: None,
@@ -168,7 +168,7 @@ def _one_kind(prompts: Prompts | None) -> Prompts | None:
     return prompts
 
 
-def _check_options(asks: Sequence[Ask], shared: Mapping[str, Any], own: Options) -> None:
+def _check_options(asks: Sequence[Ask], shared: Mapping[str, object], own: Options) -> None:
     """An option that no analysis has, or that a named one has not, is told before anything is read."""
     names = {o.name for ask in asks for o in get(ask.analysis).options}
     for name in set(shared) - names:
@@ -217,7 +217,7 @@ def _swept(answers: Answers, asks: Sequence[Ask], way: Way) -> None:
                 answers.failed[one.name] = "; ".join(f"step {row['step']}: {row['error']}" for row in lost)
 
 
-def _items(run: Run, ask: Ask, way: Way) -> dict[str, Any]:
+def _items(run: Run, ask: Ask, way: Way) -> dict[str, object]:
     takes = any(i.name == "prompts" for i in get(ask.analysis).inputs)
     return {"prompts": way.items(ask, run.prompts)} if takes and run.prompts else {}
 
