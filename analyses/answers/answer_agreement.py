@@ -31,6 +31,7 @@ from analyses.answers import _judged
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.claim import UNJUDGED, Claim
+from analyses.core.figures import curve, forest
 from analyses.core.reading.votes import clusters
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -153,8 +154,6 @@ def _claims(found: pd.DataFrame) -> Iterator[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Agreement between and within wordings, and the divergence with its null; over steps where there are any."""
-    from analyses.core.figures import curve, forest
-
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
     agreed = rows[rows["quantity"].isin(["agreement", "within"])]

@@ -30,6 +30,7 @@ from analyses.answers import _judged
 from analyses.answers._samples import BY, sampled
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.reading.votes import clusters
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -140,8 +141,6 @@ def _claims(table: pd.DataFrame) -> Iterator[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Rates and contrasts by behaviour, over steps where there are any."""
-    from analyses.core.figures import curve, forest
-
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
     rows = rows[rows["quantity"].isin(["rate", "contrast"])]

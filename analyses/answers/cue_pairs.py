@@ -31,6 +31,7 @@ from analyses.answers import _judged
 from analyses.answers._judged import Mean
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from probe.errors import InputError
 
@@ -154,8 +155,6 @@ def _claims(table: pd.DataFrame) -> Iterator[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Flips to the cue and elsewhere, and naming, over steps where there are any."""
-    from analyses.core.figures import curve, forest
-
     rows = result.summary()
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
     title = "Cues: flips to them and elsewhere, and responses that name them"

@@ -32,6 +32,7 @@ from analyses.answers import _judged
 from analyses.answers._samples import BY, sampled
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.reading.votes import clusters, pass_at_k
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -180,8 +181,6 @@ def _claims(table: pd.DataFrame) -> Iterator[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Accuracy, solved and exclusive problems against temperature; with steps, one line a step."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     rows = rows[rows["quantity"].isin(OWN)]
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

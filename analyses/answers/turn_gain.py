@@ -30,6 +30,7 @@ from analyses.answers._samples import BY, sampled
 from analyses.answers._variety import frequencies, semantic_entropy_nats
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.reading.votes import clusters
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -124,8 +125,6 @@ def _claims(total: pd.DataFrame) -> Iterator[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Entropy of answers and gains by turn; with steps, one line a step."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     rows = rows[rows["quantity"].isin(["entropy_nats", "gain_nats"])]
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

@@ -34,6 +34,7 @@ from analyses.attention import _spans
 from analyses.core import reading, stats
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.figures import curve, heatmap
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from probe.errors import InputError
@@ -243,8 +244,6 @@ def auroc(weights: Float[Tensor, "head key_pos"], marked: Bool[Tensor, " key_pos
 
 def figures(result: Result) -> dict[str, Figure]:
     """AUROC of every head as a map, and attention on evidence over layers (with steps, one line a step)."""
-    from analyses.core.figures import curve, heatmap
-
     rows = result.summary()
     panels = [d for d in ("step", *BY) if d in rows]
     area, over = rows[rows["quantity"] == "auroc"], rows[rows["quantity"] == "vas"]

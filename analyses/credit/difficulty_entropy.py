@@ -20,6 +20,7 @@ import pandas as pd
 
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.figures import forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.credit import _log
@@ -123,8 +124,6 @@ def _claim(value: float, p: float, counts: dict[str, int]) -> Claim:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Entropy of easy, medium and hard prompts."""
-    from analyses.core.figures import forest
-
     rows = result.summary()
     rows = rows[rows["quantity"] == "entropy_nats"]
     color = "step" if "step" in rows else None

@@ -22,6 +22,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
@@ -102,8 +103,6 @@ def of_prompt(
 
 def figures(result: Result) -> dict[str, Figure]:
     """Effective samples, entropy and displacement over the steps of the log."""
-    from analyses.core.figures import curve
-
     rows = result.summary()
     color = "step" if "step" in rows else None
     title = "Ratio of two checkpoints over whole responses, 95 % over items"

@@ -30,6 +30,7 @@ from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.figures import curve
 from analyses.core.result import Result
 from analyses.core.stats import mean_of_items
+from probe import Item, Prompts, patch
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -185,8 +186,6 @@ def _patchscope_rows(
     model: Model, mean: np.ndarray, sizes: np.ndarray, text: str, top_k: int
 ) -> Iterator[dict[str, object]]:
     """Tokens that a layer's difference in the place of the prompt's last state makes more likely."""
-    from probe import Item, Prompts, patch
-
     (batch,) = model.batches(Prompts((Item("patchscope", text, " x"),)), batch_size=1)
     plain = model.run(batch, logits="last").logits
     assert plain is not None

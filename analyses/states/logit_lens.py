@@ -29,6 +29,7 @@ from analyses.core.figures import curve, heatmap
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.core.work import Case, Work
+from probe import families, scale
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -102,8 +103,6 @@ def scalings(texts: Sequence[str]) -> list[Edit]:
     Raises:
         InputError: a text of another form.
     """
-    from probe import scale
-
     found: list[Edit] = []
     for text in _whole(texts):
         match = SCALED.fullmatch(text.strip())
@@ -159,7 +158,6 @@ def _lens(model: Model, batch: TokenBatch, site: str, edits: Sequence[Edit], top
 
 def _alone(model: Model, layer: int, z: Tensor) -> Tensor:
     """What each head of a block writes [head, token, d_model]: its z through its own columns of W_O, no bias."""
-    from probe import families
     from probe.weights import Place, places
 
     found = [s for s in places(model).get(Place("attn.o", layer), ()) if s.kind == "weight"]

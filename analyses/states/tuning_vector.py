@@ -27,6 +27,7 @@ from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import ratio_of_sums, widened
+from probe import Edit
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -119,8 +120,6 @@ class _Fit:
 
     def kl(self, batch: TokenBatch, vector: Tensor | None, fitted: bool, grad: bool = False) -> tuple[Tensor, Any]:
         """KL(tuned, base + vector) at each of those tokens, and the tokens."""
-        from probe import Edit
-
         tokens = self._tokens(batch, fitted)
         edits = [] if vector is None else [Edit(self.base.site(self.site), lambda x: x + vector.to(x))]
         ours = self.base.run(batch, edits=edits, logits="all", grad=grad).logits

@@ -27,6 +27,7 @@ import xarray as xr
 import probe
 from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from probe.errors import InputError
@@ -136,8 +137,6 @@ def _row(item: Item, found: dict[str, float]) -> dict[str, Any]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Both directions and the gains, over steps where there are any."""
-    from analyses.core.figures import curve, forest
-
     rows = result.summary()
     rows = rows[rows["quantity"] != "asymmetry_nats"]
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))

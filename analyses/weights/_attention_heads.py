@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from analyses.weights import _names
+from probe import families
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +28,6 @@ class HeadPart(NamedTuple):
 
 def head_parts(name: str, shape: tuple[int, ...], config: object) -> Iterator[HeadPart]:
     """Every head's part of a weight; none of one that is no attention matrix of heads (compressed keys, vectors)."""
-    from probe import families
-
     width = families.d_head(config)
     if len(shape) != 2 or not width or not name.endswith(".weight") or _names.layer_of(name) is None:
         return
