@@ -9,7 +9,7 @@ are imported when first used: the command line must answer ``--help`` without pa
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analyses.core.homes import callable_groups, homes
 
@@ -37,7 +37,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(f"analyses.core.{_HOMES[name]}"), name)
     if name in homes():

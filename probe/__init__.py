@@ -6,7 +6,7 @@ Importing this package does not import torch: every name is loaded when first us
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from probe import generation as generation
@@ -84,7 +84,7 @@ __all__ = [
 _ROOMS = ("generation", "recompute", "replay", "turns", "weights")  # modules by their own names, as `probe.replay`
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _ROOMS:
         return import_module(f"probe.{name}")
     if name not in _HOME:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from probe.errors import InputError
+
+Turn: TypeAlias = Mapping[str, Any]
+"""One message of a conversation: role, content and what else its writer put there."""
 
 OUTCOMES = "outcomes"
 """Value of an item's column `group_from` where its group was made from outcomes of the checkpoints compared."""
@@ -23,10 +26,10 @@ class Chat:
         answer: fields of the answer's turn but its content (`reasoning_content`).
     """
 
-    before: tuple[Mapping[str, Any], ...] = ()
-    last: Mapping[str, Any] = field(default_factory=lambda: {"role": "user"})
-    tools: tuple[Mapping[str, Any], ...] = ()
-    answer: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    before: tuple[Turn, ...] = ()
+    last: Turn = field(default_factory=lambda: {"role": "user"})
+    tools: tuple[Turn, ...] = ()
+    answer: Turn = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Item:
     answer: str
     group: str = "all"
     answer_kind: str = "given"
-    meta: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    meta: Turn = field(default_factory=dict[str, Any], hash=False)
     also: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     correct: int | None = None

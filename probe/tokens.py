@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from probe import chat
-from probe.batches import ANSWER, PROMPT, SPANS, STRADDLE, TEMPLATE, Encoded, Padding, TokenBatch, plan
+from probe.batches import ANSWER, PROMPT, SPANS, TEMPLATE, Encoded, Padding, TokenBatch, plan
 from probe.ends import own_ends, special
 from probe.errors import InputError
+from probe.spans import Parts, ids_of, offsets, spanned, with_starts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,8 +25,6 @@ __all__ = [
     "SPANS", "Boundary", "Encoded", "Framing", "Padding", "Template", "TokenBatch", "plan", "tokenised", "tokenize",
     "tokenize_prompts",
 ]  # fmt: skip
-
-_LEADING_SPACE = ("Ġ", "▁", " ")
 
 Template = Literal["none", "chat"]
 Boundary = Literal["joint", "concat", "offsets"]
@@ -126,7 +125,7 @@ def tokenize_prompts(
     encoded: list[Encoded] = []
     for item in prompts.items:
         parts = _asked(tokenizer, item, template, how)
-        ids, span = _spanned(tokenizer, parts)
+        ids, span = spanned(tokenizer, parts)
         encoded.append(_led(Encoded(item, tuple(ids), tuple(span)), lead))
     _refuse_long(encoded, max_length)
     return encoded
@@ -165,9 +164,6 @@ def _tell(
         told[one.item.key] = frozenset(kinds)
 
 
-Parts = list[tuple[str, int]]  # pieces of a text in order, each with the index of its span
-
-
 def _encode(
     tokenizer: PreTrainedTokenizerBase,
     item: Item,
@@ -182,11 +178,11 @@ def _encode(
     before, answer, end = _answered(tokenizer, item, template, how)
     straddle = 0
     if boundary == "concat":
-        ids, span = _spanned(tokenizer, before)
-        apart = _ids(tokenizer, answer)
+        ids, span = spanned(tokenizer, before)
+        apart = ids_of(tokenizer, answer)
         ids, span = [*ids, *apart], [*span, *[ANSWER] * len(apart)]
     elif boundary == "offsets":
-        ids, span = _offsets(tokenizer, [*before, (answer, ANSWER)])
+        ids, span = offsets(tokenizer, [*before, (answer, ANSWER)])
     else:
         ids, span, straddle = _joint(tokenizer, before, answer)
     if eos:
@@ -198,7 +194,7 @@ def _encode(
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase, end: str) -> tuple[int, ...]:
     """The special token with which the template ends the answer's turn, if it does."""
-    first = _ids(tokenizer, end)[:1] if end else []
+    first = ids_of(tokenizer, end)[:1] if end else []
     return tuple(i for i in first if i in tokenizer.added_tokens_decoder)
 
 
@@ -232,9 +228,9 @@ def _cut(text: str, own: Sequence[tuple[int, int]]) -> Parts:
 
 def _joint(tokenizer: PreTrainedTokenizerBase, before: Parts, answer: str) -> tuple[list[int], list[int], int]:
     """Ids of the whole text, their spans, and how many tokens of the answer begin in the prompt."""
-    alone, span = _spanned(tokenizer, before)
+    alone, span = spanned(tokenizer, before)
     length = sum(len(text) for text, _ in before)
-    ids, starts = _with_starts(tokenizer, "".join(text for text, _ in before) + answer)
+    ids, starts = with_starts(tokenizer, "".join(text for text, _ in before) + answer)
     pairs = enumerate(zip(alone, ids, strict=False))
     first = next((n for n, (a, b) in pairs if a != b), min(len(alone), len(ids)))
     straddle = 0
@@ -271,56 +267,3 @@ def _refuse_long(encoded: Sequence[Encoded], max_length: int) -> None:
             f"{len(long)} item(s) longer than the context of {max_length} tokens: {', '.join(long[:5])}; "
             "remove them (items are never cut)"
         )
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _spanned(tokenizer: PreTrainedTokenizerBase, parts: Parts) -> tuple[list[int], list[int]]:
-    """Ids of the joined text and their spans; one part alone needs no offsets."""
-    if len(parts) == 1:
-        ids = _ids(tokenizer, parts[0][0])
-        return ids, [parts[0][1]] * len(ids)
-    return _offsets(tokenizer, parts)
-
-
-def _with_starts(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    """Ids and, of a fast tokenizer, the index of each token's first character ([] of a slow one)."""
-    if not tokenizer.is_fast:
-        return _ids(tokenizer, text), []
-    enc = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = list(enc["input_ids"])
-    starts: list[int] = []
-    previous_end = 0
-    for token, (start, end) in zip(tokenizer.convert_ids_to_tokens(ids), enc["offset_mapping"], strict=True):
-        # Some tokenizers trim the space a token holds from its offsets; it is part of the token.
-        starts.append(min(start, previous_end) if str(token).startswith(_LEADING_SPACE) else start)
-        previous_end = end
-    return ids, starts
-
-
-def _offsets(tokenizer: PreTrainedTokenizerBase, parts: Parts) -> tuple[list[int], list[int]]:
-    """Ids of the joined text and the span of each by its characters."""
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"{type(tokenizer).__name__} gives no character offsets (a slow tokenizer), which chat templates "
-            "and boundary='offsets' need; use boundary='joint' without a template, or save a tokenizer.json"
-        )
-    text = "".join(t for t, _ in parts)
-    ids, starts = _with_starts(tokenizer, text)
-    stops = [end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
-    return ids, [_span(*ends, parts) for ends in zip(starts, stops, strict=True)]
-
-
-def _span(start: int, end: int, parts: Sequence[tuple[str, int]]) -> int:
-    edge = 0
-    touched: list[int] = []
-    for text, kind in parts:
-        if start < edge + len(text) and end > edge:
-            touched.append(kind)
-        edge += len(text)
-    if ANSWER in touched and len(touched) > 1:
-        return STRADDLE
-    # A token of template and prompt is no token of the prompt's own.
-    return touched[0] if len(touched) == 1 else TEMPLATE

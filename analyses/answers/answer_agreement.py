@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from itertools import combinations
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ import xarray as xr
 from analyses.answers import _judged
 from analyses.core import stats
 from analyses.core.analysis import analysis
-from analyses.core.claim import UNJUDGED, Claim
+from analyses.core.claim import UNJUDGED, Claim, Fields
 from analyses.core.figures import curve, forest
 from analyses.core.reading.votes import clusters
 from analyses.core.result import Result
@@ -139,7 +139,7 @@ def _claims(found: pd.DataFrame) -> Iterator[Claim]:
     last = found[found["step"] == found["step"].max()] if "step" in found else found
     cells = list(last.groupby(BY, sort=True))
     for (group, kind), rows in cells:
-        said: dict[str, Any] = {
+        said: Fields = {
             "group": str(group) if last["answer_kind"].nunique() == 1 else f"{group}, {kind}",
             "family": f"{len(cells)} group(s)", "control": "the same responses dealt to wordings anew",
             "estimand": "divergence of answers over wordings beyond its null",

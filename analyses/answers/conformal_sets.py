@@ -31,7 +31,7 @@ from analyses.answers import _judged
 from analyses.answers._samples import BY, sampled
 from analyses.core import stats
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve, forest
 from analyses.core.reading.votes import clusters
 from analyses.core.result import Result
@@ -210,7 +210,7 @@ def _claims(shares: pd.DataFrame, how: tuple[float, str, bool], seed: int) -> It
     cells = list(shares.groupby(BY, sort=True))
     for (group, kind), rows in cells:
         value, p, n = change(rows, how, seed)
-        said: dict[str, Any] = {
+        said: Fields = {
             "group": str(group) if shares["answer_kind"].nunique() == 1 else f"{group}, {kind}", "n": n,
             "family": f"{len(cells)} group(s)", "control": "items exchanged between the first and the last step",
             "estimand": "change of ln set size",

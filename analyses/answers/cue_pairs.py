@@ -31,6 +31,7 @@ from analyses.answers import _judged
 from analyses.answers._judged import Mean
 from analyses.core import stats
 from analyses.core.analysis import analysis
+from analyses.core.claim import Fields
 from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -138,7 +139,7 @@ def _claims(table: pd.DataFrame) -> Iterator[Claim]:
     last = table[table["step"] == table["step"].max()] if "step" in table else table
     cells = list(last.groupby(BY, sort=True))
     for (group, kind), rows in cells:
-        shown: dict[str, Any] = {
+        shown: Fields = {
             "group": str(group) if last["answer_kind"].nunique() == 1 else f"{group}, {kind}",
             "family": f"{len(cells)} group(s)",
         }

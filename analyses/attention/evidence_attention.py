@@ -33,7 +33,7 @@ import probe
 from analyses.attention import _spans
 from analyses.core import reading, stats
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve, heatmap
 from analyses.core.result import Result
 from analyses.core.stats import estimate
@@ -102,7 +102,7 @@ def _spread(table: pd.DataFrame) -> pd.DataFrame | None:
 def _claim(rows: pd.DataFrame, of: Any, seed: int) -> Claim:
     """Whether any head's AUROC exceeds .5, over all heads together; the place is the clearest one."""
     wide = rows.pivot_table("auroc", "item", ["layer", "head"], sort=True).dropna()
-    said: dict[str, Any] = {
+    said: Fields = {
         "group": ", ".join(map(str, of)), "n": len(wide), "family": f"{wide.shape[1]} heads",
         "control": "chance, .5", "estimand": "AUROC of attention on evidence", "is_change": False,
     }  # fmt: skip
@@ -117,7 +117,7 @@ def _claim(rows: pd.DataFrame, of: Any, seed: int) -> Claim:
     values = {name: min(max(value + 0.5, 0.0), 1.0) for name, value in values.items()}
     place = f"layer {layer} head {head}"
     shuffled = float(rows[(rows["layer"] == layer) & (rows["head"] == head)]["shuffled"].mean())
-    more: dict[str, Any] = {
+    more: Fields = {
         "p": float(test.p_cell[best]),
         "place": place,
         "assumptions": (f"evidence moved elsewhere: {shuffled:.2f}",),

@@ -17,6 +17,9 @@ from typing import Any, Literal, TypeAlias
 Answer: TypeAlias = Literal["found", "none found", "cannot be judged"]
 Json: TypeAlias = "str | float | list[str] | None"
 
+Fields: TypeAlias = dict[str, Any]
+"""Fields of a claim by name, gathered before it is made."""
+
 FOUND: Answer = "found"
 NONE: Answer = "none found"
 UNJUDGED: Answer = "cannot be judged"

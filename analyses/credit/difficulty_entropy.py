@@ -13,13 +13,13 @@ Control: classes permuted over prompts (0); a flat entropy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate
@@ -110,7 +110,7 @@ def u_shape(table: pd.DataFrame, draws: int, seed: int) -> tuple[float, float, d
 
 
 def _claim(value: float, p: float, counts: dict[str, int]) -> Claim:
-    said: dict[str, Any] = {
+    said: Fields = {
         "estimand": "(easy + hard) / 2 - medium", "control": "classes permuted over prompts",
         "n": min(counts.values(), default=0), "family": "one contrast",
     }  # fmt: skip

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core.claim import Claim
+from analyses.core.claim import Claim, Fields
 from analyses.core.stats import estimate, ratio_of_sums
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def change_claims(
     found = ratio_of_sums(tops, np.broadcast_to(count, tops.shape), level=level)
     best = int(np.argmax(np.abs(found.value)))
     low, high = float(found.ci_low[best]), float(found.ci_high[best])
-    said: dict[str, Any] = {
+    said: Fields = {
         "estimand": "part of the change of mean entropy per token that this position's tokens make up",
         "effect": float(found.value[best]), "low": min(low, float(found.value[best])),
         "high": max(high, float(found.value[best])), "unit": "nats", "n": len(items),

@@ -24,7 +24,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import scatter
 from analyses.core.result import Result
 from analyses.core.stats.serial import LEAST, beyond_trend, is_associated, whitened
@@ -130,7 +130,7 @@ def _claim(data: xr.Dataset, h: np.ndarray, r: np.ndarray, why: str | None) -> C
     a, low, high = (float(data[n]) for n in ("a", "a_ci_low", "a_ci_high"))
     off, trivial = float(data["extrapolation_rmse"]), float(data["trivial_rmse"])
     numbers = ", ".join(f"{q} {float(data[q]):.3g}" for q in ("b", "ceiling"))
-    shown: dict[str, Any] = {
+    shown: Fields = {
         "estimand": "a of R = b - a exp(H), errors autoregressive", "effect": a, "low": low, "high": high, "n": len(h),
         "unit": "reward", "p": max(f.p() for f in pair), "control": f"last value or line: error {trivial:.2g} later on",
         "assumptions": (f"error on later steps {off:.2g}", f"{numbers}", "tested beyond a cubic trend of the step"),

@@ -14,14 +14,14 @@ Control: the permuted boundaries (p beside every number); calls whose output is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
-from analyses.core.claim import Claim
+from analyses.core.claim import Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.reading import rollout_tokens as reading
 from analyses.core.result import Result
@@ -264,7 +264,7 @@ def _claims(data: xr.Dataset, table: pd.DataFrame) -> list[Claim]:
     if n < 5:
         why, needs = f"{n} items with calls of measured entropy", "calls of five items or more"
         return [Claim("calls", "cannot be judged", what, why=why, needs=needs, n=n, control=control)]
-    said: dict[str, Any] = {"estimand": estimand, "effect": effect, "unit": "nats", "p": p, "n": n, "control": control}
+    said: Fields = {"estimand": estimand, "effect": effect, "unit": "nats", "p": p, "n": n, "control": control}
     if not p <= 0.05:
         return [Claim("calls", "none found", what, **said)]
     falls = "entropy falls across tool calls" if effect < 0 else "entropy rises across tool calls"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.reading.roles import NEEDS_FRESH, NEEDS_ROLES
 from analyses.core.stats.max_t import MaxT, group_max_t, mean_max_t
 from analyses.memory._answer_grids import SEEN, UNSEEN, Array, Grid, is_in
@@ -80,7 +80,7 @@ def _claim(
     if not holds[-1] and gap.high[-1] < 0 <= falls.high[-1]:
         own = {"effect": float(falls.value[-1]), "low": float(falls.low[-1]), "high": float(falls.high[-1])}
         rose_more = "answers of unseen items got less likely: seen ones are compared with themselves here"
-        said: dict[str, Any] = {
+        said: Fields = {
             "unit": "nats per token",
             "n": n,
             "family": f"{len(steps)} steps",

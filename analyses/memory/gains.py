@@ -34,7 +34,7 @@ import xarray as xr
 
 from analyses.core import stats
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.reading.roles import NEEDS_FRESH, NEEDS_ROLES, SEEN, UNSEEN, from_outcomes, roles
 from analyses.core.result import Result
@@ -184,7 +184,7 @@ def _judged(paired: _Paired, named: str | None, draws: int, seed: int) -> tuple[
         accuracy[is_seen, -1], accuracy[is_seen, 0], clusters=paired.of(is_seen), level=1 - 2 * ALPHA
     )
     family = f"{len(steps)} step{'s' * (len(steps) > 1)}; 90 % interval, as the test is one-sided"
-    shown: dict[str, Any] = {"n": n, "family": family, "control": "unseen items", "group": named}
+    shown: Fields = {"n": n, "family": family, "control": "unseen items", "group": named}
     is_more = bool(test.low[-1] > 0)
     if is_more and not (own.ci_low > 0 or (np.isnan(own.ci_low) and own.value > 0)):  # NaN: all gained alike
         ends = {"effect": float(own.value), "low": float(own.ci_low), "high": float(own.ci_high)}

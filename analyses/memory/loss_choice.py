@@ -27,7 +27,7 @@ import xarray as xr
 
 from analyses.core import stats
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import scatter
 from analyses.core.result import Result
 from analyses.memory._curves import Array, Curves, banded, from_items, from_table
@@ -157,7 +157,7 @@ def _rows(run: Curves) -> pd.DataFrame:
 
 
 def _claim(run: Curves, data: xr.Dataset, runs: list[Curves]) -> Claim:
-    said: dict[str, Any] = {
+    said: Fields = {
         "group": run.run if len(runs) > 1 else None, "control": "a checkpoint that other items prefer",
         "estimand": "accuracy at the checkpoint that half of the items prefers minus that at the least loss",
         "family": f"{len(run.step)} checkpoints",

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analyses.core import stats
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, agreeing
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields, agreeing
 from analyses.core.reading.roles import NEEDS_FRESH, OUTCOME_GROUPS
 from analyses.core.stats.max_t import MaxT, group_max_t, mean_max_t
 from analyses.core.stats.resampling import clusters_of
@@ -86,7 +85,7 @@ def _largest(
     test = mean_max_t(grid.to_numpy(), clusters=labels, seed=asked.seed, draws=asked.draws, level=1 - 0.05 / n_groups)
     family = f"{grid.shape[1]} places, {n_groups} groups"
     found = (test.low > 0) | (test.high < 0)
-    shown: dict[str, Any] = {"group": group, "n": n, "family": family, "control": "no change (effect 0)"}
+    shown: Fields = {"group": group, "n": n, "family": family, "control": "no change (effect 0)"}
     shown["estimand"] = f"change of {asked.metric} by the patch, mean over items"
     if not found.any():
         p = min(1.0, test.p * n_groups)

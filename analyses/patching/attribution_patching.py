@@ -25,7 +25,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve, heatmap, scatter
 from analyses.core.progress import progress
 from analyses.core.result import Result
@@ -176,7 +176,7 @@ def agreement(pairs: np.ndarray, noted: str = "") -> Claim:
     The interval of Spearman's correlation is Bonett and Wright's (2000), on Fisher's scale.
     """
     n = len(pairs)
-    said: dict[str, Any] = {"n": n, "control": "exact patches of places drawn at random", "group": None}
+    said: Fields = {"n": n, "control": "exact patches of places drawn at random", "group": None}
     if n < FEWEST:
         needs = f"verify of at least {FEWEST}, and as many places besides the largest"
         return Claim("agreement", UNJUDGED, RANKS, why=f"{n} random places were verified", needs=needs, **said)

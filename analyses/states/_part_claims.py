@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.stats import widened
 
 FEWEST = 8  # items of a group
@@ -35,7 +33,7 @@ def parted(data: xr.Dataset, groups: tuple[str, str], at: str, how: str) -> Clai
         return Claim("force", UNJUDGED, what, why="the field predicts no held-out update (R2 <= 0)", needs=needs, n=n)
     z = _over_null(data)
     layer = int(np.nanargmin(np.where(np.isnan(p), np.inf, p - 1e-9 * np.tanh(np.nan_to_num(z)))))  # ties: the clearest
-    said: dict[str, Any] = {
+    said: Fields = {
         "p": float(p[layer]), "n": n, "family": f"{int((~np.isnan(p)).sum())} layers", "control": "permuted labels",
         "estimand": "unbiased squared distance of the groups' mean updates, in standard deviations of permuted labels",
         "place": f"layer {layer}", "caveat": CAVEAT,
@@ -85,7 +83,7 @@ def told_apart(data: xr.Dataset, groups: tuple[str, str], at: str) -> Claim:
     able = np.where(p <= LEVEL, gains, -np.inf)
     state = int(able.argmax()) if np.isfinite(able).any() else int(data["auc"].argmax("state"))
     low, high = together(data, "gain", state, count)
-    said: dict[str, Any] = {
+    said: Fields = {
         "effect": float(data["gain"][state]), "low": low, "high": high, "p": float(p[state]), "n": n,
         "family": f"{count} states", "control": "covariates alone, and permuted labels", "place": f"state {state}",
         "estimand": "AUC of the state minus AUC of the covariates", "unit": "AUC",

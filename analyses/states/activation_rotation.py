@@ -25,7 +25,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
@@ -188,7 +188,7 @@ def _claim(table: pd.DataFrame, n: int, at: str) -> Claim:
     mean = mean_of_items(grid[:, moved], level=1 - 0.05 / len(moved))
     low = np.where(np.isnan(mean.ci_low), -np.inf, mean.ci_low)
     best = int(low.argmax())
-    said: dict[str, Any] = {
+    said: Fields = {
         "n": n, "family": f"{len(moved)} states", "control": "no rotation, on items not fitted",
         "estimand": "share of each item's change that the rotation undoes", "caveat": "in the most varied dimensions",
     }  # fmt: skip

@@ -32,7 +32,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve, shade
 from analyses.core.result import Result
 from analyses.core.stats import change_points, group_difference, widened
@@ -164,7 +164,7 @@ def _claims(findings: list[Finding], nec: np.ndarray | None, is_first: np.ndarra
             said.append(Claim(found.role, UNJUDGED, what, why=found.reason, needs=needs, p=found.p))
             continue
         start, end = int(found.first_layer), int(found.last_layer)
-        shown: dict[str, Any] = {}
+        shown: Fields = {}
         if nec is not None and found.role == "anchor":
             e = group_difference(np.nanmean(nec[:, start : end + 1], axis=1), is_first)
             numbers = (float(e.value), float(e.ci_low), float(e.ci_high))

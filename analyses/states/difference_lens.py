@@ -26,7 +26,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.result import Result
 from analyses.core.stats import mean_of_items
@@ -224,7 +224,7 @@ def _tied(
     z = np.divide(gaps, spread, out=np.zeros_like(gaps), where=spread > 0)
     best = int(z[0].argmax())
     p = float((1 + (z[1:].max(1) >= z[0, best]).sum()) / (1 + permutations))
-    said: dict[str, Any] = {
+    said: Fields = {
         "effect": float(gaps[0, best]), "p": p, "n": min(len(first), len(second)), "unit": "logits",
         "family": f"{len(mean)} layers", "place": f"layer {best}", "control": "token labels permuted",
         "estimand": "lens logit of training tokens over tokens of the prompts",

@@ -21,7 +21,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
@@ -123,7 +123,7 @@ def _claims(table: pd.DataFrame, at: str, seed: int) -> list[Claim]:
         return [Claim("keys", UNJUDGED, what, why=why, needs=needs, n=n)]
     test = group_max_t(grid.to_numpy(), first, clusters=clusters_of(grid.index), seed=seed)
     best = test.argmax
-    said: dict[str, Any] = {
+    said: Fields = {
         "effect": float(test.value[best]), "low": float(test.low[best]), "high": float(test.high[best]),
         "p": float(test.p_cell[best]), "n": n, "family": f"{grid.shape[1]} layers", "control": str(groups[1]),
         "estimand": "share of a layer in the size of all keys, first minus second group",

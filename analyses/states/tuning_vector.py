@@ -22,7 +22,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
@@ -214,7 +214,7 @@ def _claim(data: xr.Dataset, count: int) -> Claim:
     bounds = (float(cell[f"share{part}"][best]) for part in ("", "_ci_low", "_ci_high"))
     value, low, high = widened(*bounds, n=n, looks=count)
     layer = int(cell["layer"][best])
-    said: dict[str, Any] = {
+    said: Fields = {
         "effect": value, "low": min(low, value), "high": max(high, value), "n": n, "is_change": False,
         "family": f"{count} layers", "place": f"layer {layer}", "control": "half of the change; items not fitted",
         "estimand": "1 - KL with the vector / KL without", "caveat": "the fit may stop short of the best vector",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from analyses.core import stats
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 
 LEVEL = 0.05
 DRAWS = 19  # random directions below which no rank among them is at most .05
@@ -41,7 +40,7 @@ def claims(entropy: xr.Dataset, vector: str, draws: int) -> list[Claim]:
     for (group, slope, n, rank, _), p in zip(cells, corrected, strict=True):
         value, low, high = stats.widened(*slope, n=n, looks=len(cells))
         if p <= LEVEL and rank <= LEVEL and (low > 0 or high < 0):
-            said: dict[str, Any] = {
+            said: Fields = {
                 "effect": value,
                 "low": low,
                 "high": high,

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from analyses.steering._neurons import Selection
     from probe import Model, Prompts, TokenBatch
     from probe.replay import Clean
+
+Cells: TypeAlias = dict[str, Any]
+"""Cells of a row by column."""
 
 
 @analysis
@@ -113,8 +116,8 @@ def mlp_key_steering(
     wanted, warnings = _layers(model, layers, anchor_adapter, role)
     groups = target_groups(prompts, targets)
     chooses, measures = _split(prompts, targets, selection, selection_share, seed, neurons)
-    tokenized: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
-    pick: dict[str, Any] = {"score": score, "bonus": bonus, "read_at": read_at, "is_own": selection == "item"}
+    tokenized: Cells = {"batch_size": batch_size, "template": template, "boundary": boundary}
+    pick: Cells = {"score": score, "bonus": bonus, "read_at": read_at, "is_own": selection == "item"}
     chosen = _chosen(model, model.batches(chooses, **tokenized), wanted, top_n, pick, neurons)
     against = {n: _placebos(chosen, n, placebos, draws, seed, warnings) for n in wanted}
     if selection == "item" and neurons is None:
@@ -130,7 +133,7 @@ def mlp_key_steering(
     table = responses(model, measured, runs, what="MLP key steering")
     if max_new_tokens:
         arms = {n: (treatment, chosen, against[n]) for n in wanted}
-        how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "steer_at": steer_at}
+        how: Cells = {"max_new_tokens": max_new_tokens, "steer_at": steer_at}
         how |= {"template": template, "batch_size": batch_size}
         answered = completions(model, measures, arms, doses, grader(grade, pattern), **how)
         table = table.merge(answered, how="left")
@@ -194,7 +197,7 @@ def _chosen(
     batches: Sequence[TokenBatch],
     layers: Sequence[int],
     top_n: int,
-    pick: dict[str, Any],
+    pick: Cells,
     neurons: pd.DataFrame | None,
 ) -> Selection:
 
@@ -242,7 +245,7 @@ def _result(
     parts = [dose_response(table, treatment=treatment, targets=groups, seed=seed), _neurons(chosen)]
     if "correct" in table:
         by = ["layer", "arm", "alpha", "group", "answer_kind"]
-        named: dict[str, Any] = {"units": "fraction", "long_name": "share of responses that are right"}
+        named: Cells = {"units": "fraction", "long_name": "share of responses that are right"}
         parts.append(estimate(table, "correct", by, seed=seed, name="accuracy", **named))
     data = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="override")
     kinds = sorted(table["answer_kind"].unique())

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from analyses.steering._key_gate import Gate
     from probe import Model, Prompts, TokenBatch
     from probe.replay import Clean
+
+Cells: TypeAlias = dict[str, Any]
+"""Cells of a row by column."""
 
 KEYS = ["item", "group", "answer_kind"]
 
@@ -91,7 +94,7 @@ def probe_gated_audit(
     _check(model, at, factor, top_n, quantile, threshold, draws)
     if set(prompts.groups) <= set(groups):
         raise InputError(f"all groups {list(prompts.groups)} are targets; the threshold needs control items")
-    tokenized: dict[str, Any] = {"batch_size": batch_size, "template": template, "boundary": boundary}
+    tokenized: Cells = {"batch_size": batch_size, "template": template, "boundary": boundary}
     keys = keys_at(model, model.batches(prompts, **tokenized), at)
     part = parts(prompts, groups, seed)
     fit = labelled(keys, part, prompts, groups)
@@ -185,8 +188,8 @@ def _aggregate(table: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Data
     off = table.loc[table["arm"] == "off", [*KEYS, "metric", "is_exact"]]
     rows = table.merge(off, on=KEYS, suffixes=("", "_off")).assign(effect=lambda t: t["metric"] - t["metric_off"])
     by = ["arm", "group", "answer_kind"]
-    effect: dict[str, Any] = {"units": "nats/token", "long_name": "change of the answer's log-probability"}
-    exact: dict[str, Any] = {"units": "fraction", "long_name": "answers that greedy decoding gives exactly"}
+    effect: Cells = {"units": "nats/token", "long_name": "change of the answer's log-probability"}
+    exact: Cells = {"units": "fraction", "long_name": "answers that greedy decoding gives exactly"}
     parts = [
         estimate(rows, "effect", by, seed=seed, **effect),
         estimate(rows, "is_exact", by, seed=seed, name="accuracy", **exact),
@@ -265,12 +268,12 @@ def figures(result: Result) -> dict[str, Figure]:
 
     rows = result.summary()
     rows = rows.assign(items=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
-    drawn: dict[str, Any] = {}
+    drawn: Cells = {}
     for name, title in (("effect", "Effect of the audit"), ("accuracy", "Answers given exactly")):
         part = rows[rows["quantity"] == name]
         color = "step" if "step" in part else None
         reference = 0.0 if name == "effect" else None
-        options: dict[str, Any] = {"label": "arm", "color": color, "facet": "items", "reference": reference}
+        options: Cells = {"label": "arm", "color": color, "facet": "items", "reference": reference}
         drawn[name] = forest(part, title=f"{title}, 95 % interval over items", **options)
     fired = rows[rows["quantity"] == "fire_rate"]
     color = "step" if "step" in fired else None

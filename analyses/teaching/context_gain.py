@@ -32,7 +32,7 @@ import xarray as xr
 import probe
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.result import Result
 from analyses.core.stats import estimate
@@ -92,7 +92,7 @@ def _specific(table: pd.DataFrame) -> pd.DataFrame:
 def _claim(data: xr.Dataset, of: Any) -> Claim:
     at = dict(zip(BY, of, strict=True))
     value, low, high, n = (float(data[f"specific_nats{s}"].sel(at)) for s in ("", "_ci_low", "_ci_high", "_n"))
-    said: dict[str, Any] = {
+    said: Fields = {
         "group": ", ".join(map(str, of)), "n": int(n), "control": "the text of another item",
         "estimand": "gain of the own text minus gain of another item's",
     }  # fmt: skip

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import xarray as xr
 
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.stats import widened
 
 FEWEST = 8  # items of a group
@@ -42,7 +41,7 @@ def _clearest(data: xr.Dataset, name: str, pairs: list[tuple[str, str]], looks: 
     told = {at: _interval(cells[at], name, sizes[at], looks) for at in able}
     at = min(able, key=lambda a: told[a][2]) if is_inside else max(able, key=lambda a: told[a][1])
     value, low, high = told[at]
-    shown: dict[str, Any] = {
+    shown: Fields = {
         "effect": value, "low": low, "high": high, "n": sizes[at], "group": at[1], "caveat": CAVEAT,
         "family": f"{looks} pairs of groups", "control": "gradients at right angles (0)",
         "estimand": "mean cosine of pairs" if is_inside else "change of the loss per unit step, mean over items",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.stats import mean_of_items
 
 FEWEST = 8  # matrices
@@ -64,7 +63,7 @@ def _claim(asked: _Asked, count: int) -> Claim:
         return Claim(asked.kind, UNJUDGED, asked.more, why=why, needs=needs, n=len(values))
     mean = mean_of_items(values, level=1 - 0.05 / count)
     value, low, high = float(mean.value), float(mean.ci_low), float(mean.ci_high)
-    shown: dict[str, Any] = {
+    shown: Fields = {
         "effect": value, "low": low, "high": high, "n": len(values), "control": asked.control, "caveat": CAVEAT,
         "family": f"{count} claims", "estimand": "share above chance, mean over matrices",
     }  # fmt: skip

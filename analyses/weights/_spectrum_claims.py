@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.stats import mean_of_items
 
 FEWEST = 8  # matrices
@@ -48,6 +46,6 @@ def _claim(kind: str, values: np.ndarray, limit: float, what: str, count: int, c
     answer = FOUND if high < limit else NONE
     if kind == "agreement":
         value, low, high = -value, -high, -low
-    shown: dict[str, Any] = {"effect": value, "low": low, "high": high, "n": len(values), "family": f"{count} claims"}
+    shown: Fields = {"effect": value, "low": low, "high": high, "n": len(values), "family": f"{count} claims"}
     return Claim(kind, answer, what if answer == FOUND else f"that {what}", control=control, estimand=estimand,
                  is_change=False, caveat="directions, not what they do", **shown)  # fmt: skip

@@ -17,7 +17,7 @@ Control: an auxiliary loss of unrelated text (inner 0); the same objective twice
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import forest
 from analyses.core.progress import progress
 from analyses.core.reading import rollout_tokens
@@ -222,7 +222,7 @@ def _claim(data: xr.Dataset, n: int, auxiliary: str) -> Claim:
     if np.isnan(value) or np.isnan(low):
         why, needs = "one of the two gradients is 0", "advantages that differ, and an auxiliary loss that acts"
         return Claim("auxiliary", UNJUDGED, what, why=why, needs=needs, n=n)
-    shown: dict[str, Any] = {
+    shown: Fields = {
         "effect": value, "low": low, "high": high, "n": n, "unit": "cosine", "control": "an unrelated gradient (0)",
         "estimand": "cosine of the two mean gradients", "caveat": "the first step, without an optimizer's scaling",
     }  # fmt: skip

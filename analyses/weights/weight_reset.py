@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from probe import Model, Prompts, TokenBatch
     from probe.weights import Place
 
+Columns: TypeAlias = dict[str, Any]
+"""Cells of a row by column."""
+
 VARIANTS = ("reset", "keep_only", "randomise", "interpolate")
 BY = ["variant", "window", "group", "answer_kind"]
 SMALLEST_GAP = 1e-4  # nats per token between base and tuned below which a share of it is noise
@@ -57,7 +60,7 @@ class Condition:
     alpha: float = 0.0
     values: dict[str, Tensor] = field(default_factory=dict[str, "Tensor"], compare=False)
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> Columns:
         """`window` is the first layer; references (base, tuned) have none."""
         window = min(self.layers) if self.layers else pd.NA
         named = {"variant": self.variant, "window": window, "layers": ",".join(map(str, self.layers))}
@@ -207,12 +210,12 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
         if part.empty:
             continue
         part = part.astype({"window": int})
-        label: dict[str, Any] = {
+        label: Columns = {
             "units": "nats/token",
             "long_name": "change of the answer's log-probability against tuned",
         }
         parts.append(estimate(part, "effect", by, seed=seed, name=f"{name}effect", **label))
-        share: dict[str, Any] = {"units": "1", "long_name": "share of the gap between base and tuned that is left"}
+        share: Columns = {"units": "1", "long_name": "share of the gap between base and tuned that is left"}
         parts.append(estimate(part, "over_base", by, per="gap", seed=seed, name=f"{name}share_of_gap", **share))
     if not plain.empty:
         parts.append(_corrected(plain, seed))
@@ -237,14 +240,14 @@ def _against_references(table: pd.DataFrame) -> pd.DataFrame:
 def _levels(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
     rows = table[table["variant"].isin(["base", "tuned"])]
-    label: dict[str, Any] = {"units": "nats/token", "long_name": "log-probability of the answer"}
+    label: Columns = {"units": "nats/token", "long_name": "log-probability of the answer"}
     return estimate(rows, "metric", ["variant", "group", "answer_kind"], seed=seed, **label)
 
 
 def _accuracy(table: pd.DataFrame, seed: int) -> xr.Dataset:
     """Share of right responses: of the references, and of every window (blends left out)."""
 
-    label: dict[str, Any] = {"units": "fraction", "long_name": "share of responses that are right"}
+    label: Columns = {"units": "fraction", "long_name": "share of responses that are right"}
     references = table[table["variant"].isin(["base", "tuned"])]
     changed = table[~table["variant"].isin(["base", "tuned", "interpolate"])].astype({"window": int})
     parts = [estimate(references, "correct", ["variant", *BY[2:]], seed=seed, name="reference_accuracy", **label)]
@@ -269,7 +272,7 @@ def _corrected(rows: pd.DataFrame, seed: int) -> xr.Dataset:
 def figures(result: Result) -> dict[str, Figure]:
     """Effect of every window by variant, and the path from base to tuned."""
     rows = result.summary()
-    drawn: dict[str, Any] = {}
+    drawn: Columns = {}
     effects = rows[rows["quantity"] == "effect"]
     if len(effects):
         drawn["effect"] = _by_kind(curve, effects, "window", "variant", "Effect of changed weights by window")

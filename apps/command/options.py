@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import click
 
@@ -18,6 +18,8 @@ from apps.command.completion import keys, run_names
 from probe import dtypes
 from probe.errors import InputError
 from probe.readers.schemas import SCHEMAS
+
+Setting: TypeAlias = dict[str, Any]  # keyword arguments of a click option
 
 INPUT_HELP = {
     "Model": "Checkpoint folder, BASE+ADAPTER, or Hub repository (repo@revision).",
@@ -68,7 +70,7 @@ def _former(old: str, new: str) -> click.Option:
     return click.Option([flag], hidden=True, expose_value=False, callback=say)
 
 
-def _shown(default: str, help_text: str, kind: object = str) -> dict[str, Any]:
+def _shown(default: str, help_text: str, kind: object = str) -> Setting:
     return {"default": default, "show_default": True, "help": help_text, "type": kind}
 
 
@@ -86,7 +88,7 @@ def _template_options(ctx: click.Context, param: click.Parameter, given: Sequenc
     return found
 
 
-ENGINE_SETTINGS: dict[str, dict[str, Any]] = {
+ENGINE_SETTINGS: dict[str, Setting] = {
     "--engine": {
         "type": click.Choice(["local", "ray"]),
         "default": "local",
@@ -104,7 +106,7 @@ ENGINE_SETTINGS: dict[str, dict[str, Any]] = {
         "help": "Cluster to join [default: one started for the sweep]; it must see the same folders.",
     },
 }
-MODEL_SETTINGS: dict[str, dict[str, Any]] = {
+MODEL_SETTINGS: dict[str, Setting] = {
     "--backend": _shown("transformer_lens", "Library that hooks the model.", BACKENDS),
     "--dtype": _shown("float32", "Weights and activations; metrics are always fp32.", DTYPES),
     "--device": _shown("cpu", "Torch device, `auto`, or a JSON device map (blocks may be on `disk`)."),
@@ -120,7 +122,7 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 
-PLAN_SETTINGS: dict[str, dict[str, Any]] = {
+PLAN_SETTINGS: dict[str, Setting] = {
     "--device-memory": {"type": float, "metavar": "GIB", "help": "Memory that may be used [default: what is free]."},
     "--set": {"hidden": True, "multiple": True, "callback": _renamed, "expose_value": False},
 }
@@ -231,7 +233,7 @@ def _inputs(of: Analysis, verb: Verb) -> list[click.Option]:
         found.append(click.Option(["--run"], metavar="NAME", help=RUN_HELP, shell_complete=run_names))
     if verb != "run" and "checkpoints" not in names:
         text = f"{INPUT_HELP['Checkpoints']} May be given several times, or followed by several."
-        how: dict[str, Any] = {"required": verb == "sweep", "multiple": True, "metavar": "SOURCE", "help": text}
+        how: Setting = {"required": verb == "sweep", "multiple": True, "metavar": "SOURCE", "help": text}
         found.insert(0, click.Option(["--checkpoints"], **how))
     return found
 
@@ -283,7 +285,7 @@ def _settings(of: Analysis, verb: Verb) -> list[click.Option]:
     needs = _kinds(of)
     takes = bool({"Model", "Checkpoints"} & needs)
     # Where only a result that is read would be computed with a model, its settings are understood and not shown.
-    shown: dict[str, Any] = {} if {"Model", "Checkpoints"} & {i.kind for i in of.inputs} else {"hidden": True}
+    shown: Setting = {} if {"Model", "Checkpoints"} & {i.kind for i in of.inputs} else {"hidden": True}
     found = [click.Option(flags(f), **k, **shown) for f, k in MODEL_SETTINGS.items()] if takes else []
     if takes:
         found.append(click.Option(["--config", "config_folder"], metavar="FOLDER", help=CONFIG_HELP, **shown))
@@ -293,7 +295,7 @@ def _settings(of: Analysis, verb: Verb) -> list[click.Option]:
         found.append(click.Option(["--limit"], type=click.IntRange(min=1), help="Use only the first items."))
         found.append(click.Option(["--columns"], metavar="NAME|JSON", help=COLUMNS_HELP))
         if all(o.name != "seen" for o in of.options):  # some rules take the groups themselves
-            how: dict[str, Any] = {"type": Values(str), "multiple": True, "callback": joined, "help": SEEN_HELP}
+            how: Setting = {"type": Values(str), "multiple": True, "callback": joined, "help": SEEN_HELP}
             found.append(click.Option(["--seen", "seen_groups"], **how))
     if verb != "run" and of.arity == "pair":
         text = "Which checkpoints are compared."

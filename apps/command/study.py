@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 from click.core import ParameterSource
@@ -24,8 +24,14 @@ from apps.report import write_report
 from probe import Prompts
 from probe.errors import InputError
 
+Options: TypeAlias = Mapping[str, Any]
+"""Values of options by name, as click gave them."""
+
+Given: TypeAlias = dict[str, Any]
+"""Values of options by name."""
+
 FAILED = 1
-SHARED: dict[str, dict[str, Any]] = {
+SHARED: dict[str, Given] = {
     "--template": {"help": "How prompts are framed for every analysis: none, chat ... [default: none]."},
     "--boundary": {"help": "How prompt and answer are joined: joint or concat [default: as each analysis does]."},
     "--batch-size": {"type": click.IntRange(min=1), "help": "Items of one forward pass [default: 8]."},
@@ -41,7 +47,7 @@ RUN_OPTIONS = tuple(flag.removeprefix("--").replace("-", "_") for flag in SHARED
 
 def command() -> click.Command:
     """The command, made of the settings that runs and sweeps have too."""
-    groups: dict[str, Any] = {"type": Values(str), "multiple": True, "callback": joined}
+    groups: Given = {"type": Values(str), "multiple": True, "callback": joined}
     every = {**SHARED, **MODEL_SETTINGS, **ENGINE_SETTINGS}
     parameters: list[click.Parameter] = [
         click.Argument(["runs"], nargs=-1, required=True, metavar="RUN..."),
@@ -80,7 +86,7 @@ def run(runs: tuple[str, ...], **given: Any) -> int:
 
 
 def carry_out(
-    studies: Sequence[Mapping[str, Any]],
+    studies: Sequence[Options],
     save: str | None = None,
     as_json: bool = False,
     dry_run: bool = False,
@@ -107,7 +113,7 @@ def carry_out(
     return FAILED if any(a.failed for one in done for a in one.answers) else 0
 
 
-def carried_out(asked_for: Mapping[str, Any], store: Store, *, dry_run: bool = False, quiet: bool = False) -> Study:
+def carried_out(asked_for: Options, store: Store, *, dry_run: bool = False, quiet: bool = False) -> Study:
     """One study from its words: what will be done, the answers, all of it printed unless `quiet`.
 
     Raises:
@@ -156,7 +162,7 @@ def _forget(first: Study | None, done: Study, store: Store) -> None:
                 store.drop(name, result.key)
 
 
-def _inputs(given: Mapping[str, Any]) -> dict[str, Any]:
+def _inputs(given: Options) -> Given:
     """What `analyses.study` takes, from the words of a command or a file."""
     loading = {name: given[name] for name in analyses.Loading.__dataclass_fields__ if name in given}
     names = {"engine": "name", "workers": "workers", "address": "address"}
@@ -171,11 +177,11 @@ def _inputs(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _way(store: Store, inputs: Mapping[str, Any]) -> Way:
+def _way(store: Store, inputs: Options) -> Way:
     return Way(store, ModelPool(inputs["loading"]), inputs["engine"], inputs["options"], inputs["own"])
 
 
-def _prompts(given: Mapping[str, Any]) -> Prompts | None:
+def _prompts(given: Options) -> Prompts | None:
     if "prompts" not in given:
         return None
     read = read_prompts(given["prompts"], given.get("columns"))
@@ -185,13 +191,13 @@ def _prompts(given: Mapping[str, Any]) -> Prompts | None:
     return items.seen(*given["seen"]) if given.get("seen") else items
 
 
-def own_options(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+def own_options(texts: Sequence[str]) -> dict[str, Given]:
     """`ANALYSIS.OPTION=VALUE` texts as options by analysis; values are JSON, anything else is text.
 
     Raises:
         InputError: a text of another form.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Given] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         analysis, dot, option = name.partition(".")

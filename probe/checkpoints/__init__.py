@@ -1,7 +1,7 @@
 """Saved weights: series as they lie on disk, files, Hub, loading."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from probe.checkpoints.search import Series, discover
@@ -11,7 +11,7 @@ __all__ = ["Checkpoint", "Series", "discover"]
 _HOME = {"Checkpoint": "series", "Series": "search", "discover": "search"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

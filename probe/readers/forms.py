@@ -7,16 +7,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from probe.readers import conversations
 from probe.readers.columns import MISSING, Row, is_missing, text, value_of
+
+Fields: TypeAlias = dict[str, Any]
+"""Fields of an item by name."""
 
 GOLD = ("reward_model.ground_truth", "ground_truth", "completion", "gold", "target", "solution")
 """Where a row without `answer` may keep it, in this order (verl, TRL)."""
 
 
-def completed(row: Row, fields: Mapping[str, object], where: str) -> dict[str, Any]:
+def completed(row: Row, fields: Mapping[str, object], where: str) -> Fields:
     """The fields with what the row's form adds; a row in no known form comes back as it is."""
     found = dict(fields)
     taken: list[str] = []
@@ -33,7 +36,7 @@ def _lacks(fields: Mapping[str, object], name: str) -> bool:
     return name not in fields or is_missing(fields[name])
 
 
-def _conversation(row: Row, found: dict[str, Any], where: str) -> list[str]:
+def _conversation(row: Row, found: Fields, where: str) -> list[str]:
     """`messages`, `conversations` (ShareGPT): all turns, the last one the answer unless the row has one of its own."""
     name = next((n for n in ("messages", "conversations", "conversation") if not _lacks(row, n)), None)
     if name is None:
@@ -46,7 +49,7 @@ def _conversation(row: Row, found: dict[str, Any], where: str) -> list[str]:
     return [name]
 
 
-def _instruction(row: Row, found: dict[str, Any], where: str) -> list[str]:
+def _instruction(row: Row, found: Fields, where: str) -> list[str]:
     """Alpaca: an instruction with or without an input, and an output; `history` holds earlier pairs."""
     if _lacks(row, "instruction"):
         return []
@@ -58,7 +61,7 @@ def _instruction(row: Row, found: dict[str, Any], where: str) -> list[str]:
     return ["instruction", "input", "output", "history"]
 
 
-def _preference(row: Row, found: dict[str, Any], where: str) -> list[str]:
+def _preference(row: Row, found: Fields, where: str) -> list[str]:
     """TRL's preferences without a prompt of their own: what both conversations begin with."""
     pair = [row.get(n) for n in ("chosen", "rejected")]
     if not all(conversations.is_conversation(v) for v in pair):
@@ -69,7 +72,7 @@ def _preference(row: Row, found: dict[str, Any], where: str) -> list[str]:
     return ["chosen", "rejected"]
 
 
-def _gold(row: Row, found: dict[str, Any], where: str) -> list[str]:
+def _gold(row: Row, found: Fields, where: str) -> list[str]:
     if not _lacks(row, "chosen") and not _lacks(row, "rejected"):
         found["answers"] = {n: _said(row[n], found, where) for n in ("chosen", "rejected")}
         return ["chosen", "rejected"]
@@ -81,7 +84,7 @@ def _gold(row: Row, found: dict[str, Any], where: str) -> list[str]:
     return []
 
 
-def _said(value: Any, found: dict[str, Any], where: str) -> Any:
+def _said(value: Any, found: Fields, where: str) -> Any:
     """The text of an answer that may be written as turns of its own."""
     if not conversations.is_conversation(value):
         return value

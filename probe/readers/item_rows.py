@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from probe.errors import InputError
 from probe.items import Chat, Item
@@ -15,6 +15,9 @@ from probe.readers import conversations, forms
 from probe.readers.columns import MISSING, Row, Source, is_missing, letter, parsed_list, plain, text, value_of
 from probe.readers.schemas import SCHEMAS, hint
 from probe.readers.tables import Line
+
+Fields: TypeAlias = dict[str, Any]
+"""Fields of an item by name."""
 
 FIELDS = (
     "id", "prompt", "answer", "answers", "group", "answer_kind", "choices", "correct", "variant", "cluster", "seen",
@@ -58,10 +61,10 @@ def _mapping(columns: Mapping[str, Source] | str | None, source: str) -> Mapping
     return SCHEMAS[columns]
 
 
-def _fields(row: Row, n: int, mapping: Mapping[str, Source] | None, where: str) -> dict[str, Any]:
+def _fields(row: Row, n: int, mapping: Mapping[str, Source] | None, where: str) -> Fields:
     """What the row says of each field; absent and empty cells are left out."""
     sources: dict[str, Source] = {f: f for f in FIELDS if f in row} | dict(mapping or {})
-    found: dict[str, Any] = {}
+    found: Fields = {}
     for field, source in sources.items():
         value = source if isinstance(source, str) and source.startswith("@") else value_of(source, row, n, where)
         if value is MISSING:
@@ -159,7 +162,7 @@ class _Row:
             return (), None
         labels: list[str] = []
         if isinstance(value, dict) and "text" in value:  # ARC: {"text": [...], "label": [...]}
-            of = cast("dict[str, Any]", value)
+            of = cast("Fields", value)
             value, labels = of["text"], [text(v) for v in of.get("label", [])]
         if not isinstance(value, list) or len(cast("list[Any]", value)) < 2:
             raise InputError(f"{self.where}: choices are {str(value)[:60]!r}; expected a list of two or more")
@@ -181,8 +184,8 @@ class _Row:
             return {"": (choices[correct],)}
         if value is not MISSING:
             return {"": self._golds("answer", value)}
-        if isinstance(several, dict) and several and not _is_spanned(cast("dict[str, Any]", several)):
-            of = cast("dict[str, Any]", several)  # a table of structs has every kind in every row, empty ones as well
+        if isinstance(several, dict) and several and not _is_spanned(cast("Fields", several)):
+            of = cast("Fields", several)  # a table of structs has every kind in every row, empty ones as well
             return {k: self._golds("answers", v) for k, v in of.items() if not is_missing(v) or len(of) == 1}
         if several is not None:
             return {"": self._golds("answers", several)}
@@ -193,7 +196,7 @@ class _Row:
     def _golds(self, name: str, value: object) -> tuple[str, ...]:
         """Accepted answers of a cell: a scalar, a list, or the forms of SQuAD and TriviaQA; () where there is none."""
         if isinstance(value, dict):
-            of = cast("dict[str, Any]", value)
+            of = cast("Fields", value)
             if not ("text" in of or "value" in of):
                 raise InputError(
                     f"{self.where}: {name} is {str(of)[:60]!r}; expected text, a number or a list of these"

@@ -14,6 +14,8 @@ from probe.readers.conversations import is_conversation
 from probe.readers.conversations import turns as conversation
 from probe.readers.messages import all_text, cleaned, is_messages, own_text
 
+Fields: TypeAlias = dict[str, Any]  # fields of a response by name
+
 TEXT = ("text", "response", "responses", "output", "outputs", "completion", "completions", "generation", "generations",
         "output_response", "response_text", "model_output")  # fmt: skip
 GOLD = ("gold", "golds", "answer", "answers", "target", "ground_truth", "gts", "label")
@@ -28,7 +30,7 @@ Row: TypeAlias = Mapping[str, Any]
 Reader: TypeAlias = Callable[[Row, str], Iterable[Mapping[str, object]]]
 
 
-def read(records: Sequence[Row], source: str, where: Sequence[str]) -> list[dict[str, Any]]:
+def read(records: Sequence[Row], source: str, where: Sequence[str]) -> list[Fields]:
     """The responses of all records of a file; `where` names each for errors."""
     if not records:
         raise InputError(f"{source}: empty; expected one JSON object per response or item")
@@ -181,12 +183,12 @@ def _harness_prompt(row: Row) -> str | None:
 # --- inspect
 
 
-def _inspect(row: Row, where: str) -> Iterable[dict[str, Any]]:
+def _inspect(row: Row, where: str) -> Iterable[Fields]:
     """One record per (id, epoch); an errored sample is missing, not wrong."""
     if row.get("error"):
         return
-    output: dict[str, Any] = row.get("output") or {}
-    choice: dict[str, Any] = (output.get("choices") or [{}])[0]
+    output: Fields = row.get("output") or {}
+    choice: Fields = (output.get("choices") or [{}])[0]
     text = output.get("completion")
     if text is None:
         text = (choice.get("message") or {}).get("content", "")
@@ -276,7 +278,7 @@ def _texts(value: Any, where: str) -> list[str]:
     return [_text_of(v, f"{where}: response {n}", own_text) for n, v in enumerate(listed)]
 
 
-def _text_of(value: object, where: str, join: Callable[[list[dict[str, Any]]], str]) -> str:
+def _text_of(value: object, where: str, join: Callable[[list[Fields]], str]) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(m, dict) for m in value):

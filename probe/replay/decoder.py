@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from probe.backends.place import Map
 
+Call: TypeAlias = dict[str, Any]
+"""Keyword arguments of a block."""
+
 Attend: TypeAlias = "Callable[[Tensor, Tensor, Tensor, float, float | None], Tensor]"
 """(q [1 head row d], k, v, scale, softcap) -> z [1 row head d]."""
 
@@ -122,10 +125,10 @@ class Decoder:
 
     def enter(
         self, ids: Int[Tensor, "item pos"], mask: Bool[Tensor, "item pos"], position_ids: Int[Tensor, "item pos"]
-    ) -> tuple[list[Float[Tensor, "item pos d_model"]], list[dict[str, Any]], Float[Tensor, "item pos d_model"]]:
+    ) -> tuple[list[Float[Tensor, "item pos d_model"]], list[Call], Float[Tensor, "item pos d_model"]]:
         """One ordinary forward pass: each block's input, each block's other arguments, the last block's output."""
         inputs: list[Tensor] = []
-        calls: list[dict[str, Any]] = []
+        calls: list[Call] = []
         last: list[Tensor] = []
 
         def before(number: int, args: Any, kwargs: Any) -> None:
@@ -242,7 +245,7 @@ class _Accepts:
     def __init__(self, layer: nn.Module) -> None:
         self.names = [n for n in inspect.signature(layer.forward).parameters if n not in ("kwargs", "args")]
 
-    def split(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def split(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Call]:
         """The residual input and everything else by name, without caches (replay keeps its own keys)."""
         named = {**dict(zip(self.names, args, strict=False)), **kwargs}
         x = named.pop(self.names[0])

@@ -4,7 +4,7 @@ Names are imported when first used: a trainer's libraries are not needed to read
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from probe.training.callback import ProbeCallback
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["ProbeCallback"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.callback"), name)

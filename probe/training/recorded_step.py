@@ -14,9 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from probe.errors import ProbeError
+
 if TYPE_CHECKING:
     import torch
 
+# Agreement asked of the recorder's log-probs and the trainer's own, per dtype of the weights.
+TOLERANCE = {"torch.float32": 1e-3, "torch.bfloat16": 0.1, "torch.float16": 0.05}
 FLOATS = ("old_logp", "H", "sum_p2", "sum_p2_logp", "B", "max_logp")
 # Rows of logits held at once: bounds the extra memory to this many times the vocabulary.
 CHUNK_ROWS = 1024
@@ -141,3 +145,13 @@ def weighted(row: np.ndarray, weights: np.ndarray) -> float:
     """Weighted sum over the reward functions that scored this response; NaN if none did."""
     scored = ~np.isnan(row)
     return float((row[scored] * weights[scored]).sum()) if scored.any() else math.nan
+
+
+def check_agreement(ours: torch.Tensor, theirs: torch.Tensor, dtype: str) -> None:
+    """Raise ProbeError where log-probs of the same tokens are further apart than rounding in `dtype` explains."""
+    worst = float((ours - theirs).abs().max()) if len(ours) else 0.0
+    if not worst <= TOLERANCE.get(dtype, 1e-3):
+        raise ProbeError(
+            f"the recorder's log-probs differ from the trainer's by {worst:.3g} nats: this model's head is not one "
+            "the recorder knows. Train with trl.GRPOTrainer instead; entropies recorded here would be wrong"
+        )

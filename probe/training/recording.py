@@ -28,7 +28,7 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from probe.errors import ProbeError
 from probe.readers.segments import from_masks
 from probe.training.recorded_step import (
     Pending,
+    check_agreement,
     parquet_schema,
     prompt_id,
     ragged,
@@ -49,10 +50,10 @@ if TYPE_CHECKING:
     import torch
     from trl import GRPOTrainer as GRPOTrainer
 
-__all__ = ["GRPOTrainer", "RolloutRecorder", "parquet_schema", "token_statistics"]
+Batch: TypeAlias = dict[str, Any]
+"""What TRL hands from its sampling to its loss, by name."""
 
-# Agreement asked of the recorder's log-probs and the trainer's own, per dtype of the weights.
-TOLERANCE = {"torch.float32": 1e-3, "torch.bfloat16": 0.1, "torch.float16": 0.05}
+__all__ = ["GRPOTrainer", "RolloutRecorder", "parquet_schema", "token_statistics"]
 
 
 class RolloutRecorder:
@@ -82,7 +83,7 @@ class RolloutRecorder:
         self._rewards = upstream._calculate_rewards(*args, **kwargs)
         return self._rewards
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
         import torch
 
         upstream: Any = super()
@@ -90,7 +91,7 @@ class RolloutRecorder:
             return upstream._generate_and_score_completions(inputs)
         self._flush()
         self._states, self._sampling = None, True
-        output: dict[str, Any] = upstream._generate_and_score_completions(inputs)
+        output: Batch = upstream._generate_and_score_completions(inputs)
         self._sampling = False
         self._pending = self._start(inputs, output)
         if self._states is not None:
@@ -115,7 +116,7 @@ class RolloutRecorder:
         corrected = self.args.use_vllm and self.args.vllm_importance_sampling_correction
         return self.args.gradient_accumulation_steps % every != 0 or corrected
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+    def _compute_loss(self, model: Any, inputs: Batch) -> Any:
 
         upstream: Any = super()
         pending = self._pending
@@ -190,7 +191,7 @@ class RolloutRecorder:
 
         return logits
 
-    def _score(self, pending: Pending, rows: torch.Tensor, inputs: dict[str, Any], states: Any, theirs: Any) -> None:
+    def _score(self, pending: Pending, rows: torch.Tensor, inputs: Batch, states: Any, theirs: Any) -> None:
         """Fill entropy and its companions of these rows from the states just before each response token."""
         import torch
 
@@ -200,19 +201,11 @@ class RolloutRecorder:
             values = token_statistics(states[:, -width - 1 : -1][real], self._head(), inputs["completion_ids"][real])
         reference = theirs[real].float()
         if not self._checked:
-            self._check(values["old_logp"], reference, str(states.dtype))
+            check_agreement(values["old_logp"], reference, str(states.dtype))
             self._checked = True
         # The trainer's own numbers are what its ratios are made of.
         values["old_logp"] = reference
         pending.fill(rows.tolist(), {name: value.float().cpu().numpy() for name, value in values.items()})
-
-    def _check(self, ours: torch.Tensor, theirs: torch.Tensor, dtype: str) -> None:
-        worst = float((ours - theirs).abs().max()) if len(ours) else 0.0
-        if not worst <= TOLERANCE.get(dtype, 1e-3):
-            raise ProbeError(
-                f"the recorder's log-probs differ from the trainer's by {worst:.3g} nats: this model's head is not one "
-                "the recorder knows. Train with trl.GRPOTrainer instead; entropies recorded here would be wrong"
-            )
 
     def _note_update(
         self, pending: Pending, rows: list[int], logps: torch.Tensor, inputs: Mapping[str, torch.Tensor]
@@ -249,7 +242,7 @@ class RolloutRecorder:
         self._flush()
         return result
 
-    def _start(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> Pending:
+    def _start(self, inputs: list[Batch], output: Batch) -> Pending:
         args, n, step = self.args, len(inputs), int(self.state.global_step)
         prompt_ids, prompt_real = output["prompt_ids"].cpu().numpy(), output["prompt_mask"].cpu().numpy().astype(bool)
         real = output["completion_mask"].cpu().numpy().astype(bool)
@@ -312,7 +305,7 @@ class RolloutRecorder:
 _built: dict[str, type] = {}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name != "GRPOTrainer":
         raise AttributeError(f"module 'probe.training.recording' has no attribute {name!r}")
     if name not in _built:

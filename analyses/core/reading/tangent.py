@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from probe.model import Model
     from probe.tokens import TokenBatch
+
+Saved: TypeAlias = Mapping[str, Any]
+"""What an optimizer saved of a weight or a group of them."""
 
 Direction = Mapping[str, "Tensor"]
 
@@ -111,7 +114,7 @@ def optimizer_step(folder: str | Path, model: Model) -> dict[str, Tensor]:
     return {n: out[tied[id(p)]] if id(p) in tied else torch.zeros_like(p) for n, p in weights.items()}
 
 
-def _rates(file: Path, saved: Mapping[str, Any]) -> list[float]:
+def _rates(file: Path, saved: Saved) -> list[float]:
     from probe.training.learning_rate import learning_rates_used
 
     steps = {int(float(s["step"])) for s in saved["state"].values() if "step" in s}
@@ -120,7 +123,7 @@ def _rates(file: Path, saved: Mapping[str, Any]) -> list[float]:
     return learning_rates_used(file.parent, saved["param_groups"], steps.pop())[0]
 
 
-def _decoupled_decay(file: Path, group: Mapping[str, Any]) -> float:
+def _decoupled_decay(file: Path, group: Saved) -> float:
     """The decay that is taken off the weights themselves (AdamW); 0 where it was part of the gradient (Adam).
 
     Raises:
@@ -141,7 +144,7 @@ def _decoupled_decay(file: Path, group: Mapping[str, Any]) -> float:
     )
 
 
-def _check_adam(file: Path, state: Mapping[str, Any], group: Mapping[str, Any], name: str, weight: Tensor) -> None:
+def _check_adam(file: Path, state: Saved, group: Saved, name: str, weight: Tensor) -> None:
     """Raise unless this is the state of plain Adam or AdamW (RAdam, NAdam and others keep the same names)."""
     known = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
     if not {"exp_avg", "exp_avg_sq"} <= set(state) or state["exp_avg"].shape != weight.shape:
@@ -155,7 +158,7 @@ def _check_adam(file: Path, state: Mapping[str, Any], group: Mapping[str, Any], 
         raise InputError(f"{file}: the state of {name} is of another optimizer than Adam or AdamW ({', '.join(odd)})")
 
 
-def _adam(state: Mapping[str, Any], group: Mapping[str, Any], after: Tensor, rate: float, decay: float) -> Tensor:
+def _adam(state: Saved, group: Saved, after: Tensor, rate: float, decay: float) -> Tensor:
     n, (b1, b2) = float(state["step"]), group["betas"]
     second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
     m, v = state["exp_avg"] / (1 - b1**n), second / (1 - b2**n)

@@ -22,6 +22,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from analyses.core.analysis import get
+from analyses.core.claim import Fields
 from analyses.core.keys import whole_hash
 from analyses.core.progress import heard
 from analyses.core.running.call import stored
@@ -261,7 +262,7 @@ def _cluster(engine: Engine) -> Iterator[Any]:
         raise InputError("--engine ray needs Ray: pip install 'posttrain-probe[dist]'") from error
     shared: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": ALONE}}
     if engine.address is None:
-        own: dict[str, Any] = {"num_cpus": engine.workers, "include_dashboard": False}
+        own: Fields = {"num_cpus": engine.workers, "include_dashboard": False}
         own["object_store_memory"] = 100 * 2**20  # members leave through the store, not through Ray
         with _until_ready():
             ray.init(**shared, **own)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 from probe.checkpoints.names import step_of
+
+Record: TypeAlias = Mapping[str, Any]
+"""A stored record, as JSON gave it."""
 
 RUN_SLOTS = ("model", "tuned", "base")
 BETWEEN = ("weights", "exports", "checkpoints", "ckpt", "ckpts")
@@ -36,7 +39,7 @@ def run_names(runs: Sequence[str]) -> dict[str, str]:
     return {r: r for r in runs}
 
 
-def checkpoints_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def checkpoints_of(record: Record) -> list[dict[str, Any]]:
     """Descriptions of the checkpoints that a record's numbers are about: path, step."""
     members = record.get("members") or [record.get("inputs", {})]
     found = [next((m[s] for s in RUN_SLOTS if isinstance(m.get(s), dict)), None) for m in members]
@@ -53,7 +56,7 @@ def run_of(record: Mapping[str, object]) -> str:
     return max(dict.fromkeys(folders), key=folders.count, default=_run_of_log(record))
 
 
-def _run_of_log(record: Mapping[str, Any]) -> str:
+def _run_of_log(record: Record) -> str:
     """RUN of RUN/rollouts, RUN/rollouts/FILE, RUN/trainer_state.json or a log RUN; "" for one that lies elsewhere."""
     inputs = record.get("inputs", {})
     given = inputs.get("rollouts") or inputs.get("log")
@@ -64,7 +67,7 @@ def _run_of_log(record: Mapping[str, Any]) -> str:
     return str(path.parent) if path.name in LOGS else ""
 
 
-def sources_of(record: Mapping[str, Any]) -> Iterator[str]:
+def sources_of(record: Record) -> Iterator[str]:
     """Where prompts, rollouts, logs and tables were read from."""
     for given in record.get("inputs", {}).values():
         if isinstance(given, dict) and given.get("source"):
@@ -76,7 +79,7 @@ def prompts_of(record: Mapping[str, object]) -> str:
     return ", ".join(PurePath(source).name for source in sources_of(record))
 
 
-def checkpoint_names(record: Mapping[str, Any]) -> list[tuple[int | None, str]]:
+def checkpoint_names(record: Record) -> list[tuple[int | None, str]]:
     """(step, name) of every checkpoint the numbers are about: `checkpoint-60`, or a repository with its revision."""
     members = record.get("members") or []
     found = list[tuple[int | None, str]]()
@@ -90,7 +93,7 @@ def checkpoint_names(record: Mapping[str, Any]) -> list[tuple[int | None, str]]:
     return found
 
 
-def named(records: Sequence[Mapping[str, object]], analysis: str, run: str) -> list[Mapping[str, Any]]:
+def named(records: Sequence[Mapping[str, object]], analysis: str, run: str) -> list[Record]:
     """The results of an analysis about the run of this name; sweeps, and single runs only where there is none.
 
     Of results with the same options on the same inputs the newest counts: the others are of an older version, or of
@@ -108,7 +111,7 @@ def named(records: Sequence[Mapping[str, object]], analysis: str, run: str) -> l
     return list({_asked(r): r for r in swept or hits}.values())
 
 
-def _asked(record: Mapping[str, Any]) -> str:
+def _asked(record: Record) -> str:
     """What was asked, whoever computed it: options, and inputs by their fingerprints."""
     prints = {n: d.get("fingerprint") for n, d in record.get("inputs", {}).items() if isinstance(d, dict)}
     slots = {n: p for n, p in prints.items() if n not in RUN_SLOTS or record.get("kind") != "sweep"}

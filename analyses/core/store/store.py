@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import pandas as pd
 
@@ -39,6 +39,9 @@ from analyses.core.store.files import (
 )
 from analyses.core.store.naming import named, prompts_of
 from probe.errors import InputError
+
+Record: TypeAlias = dict[str, Any]
+"""A stored record, as JSON gives it."""
 
 __all__ = ["SCHEMA", "Store", "StoreError"]
 
@@ -131,7 +134,7 @@ class Store:
         elif folder.exists():
             folder.rmdir(recursive=True)
 
-    def record(self, name: str, key: str) -> dict[str, Any]:
+    def record(self, name: str, key: str) -> Record:
         """Provenance alone, without reading the numbers."""
         path = self.folder(name, key) / RECORD
         try:
@@ -142,13 +145,13 @@ class Store:
             raise unreadable(path, error) from error
         return found
 
-    def records(self, name: str | None = None) -> list[dict[str, Any]]:
+    def records(self, name: str | None = None) -> list[Record]:
         """Records of all whole results that can be read, oldest first."""
         return self.read_records(name)[0]
 
-    def read_records(self, name: str | None = None) -> tuple[list[dict[str, Any]], list[str]]:
+    def read_records(self, name: str | None = None) -> tuple[list[Record], list[str]]:
         """(records of all whole results, oldest first; what cannot be read, a sentence each)."""
-        found, problems = list[dict[str, Any]](), list[str]()
+        found, problems = list[Record](), list[str]()
         for address in self.addresses():
             if name in (None, address[0]):
                 try:
@@ -211,7 +214,7 @@ class Store:
             return
         replaced(path, json.dumps({"pid": os.getpid(), "host": platform.node(), **state}))
 
-    def running(self) -> list[dict[str, Any]]:
+    def running(self) -> list[Record]:
         """Sweeps under way, with ``done`` and ``total``; one whose process died on this machine is left out."""
         states = [json.loads(p.read_text()) for p in sorted((self.root / ".running").glob("*.json"))]
         return [s for s in states if s["host"] != platform.node() or _alive(s["pid"])]

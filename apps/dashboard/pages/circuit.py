@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import streamlit as st
@@ -15,11 +15,14 @@ from apps.dashboard.widgets import address, exports, parts, rail, series, tables
 from apps.drawn import curves, maps, strips
 from apps.drawn.reproduction import Map, of_circuit
 
+Place: TypeAlias = dict[str, Any]
+"""Where a value was measured: dims and their values."""
+
 MISSING = (
     "No result here goes layer by layer yet. logit_lens, divergence and path_patching do: "
     "probe sweep logit_lens --checkpoints DIR --prompts FILE"
 )
-Read = list[tuple[Entry, dict[str, Any] | None]]  # a result, and the part of it that is shown; None: it has none
+Read = list[tuple[Entry, Place | None]]  # a result, and the part of it that is shown; None: it has none
 
 
 def show(found: Listing) -> None:
@@ -64,7 +67,7 @@ def _layers(read: Read) -> tuple[exports.Views, list[str]]:
         return {}, []
     panels = list(dict.fromkeys(measured["panel"]))
     default = _telling(measured)[:4]
-    how: dict[str, Any] = {"name": curves.title, "buttons": False}
+    how: Place = {"name": curves.title, "buttons": False}
     shown = address.select_many("Curves over layers", panels, key="layer_curves", default=default, **how)
     groups = [g for g in dict.fromkeys(measured["group"].dropna()) if g != curves.ALL]
     picked = address.select_many("Groups of items", groups, key="group") if len(groups) > 1 else []
@@ -124,7 +127,7 @@ def _map(read: Read) -> tuple[Map | None, exports.Views]:
     shown, cells = found[address.select("Map", list(found), key="map", label_visibility="collapsed")]
     figure = maps.map_figure(cells, shown.x, shown.y, shown.title)
     axes = [shown.x, shown.y]
-    by_name: dict[str, Any] = {_cell_name(c): c for c in cells[axes].to_dict("records")}
+    by_name: Place = {_cell_name(c): c for c in cells[axes].to_dict("records")}
     name = address.held("cell", ["", *by_name], "")
     cell = by_name.get(name)
     keep = parts.kept(
@@ -139,7 +142,7 @@ def _map(read: Read) -> tuple[Map | None, exports.Views]:
     return shown, {"map": (figure, cells)}
 
 
-def _cells(entry: Entry, x: str, y: str, at: dict[str, Any] | None) -> dict[str, pd.DataFrame]:
+def _cells(entry: Entry, x: str, y: str, at: Place | None) -> dict[str, pd.DataFrame]:
     if at is None or not (series.has_dims(entry, x) and series.has_dims(entry, y)):
         return {}
     return maps.maps_of(parts.summary_of(str(entry.root), entry.analysis, entry.key, parts.frozen(at)), x, y)
@@ -168,7 +171,7 @@ def _items(entry: Entry, where: Mapping[str, object], chosen: str) -> None:
     if not count:
         st.caption(f"This result keeps no rows per item for this {chosen}.")
         return
-    how: dict[str, Any] = {"on_select": "rerun", "selection_mode": "single-row"}
+    how: Place = {"on_select": "rerun", "selection_mode": "single-row"}
     picked = st.dataframe(strips.decoded(entry, found), hide_index=True, key=f"{chosen}_items", **how)
     st.caption(f"{len(found):,} of {count:,} rows")
     if picked.selection.rows and "item" in found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import streamlit as st
@@ -21,6 +21,9 @@ from apps.dashboard.widgets.address import escaped
 from apps.drawn.comparison import CATEGORIES
 from apps.report import figures_of, provenance
 
+Where: TypeAlias = tuple[tuple[str, Any], ...]
+"""Dims and the values they are held at, in a form that can be a cache's key."""
+
 TAGS = re.compile(r"<[^>]+>")
 
 
@@ -31,26 +34,26 @@ def result_of(root: str, analysis: str, key: str) -> Result:
 
 
 @st.cache_resource(max_entries=60, show_spinner=False)
-def part_of(root: str, analysis: str, key: str, where: tuple[tuple[str, Any], ...]) -> Result:
+def part_of(root: str, analysis: str, key: str, where: Where) -> Result:
     """The part of a result a page shows."""
     whole = result_of(root, analysis, key)
     return whole.where(**{n: list(v) if isinstance(v, tuple) else v for n, v in where}) if where else whole
 
 
 @st.cache_resource(max_entries=200, show_spinner=False)
-def summary_of(root: str, analysis: str, key: str, where: tuple[tuple[str, Any], ...] = ()) -> pd.DataFrame:
+def summary_of(root: str, analysis: str, key: str, where: Where = ()) -> pd.DataFrame:
     """Estimates of a part, tidy; not to be changed in place."""
     return part_of(root, analysis, key, where).summary()
 
 
 @st.cache_resource(max_entries=40, show_spinner=False)
-def drawn(root: str, analysis: str, key: str, where: tuple[tuple[str, Any], ...]) -> tuple[dict[str, Any], list[str]]:
+def drawn(root: str, analysis: str, key: str, where: Where) -> tuple[dict[str, Any], list[str]]:
     """(figures of a part by name, what could not be drawn); not to be changed in place."""
     notes: list[str] = []
     return dict(figures_of(part_of(root, analysis, key, where), notes)), notes
 
 
-def frozen(where: Mapping[str, object]) -> tuple[tuple[str, Any], ...]:
+def frozen(where: Mapping[str, object]) -> Where:
     """A selection as a cache key."""
     return tuple((n, tuple(v) if isinstance(v, list) else v) for n, v in where.items())
 
