@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from typing import Any
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """Text of each id by itself, the space it begins with included; `#id` where the tokenizer has none for it."""
     names = tokenizer.convert_ids_to_tokens(list(ids))
     return [_text(tokenizer, i, name) for i, name in zip(ids, names, strict=True)]
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, number: int, name: str | None) -> str:
+def _text(tokenizer: Any, number: int, name: str | None) -> str:
     if name is None:
         return f"#{number}"
     text = str(tokenizer.decode([number], clean_up_tokenization_spaces=False))
