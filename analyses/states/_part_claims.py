@@ -31,7 +31,7 @@ def parted(data: xr.Dataset, groups: tuple[str, str], at: str, how: str) -> Clai
     if np.isnan(p).all():
         needs = "more items, or a grouping that the states can tell"
         return Claim("force", UNJUDGED, what, why="the field predicts no held-out update (R2 <= 0)", needs=needs, n=n)
-    z = _over_null(data)
+    z = data["force_z"].to_numpy()
     layer = int(np.nanargmin(np.where(np.isnan(p), np.inf, p - 1e-9 * np.tanh(np.nan_to_num(z)))))  # ties: the clearest
     said: Fields = {
         "p": float(p[layer]), "n": n, "family": f"{int((~np.isnan(p)).sum())} layers", "control": "permuted labels",
@@ -42,12 +42,6 @@ def parted(data: xr.Dataset, groups: tuple[str, str], at: str, how: str) -> Clai
         return Claim("force", NONE, f"that {what}", **said)
     what = f"{how} part {groups[0]} and {groups[1]} {at}, most at layer {layer}"
     return Claim("force", FOUND, what, effect=float(z[layer]), unit="SD of permuted labels", is_change=False, **said)
-
-
-def _over_null(data: xr.Dataset) -> np.ndarray:
-    """The squared force of each layer over the spread that permuted labels give it."""
-    size, spread = data["force_squared"].to_numpy(), data["force_squared_null"].to_numpy().std(0)
-    return np.divide(size, spread, out=np.full(size.shape, np.nan), where=spread > 0)
 
 
 def together(data: xr.Dataset, name: str, place: int, count: int) -> tuple[float, float]:

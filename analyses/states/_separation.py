@@ -55,6 +55,20 @@ def split_half(gram: Array, first: Array, second: Array) -> Array:
     return parts[0] + parts[1] - 2 * cross
 
 
+def variance_of_means(gram: Array, first: Array, second: Array) -> Array:
+    """tr(S_A) / n_A + tr(S_B) / n_B of the groups that each row of labels makes: how far their means lie by chance.
+
+    A squared distance over this is compared between labellings that give the groups other spreads (a studentised
+    permutation test): without it, a small group that scatters more is called apart.
+    """
+    own, parts = np.diag(gram), list[Array]()
+    for w in (np.asarray(first, float), np.asarray(second, float)):
+        n = w.sum(1)
+        squares, of_mean = w @ own, ((w @ gram) * w).sum(1) / n
+        parts.append(np.divide(squares - of_mean, n * (n - 1), out=np.full(len(w), np.nan), where=n > 1))
+    return parts[0] + parts[1]
+
+
 def energy(gram: Array, first: Array, second: Array) -> Array:
     """Energy distance for each row of item weights; >= 0, and 0 only for equal distributions."""
     own = np.diag(gram)

@@ -8,7 +8,8 @@ Definition: h_s is the pooled residual state of an item (s = 0 embedding, s = l+
     <mean_A1 - mean_B1, mean_A2 - mean_B2>: an unbiased F_l^2, which can be negative and is 0 on average where
     the groups do not differ (F itself is biased upwards by noise). energy_distance is
     2 E|a - b| - E|a - a'| - E|b - b'| over updates, which also sees differences that leave the mean alone.
-Units: those of the residual stream (force_squared: squared); force_relative has none. p by permuting labels.
+Units: those of the residual stream (force_squared: squared); force_relative has none. p by permuting labels, the
+    squared force studentised by the spread that each labelling leaves within the groups.
 Source: arXiv 2601.11061 (F, V, D); split halves and energy distance (Szekely and Rizzo 2013) added here.
 Does not show: cause. Groups that differ in wording, length or difficulty part too: compare with a control grouping
     and read the permutation p, whose labels are permuted within strata if strata are named.
@@ -32,7 +33,7 @@ from analyses.core.result import Result
 from analyses.core.stats import permuted_labels, resample_counts, subsample_interval, subsamples
 from analyses.core.work import Case, Work
 from analyses.states import _part_claims
-from analyses.states._separation import layer_statistics, mean_weights, norm, split_half
+from analyses.states._separation import layer_statistics, mean_weights, norm, split_half, variance_of_means
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -114,6 +115,7 @@ def curves(
     rows: list[pd.DataFrame] = []
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in UNITS}
     null: list[np.ndarray] = []
+    chance: list[np.ndarray] = []
     again: list[np.ndarray] = []
     for layer in range(states.n_layers):
         update = states.update(layer)
@@ -122,6 +124,7 @@ def curves(
             drawn[name].append(values)
         again.append(split_half(gram, boot * is_first, boot * ~is_first))
         null.append(split_half(gram, labels, ~labels))
+        chance.append(variance_of_means(gram, labels, ~labels))
         norms = {"update_norm": np.sqrt(np.diag(gram)), "state_norm": np.linalg.norm(states.layer(layer + 1), axis=1)}
         rows.append(pd.DataFrame({"item": states.ids, "group": states.groups, "layer": layer, **norms}))
     for state in range(states.n_layers + 1):
@@ -129,14 +132,23 @@ def curves(
         drawn["distance"].append(norm(h @ h.T, *mean_weights(some * is_first, some * ~is_first)))
     table = pd.concat(rows, ignore_index=True).sort_values(["item", "layer"], kind="stable")
     return table, _dataset(
-        {k: np.stack(v, 1) for k, v in drawn.items()}, np.stack(null, 1), np.stack(again, 1), kept, is_first
+        {k: np.stack(v, 1) for k, v in drawn.items()},
+        (np.stack(null, 1), np.stack(chance, 1)),
+        np.stack(again, 1),
+        kept,
+        is_first,
     )
 
 
 def _dataset(
-    drawn: dict[str, np.ndarray], null: np.ndarray, again: np.ndarray, kept: np.ndarray, is_first: np.ndarray
+    drawn: dict[str, np.ndarray],
+    forces: tuple[np.ndarray, np.ndarray],
+    again: np.ndarray,
+    kept: np.ndarray,
+    is_first: np.ndarray,
 ) -> xr.Dataset:
     """Curves with intervals: row 0 of each array is what was observed, the others are of subsamples."""
+    null, chance = forces
     n = int(min(is_first.sum(), (~is_first).sum()))
     data = xr.Dataset(coords={"layer": np.arange(null.shape[1]), "state": np.arange(null.shape[1] + 1)})
     for name, values in drawn.items():
@@ -147,8 +159,9 @@ def _dataset(
         data[f"{name}_n"] = (dim, np.full(values.shape[1], n))
     data["force_squared_boot"] = (("draw", "layer"), again)
     data["force_squared_null"] = (("permutation", "layer"), null[1:])
-    spread = np.nanstd(null, axis=0)
-    z = np.divide(null, spread, out=np.zeros_like(null), where=spread > 0)
+    scaled = np.divide(null, chance, out=np.zeros_like(null), where=chance > 0)
+    spread = np.nanstd(scaled, axis=0)
+    z = np.divide(scaled, spread, out=np.zeros_like(scaled), where=spread > 0)
     p = (1.0 + (z[1:].max(1)[:, None] >= z[:1]).sum(0)) / len(null)
     data["force_z"] = ("layer", z[0], {"units": "SD of the null", "long_name": "squared force over its null's SD"})
     data["p_value"] = ("layer", p, {"units": "", "long_name": "permutation p, corrected over layers"})

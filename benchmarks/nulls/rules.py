@@ -23,7 +23,6 @@ LIMIT = 0.10  # of 100 data sets
 DRAWS = 400
 SLOW = {
     "mlp_key_steering": 20,
-    "trajectories": 40,
     "entropy_steering": 40,
 }  # data sets at most, of rules that take seconds
 Rule = Callable[[Any], list[Claim]]

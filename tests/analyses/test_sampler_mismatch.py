@@ -83,7 +83,7 @@ def test_page_run_shows_it_over_steps_beside_the_training_log(tmp_path: Path) ->
 
     from analyses import Store
     from apps.catalog import listing
-    from apps.dashboard.pages.run import WANTED
+    from apps.drawn.panels import WANTED
     from apps.drawn.curves import over_steps
 
     folder = tmp_path / "grpo" / "rollouts"

@@ -138,8 +138,8 @@ def test_page_steers_code_runs_there(series: Path, monkeypatch: pytest.MonkeyPat
     texts = []
     for at in ("cpu", DEVICE):
         loaded = Model.load(series / "checkpoint-0", device=at, check=False)
-        monkeypatch.setattr(steer, "_model", lambda _path, m=loaded: m)
-        texts.append(steer.completions(recipe))
+        monkeypatch.setattr(steer.running, "model", lambda _path, m=loaded: m)
+        texts.append(steer.completions.__wrapped__(recipe))
     assert texts[0] == texts[1]
 
 
