@@ -126,7 +126,7 @@ def test_commands_read_it(there: Store, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_the_report_is_that_of_the_folder(store: Store, there: Store, tmp_path: Path) -> None:
     def sections(results: Store, name: str) -> int:
-        return write_report(results, tmp_path / name).read_text().count("<h2")
+        return write_report(results, tmp_path / name).read_text().count('<details class="result"')
 
     assert sections(there, "far.html") == sections(store, "here.html") == len(list(store.addresses()))
 
