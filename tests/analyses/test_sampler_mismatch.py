@@ -83,8 +83,8 @@ def test_page_run_shows_it_over_steps_beside_the_training_log(tmp_path: Path) ->
 
     from analyses import Store
     from apps.catalog import listing
-    from apps.drawn.panels import WANTED
     from apps.drawn.curves import over_steps
+    from apps.drawn.panels import WANTED
 
     folder = tmp_path / "grpo" / "rollouts"
     folder.mkdir(parents=True)
