@@ -192,6 +192,11 @@ def _arms(text: str, other: str | None, shares: list[float], seed: int) -> list[
     return given + controls + ([_Arm("other", 1.0, other)] if other else [])
 
 
+def _named(item: Item, arm: _Arm | None) -> str:
+    """What errors call an item with its further text: its own id first."""
+    return f"{item.id}, alone" if arm is None else f"{item.id}, {arm.name} {arm.fraction}"
+
+
 def _scored(
     model: Model,
     asked: list[tuple[Item, _Arm | None]],
@@ -201,10 +206,16 @@ def _scored(
     """Rows of some items: states at answer tokens are kept, distributions are read a few rows at a time."""
     place, separator, template, tau = how
     variants = [
-        replace(item, id=str(n), prompt=_beside(item.prompt, arm, place, separator), variant="", cluster=None)
-        for n, (item, arm) in enumerate(asked)
+        replace(
+            item,
+            id=_named(item, arm),
+            prompt=_beside(item.prompt, arm, place, separator),
+            variant="",
+            cluster=None,
+        )
+        for item, arm in asked
     ]
-    states: dict[int, tuple[Tensor, Tensor]] = {}
+    states: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
     last = str(model.last_state)
     plan = {"batch_size": batch_size, "template": template, "boundary": "concat"}
     for batch in reading.batches(model, probe.Prompts(tuple(variants)), "context gain", **plan):
@@ -213,16 +224,16 @@ def _scored(
         rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
         for n, item in enumerate(batch.items):
             own = tokens.item == n
-            states[int(item.id)] = rows[own.to(rows.device)], tokens.target[own]
+            states[item.key] = rows[own.to(rows.device)], tokens.target[own]
     made: list[dict[str, object]] = []
     without: tuple[Tensor, Tensor] | None = None
-    for n, (item, arm) in enumerate(asked):
+    for (item, arm), variant in zip(asked, variants, strict=True):
         if arm is None:
-            without = states[n]
+            without = states[variant.key]
             continue
         assert without is not None
         named = {"item": item.id, "group": item.group, "answer_kind": item.answer_kind}
-        values = compared(model, states[n], without, tau)
+        values = compared(model, states[variant.key], without, tau)
         made.append({**named, "arm": arm.name, "fraction": arm.fraction, **values})
     return made
 

@@ -59,21 +59,20 @@ def reversal(model: Model, prompts: Prompts, *, separator: str = " ", batch_size
         seed: of the other items and the bootstrap over items.
     """
     partner = _partners(prompts.items, seed)
-    asked: list[Item] = []
+    asked: dict[tuple[int, str], Item] = {}
     for n, item in enumerate(prompts.items):
         at = partner[n]
-        other = None if at is None else prompts.items[at]
-        pairs = [("forward", _forward(item), _forward(item)), ("reverse", _reverse(item), _reverse(item))]
-        if other is not None:
-            pairs.append(("forward_other", _forward(other), _forward(item)))
-            pairs.append(("reverse_other", _reverse(other), _reverse(item)))
-        asked += [
-            replace(item, id=f"{n}\0{name}", prompt=before[0], answer=_behind(after[1], separator), also=(), variant="",
-                    cluster=None)
-            for name, before, after in pairs
-        ]  # fmt: skip
-    scores = _scored(model, asked, batch_size)
-    rows = [_row(item, {k: scores.get(f"{n}\0{k}", np.nan) for k in _NAMES}) for n, item in enumerate(prompts.items)]
+        for end, before in (("", item), ("_other", None if at is None else prompts.items[at])):
+            if before is None:
+                continue
+            named = item.id if before is item else f"{item.id} behind {before.id}"  # as errors call it
+            for way, of in (("forward", _forward), ("reverse", _reverse)):
+                answer = _behind(of(item)[1], separator)
+                how: dict[str, Any] = {"answer": answer, "also": (), "variant": "", "cluster": None}
+                asked[n, way + end] = replace(item, id=f"{named}, {way}", prompt=of(before)[0], **how)
+    scores = _scored(model, list(asked.values()), batch_size)
+    found = {place: scores[item.key] for place, item in asked.items()}
+    rows = [_row(item, {k: found.get((n, k), np.nan) for k in _NAMES}) for n, item in enumerate(prompts.items)]
     table = pd.DataFrame(rows).merge(prompts.roles(), how="left")
     parts = [estimate(table, q, BY, seed=seed, units="nats per token", long_name=v) for q, v in LABELS.items()]
     return Result.of(table, xr.merge(parts))
@@ -111,9 +110,9 @@ def _partners(items: tuple[Item, ...], seed: int) -> list[int | None]:
     return found
 
 
-def _scored(model: Model, asked: list[Item], batch_size: int) -> dict[str, float]:
-    """Mean log-probability of each item's answer tokens, by id."""
-    last, found = f"resid_post.{model.shape.n_layers - 1}", dict[str, float]()
+def _scored(model: Model, asked: list[Item], batch_size: int) -> dict[tuple[str, str], float]:
+    """Mean log-probability of each item's answer tokens, by id and kind."""
+    last, found = f"resid_post.{model.shape.n_layers - 1}", dict[tuple[str, str], float]()
     plan: dict[str, object] = {"batch_size": batch_size, "boundary": "concat"}
     for batch in reading.batches(model, probe.Prompts(tuple(asked)), "reversal", **plan):
         tokens = reading.scored(batch)
@@ -121,7 +120,7 @@ def _scored(model: Model, asked: list[Item], batch_size: int) -> dict[str, float
         rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
         read = reading.streamed(rows, model.unembed, tokens.target, k=0, where=tokens.named(batch.items, last))
         log_p, owner = read.logprob_nats.double().cpu().numpy(), tokens.item.cpu().numpy()
-        found |= {item.id: float(log_p[owner == n].mean()) for n, item in enumerate(batch.items)}
+        found |= {item.key: float(log_p[owner == n].mean()) for n, item in enumerate(batch.items)}
     return found
 
 

@@ -21,6 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "segment_entropy": {"segments": "mask"},
     "merge": {"generate": False, "weights": (0.0, 1.0)},
     "probe_gated_audit": {"top_n": 4},
+    "auxiliary_gradient": {"rollout_step": 4},  # checkpoint 1 would read step 0, whose responses are sound
 }
 CHOICES = (" ans 1", " ans 2")
 READ = [n for n in names() if {"Model"} & {i.kind for i in get(n).inputs} and n != "weight_drift"]
@@ -34,7 +35,7 @@ def item(n: int) -> Item:
         f"what {word} is {n % 10} plus 7 ?",
         f" ans {n % 8}",
         "ab"[n // 6],
-        meta={"corrupt": corrupt},
+        meta={"corrupt": corrupt, "evidence": f"is {n % 10}", "hint": f"think {n % 10} + 7 ;"},
         choices=CHOICES,
         correct=n % 2,
     )

@@ -23,6 +23,7 @@ OPTIONS = {
     "divergence": {},
     "logit_lens": {"top_k": 2},
     "attention_entropy": {},
+    "evidence_attention": {},
     "multiple_choice": {"batch_size": 3},
     "evaluate": {"max_new_tokens": 3, "samples": 2, "ks": (1, 2), "grade": "exact"},
 }
@@ -33,7 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("shards")
     tiny.series(made / "series", steps=(0, 10))
     lines = [
-        f'{{"id": "q{n}", "prompt": "What is {n} + {n}?", "answer": " {2 * n}", "group": "{"ab"[n % 2]}"}}'
+        f'{{"id": "q{n}", "prompt": "What is {n} + {n}?", "answer": " {2 * n}", "group": "{"ab"[n % 2]}", '
+        f'"evidence": "{n} + {n}"}}'
         for n in range(11)
     ]
     (made / "items.jsonl").write_text("\n".join(lines))
