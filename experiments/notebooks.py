@@ -7,10 +7,11 @@ What a notebook shows first becomes `<notebook>.svg` beside it; its README and i
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -67,15 +68,21 @@ def figures(notebook: NotebookNode) -> list[Figure]:
     return [go.Figure(data=one["data"], layout=one["layout"]) for one in drawn]
 
 
-def main(questions: list[str]) -> None:
-    """Run and draw."""
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="Notebooks to run; without a name all of them.")] = None,
+) -> None:
+    """Run the named notebooks: draw what a question's shows first, keep what the appendix's show."""
+    wanted = names or [*APPENDIX, *NOTEBOOKS]
+    if unknown := [n for n in wanted if n not in {**APPENDIX, **NOTEBOOKS}]:
+        raise typer.BadParameter(f"no notebook {', '.join(unknown)}; there are {', '.join([*NOTEBOOKS, *APPENDIX])}")
     with tempfile.TemporaryDirectory() as results:
-        for name in [n for n in questions or APPENDIX if n in APPENDIX]:
-            save(name, Path(results))
-        for question in [q for q in questions or NOTEBOOKS if q in NOTEBOOKS]:
-            first, *_ = figures(executed(question, Path(results)))
-            first.write_image(NOTEBOOKS[question].with_suffix(".svg"), width=900)
+        for name in wanted:
+            if name in APPENDIX:
+                save(name, Path(results))
+            else:
+                first, *_ = figures(executed(name, Path(results)))
+                first.write_image(NOTEBOOKS[name].with_suffix(".svg"), width=900)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    typer.run(main)

@@ -200,23 +200,24 @@ def _warnings(table: pd.DataFrame) -> list[str]:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Each measure against the share shown, by group; published values of the same benchmarks dotted beside them."""
-
+    """Each measure against the share shown, a panel a group; published values of its benchmark dotted or beside it."""
     rows = result.summary()
-    rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str), source="this run")
+    rows = rows.assign(series=rows["answer_kind"].astype(str), source="this run")
     if "step" in rows:
         rows = rows.assign(series=rows["series"] + ", step " + rows["step"].astype(str))
-    published = beside([str(g) for g in rows["group"].unique()])
-    names = published["model"] + ", " + published["benchmark"]
-    published = published.assign(series=names, source="published, " + published["published"])
+    published = pd.concat([beside([str(g)]).assign(group=g) for g in rows["group"].unique()])
+    other = published["model"] + ", " + published["benchmark"]  # where the group has another name
+    series = published["model"].where(published["benchmark"] == published["group"], other)
+    published = published.assign(series=series, source="published, " + published["published"])
     titles = {
         "rouge_l": "ROUGE-L of the remainder",
         "exact_match": "Exact match of the remainder",
         "accuracy": "Answer accuracy",
     }
+    columns = ["quantity", "group", "series", "source", "fraction", "value"]
     drawn: dict[str, Figure] = {}
     for quantity, title in titles.items():
         own, theirs = rows[rows["quantity"] == quantity], published[published["quantity"] == quantity]
-        both = pd.concat([own, theirs[["quantity", "series", "source", "fraction", "value"]]], ignore_index=True)
-        drawn[quantity] = curve(both, x="fraction", color="series", dash="source", title=title, unit="1")
+        both = pd.concat([own, theirs[columns]], ignore_index=True)
+        drawn[quantity] = curve(both, x="fraction", color="series", dash="source", facet="group", title=title, unit="1")
     return drawn

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from analyses import Loading, Store
@@ -64,8 +66,18 @@ def test_the_recipe_runs_on_the_real_text(folder: Path, benchmarks: Path, tmp_pa
     )  # six tokens end no solution: marked, not hidden
     assert "leak" not in set(found["labels"].table["label"])  # random weights solve nothing
     assert {"c_other", "n_other"} <= set(found["labels"].table)  # the base under the other template
-    names = [t.name for t in found["partial_prompt"].figures()["exact_match"].data]
-    assert any("published" in n for n in names)
+    drawn: Any = found["partial_prompt"].figures()["exact_match"]
+    panels = [a.text for a in drawn.layout.annotations]
+    for group in ("MATH-500", "Minerva", "AMC", "AIME24"):  # printed values are on view beside each benchmark
+        own, printed = panels.index(f"{group}, this run"), panels.index(f"{group}, published, arXiv 2507.10532")
+        assert {t.name for t in _lines(drawn, own)} == {"gold_final, step 0", "gold_final, step 50"}
+        assert "Qwen2.5-Math-7B" in {t.name for t in _lines(drawn, printed)}
+        assert all(np.isfinite(t.y).all() for t in _lines(drawn, printed))
+
+
+def _lines(figure: Any, panel: int) -> list[Any]:
+    axis = f"x{panel + 1}" if panel else "x"
+    return [t for t in figure.data if t.xaxis == axis and t.name]
 
 
 def test_checkpoints_get_steps_of_their_own(tmp_path: Path):
