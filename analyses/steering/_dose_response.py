@@ -39,14 +39,15 @@ def dose_response(
       draws); never 0, so 19 draws are needed for .05. `placebo_t_p`: the same by Student's t of the draws.
     - `specificity`, `matched_specificity` [layer arm variant group answer_kind]: slope on the target groups minus slope
       on each other one, all items and items matched by their unaltered metric.
-    - `p_max_t` [layer alpha group answer_kind]: sign-flip p of the treatment's effects over all layers and doses.
+    - `p_max_t` [layer alpha group answer_kind]: max-t p (items drawn again) of the treatment's effects over all layers
+      and doses.
 
     Args:
         table: the rows.
         treatment: name of the arm that is not a placebo.
         targets: groups the neurons were chosen for.
         none: the dose without effect.
-        seed: of the bootstrap and the sign flips.
+        seed: of the bootstrap and the max-t draws.
         unit: of the metric.
     """
     rows = with_effects(table, none)

@@ -26,6 +26,7 @@ class Cell:
     slope: tuple[float, float, float]
     n: int
     is_effect: bool
+    effect_p: float  # max-t over layers and doses, of this side's best dose
     placebo_p: float
     is_spared: bool
     is_matched: bool | None  # None: no item of another group is as likely
@@ -56,13 +57,13 @@ def claims(data: xr.Dataset, treatment: str, targets: Sequence[str], kinds: Sequ
     met = [c for c in cells if corrected[c.name] <= 0.05]
     found = [c for c in met if c.is_selective]
     if found:
-        return [_claim(c, targets, corrected[c.name], len(cells)) for c in found]
+        return [_claim(c, targets, max(corrected[c.name], c.effect_p), len(cells)) for c in found]
     if any(c.is_effect and c.is_spared and c.is_matched is None for c in met):
         why = "no control item is as likely as the targets"
         return [Claim("selective", UNJUDGED, WHETHER, why=why, needs=NEEDS_MATCHED)]
-    best = min(cells, key=lambda c: corrected[c.name] if corrected[c.name] == corrected[c.name] else np.inf)
-    family = f"{len(cells)} layers, sides and kinds of answers"
-    p = float(corrected[best.name])
+    both = {c.name: float(np.fmax(corrected[c.name], c.effect_p)) for c in cells}  # each is needed: the larger counts
+    best = min(cells, key=lambda c: np.nan_to_num(both[c.name], nan=np.inf))
+    family, p = f"{len(cells)} layers, sides and kinds of answers", both[best.name]
     return [Claim("selective", NONE, "an effect on targets alone at any layer steered", p=p, family=family, n=best.n)]
 
 
@@ -102,7 +103,7 @@ def _cell(cell: xr.Dataset, side: str, treatment: str, targets: Sequence[str], n
     has_matched = "matched_specificity" in treated and bool(treated["matched_specificity"].notnull().any())
     return Cell(
         name, (first[0], first[1], first[2]), int(np.nan_to_num(slopes["slope_n"].min())), is_effect and ranks.size > 0,
-        float(on_targets["placebo_t_p"].max()), _beyond(treated, "specificity", sign, half),
+        float(p_max_t.max()), float(on_targets["placebo_t_p"].max()), _beyond(treated, "specificity", sign, half),
         _beyond(treated, "matched_specificity", sign, half) if has_matched else None,
     )  # fmt: skip
 

@@ -92,7 +92,7 @@ def mlp_key_steering(
         score: how neurons are ranked; also the name of the treatment arm.
         selection: choose on a held-out split of the target items, or for each item on itself.
         read_at: where keys are read: at the positions that predict answer tokens, or at the last prompt token.
-        top_n: neurons per layer; 0 for all of the layer.
+        top_n: neurons per layer; 0 for all of the layer: nothing is chosen, so all items are measured.
         bonus: lambda of key_overlap (0 ranks by |k|).
         selection_share: share of the target items to choose on.
         placebos: any of random_neurons, matched_neurons, random_direction.
@@ -115,7 +115,8 @@ def mlp_key_steering(
     doses = _doses(alphas)
     wanted, warnings = _layers(model, layers, anchor_adapter, role)
     groups = target_groups(prompts, targets)
-    chooses, measures = _split(prompts, targets, selection, selection_share, seed, neurons)
+    is_split = neurons is None and selection == "split"
+    chooses, measures = _split(prompts, targets, selection_share, seed, top_n) if is_split else (prompts, prompts)
     tokenized: Cells = {"batch_size": batch_size, "template": template, "boundary": boundary}
     pick: Cells = {"score": score, "bonus": bonus, "read_at": read_at, "is_own": selection == "item"}
     chosen = _chosen(model, model.batches(chooses, **tokenized), wanted, top_n, pick, neurons)
@@ -181,14 +182,12 @@ def _found(model: Model, verdict: Result | None, role: str) -> tuple[list[int], 
     return list(range(int(row["first_layer"]), int(row["last_layer"]) + 1)), note
 
 
-def _split(
-    prompts: Prompts, targets: Sequence[str], selection: str, share: float, seed: int, neurons: pd.DataFrame | None
-) -> tuple[Prompts, Prompts]:
-    """Items to choose neurons on and items to measure; the same ones where nothing is chosen or each is its own."""
-    from analyses.steering._arms import halves
+def _split(prompts: Prompts, targets: Sequence[str], share: float, seed: int, top_n: int) -> tuple[Prompts, Prompts]:
+    """Items to choose neurons on and items to measure; of a whole layer nothing is chosen, so all are measured."""
+    from analyses.steering._arms import halves, target_groups
 
-    if neurons is not None or selection == "item":
-        return prompts, prompts
+    if not top_n:
+        return prompts.where(group=target_groups(prompts, targets)), prompts
     return halves(prompts, targets, share, seed)
 
 

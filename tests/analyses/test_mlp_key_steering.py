@@ -308,6 +308,7 @@ def test_each_items_own_neurons_do_not_depend_on_the_batch(tuned: Model, prompts
 def test_a_whole_layer_leaves_no_other_neurons_and_says_so(tuned: Model, prompts: Prompts) -> None:
     result = mlp_key_steering(tuned, prompts, targets=("leaked",), **{**QUICK, "top_n": 0})
     assert set(result.table["arm"]) == {"key_overlap", "random_direction"}
+    assert set(result.table["item"]) == {i.id for i in prompts.items}, "nothing is chosen: no item is set aside"
     assert "too few left" in result.warnings[0]
 
 

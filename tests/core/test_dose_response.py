@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from analyses.core.claim import UNJUDGED, Claim, sentence
+from analyses.core.claim import NONE, UNJUDGED, Claim, sentence
 from analyses.steering._dose_response import dose_response, matched_pairs
 from analyses.steering._selective import claims
 
@@ -118,6 +118,15 @@ def test_pairs_are_nearest_in_the_unaltered_metric_and_close() -> None:
     assert matched_pairs(unaltered.drop("a0", level="item"), ["a"], "b", "given") == [], "five pairs are too few"
     few = unaltered.drop([f"b{i}" for i in range(1, 7)], level="item")
     assert matched_pairs(few, ["a"], "b", "given") == [], "one control does not serve six targets"
+
+
+def test_the_p_of_nothing_found_is_that_of_the_condition_that_failed() -> None:
+    """Targets move clearly, beyond placebos, but by the largest statistic over doses it could be chance."""
+    slopes = {("treated", "a"): 0.5, ("treated", "b"): 0.0, ("random", "a"): 0.0, ("random", "b"): 0.0}
+    data = dose_response(rows(slopes, noise=0.02), treatment="treated", targets=("a",))
+    data["p_max_t"] = data["p_max_t"].where(data["p_max_t"].isnull(), 0.3)
+    (one,) = claims(data, "treated", ("a",), ("given",))
+    assert one.answer == NONE and one.p == pytest.approx(0.3)
 
 
 def test_few_draws_can_never_be_enough() -> None:
