@@ -23,7 +23,8 @@ from apps.command.contents import size
 from apps.command.terminal import merged
 
 WIDTH = 100
-MOST_OF_A_NOTE = 2  # lines; the rest is in the report
+# Two lines of a warning; the rest is in the report.
+NOTE = textwrap.TextWrapper(WIDTH, initial_indent="  note: ", subsequent_indent="    ", max_lines=2, placeholder=" ...")
 MARKS = {"error": ("✗", "red"), "warning": ("!", "yellow"), "info": ("•", "green")}
 OTHER = {NONE: ("–", None), "cannot be judged": ("?", None)}
 TABLED = ("evaluate", "perplexity")
@@ -63,7 +64,7 @@ def answers(found: Answers) -> Iterator[str]:
         yield ""
         yield textwrap.indent(text, "  ")
     for warning in dict.fromkeys(w for result in found.results.values() for w in merged(result.warnings)):
-        yield from textwrap.wrap(warning, WIDTH, initial_indent="  note: ", subsequent_indent="    ")[:MOST_OF_A_NOTE]
+        yield from NOTE.wrap(warning)
     for name, why in found.refused.items():
         yield f"  ? {name} was not answered: {why}"
     for name, why in found.failed.items():
