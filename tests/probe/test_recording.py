@@ -155,14 +155,13 @@ def test_token_statistics_of_known_distributions():
 
 def test_a_head_the_recorder_does_not_know_is_refused():
     from probe.errors import ProbeError
-    from probe.training.recording import RolloutRecorder
+    from probe.training.recorded_step import check_agreement
 
-    recorder = RolloutRecorder()
-    recorder._check(torch.zeros(3), torch.full((3,), 1e-4), "torch.float32")
+    check_agreement(torch.zeros(3), torch.full((3,), 1e-4), "torch.float32")
     with pytest.raises(ProbeError, match="differ from the trainer's"):
-        recorder._check(torch.zeros(3), torch.full((3,), 0.5), "torch.float32")
+        check_agreement(torch.zeros(3), torch.full((3,), 0.5), "torch.float32")
     with pytest.raises(ProbeError):
-        recorder._check(torch.full((1,), float("nan")), torch.zeros(1), "torch.float32")
+        check_agreement(torch.full((1,), float("nan")), torch.zeros(1), "torch.float32")
 
 
 def test_importing_the_module_loads_neither_torch_nor_trl():
