@@ -259,7 +259,11 @@ def _collected(
     data["force_squared_null"] = (("permutation", "layer"), null[1:])
     spread = np.nanstd(null, axis=0)
     z = np.where(usable, np.divide(null, spread, out=np.zeros_like(null), where=spread > 0), -np.inf)
-    data["force_z"] = ("layer", z[0], {"units": "SD of the null", "long_name": "squared force over its null's SD"})
+    data["force_z"] = (
+        "layer",
+        np.where(usable, z[0], np.nan),
+        {"units": "SD of the null", "long_name": "squared force over its null's SD"},
+    )
     p = (1.0 + (z[1:].max(1)[:, None] >= z[:1]).sum(0)) / len(null)
     data["p_value"] = ("layer", np.where(usable, p, np.nan), {"units": "", "long_name": "corrected permutation p"})
     data["r2_by_seed"] = (("split", "layer"), r2)

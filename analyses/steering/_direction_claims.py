@@ -53,7 +53,7 @@ def claims(entropy: xr.Dataset, vector: str, draws: int) -> list[Claim]:
             found.append(Claim("direction", FOUND, f"{vector} moves the entropy of {group}", control=CONTROL, **said))
     if found:
         return found
-    p = float(np.nanmin(corrected, initial=1.0))
+    p = float(np.fmin.reduce(corrected))  # NaN where no cell could be tested
     n = max(n for _, _, n, *_ in cells)
     return [Claim("direction", NONE, f"that {what}", p=p, n=n, family=family, control=CONTROL)]
 

@@ -45,15 +45,3 @@ def cut_off(promotions: int) -> float:
             value = PROMOTION[0] * value + PROMOTION[1] * value**3 + PROMOTION[2] * value**5
         low, high = (middle, high) if value < CUT_OFF else (low, middle)
     return (low + high) / 2
-
-
-def newton_schulz(matrix: Float[Tensor, "row column"], promotions: int, suppressions: int = 0) -> Tensor:
-    """The matrix with its singular values mapped, computed with products alone, as an optimiser does.
-
-    It is divided by its Frobenius norm first, so that all values lie in [0, 1].
-    """
-    x = matrix / matrix.norm()
-    for a, b, c in [PROMOTION] * promotions + [SUPPRESSION] * suppressions:
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x

@@ -36,6 +36,7 @@ from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.weights import _landing_claims, _names, _spectra
+from analyses.weights._no_sample import without_interval
 from analyses.weights._stored_runs import Run, base_of, finite_pair, one_run
 from probe.errors import InputError
 from probe.lazily import torch
@@ -244,10 +245,7 @@ def _arrays(table: pd.DataFrame) -> xr.Dataset:
     for name in columns:
         unit = "degrees" if name in DEGREES else "1"
         data[name].attrs = {"units": unit, "long_name": QUANTITIES.get(name, name)}
-        for suffix in ("ci_low", "ci_high"):
-            data[f"{name}_{suffix}"] = xr.full_like(data[name], np.nan)
-        data[f"{name}_n"] = data[name].notnull().astype(int)
-    return data
+    return without_interval(data)
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -33,6 +33,7 @@ from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.weights import _names, _newton_schulz, _spectra, _spectrum_claims
 from analyses.weights._attention_heads import head_parts
+from analyses.weights._no_sample import without_interval
 from analyses.weights._stored_runs import base_of, by_step, finite_pair
 from probe.errors import InputError
 from probe.lazily import torch
@@ -191,10 +192,7 @@ def _arrays(table: pd.DataFrame) -> xr.Dataset:
         whole = xr.merge([whole, by_head.rename(erank="erank_head")], join="outer")
     for name in list(whole.data_vars):
         whole[name].attrs = {"units": QUANTITIES.get(str(name), "directions"), "long_name": str(name)}
-        for suffix in ("ci_low", "ci_high"):
-            whole[f"{name}_{suffix}"] = xr.full_like(whole[name], np.nan)
-        whole[f"{name}_n"] = whole[name].notnull().astype(int)
-    return whole
+    return without_interval(whole)
 
 
 def figures(result: Result) -> dict[str, Figure]:

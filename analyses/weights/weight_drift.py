@@ -30,6 +30,7 @@ from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.work import Case, Work
 from analyses.weights import _names
+from analyses.weights._no_sample import without_interval
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -161,12 +162,8 @@ def _arrays(table: pd.DataFrame) -> xr.Dataset:
     """Each quantity by matrix; no interval, since weights are not a sample of items (n = 1)."""
     data = xr.Dataset(coords={"matrix": table["matrix"].to_numpy(object)})
     for name, (unit, label) in QUANTITIES.items():
-        values = table[name].to_numpy(float)
-        data[name] = ("matrix", values, {"units": unit, "long_name": label})
-        for suffix in ("ci_low", "ci_high"):
-            data[f"{name}_{suffix}"] = ("matrix", np.full(len(values), np.nan))
-        data[f"{name}_n"] = ("matrix", (~np.isnan(values)).astype(int))
-    return data
+        data[name] = ("matrix", table[name].to_numpy(float), {"units": unit, "long_name": label})
+    return without_interval(data)
 
 
 def figures(result: Result) -> dict[str, Figure]:
