@@ -19,7 +19,7 @@ FULL_LAB = {"where"}  # the others need the short lab alone
 def test_the_notebook_shows_a_figure_and_a_verdict_and_its_claims_hold(
     question: str, lab: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("nbclient")
+    pytest.importorskip("nbclient", reason="notebooks are executed by nbclient")
     if question in FULL_LAB and not (ROOT / "runs" / "lab" / "seed-0").is_dir():
         pytest.skip("no full lab: python -m experiments.lab --seed 0")
     notebook = executed(question, tmp_path)  # the last cell holds the claims as assertions
@@ -49,7 +49,7 @@ def test_the_page_shows_the_notebook_its_figure_and_what_would_overturn_it(quest
 @pytest.mark.lab
 @pytest.mark.parametrize("name", APPENDIX)
 def test_a_notebook_of_the_appendix_runs_and_its_claims_hold(name: str, lab: Path, tmp_path: Path) -> None:
-    pytest.importorskip("nbclient")
+    pytest.importorskip("nbclient", reason="notebooks are executed by nbclient")
     executed(name, tmp_path)  # the last cell holds the claims as assertions
 
 

@@ -12,7 +12,7 @@ from experiments.steering.report import END, FOLDER, START, tables
 
 @pytest.mark.lab
 def test_the_notebook_runs_and_its_checks_hold(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nbclient = pytest.importorskip("nbclient")
+    nbclient = pytest.importorskip("nbclient", reason="notebooks are executed by nbclient")
     nbformat = pytest.importorskip("nbformat")
     monkeypatch.setenv("PROBE_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -182,7 +182,7 @@ def test_numbers_reach_an_offline_tracker_at_their_steps(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """W&B's own file, read back with this project's reader."""
-    wandb = pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb", reason="W&B's own file is read here")
     for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
         monkeypatch.setenv(name, value)
     watch = ProbeCallback(analyses.live(prompts=items(), store=Store(tmp_path / "r"), limit=3), every=3, budget=None)
