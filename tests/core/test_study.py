@@ -13,6 +13,7 @@ import xarray as xr
 
 import analyses
 from analyses.core import analysis as registry
+from analyses.core.cost.plan import Rates
 from analyses.core.running.inputs import Loading, ModelPool
 from analyses.core.running.run import Request
 from analyses.core.running.series import series_of
@@ -194,7 +195,8 @@ def test_the_effort_is_told_and_nothing_is_read(series: Path, items: Prompts, tm
     (run,) = runs.found([series], items, Loading())
     way = Way(Store(tmp_path), ModelPool(Loading()), Engine(), {"max_new_tokens": 3}, {})
     asks = questions.asked(["where", "ship"])
-    found = effort(run, asks, way, Loading())
+    rates = Rates(flops=1e10, memory=1e10, read=1e9)
+    found = effort(run, asks, way, Loading(), rates)
     assert found.seconds > 0 and found.peak > 0 and "over_memorization" in found.uncounted
-    assert effort(run, asks[:1], way, Loading()).seconds < found.seconds
+    assert effort(run, asks[:1], way, Loading(), rates).seconds < found.seconds
     assert reads == []

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analyses.core.analysis import get
-from analyses.core.cost.plan import Plan, plan
+from analyses.core.cost.plan import Plan, Rates, plan
 from analyses.core.running.inputs import Loading
 from analyses.core.running.study.questions import Ask
 from analyses.core.running.study.runs import Run
@@ -29,7 +29,7 @@ class Effort:
     uncounted: tuple[str, ...]
 
 
-def effort(run: Run, asks: Sequence[Ask], way: Way, loading: Loading) -> Effort:
+def effort(run: Run, asks: Sequence[Ask], way: Way, loading: Loading, rates: Rates | None = None) -> Effort:
     """The effort of a study of one run.
 
     Args:
@@ -37,10 +37,11 @@ def effort(run: Run, asks: Sequence[Ask], way: Way, loading: Loading) -> Effort:
         asks: what is asked of it.
         way: its options, and how many items.
         loading: dtype and device.
+        rates: of the machine; None measures this one's, once.
     """
     made, uncounted = list[Plan](), list[str]()
     for ask in asks:
-        found = _plan(run, ask, way, loading, made[0].rates if made else None)
+        found = _plan(run, ask, way, loading, made[0].rates if made else rates)
         if found is None or get(ask.analysis).work is None:
             uncounted.append(ask.analysis)
         made += [found] if found is not None else []
@@ -49,7 +50,7 @@ def effort(run: Run, asks: Sequence[Ask], way: Way, loading: Loading) -> Effort:
     return Effort(computing + reading, max((p.peak("both") for p in made), default=0.0), tuple(uncounted))
 
 
-def _plan(run: Run, ask: Ask, way: Way, loading: Loading, rates: object) -> Plan | None:
+def _plan(run: Run, ask: Ask, way: Way, loading: Loading, rates: Rates | None) -> Plan | None:
     """The plan of one analysis; None where none is made: of results and logs, and of weights in unusual files."""
     of, series = get(ask.analysis), list(run.series)
     if ask.how in ("result", "log", "fall") or not any(i.kind == "Model" for i in of.inputs):
