@@ -15,8 +15,9 @@ from probe.batches import refuse_mixed
 from probe.checkpoints.loading import Reading
 from probe.checkpoints.quantised import mixes_items
 from probe.errors import InputError
-from probe.generation import Sampling, generate
+from probe.generation import generate
 from probe.interventions import Edit
+from probe.sampling import Sampling
 from probe.shape import ModelShape
 from probe.sites import GLOBAL_KINDS, KINDS, Site, is_module_spelling
 from probe.tokens import Framing, plan, tokenize
@@ -260,7 +261,7 @@ class Handle:
         seed: int = 0,
         stop: Sequence[str] = (),
         n_samples: int = 1,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         template: Template | None = None,
     ) -> Completions:
         """Continuations of prompts, in their order and then by sample, under edits if any.
@@ -274,7 +275,8 @@ class Handle:
             seed: seeds one stream per (item, sample): the other items of a batch do not change a sample.
             stop: texts that end a continuation (left out of its text).
             n_samples: continuations per prompt.
-            batch_size: prompts computed together.
+            batch_size: prompts computed together (others join as theirs end); by default as many as make 256 rows
+                of at most 2 GiB.
             template: `chat` puts prompts through the chat template; by default conversations alone go through it.
 
         Raises:

@@ -64,7 +64,8 @@ class Model(ByText):
             revision: a Hub revision.
             attn_implementation: transformers' attention kernel (`eager`, `sdpa`, ...).
             device_map: spread the model over devices, as transformers takes it (`auto`, or a map of modules to
-                devices, `cpu` or `disk`); embedding, final norm and head stay where they can be read.
+                devices, `cpu` or `disk`); embedding, final norm and head stay where they can be read. `stream`: on
+                the CPU, blocks read from their files as the pass comes to them (`probe.checkpoints.streaming`).
             remote: run on a server that holds the model (`nnsight` only); no weights are fetched and no
                 proofs run, and what a server cannot do is refused before anything is sent.
             bos: put BOS before every text, or not; by default the tokenizer decides. Never put twice.

@@ -11,7 +11,8 @@ import pandas as pd
 from analyses.core.progress import progress
 from analyses.core.reading.patch_gates import place
 from probe import Edit
-from probe.generation import Sampling, prompt_batches
+from probe.generation import prompt_batches
+from probe.sampling import Sampling
 
 if TYPE_CHECKING:
     from analyses.core.reading.grading import Grader

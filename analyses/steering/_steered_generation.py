@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from analyses.core.progress import progress
 from probe import backends
 from probe.backends.visits import Visitor
-from probe.generation import Completion, Sampling, Stream, prompt_batches
+from probe.completions import Completion
+from probe.generation import encoded_of, prompt_batches
 from probe.interventions import Edit
+from probe.sampling import Sampling
 from probe.sites import Site
+from probe.stream import Stream
 
 if TYPE_CHECKING:
     from probe import Model, Prompts, TokenBatch
@@ -51,7 +54,7 @@ def steered_completions(
             done = _Arms(
                 model, batch, layer, factors.to(model.device), how, shares_prompt=steer_at == "generated"
             ).run()
-            found |= {(c.item.key, row % arms): c for row, c in enumerate(done)}
+            found |= {(c.item.key, c.sample): c for c in done}
     return [[found[item.key, arm] for item in prompts.items] for arm in range(arms)]
 
 
@@ -61,31 +64,26 @@ class _Arms(Stream):
     def __init__(
         self, model: Model, batch: TokenBatch, layer: int, factors: Tensor, how: Sampling, *, shares_prompt: bool
     ) -> None:
-        super().__init__(model, _repeated(batch, len(factors)), [], how)
+        super().__init__(model, encoded_of(batch), [], how, len(batch))
+        self.copies = len(factors)
         self.site, self.factors, self.shares_prompt = Site("mlp_post", layer), factors, shares_prompt
-        self.once = batch.to(model.device)
-        self.arm: Int[Tensor, " row"] = torch.arange(len(factors), device=model.device).repeat(len(batch))
 
-    def _visits(self, mask: Tensor | None = None) -> dict[Site, Visitor]:
-        """The visitor of the present rows; without a mask at every position."""
-        factor = self.factors[self.arm[torch.tensor(self.rows, device=self.arm.device)]][:, None]
+    def _visits(self, arms: Sequence[int], mask: Tensor | None = None) -> dict[Site, Visitor]:
+        """The visitor of rows of these arms; without a mask at every position."""
+        factor = self.factors[torch.tensor(arms, device=self.factors.device)][:, None]
         edit = Edit(self.site, lambda x: x * factor.to(x))
         return {self.site: Visitor(self.site, keep=False, edits=[(edit, mask)])}
 
-    def _prefill(self) -> Float[Tensor, "row vocab"]:
-        if not self.shares_prompt:
-            self.cache = self.model.backend.new_cache()
-            batch = self.batch
-            tokens = backends.Tokens(batch.ids, batch.mask, batch.position_ids, self.cache)
-            return self._forward(tokens, self._visits(batch.mask))
-        self.cache = self.model.backend.new_cache()
-        tokens = backends.Tokens(self.once.ids, self.once.mask, self.once.position_ids, self.cache)
-        logits = self._forward(tokens, {})
-        self.cache.batch_repeat_interleave(len(self.factors))
-        return logits.repeat_interleave(len(self.factors), 0)
+    def _prefill(self, batch: TokenBatch) -> tuple[Any, Float[Tensor, "row vocab"]]:
+        if self.shares_prompt:
+            return super()._prefill(batch)
+        cache, every = self.model.backend.new_cache(), _repeated(batch, self.copies)
+        tokens = backends.Tokens(every.ids, every.mask, every.position_ids, cache)
+        arms = [*range(self.copies)] * len(batch)
+        return cache, self._forward(tokens, self._visits(arms, every.mask))
 
     def _decode_visits(self) -> dict[Site, Visitor]:
-        return self._visits()
+        return self._visits([self.who[row][1] for row in self.rows])
 
 
 def _repeated(batch: TokenBatch, times: int) -> TokenBatch:

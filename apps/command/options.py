@@ -109,7 +109,7 @@ ENGINE_SETTINGS: dict[str, Setting] = {
 MODEL_SETTINGS: dict[str, Setting] = {
     "--backend": _shown("transformer_lens", "Library that hooks the model.", BACKENDS),
     "--dtype": _shown("float32", "Weights and activations; metrics are always fp32.", DTYPES),
-    "--device": _shown("cpu", "Torch device, `auto`, or a JSON device map (blocks may be on `disk`)."),
+    "--device": _shown("cpu", "Torch device, `auto`, `stream` (from its files), or a JSON device map."),
     "--revision": {"help": "Revision of a hub repository."},
     "--allow-pickle": {"is_flag": True, "help": "Read pickle weights (weights_only); refused by default."},
     "--trust-remote-code": {"is_flag": True, "help": "Run code shipped with the checkpoint; off by default."},

@@ -111,7 +111,7 @@ def hold(of: Analysis, inputs: Mapping[str, Any], settings: Mapping[str, Any], l
     else:
         series = [probe.Checkpoint.of(inputs[i.name], **named) for i in of.inputs if i.kind == "Model"]
     device = settings["device"]
-    if len(series) < 2 or device == "auto" or device.startswith("{") or weights_fit(series, device):
+    if len(series) < 2 or device in ("auto", "stream") or device.startswith("{") or weights_fit(series, device):
         return "both"
     options = {o.name: inputs[o.name] for o in of.options if o.name in inputs}
     case = {"prompts": inputs.get("prompts"), "dtype": settings["dtype"], "device": device, "limit": limit}

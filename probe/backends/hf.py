@@ -16,6 +16,7 @@ from probe.backends.observed import accepted
 from probe.backends.place import INSIDE_ATTENTION, Map
 from probe.backends.places import places
 from probe.backends.protocol import Rows, Tokens, Visit
+from probe.backends.roomy import roomy
 from probe.backends.softmax import Door
 from probe.checkpoints.loading import offloaded
 from probe.checkpoints.quantised import held_otherwise
@@ -104,15 +105,13 @@ class HuggingFaceBackend:
         return self.head(hidden if isinstance(rows, str) else hidden[torch.arange(len(hidden)), rows.to(hidden.device)])
 
     def new_cache(self) -> Any:
-        """An empty key-value cache (sliding layers keep what they need)."""
+        """An empty key-value cache that grows in place (sliding layers keep what they need)."""
         if "past_key_values" not in accepted(self.trunk, {"past_key_values": None}):
             raise InputError(
                 f"generation: a {self.config.model_type} model carries its state from token to token in a form of its "
                 "own (no past_key_values), which is not known here; readings of given texts work"
             )
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.config)
+        cache = roomy(self.config)
         try:
             cache.get_seq_length()
         except ValueError as error:

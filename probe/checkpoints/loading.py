@@ -20,6 +20,7 @@ from probe.checkpoints.fit import check_loaded, refuse_other_heads
 from probe.checkpoints.quantised import missing_package
 from probe.checkpoints.series import Checkpoint
 from probe.checkpoints.shards import state_of
+from probe.checkpoints.streaming import STREAM, stream
 from probe.dtypes import dtype_named
 from probe.errors import InputError
 
@@ -54,7 +55,10 @@ def read_model(checkpoint: Checkpoint, reading: Reading) -> Any:
     folder = checkpoint.folder
     refuse_other_heads(checkpoint.config_folder)
     _refuse_pickle(checkpoint, reading)
-    placed: dict[str, object] = {} if reading.device_map is None else {"device_map": reading.device_map}
+    is_streamed = reading.device_map == STREAM
+    placed: dict[str, object] = {}
+    if reading.device_map is not None and not is_streamed:
+        placed["device_map"] = reading.device_map
     model, info = _read(
         checkpoint,
         dtype=getattr(torch, reading.dtype),
@@ -66,6 +70,8 @@ def read_model(checkpoint: Checkpoint, reading: Reading) -> Any:
     _refuse_offloaded_ends(folder, model)
     if checkpoint.adapter:
         model = attached(model, Path(checkpoint.adapter))
+    if is_streamed:
+        return stream(model.eval(), folder)
     return (model if placed else model.to(reading.device)).eval()
 
 

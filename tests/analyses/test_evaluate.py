@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from analyses.core import analysis as registry
+from analyses.core.reading import kept_responses
 from analyses.core.result import Result
 from probe import Model
 from probe.errors import InputError
@@ -239,6 +240,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(word_model: Model, monkeypa
             raise KeyboardInterrupt
         return generate(self, items, **how)
 
+    monkeypatch.setattr(kept_responses, "LOT", 1)
     monkeypatch.setattr(Model, "generate", stops_after_two)
     with pytest.raises(KeyboardInterrupt):
         evaluated(word_model, prompts, **options)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from probe import Edit, Model, Prompts, Site, add, patch, zero
+from probe import Edit, Model, Prompts, Site, add, caches, patch, sampling, zero
 from probe.errors import InputError
-from probe.generation import Sampling, sample
+from probe.sampling import Sampling, sample
 from tests import tiny
 
 N = 12
@@ -59,6 +59,40 @@ def test_batch_and_order_change_nothing(llama: Model, prompts: Prompts) -> None:
     other = llama.generate(prompts, max_new_tokens=N, temperature=1.0, n_samples=3, seed=6)
     assert [c.ids for c in other] != [c.ids for c in together]
     assert len({c.ids for c in together}) > 3
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma3_text"])
+def test_prompts_join_as_others_end(
+    family: str, model_of: Callable[..., Model], prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Rows of three places, ended at every length, over windows of 16 tokens: each text is that of the prompt alone.
+    model, n = model_of(family), 24
+    steer = add("resid_post.1", torch.randn(tiny.D_MODEL, generator=torch.Generator().manual_seed(3)) * 0.3)
+    how = {"max_new_tokens": n, "edits": [steer], "temperature": 0.8, "seed": 2}
+    alone = model.generate(prompts, batch_size=1, **how)
+    ends = frozenset(c.ids[1 + 2 * at] for at, c in enumerate(alone))
+    monkeypatch.setattr(model, "eos_ids", ends)
+    lots: list[tuple[int, int]] = []
+    joined = caches.join
+    monkeypatch.setattr(caches, "join", lambda a, b: (joined(a, b), lots.append(a.layers[0].keys.shape[::2]))[0])
+    for c, whole in zip(model.generate(prompts, batch_size=3, **how), alone, strict=True):
+        cut = next((at + 1 for at, token in enumerate(whole.ids) if token in ends), n)
+        assert c.ids == whole.ids[:cut], c.item.id
+    assert len(lots) >= 2 and max(rows for rows, _ in lots) <= 3
+    assert max(width for _, width in lots) < model.shape.n_ctx  # columns no row reads are dropped
+
+
+def test_ranking_a_part_draws_what_ranking_all_does() -> None:
+    draw = torch.Generator().manual_seed(1)
+    uniform = torch.rand(64, generator=draw, dtype=torch.float64)
+    peaked = torch.randn(64, 3000, generator=draw) * 6
+    tied = torch.randn(64, 1, generator=draw).expand(-1, 3000).clone()
+    tied[:, :300:7] += 2.0
+    for logits in (peaked, peaked / 10, tied, peaked.round()):
+        for top_p in (1.0, 0.9, 0.05):
+            probs = torch.softmax(logits.double(), -1)
+            want = sampling.ranked(probs, top_p, uniform)
+            assert torch.equal(sample(logits, Sampling(1, 1.0, top_p), uniform), want)
 
 
 def test_more_samples_keep_the_first_ones(llama: Model, prompts: Prompts) -> None:

@@ -22,6 +22,9 @@ from probe.items import Item
 if TYPE_CHECKING:
     from probe import Model
 
+LOT = 8
+"""Batches' worth of items that are generated, joining each other, before they are kept: a run stopped loses no more."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -73,10 +76,9 @@ def responses(
     questions = [asked_as(name, asked) for name, asked in items]
     wanted = [item for item in questions if not kept.has(item)]
     order = sorted(wanted, key=lambda item: len(item.prompt))  # of like length together: less padding
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    for batch in progress(batches, what, total=len(batches)):
-        drawn = _generated(model, batch, how)
-        kept.add(batch, drawn)
+    lots = [order[i : i + LOT * batch_size] for i in range(0, len(order), LOT * batch_size)]
+    for lot in progress(lots, what, total=len(lots)):
+        kept.add(lot, _generated(model, lot, how, batch_size))
     return {item.id: kept.get(item) for item in questions}
 
 
@@ -130,12 +132,12 @@ class _Kept:
                 handle.write(json.dumps({"key": key, "responses": [asdict(r) for r in found]}) + "\n")
 
 
-def _generated(model: Model, batch: Sequence[Item], how: Decoding) -> list[list[Response]]:
-    """Responses to the items of one batch, in order."""
+def _generated(model: Model, batch: Sequence[Item], how: Decoding, batch_size: int) -> list[list[Response]]:
+    """Responses to the items of one lot, in order."""
 
     asked = probe.Prompts(tuple(batch), "generation")
     options = {k: v for k, v in asdict(how).items() if k != "stop"}
-    drawn = model.generate(asked, stop=how.stop, batch_size=len(batch), **options)
+    drawn = model.generate(asked, stop=how.stop, batch_size=batch_size, **options)
     found: dict[str, list[Response]] = {item.id: [] for item in batch}
     for one in drawn:
         found[one.item.id].append(Response(one.text, one.ids, one.finish == "length"))

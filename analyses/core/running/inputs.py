@@ -18,6 +18,7 @@ import probe
 from analyses.core.analysis import Input
 from analyses.core.keys import digest
 from analyses.core.progress import doing
+from probe.checkpoints.streaming import STREAM
 from probe.dtypes import dtype_named
 from probe.errors import InputError
 from probe.readers.answers import is_prompt_file
@@ -70,6 +71,7 @@ class Loading:
     def identity(self) -> dict[str, str]:
         """What can change a number."""
         placed = self.placement.get("device_map", self.device.partition(":")[0])
+        placed = "cpu" if placed == STREAM else placed  # the same numbers
         framing = {"bos": self.bos, "template_options": dict(self.template_options) or None}
         said = {name: json.dumps(value, sort_keys=True) for name, value in framing.items() if value is not None}
         return {"backend": self.backend, "dtype": self.dtype, "device": str(placed), **said}
@@ -82,8 +84,8 @@ class Loading:
     @property
     def placement(self) -> dict[str, object]:
         """Where `Model.load` puts the weights: a device, or a device map (`auto`, or JSON of modules to devices)."""
-        if self.device == "auto":
-            return {"device_map": "auto"}
+        if self.device in ("auto", STREAM):
+            return {"device_map": self.device}
         if not self.device.startswith("{"):
             return {"device": self.device}
         try:
