@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +46,20 @@ def stream(model: Any, folder: Path) -> Any:
         )
     blocks = _blocks(model)
     for number, block in enumerate(blocks):
-        following = blocks[(number + 1) % len(blocks)]
-        block.register_forward_pre_hook(lambda _module, _args, next_one=following: _advise(next_one, WILL_NEED))
+        block.register_forward_pre_hook(_before(blocks[(number + 1) % len(blocks)]))
         block.register_forward_hook(lambda module, _args, _out: _advise(module, PAGE_OUT))
     return model
 
 
-def _blocks(model: Any) -> Sequence[nn.Module]:
+def _before(following: nn.Module) -> Callable[[nn.Module, object], None]:
+    """A block's hook that asks for the pages of the one behind it."""
+    return lambda _module, _args: _advise(following, WILL_NEED)
+
+
+def _blocks(model: Any) -> list[nn.Module]:
     n = families.n_layers(families.text_config(model.config))
-    return next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n)
+    found = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n)
+    return list(found)
 
 
 def _copied(model: Any) -> list[str]:

@@ -1,5 +1,7 @@
 """Evaluation of logged responses with known grades, and of a tiny model that can be computed by hand."""
 
+# pyright: basic
+
 from __future__ import annotations
 
 import json

@@ -1,9 +1,12 @@
 """Continuations: the same as transformers', seeded, stopped and edited."""
 
+# pyright: basic
+
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +25,7 @@ def test_greedy_is_that_of_transformers(
     family: str, model_of: Callable[..., Model], folder_of: Callable[..., Path], prompts: Prompts
 ) -> None:
     model = model_of(family)
-    plain = AutoModelForCausalLM.from_pretrained(folder_of(family)).eval()
+    plain: Any = AutoModelForCausalLM.from_pretrained(folder_of(family)).eval()
     for done in model.generate(prompts, max_new_tokens=N):
         ids = model.tokenizer(done.item.prompt, return_tensors="pt")
         out = plain.generate(**ids, max_new_tokens=N, do_sample=False, pad_token_id=0)
@@ -43,7 +46,9 @@ def test_cache_gives_the_logits_of_a_full_pass(family: str, model_of: Callable[.
         ids = torch.cat([batch.ids[:, :prompt], torch.tensor([c.ids])], 1)
         span = torch.tensor([[2] * prompt + [4] * len(c.ids)], dtype=torch.int8)
         full = type(batch)(ids, torch.ones_like(ids, dtype=torch.bool), span, batch.items)
-        logits = model.run(full, edits=[steer]).logits[0, prompt - 1 : -1]
+        whole_logits = model.run(full, edits=[steer]).logits
+        assert whole_logits is not None
+        logits = whole_logits[0, prompt - 1 : -1]
         got = logits.gather(1, torch.tensor(c.ids)[:, None])[:, 0]
         assert (logits.max(-1).values - got).max() < 1e-4
 
@@ -68,7 +73,7 @@ def test_prompts_join_as_others_end(
     # Rows of three places, ended at every length, over windows of 16 tokens: each text is that of the prompt alone.
     model, n = model_of(family), 24
     steer = add("resid_post.1", torch.randn(tiny.D_MODEL, generator=torch.Generator().manual_seed(3)) * 0.3)
-    how = {"max_new_tokens": n, "edits": [steer], "temperature": 0.8, "seed": 2}
+    how: dict[str, Any] = {"max_new_tokens": n, "edits": [steer], "temperature": 0.8, "seed": 2}
     alone = model.generate(prompts, batch_size=1, **how)
     ends = frozenset(c.ids[1 + 2 * at] for at, c in enumerate(alone))
     monkeypatch.setattr(model, "eos_ids", ends)
@@ -188,7 +193,14 @@ def test_a_batch_is_continued_without_its_answers(llama: Model, prompts: Prompts
 
 
 def test_bad_options(llama: Model, prompts: Prompts) -> None:
-    for options in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"n_samples": 2}, {"stop": [""]}):
+    tried: tuple[dict[str, Any], ...] = (
+        {"max_new_tokens": 0},
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"n_samples": 2},
+        {"stop": [""]},
+    )
+    for options in tried:
         with pytest.raises(InputError):
             llama.generate(prompts, **({"max_new_tokens": 3} | options))
     with pytest.raises(InputError, match="longer than the context"):

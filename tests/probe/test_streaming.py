@@ -1,5 +1,7 @@
 """A model read from its files block by block: the numbers of one in memory, and what cannot be streamed says so."""
 
+# pyright: basic
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -27,7 +29,7 @@ def test_a_streamed_pass_is_that_of_a_model_in_memory(
     there, here = (m.run(batch, ["resid_post", "z"]) for m in (whole, streamed))
     # One block's pages are asked for before the block in front of it computes, and its own handed back after it.
     assert told == [streaming.WILL_NEED, streaming.PAGE_OUT] * whole.shape.n_layers
-    assert torch.equal(there.logits, here.logits)
+    assert there.logits is not None and here.logits is not None and torch.equal(there.logits, here.logits)
     sites = [*whole.sites("resid_post"), *whole.sites("z")]
     assert all(torch.equal(there[site], here[site]) for site in sites)
     assert whole.generate(prompts, max_new_tokens=4) == streamed.generate(prompts, max_new_tokens=4)
