@@ -202,7 +202,7 @@ def test_bad_options(llama: Model, prompts: Prompts) -> None:
     )
     for options in tried:
         with pytest.raises(InputError):
-            llama.generate(prompts, **({"max_new_tokens": 3} | options))
+            llama.generate(prompts, **{"max_new_tokens": 3, **options})
     with pytest.raises(InputError, match="longer than the context"):
         llama.generate(prompts, max_new_tokens=60)
     with pytest.raises(InputError, match="does not fit"):
