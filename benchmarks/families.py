@@ -16,6 +16,7 @@ import torch
 
 from probe import Model, Prompts, patch
 from probe.backends import NAMES
+from probe.check import prove_opened
 from probe.errors import InputError, ProbeError
 from probe.replay import Clean, answer_logprob, replay
 from probe.sites import KINDS, READ_ONLY
@@ -72,7 +73,9 @@ def row_of(family: str) -> Row:
     models: list[Model] = []
     for backend in NAMES:
         try:
-            models.append(Model.wrap(plain, tiny.tokenizer(), backend=backend))
+            model = Model.wrap(plain, tiny.tokenizer(), backend=backend)
+            prove_opened(model)
+            models.append(model)
             loads[backend] = ""
         except (InputError, ProbeError) as error:
             loads[backend] = str(error).split(". ")[-1] if isinstance(error, ProbeError) else str(error)

@@ -10,6 +10,7 @@ import torch
 
 from probe import families
 from probe.backends.observed import why_broken
+from probe.backends.place import INSIDE_ATTENTION
 from probe.causes import likely
 from probe.checkpoints.quantised import quantisation_of
 from probe.errors import InputError, ProbeError
@@ -90,7 +91,21 @@ def prove(model: Handle) -> list[Proof]:
     Raises:
         ProbeError: the first proof that fails, by name, with its value.
     """
-    return [*prove_logits(model), _prove_neighbours(model), *_prove_residual(model), *_prove_edits(model)]
+    return [*prove_closed(model), *prove_opened(model)]
+
+
+def prove_closed(model: Handle) -> list[Proof]:
+    """Every proof of the road on which nothing inside attention is visited; `Model.load` runs these."""
+    reads = [*prove_logits(model), _prove_neighbours(model), *_prove_residual(model)]
+    return [*reads, *_prove_changes(model, _outside(model), []), *_prove_landings(model, [])]
+
+
+def prove_opened(model: Handle) -> list[Proof]:
+    """Every proof of the road on which attention is looked into; a model loaded owes them until it first is."""
+    opened = model.sites("pattern")[:1]
+    everywhere = [s for s in model.sites() if s.kind not in READ_ONLY]
+    reads = prove_logits_opened(model)
+    return [*reads, *_prove_changes(model, everywhere, opened), *_prove_landings(model, opened)]
 
 
 def _prove_neighbours(model: Handle) -> Proof:
@@ -111,7 +126,7 @@ def _prove_neighbours(model: Handle) -> Proof:
 
 
 def prove_logits(model: Handle) -> list[Proof]:
-    """Logits equal plain Hugging Face's: alone, left-padded, right-padded; and through `unembed`."""
+    """Logits equal plain Hugging Face's: alone, left-padded, right-padded; through `unembed`."""
     reference = _reference(model)
     bound = _bound(model, reference)
     out = [_hold(model, "causal", reference.leak, bound)]
@@ -123,10 +138,7 @@ def prove_logits(model: Handle) -> list[Proof]:
     batch = _batch(reference)
     final = [s for s in model.sites("resid_post") if s.layer == model.shape.n_layers - 1]
     trace = model.run(batch, final)
-    opened = model.run(batch, model.sites("pattern")[:1]).logits
     assert trace.logits is not None
-    assert opened is not None
-    out.append(_hold(model, "logits_opened", _worst(opened - trace.logits, batch), bound))
     for site in final:
         lens = model.unembed(trace[site])
         out.append(_hold(model, "unembed", _worst(lens - trace.logits, batch), bound))
@@ -135,6 +147,15 @@ def prove_logits(model: Handle) -> list[Proof]:
     assert last is not None
     out.append(_hold(model, "logits_last", float((last - rows).abs().max()), bound))
     return out
+
+
+def prove_logits_opened(model: Handle) -> list[Proof]:
+    """Logits where attention is looked into equal those where it is not."""
+    batch = _batch(_reference(model))
+    opened, closed = (model.run(batch, sites).logits for sites in (model.sites("pattern")[:1], []))
+    assert opened is not None
+    assert closed is not None
+    return [_hold(model, "logits_opened", _worst(opened - closed, batch), _bound(model, _reference(model)))]
 
 
 def _prove_residual(model: Handle) -> list[Proof]:
@@ -168,16 +189,15 @@ def _residual_errors(model: Handle, at: dict[Site, Tensor], batch: TokenBatch, f
             yield error(following, post)
 
 
-def _prove_edits(model: Handle) -> list[Proof]:
-    """Edits at every site, on both roads: with nothing inside attention visited, and with a pattern read."""
-    opened = model.sites("pattern")[:1]
-    everywhere = [s for s in model.sites() if s.kind not in READ_ONLY]
-    outside = [s for s in everywhere if s.kind not in ("attn_scores", "pattern")]
-    proofs = [*_prove_changes(model, outside, []), *_prove_changes(model, everywhere, opened)]
-    for site in _first_of_each(model):
-        for road in ([], opened):
-            proofs.append(_hold(model, f"{site}_lands", _landing_error(model, site, road), _bound(model)))
-    return proofs
+def _outside(model: Handle) -> list[Site]:
+    """Sites that can be edited without a look into attention."""
+    return [s for s in model.sites() if s.kind not in (*READ_ONLY, *INSIDE_ATTENTION)]
+
+
+def _prove_landings(model: Handle, road: list[Site]) -> list[Proof]:
+    """Edits of the residual stream while the sites of `road` are read."""
+    bound = _bound(model)
+    return [_hold(model, f"{s}_lands", _landing_error(model, s, road), bound) for s in _first_of_each(model)]
 
 
 def _first_of_each(model: Handle) -> list[Site]:

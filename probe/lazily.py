@@ -10,7 +10,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-__all__ = ["sklearn", "torch"]
+__all__ = ["huggingface_hub", "sklearn", "torch"]
 
 
 class _Later(ModuleType):
@@ -21,7 +21,8 @@ class _Later(ModuleType):
 
 
 if TYPE_CHECKING:
+    import huggingface_hub
     import sklearn
     import torch
 else:
-    sklearn, torch = _Later("sklearn"), _Later("torch")
+    huggingface_hub, sklearn, torch = map(_Later, __all__)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import weakref
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,8 @@ class Model(ByText):
             backend: `transformer_lens` or `nnsight`.
             dtype: `float32`, `bfloat16` or `float16` (`fp32`, `bf16`, `fp16`).
             device: a torch device.
-            check: run the proofs of `probe.check` (a handful of tiny forward passes).
+            check: run the proofs of `probe.check` (a handful of tiny forward passes); those of reading inside attention
+                run before that is first done.
             allow_pickle: read `pytorch_model.bin` (with `weights_only`); off, because a pickle runs code.
             trust_remote_code: let transformers run code from the checkpoint; off.
             revision: a Hub revision.
@@ -129,8 +131,28 @@ class Model(ByText):
         model.reference = reference
         model.eos_ids = huggingface.eos_ids(hf_model, tokenizer)
         if prove:
-            check.prove(model)
+            check.prove_closed(model)
+            model._owe(check.prove_opened)
         return model
+
+    def _owe(self, proofs: Callable[[Model], object] | None) -> None:
+        """Proofs to run when attention is first looked into, without the edits then open; none: nothing is owed.
+
+        That road needs TransformerLens, which takes seconds to import. The handle is held weakly: no circle keeps
+        weights in memory.
+        """
+        held = weakref.ref(self)
+
+        def owed() -> None:
+            model = held()
+            if model is not None and proofs is not None:
+                edits, model._open = model._open, ()
+                try:
+                    proofs(model)
+                finally:
+                    model._open = edits
+
+        self.backend.owed = owed if proofs is not None else None
 
     def swap(self, checkpoint: Checkpoint | str | Path, *, prove: bool = True, allow_pickle: bool = False) -> None:
         """Put another checkpoint in place, all of it, and prove that logits equal plain Hugging Face's.
@@ -157,6 +179,7 @@ class Model(ByText):
             fit.check_same_shapes(source, weights, self.weights(), self._label)
         reference = check.refer(fresh) if prove else None
         eos_ids = huggingface.eos_ids(fresh, tokenizer)
+        opened = not anew and self.backend.owed is None  # the road inside attention was proven with other weights
         with self._lock:
             if anew:
                 self.backend = backends.wrap(self.backend_name, fresh)
@@ -165,8 +188,9 @@ class Model(ByText):
                 self.backend.load_weights(weights)
             self.checkpoint, self.tokenizer, self.eos_ids = source, tokenizer, eos_ids
             self.reference = reference
+            self._owe((check.prove_logits_opened if opened else check.prove_opened) if prove else None)
         if prove:
-            (check.prove if anew else check.prove_logits)(self)
+            (check.prove_closed if anew else check.prove_logits)(self)
 
     def _tokenizer_of(self, source: Checkpoint) -> Any:
         """The tokenizer to hold with `source`: its own, unless the files of the one held are the same."""

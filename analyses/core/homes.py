@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,25 @@ def homes() -> dict[str, str]:
             raise TypeError(f"two analyses are called {path.stem!r}: {found[path.stem]} and {module}; names are unique")
         found[path.stem] = module
     return found
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a list of analyses says of one: read from its source, since importing them all takes a second."""
+
+    name: str
+    group: str
+    title: str
+    inputs: tuple[str, ...]
+
+
+def outline(name: str) -> Outline:
+    """The analysis of this name by its file alone: the first line of the docstring, the positional parameters."""
+    group = homes()[name].split(".")[-2]
+    tree = ast.parse((FOLDER / group / f"{name}.py").read_bytes())
+    (function,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    title = (ast.get_docstring(tree) or "").partition("\n")[0].strip()
+    return Outline(name, group, title, tuple(a.arg for a in (*function.args.posonlyargs, *function.args.args)))
 
 
 class _Group(ModuleType):

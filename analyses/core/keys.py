@@ -50,7 +50,7 @@ def reached(modules: Iterable[str]) -> set[str]:
             continue
         found.add(module)
         file = source_file(module)
-        waiting += [*_companions(module), *(imported(file) if file else ())]
+        waiting += (_companions(module) | (imported(file) if file else frozenset())) - found
     return found
 
 
@@ -91,11 +91,11 @@ def named_in(tree: ast.Module, file: Path) -> Iterator[tuple[ast.stmt | ast.expr
     Of a module imported by itself (`import probe`) the names are those asked of it (`probe.Model`), as long as it is
     used in no other way.
     """
-    asked = _asked(tree)
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in (a for a in node.names if is_below(a.name, OURS)):
-                bound = alias.asname or alias.name
+                asked, bound = _asked(nodes), alias.asname or alias.name
                 names = asked.get(bound, set()) if "." not in bound else {None}
                 yield from ((node, alias.name, name) for name in ({None} if None in names else names))
         elif isinstance(node, ast.ImportFrom):
@@ -107,11 +107,11 @@ def named_in(tree: ast.Module, file: Path) -> Iterator[tuple[ast.stmt | ast.expr
                 yield node, str(target.value), None
 
 
-def _asked(tree: ast.Module) -> dict[str, set[str | None]]:
+def _asked(nodes: Iterable[ast.AST]) -> dict[str, set[str | None]]:
     """Attributes asked of every bare name of a file; with None among them where the name is used by itself too."""
     found: dict[str, set[str | None]] = {}
-    of_attributes = {id(n.value): n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-    for node in ast.walk(tree):
+    of_attributes = {id(n.value): n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    for node in nodes:
         if isinstance(node, ast.Name):
             found.setdefault(node.id, set()).add(of_attributes.get(id(node)))
     return found
@@ -126,14 +126,20 @@ def _above(file: Path, level: int) -> tuple[str, ...]:
     return file.relative_to(REPOSITORY).parts[:-level] if level else ()
 
 
-def _companions(module: str) -> Iterator[str]:
-    """The other modules of the package of a ground that `module` is in."""
+@cache
+def _companions(module: str) -> frozenset[str]:
+    """All modules of the package of a ground that `module` is in."""
     ground = next((g for g in GROUNDS if module.startswith(f"{g}.")), None)
     package = ground and ".".join(module.split(".")[: ground.count(".") + 2])
-    if package and _is_package(package):
-        folder = REPOSITORY / package.replace(".", "/")
-        for file in folder.rglob("*.py"):
-            yield ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+    return _inside(package) if package and _is_package(package) else frozenset()
+
+
+@cache
+def _inside(package: str) -> frozenset[str]:
+    """A package and all modules in it."""
+    found = (REPOSITORY / package.replace(".", "/")).rglob("*.py")
+    names = (".".join(file.relative_to(REPOSITORY).with_suffix("").parts) for file in found)
+    return frozenset(name.removesuffix(".__init__") for name in names)
 
 
 def is_below(module: str, packages: Iterable[str]) -> bool:

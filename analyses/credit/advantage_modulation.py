@@ -110,11 +110,6 @@ def heat_derivative(logits: Float[Tensor, "*row vocab"], temperature: float) -> 
     return reading.covariance(reading.log_probs(logits / temperature), logits, logits) / temperature**3
 
 
-def score_norm(logp: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
-    """E over sampled tokens of |grad_z log p|^2 = 1 - sum p^2 (EMPG's Proposition 1): 0 for one sure token."""
-    return 1 - logp.exp().square().sum(-1)
-
-
 def temperature_for(target: float, heats: Sequence[float], entropies: Sequence[float]) -> float:
     """Temperature of a target mean entropy, interpolated (entropy rises with T); NaN outside what was read."""
     if not entropies[0] <= target <= entropies[-1]:

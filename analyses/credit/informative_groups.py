@@ -77,11 +77,6 @@ def chance_informative(p: Float[np.ndarray, " group"], n: Float[np.ndarray, " gr
     return 1 - p**n - (1 - p) ** n
 
 
-def horvitz_thompson(values: Float[np.ndarray, " kept"], q: Float[np.ndarray, " kept"]) -> float:
-    """Unbiased estimate of the sum over everything started, from what was kept with probability q each."""
-    return float((values / q).sum())
-
-
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
     rows = table.assign(informative=table["informative"].astype(float))
     units = {"informative": "1", "expected_informative": "1", "token_value": "|A| per 1,000 tokens"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 import analyses
+from analyses.core.homes import homes
 from apps.command.completion import keys, run_names
 from probe.errors import InputError, ProbeError
 
@@ -29,16 +30,14 @@ class Analyses(click.Group):
     """`probe run`, `probe sweep` and `probe plan`: one subcommand per analysis, built when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        from analyses.core import analysis as registry
-
-        return registry.names()
+        return list(homes())
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         from apps.command import listed
 
-        for question, analyses_of in listed.by_question().items():
+        for question, group in listed.by_question().items():
             with formatter.section(question):
-                formatter.write_dl([(of.name, of.title.rstrip(".")) for of in analyses_of])
+                formatter.write_dl([(of.name, of.title.rstrip(".")) for of in group])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from analyses.core import analysis as registry
@@ -165,12 +164,14 @@ def list_analyses(as_json: bool) -> None:
 @json_option
 def show(key: str | None, analysis: str | None, run: str | None, results: str | None, as_json: bool) -> None:
     """Show one result (KEY, or enough of its beginning), or list all by run."""
-    from apps.command import contents, terminal
-
     store = analyses.Store.at(results)
     if key is None:
+        from apps.command import contents  # alone: models and plans are slow to load
+
         contents.show_all(store, analysis, run, as_json)
     else:
+        from apps.command import terminal
+
         terminal.show_result(store, store.get(*store.find(key)), as_json)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 
-from analyses.core import analysis as registry
-from analyses.core.analysis import Analysis
-from analyses.core.homes import homes
+from analyses.core.homes import Outline, homes, outline
 
 QUESTIONS = {  # group of analyses -> what they help to answer; a new group is named here
     "memory": "Is this gain memory? Which checkpoint should I ship?",
@@ -24,23 +22,22 @@ QUESTIONS = {  # group of analyses -> what they help to answer; a new group is n
 OTHER = "Others"
 
 
-def by_question() -> dict[str, list[Analysis]]:
+def by_question() -> dict[str, list[Outline]]:
     """Analyses by question, in the order of `QUESTIONS`, those of an unknown group last."""
-    found: dict[str, list[Analysis]] = {}
-    for name in registry.names():
-        group = homes()[name].split(".")[-2]
-        found.setdefault(QUESTIONS.get(group, OTHER), []).append(registry.get(name))
+    found: dict[str, list[Outline]] = {}
+    for of in map(outline, homes()):
+        found.setdefault(QUESTIONS.get(of.group, OTHER), []).append(of)
     return {question: found[question] for question in (*QUESTIONS.values(), OTHER) if question in found}
 
 
-def row(of: Analysis) -> dict[str, object]:
+def row(of: Outline) -> dict[str, object]:
     """An analysis as `--json` lists it."""
-    return {"analysis": of.name, "inputs": [i.name for i in of.inputs], "title": of.title}
+    return {"analysis": of.name, "inputs": list(of.inputs), "title": of.title}
 
 
-def line(of: Analysis) -> str:
+def line(of: Outline) -> str:
     """An analysis on a line of the terminal's width."""
-    inputs = textwrap.shorten(", ".join(i.name for i in of.inputs), 40, placeholder=" ...")
+    inputs = textwrap.shorten(", ".join(of.inputs), 40, placeholder=" ...")
     width = shutil.get_terminal_size((100, 24)).columns
     room = max(width - 26 - len(inputs) - 3, 20)
     return f"  {of.name:<23} {textwrap.shorten(of.title.rstrip('.'), room, placeholder=' ...')} [{inputs}]"

@@ -35,11 +35,7 @@ def execute(of: Analysis, sweep: bool) -> Callable[..., int]:
         **given: Any,
     ) -> int:
         store = Store.at(results)
-        if sweep:
-            _series(given)
-        settings, inputs = _settings(given)
-        if "prompts" in inputs:
-            inputs["prompts"] = read_prompts(inputs["prompts"], columns, seen_groups)
+        settings, inputs = _asked(given, columns, seen_groups, sweep)
         if settings.get("hold") == "auto":
             settings["hold"] = hold(of, inputs, settings, limit)
         loading = analyses.Loading(**settings)
@@ -65,14 +61,11 @@ def execute_together(names: Sequence[str]) -> Callable[..., int]:
         from analyses.core.running.together import sweep_together
 
         store, context = Store.at(results), click.get_current_context()
-        _series(given)
-        settings, inputs = _settings(given)
+        settings, inputs = _asked(given, columns, seen_groups, sweep=True)
         options = {o.name for name in names for o in analyses.get(name).options}
         # A default is each analysis's own: only what was typed is for all.
         unsaid = {o for o in options if context.get_parameter_source(o) is ParameterSource.DEFAULT}
         inputs = {name: value for name, value in inputs.items() if name not in unsaid}
-        if "prompts" in inputs:
-            inputs["prompts"] = read_prompts(inputs["prompts"], columns, seen_groups)
         loading = analyses.Loading(**settings)
         found = sweep_together(names, store=store, loading=loading, limit=limit, **inputs)
         if as_json:
@@ -94,10 +87,17 @@ def _series(given: dict[str, Any]) -> None:
     given["engine"] = Engine(given.pop("engine"), given.pop("workers"), given.pop("address"))
 
 
-def _settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(how models are loaded, everything else that was given)."""
+def _asked(
+    given: dict[str, Any], columns: str | None, seen_groups: tuple[str, ...], sweep: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(how models are loaded, everything else that was given), prompts and checkpoints read from their words."""
+    if sweep:
+        _series(given)
     settings = {f.name: given.pop(f.name) for f in fields(analyses.Loading) if f.name in given}
-    return settings, {k: v for k, v in given.items() if v is not None}
+    inputs = {k: v for k, v in given.items() if v is not None}
+    if "prompts" in inputs:
+        inputs["prompts"] = read_prompts(inputs["prompts"], columns, seen_groups)
+    return settings, inputs
 
 
 def _told_failures(result: Result) -> bool:

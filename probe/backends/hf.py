@@ -44,11 +44,24 @@ class HuggingFaceBackend:
         self.trunk: Any = hf_model.get_submodule(self.map.trunk)
         self._norm: nn.Module = hf_model.get_submodule(self.map.norm)
         self._unembed: nn.Module = hf_model.get_output_embeddings()
+        self.owed: Callable[[], object] | None = None
 
     def port(self, site: Site) -> Port:
         """The plain model's module at which a site is visited."""
         place = self._places[site]
         return Port(self.plain.get_submodule(place.path), place)
+
+    def looks_inside(self, visits: Mapping[Site, Visit]) -> bool:
+        """Whether attention is looked into; what is `owed` before it first is (its proofs) is done here."""
+        inside = any(site.kind in INSIDE_ATTENTION for site in visits)
+        if inside and self.owed is not None:
+            owed, self.owed = self.owed, None
+            try:
+                owed()
+            except BaseException:
+                self.owed = owed  # what failed once fails at every look
+                raise
+        return inside
 
     def module_outputs(self) -> frozenset[Site]:
         """Sites that equal the output of the module of their name (no post-norm in between)."""

@@ -11,7 +11,7 @@ import copy
 import importlib
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
@@ -38,6 +38,7 @@ class NdifBackend:
 
     name = "nnsight"
     is_remote = True
+    owed: Callable[[], object] | None = None
 
     def __init__(self, model: Any, remote: Literal[True, "local"]) -> None:
         self._tree = model

@@ -64,6 +64,7 @@ class NnsightBackend(HuggingFaceBackend):
         import nnsight
 
         inputs = self.inputs(tokens)
+        self.looks_inside(visits)
         if not visits:
             return self.trunk(**inputs).last_hidden_state
         closed = {s: v for s, v in visits.items() if s.kind in INSIDE_ATTENTION and not self._shows_softmax(s.layer)}

@@ -41,6 +41,8 @@ class Backend(Protocol):
 
     name: str
     is_remote: bool
+    owed: Callable[[], object] | None
+    """What has to be done before attention is first looked into (its proofs)."""
 
     @property
     def config(self) -> Any: ...

@@ -50,7 +50,8 @@ class TransformerLensBackend(HuggingFaceBackend):
         """The TransformerBridge, built at first use; None where there is none for this model."""
         if self._ports is None:
             try:
-                self._bridge, self._ports = self._built()
+                with torch.inference_mode(False):  # what it clones may have to carry a gradient later
+                    self._bridge, self._ports = self._built()
             except _NO_BRIDGE:
                 self._bridge, self._ports = None, {}
         return self._bridge
@@ -120,9 +121,7 @@ class TransformerLensBackend(HuggingFaceBackend):
 
     def forward(self, tokens: Tokens, visits: Mapping[Site, Visit]) -> Float[Tensor, "item pos d_model"]:
         """Final hidden state after the final norm; each visit runs once, in the order of the pass."""
-        if not any(site.kind in INSIDE_ATTENTION for site in visits):
-            return self._plainly(tokens, visits)
-        ports = self._bridged(visits)
+        ports = self._bridged(visits) if self.looks_inside(visits) else None
         if ports is None:
             return self._plainly(tokens, visits)
         with attached({ports[site]: visit for site, visit in visits.items()}):

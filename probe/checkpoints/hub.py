@@ -8,10 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
 from probe.errors import InputError
+from probe.lazily import huggingface_hub
 
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
 _FILES = [*_SMALL, "*.safetensors", "pytorch_model*.bin"]
@@ -27,29 +25,29 @@ def snapshot(repo: str, revision: str | None, weights: bool = True) -> Path:
         InputError: no such repository or revision, or not in the cache while offline.
     """
 
-    return Path(_call(snapshot_download, repo, revision, allow_patterns=_FILES if weights else _SMALL))
+    return Path(_call(huggingface_hub.snapshot_download, repo, revision, allow_patterns=_FILES if weights else _SMALL))
 
 
 def revisions(repo: str) -> list[str]:
     """Names of the branches and tags of a repository (training steps are usually one branch each)."""
 
-    refs = _call(HfApi().list_repo_refs, repo, None)
+    refs = _call(huggingface_hub.HfApi().list_repo_refs, repo, None)
     return [ref.name for ref in (*refs.branches, *refs.tags)]
 
 
 def _call(function: Any, repo: str, revision: str | None, **options: Any) -> Any:
-
+    errors = huggingface_hub.errors
     if revision is not None:
         options["revision"] = revision
     name = f"{repo}@{revision}" if revision else repo
     try:
         return function(repo, **options)
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, *_transport_errors()) as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, *_transport_errors()) as error:
         raise InputError(
             f"{name} is neither a folder nor in the local cache, and the Hub cannot be reached "
             f"({type(error).__name__}); fetch it once while online, or give a folder"
         ) from error
-    except (HfHubHTTPError, HFValidationError) as error:
+    except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise InputError(f"{name}: the Hub has no such model or revision: {str(error).splitlines()[0]}") from error
 
 

@@ -16,7 +16,6 @@ from analyses.credit.advantage_modulation import (
     empg_weights,
     heat_derivative,
     outside_band,
-    score_norm,
     temperature_for,
 )
 from probe import InputError, Rollouts
@@ -35,16 +34,6 @@ def test_empg_weights() -> None:
     assert g.mean() == pytest.approx(1, abs=1e-12)
     np.testing.assert_allclose(empg_weights(np.full(4, 0.3), 1.0, 1.0)[0], 1)
     np.testing.assert_allclose(empg_weights(np.array([0.2, 2]), 0.0, 1.0)[0], 1)
-
-
-def test_score_norm() -> None:  # C9
-    assert float(score_norm(log_probs(torch.full((1, 7), 0.3)))) == pytest.approx(1 - 1 / 7, abs=1e-15)
-    sure = torch.tensor([[0.0, -torch.inf]])
-    assert float(score_norm(log_probs(sure))) == 0
-    logp = log_probs(torch.randn(1, 30, generator=torch.Generator().manual_seed(0)))
-    p = logp.exp()[0]
-    norms = ((torch.eye(30).double() - p) ** 2).sum(-1)
-    assert float((p * norms).sum()) == pytest.approx(float(score_norm(logp)), abs=1e-14)
 
 
 def test_heat_derivative() -> None:  # C8

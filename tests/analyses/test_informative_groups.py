@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analyses import run
-from analyses.credit.informative_groups import chance_informative, horvitz_thompson
+from analyses.credit.informative_groups import chance_informative
 from probe import InputError, Rollouts
 from tests import logs
 
@@ -22,13 +22,6 @@ def test_the_chance_of_both_outcomes() -> None:
     np.testing.assert_allclose(
         chance_informative(np.array([0.5, 0, 1, 0.25]), np.array([2, 8, 8, 4])), [0.5, 0, 0, 0.6796875]
     )
-
-
-def test_what_was_kept_stands_for_all() -> None:
-    rng = np.random.default_rng(0)
-    values, q = rng.normal(3, 1, 400), rng.uniform(0.2, 1, 400)
-    draws = [horvitz_thompson(values[k], q[k]) for k in (rng.random((4000, 400)) < q)]
-    assert np.mean(draws) == pytest.approx(values.sum(), rel=5e-3)
 
 
 def rows(rewards: list[float], tokens: int = 5, **more: Any) -> list[dict[str, Any]]:

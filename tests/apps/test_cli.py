@@ -231,3 +231,24 @@ def test_every_analysis_is_listed_under_a_question(capsys: pytest.CaptureFixture
     assert sorted(of.name for group in groups.values() for of in group) == registry.names()
     _, out, _ = probe(capsys, "list")
     assert "Where does it sit?\n  activation_patching" in out and max(map(len, out.splitlines())) <= 110
+
+
+def test_a_list_says_of_an_analysis_what_the_analysis_says_of_itself() -> None:
+    """The list reads source files only; importing them all is slow."""
+    from analyses import get, names
+    from analyses.core.homes import outline
+
+    for name in names():
+        assert (outline(name).title, outline(name).inputs) == (get(name).title, tuple(i.name for i in get(name).inputs))
+
+
+def test_the_list_imports_no_analysis() -> None:
+    code = """
+import sys
+from apps.command.cli import main
+try:
+    main(["list"])
+finally:
+    assert not {"pandas", "xarray", "torch", "plotly"} & set(sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

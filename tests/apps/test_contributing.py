@@ -19,7 +19,7 @@ NEW_FAMILIES = ("smollm3", "starcoder2")  # transformers and TransformerLens kno
 PAGE = """
 import sys
 from streamlit.testing.v1 import AppTest
-app = AppTest.from_file("apps/dashboard/app.py", default_timeout=60)
+app = AppTest.from_file("apps/dashboard/app.py", default_timeout=600)
 app.query_params.update({"page": "Results", "analysis": "resid_norm"})
 app.run()
 assert not app.exception, app.exception

@@ -25,6 +25,17 @@ ELSEWHERE = {
     "record-with-verl.md",  # needs verl: run on a stand-in for its batch by tests/probe/test_recording.py
     "bring-your-data.md",  # writes files of its own: test_bring_your_data.py
 }
+# Commands of a page in one process: each would import torch anew.
+ONE_AFTER_ANOTHER = """
+import json, sys
+from apps.command.cli import main
+for words in json.loads(sys.argv[1]):
+    try:
+        main(words)
+    except SystemExit as ended:
+        if ended.code:
+            sys.exit(f"probe {' '.join(words)}: exit code {ended.code}")
+"""
 LAYOUTS = {
     "out": "checkpoint-{}",
     "verl-run": "global_step_{}/actor/huggingface",
@@ -65,25 +76,31 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, lab: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def done_before() -> set[str]:
+    """Commands that another page had run in this workplace: word for word the same, they are not run again."""
+    return set()
+
+
 @pytest.mark.lab
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name not in ELSEWHERE], ids=lambda p: p.name)
-def test_blocks_run(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_run(page: Path, workplace: Path, done_before: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     for source in blocks(page, "python"):
         exec(compile(source, page.name, "exec"), {})
     for text in blocks(page, "json"):
         assert all(json.loads(line) for line in text.splitlines())
-    found = commands(page)
+    found = [line for line in commands(page) if line not in done_before]
     assert all(line.startswith("probe ") for line in found)
-    script = "\n".join(f"{sys.executable} -m apps.command.cli {shlex.join(shlex.split(line)[1:])}" for line in found)
     done = subprocess.run(
-        ["bash", "-euc", script],
+        [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps([shlex.split(line)[1:] for line in found])],
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    done_before.update(found)
 
 
 def test_no_block_goes_untested() -> None:

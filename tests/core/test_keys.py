@@ -23,8 +23,9 @@ Touched = Callable[[str], set[str]]
 
 
 def forget() -> None:
-    for cached in (keys.source_hash, keys.whole_hash, keys.imported, keys._named, keys.source_file):
-        cached.cache_clear()
+    for cached in vars(keys).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
 
 
 @pytest.fixture
@@ -53,8 +54,9 @@ if TYPE_CHECKING:
 def __getattr__(name):
     return getattr(import_module("probe." + {"Model": "model", "Prompts": "prompts"}[name]), name)
 """
-PROBE = {"probe/__init__.py": FACE, "probe/model.py": "from probe import backends", "probe/prompts.py": "import json"}
-PROBE |= {"probe/backends/__init__.py": "", "probe/backends/one.py": "", "probe/tokens.py": ""}
+_FILES = dict.fromkeys((f"probe/{name}.py" for name in ("backends/__init__", "backends/one", "tokens")), "")
+_HANDED = {"probe/model.py": "from probe import backends", "probe/prompts.py": "import json"}
+PROBE = {"probe/__init__.py": FACE, **_HANDED, **_FILES}
 MODEL = {"probe.model", "probe.backends", "probe.backends.one"}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from probe import Model
+from probe import Model, Prompts, zero
 from probe.backends.place import Place
 from probe.check import prove, prove_logits
 from probe.errors import ProbeError
 from probe.sites import Site
+from tests.conftest import ROOT
 
 
 def test_every_proof_holds_and_is_named(llama: Model) -> None:
@@ -80,3 +83,35 @@ def test_pre_norm_for_post_norm_is_caught(folder_of: Callable[..., Path]) -> Non
     replace_place(model, "attn_out.0", path="model.layers.0.self_attn")
     with pytest.raises(ProbeError, match="residual"):
         prove(model)
+
+
+def test_the_road_into_attention_owes_its_proofs_until_it_is_taken(folder_of: Callable[..., Path]) -> None:
+    """Loading does not take it; the first look does, without the edits then open. A proof that failed fails again."""
+    model = Model.load(folder_of("llama"))
+    (batch,) = model.batches(Prompts.of([{"prompt": "what is 3", "answer": " plus"}]))
+    assert model.backend.owed is not None
+    with model.edited(zero("resid_mid.0")):  # proofs under it would fail
+        model.run(batch, ["pattern.0"])
+    assert model.backend.owed is None
+    other = Model.load(folder_of("llama"))
+    with torch.no_grad():
+        other.weights()["lm_head.weight"].mul_(2)  # so that every logit differs from the reference's
+    replace_place(other, "resid_mid.0", layout="plain")
+    for _ in range(2):
+        with pytest.raises(ProbeError, match=r"resid_mid\.0_lands"):
+            other.run(batch, ["pattern.0"])
+
+
+def test_transformer_lens_is_imported_where_attention_is_looked_into(folder_of: Callable[..., Path]) -> None:
+    """A process that does not look there saves its import, and a swap leaves the debt as it is."""
+    script = f"""
+import sys
+from probe import Model, Prompts, zero
+model = Model.load({str(folder_of("llama"))!r})
+model.swap({str(folder_of("llama", 1))!r})
+model.generate("what is 3", max_new_tokens=2)
+assert "transformer_lens" not in sys.modules
+model.run(model.batch("what is 3"), ["pattern.0"])
+assert "transformer_lens" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

@@ -189,12 +189,6 @@ def _sign_before(text: str, start: int) -> int:
     return at
 
 
-def last_number(text: str) -> Fraction | None:
-    """The last number of a text as an exact fraction, or None."""
-    found = numbers(plain(text))
-    return found[-1].value if found else None
-
-
 def among_words(text: str) -> Number | None:
     """The number that a sentence of words says: of its last `=` the right side's, else its first; None in a formula."""
     rest = plain(text).rpartition("=")[2]
