@@ -1,8 +1,8 @@
 """mkdocs hook: the systems of the source papers, what of each is measured here and by which command.
 
 `papers/systems.toml` is the table, written by hand; its commands run in the repository's root, on the short lab
-(`make demo`) or on the files in `papers/`. `python docs/papers.py` runs them and keeps the number of each, and that of
-its null, in `papers/numbers.json`; `python docs/papers.py files` makes the files again from the lab.
+(`make demo`) or on the files in `papers/` (`paper_files.py` makes them). `python docs/papers.py` runs them and keeps
+the number of each, and that of its null, in `papers/numbers.json`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import tempfile
 import tomllib
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 PAGE = "reference/papers.md"
@@ -159,64 +158,8 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def files(lab: Path = Path("runs/lab-short/seed-0")) -> None:
-    """Sampled responses of three checkpoints of the lab, curves of a run, and problems with their numbers marked."""
-    import analyses
-    from apps.command.demo import ANSWER
-    from probe import Prompts
-
-    prompts = Prompts.read(lab / "prompts.jsonl").where(answer_kind="gold_final", group=["leaked_true", "unseen"])
-    graded: dict[str, Any] = {"grade": "exact", "pattern": ANSWER, "max_new_tokens": 44, "batch_size": 64}
-    how: dict[str, Any] = {**graded, "samples": 8, "temperature": 1.0}
-    for step in (0, 24, 48):
-        model = lab / "grpo-format" / f"checkpoint-{step}"
-        table = analyses.run("evaluate", model=model, prompts=prompts.subset(24), **how).table
-        rows = table[table["decoding"] == "sampled"][["item", "group", "sample", "text", "gold"]]
-        rows = rows.assign(gold=rows["gold"].str.removeprefix("ans "))
-        file = FOLDER / "answers" / f"step-{step}.jsonl"
-        file.parent.mkdir(exist_ok=True)
-        rows.to_json(file, orient="records", lines=True)
-    hot = [
-        analyses.run("evaluate", model=lab / "grpo-format" / "checkpoint-24", prompts=prompts.subset(24),
-                     **{**how, "temperature": t}).table.assign(temperature=t)
-        for t in (0.5, 1.0, 1.5)
-    ]  # fmt: skip
-    rows = pd.concat(hot).query("decoding == 'sampled'")[["item", "group", "sample", "text", "gold", "temperature"]]
-    rows = rows.assign(gold=rows["gold"].str.removeprefix("ans "), sample=np.arange(len(rows)))
-    rows.to_json(FOLDER / "temperatures.jsonl", orient="records", lines=True)
-    pd.concat(_worded(lab, prompts.subset(12), how)).to_json(FOLDER / "wordings.jsonl", orient="records", lines=True)
-    marked = [
-        {"id": i.id, "prompt": i.prompt, "answer": i.answer, "group": i.group,
-         "evidence": [list(found.span()) for found in re.finditer(r"\d+", i.prompt)]}
-        for i in prompts.subset(24).items
-    ]  # fmt: skip
-    (FOLDER / "evidence.jsonl").write_text("\n".join(map(json.dumps, marked)) + "\n", encoding="utf-8")
-    test = lab / "sft_test.jsonl"
-    scored = analyses.sweep("perplexity", checkpoints=lab / "sft-high", prompts=test, batch_size=32)
-    marked = analyses.sweep("evaluate", checkpoints=lab / "sft-high", prompts=test, **graded)
-    table = analyses.run("over_memorization", perplexity=scored, evaluate=marked, unparsed="wrong").table
-    table[["step", "accuracy", "perplexity"]].round(4).to_csv(FOLDER / "curves.csv", index=False)
-
-
-def _worded(lab: Path, prompts: Any, how: dict[str, Any]) -> list[pd.DataFrame]:
-    """Sampled responses to problems as they are, and about somebody of another name."""
-    import analyses
-
-    found: list[pd.DataFrame] = []
-    for variant, name in (("original", r"\g<0>"), ("renamed", "Eve")):
-        items = tuple(replace(i, prompt=re.sub(r"^\w+", name, i.prompt)) for i in prompts.items)
-        asked = replace(prompts, items=items)
-        table = analyses.run("evaluate", model=lab / "grpo-format" / "checkpoint-24", prompts=asked, **how).table
-        rows = table[table["decoding"] == "sampled"][["item", "group", "sample", "text", "gold"]]
-        found.append(rows.assign(gold=rows["gold"].str.removeprefix("ans "), variant=variant))
-    return found
-
-
 def main(arguments: list[str]) -> None:
-    """Write the numbers, of all systems or of the rows named; or the files."""
-    if arguments == ["files"]:
-        files()
-        return
+    """Write the numbers, of all systems or of the rows named."""
     kept = json.loads(NUMBERS.read_text(encoding="utf-8")) if NUMBERS.exists() else {}
     there = systems()
     kept |= measured([s for s in there if not arguments or s.row in arguments])

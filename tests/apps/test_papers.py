@@ -34,11 +34,12 @@ COMMANDS = sorted({(s.row, command) for s in PAPERS.systems() for command in (s.
 
 def test_every_row_is_one_system_and_says_all_that_is_asked() -> None:
     there = PAPERS.systems()
-    assert len(PAPERS.ROWS) == 57 and len({s.row for s in there}) == len(there)
+    assert len(PAPERS.ROWS) == 57 and [s.row for s in there] == PAPERS.ROWS
     for s in there:
-        assert s.name and s.measures and s.differs and s.command, s.row
+        assert s.name and s.measures and s.differs and s.command and s.number, s.row
         assert not s.arxiv or re.fullmatch(r"\d{4}\.\d{5}", s.arxiv), s.row
-        assert s.number or not s.null, f"{s.row}: a null without a number"
+        for file in (word for word in PAPERS.words(s.command) if "/" in word):
+            assert file.startswith("runs/lab-short/") or (ROOT / file).exists(), f"{s.row}: {file} is not there"
 
 
 @pytest.mark.parametrize(("row", "command"), COMMANDS)
