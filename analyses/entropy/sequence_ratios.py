@@ -13,6 +13,7 @@ Control: identical checkpoints (ln r = 0); pi* = pi_ref^(1 + gamma), for which q
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from probe import Model, Rollouts
 
+FEWEST = 8  # prompts
 LABELS = {"entropy_nats": ("nats", "entropy of pi* / pi_ref"), "ess": ("responses", "effective sample size"),
           "displacement_nats": ("nats", "ln pi* - ln pi_ref of responses")}  # fmt: skip
 
@@ -70,7 +73,32 @@ def sequence_ratios(
     if few:
         warnings.append(f"{few} of {len(table)} prompts have fewer than {least_ess:g} effective samples: no entropy")
     parts = [estimate(table, q, ["rollout_step"], seed=seed, units=u, long_name=v) for q, (u, v) in LABELS.items()]
-    return Result.of(table, xr.merge(parts), warnings=[*warnings, *rollouts.notes])
+    claims = [_moved(table, seed), *_learnt(table, least_ess)]
+    return Result.of(table, xr.merge(parts), claims=claims, warnings=[*warnings, *rollouts.notes])
+
+
+def _moved(table: pd.DataFrame, seed: int) -> Claim:
+    """Whether the update made base's own responses less likely: the mean of ln r is minus KL(base || tuned)."""
+    own = table.groupby("item", as_index=False)[["displacement_nats"]].mean().dropna()
+    said: Fields = {
+        "n": len(own), "control": "identical checkpoints (0)", "unit": "nats per response",
+        "estimand": "mean of ln pi* - ln pi_ref over responses of the base, minus their KL",
+    }  # fmt: skip
+    what = "the update made the base's own responses less likely"
+    if len(own) < FEWEST:
+        why, needs = f"{len(own)} prompts were measured", f"at least {FEWEST} prompts"
+        return Claim("displacement", UNJUDGED, what, why=why, needs=needs, **said)
+    data = estimate(own, "displacement_nats", [], seed=seed, units="nats")
+    value, low, high = (float(data[f"displacement_nats{side}"]) for side in ("", "_ci_low", "_ci_high"))
+    return Claim("displacement", FOUND if high < 0 else NONE, what, effect=value, low=low, high=high, **said)
+
+
+def _learnt(table: pd.DataFrame, least_ess: float) -> Iterator[Claim]:
+    """That the entropy of the ratio is not known, where it is nowhere: a result in itself."""
+    if table["entropy_nats"].isna().all():
+        why = f"no prompt has {least_ess:g} effective samples"
+        needs = "more samples of each prompt, or shorter responses"
+        yield Claim("ratio", UNJUDGED, "what was learnt is concentrated", why=why, needs=needs, n=len(table))
 
 
 def _values(logits: tuple[Any, ...], targets: Any) -> dict[str, Any]:

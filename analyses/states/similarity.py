@@ -4,7 +4,8 @@ Definition: X, Y [item, d_model] are the pooled states of the same items in base
     cka = |Y'X|_F^2 / (|X'X|_F |Y'Y|_F) (linear CKA); cka_unbiased the same from unbiased HSIC, which is near 0 for
     independent states of few items, where cka is not. With X and Y scaled to unit norm, change = |Y - X|^2 and
     procrustes = min over orthogonal R of |Y - X R|^2 = 2 - 2 |X'Y|_*; rotation_share = 1 - procrustes / change, the
-    part of the change that a rotation undoes. Per item: cosine of its two states and |y - x| / |x|.
+    part of the change that a rotation undoes. Two checkpoints are alike where cka_unbiased is above 0 at every state
+    that varies (of which the least one is told). Per item: cosine of its two states and |y - x| / |x|.
 Units: cka in [0, 1] (cka_unbiased can be slightly negative); procrustes and change in [0, 2]; shares have none.
 Source: CKA: arXiv 1905.00414; unbiased HSIC: Song et al. 2012, arXiv 2010.15327; Procrustes: Schonemann 1966.
 Does not show: what the difference does. CKA is dominated by the directions of largest variance; with few items and
@@ -22,11 +23,13 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
 from analyses.core.stats import estimate, subsample_interval, subsamples
 from analyses.core.work import Case, Work
+from analyses.states import _part_claims
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from probe import Model, Prompts
 
+FEWEST = 8  # items
 NAMES = {
     "cka": ("1", "linear CKA"),
     "cka_unbiased": ("1", "linear CKA, unbiased HSIC"),
@@ -95,7 +99,29 @@ def similarity(
     table = pd.concat(rows, ignore_index=True).sort_values(["item", "state"], kind="stable")
     labels = {"cosine": "cosine of the two states", "relative_change": "|tuned - base| / |base|"}
     parts = [estimate(table, n, ["state", "group"], units="1", long_name=text, seed=seed) for n, text in labels.items()]
-    return Result.of(table, xr.merge([_curves(drawn, kept), *parts]), warnings=warnings)
+    curves = _curves(drawn, kept)
+    claims = [_alike(curves, _part_claims.read_at(pooling, positions))]
+    return Result.of(table, xr.merge([curves, *parts]), claims=claims, warnings=warnings)
+
+
+def _alike(data: xr.Dataset, at: str) -> Claim:
+    """Whether all intervals of cka_unbiased lie above 0; for a claim about every state no correction is needed."""
+    what = f"both checkpoints' states {at} are alike"
+    n = int(data["cka_n"].max())
+    known = data.where(data["cka_unbiased"].notnull(), drop=True)
+    if n < FEWEST or not known.sizes["state"]:
+        why, needs = f"{n} items have states that vary", f"at least {FEWEST} items that differ"
+        return Claim("alike", UNJUDGED, what, why=why, needs=needs, n=n)
+    least = int(known["cka_unbiased"].argmin("state"))
+    value, low, high = (float(known[f"cka_unbiased{s}"][least]) for s in ("", "_ci_low", "_ci_high"))
+    lows = known["cka_unbiased_ci_low"]
+    said: Fields = {
+        "effect": value, "low": min(low, value), "high": max(high, value), "n": n, "is_change": False,
+        "estimand": "the least unbiased CKA of any state", "control": "independent states (0)",
+        "place": f"state {int(known['state'][least])}", "family": f"every one of {known.sizes['state']} states",
+        "caveat": "directions of largest variance decide",
+    }  # fmt: skip
+    return Claim("alike", FOUND if bool((lows > 0).all()) else NONE, what, **said)
 
 
 def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -6,14 +6,15 @@ forward_pull and reverse_pull = L1 norms of the gradients with respect to the st
 s_j |ln(s_j / t_j) - KL(s || t)|; unseen_mass = teacher's probability on tokens that the student gives less than
 `floor`, where the reverse gradient is all but 0. margin = lambda* = (logit(1 - delta) - logit b) / (logit p - logit b)
 for the teacher's likeliest token, p its probability under the teacher and b under the student: how far logits may be
-extrapolated past the teacher (1: to it) before that token exceeds 1 - delta; only where p > b.
+extrapolated past the teacher (1: to it) before that token exceeds 1 - delta; only where p > b. A class of tokens holds
+the divergence where its share, less its share of the tokens, exceeds 0 over items, all classes together.
 
 Units: nats per token; shares; lambda has none.
 
 Source: TRACE (place of the divergence), MAD-OPD (JSD against reverse KL), extrapolation cliff (ListOPD, the margin).
 
-Does not show: what training would do: these are gradients at one point, on teacher-forced texts, with one teacher. How
-a clip per token becomes delta is not derived.
+Does not show: what training would do: these are gradients at one point, on teacher-forced texts, with one teacher
+(several: `teachers`). How a clip per token becomes delta is not derived.
 
 Control: identical checkpoints (all 0, the margin undefined).
 """
@@ -29,9 +30,11 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.claim import Claim
 from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.teaching import _said
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from probe import Model, Prompts, TokenBatch
 
 BY = ["group", "answer_kind"]
+ELEMENTS_AT_ONCE = 1 << 21  # of logits: a dozen arrays of this size are there together
 QUANTITIES = {
     "forward_nats": ("nats", "KL(teacher || student) per answer token"),
     "reverse_nats": ("nats", "KL(student || teacher) per answer token"),
@@ -70,13 +74,28 @@ def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
     parts.append(
         estimate(classes, "forward_nats_sum", [*BY, "token_class"], **how, long_name="share of the forward KL")
     )
-    return Result.of(table, xr.merge(parts, join="outer"))
+    claims = [_claim(of, names, options["seed"]) for names, of in classes.groupby(BY, sort=True)]
+    return Result.of(table, xr.merge(parts, join="outer"), claims=claims)
+
+
+def _claim(of: pd.DataFrame, names: Any, seed: int) -> Claim:
+    """Which class of tokens holds more of the divergence than of the tokens; items without any divergence tell none."""
+    of = of[of["total"] > 0]
+    own = of.groupby(["item"])["n_tokens"].transform("sum")
+    excess = of.assign(excess=of["forward_nats_sum"] / of["total"] - of["n_tokens"] / own)
+    return _said.largest(
+        excess.pivot_table("excess", "item", "token_class"), "place", "the divergence sits in tokens of class {}",
+        "a class of tokens holds more of the divergence than of the tokens", seed,
+        group=", ".join(map(str, names)), control="the class's share of the tokens",
+        estimand="share of the forward KL minus share of the answer's tokens", caveat="answers are teacher-forced",
+    )  # fmt: skip
 
 
 def _every_class(table: pd.DataFrame, own: list[str]) -> pd.DataFrame:
-    """A row for every item and class: a class that an item has not holds 0 of its divergence."""
-    wide = table.pivot_table("forward_nats_sum", [*own, "total"], "token_class", fill_value=0.0)
-    return wide.reset_index().melt([*own, "total"], var_name="token_class", value_name="forward_nats_sum")
+    """A row for every item and class: a class that an item has not holds 0 of its divergence and of its tokens."""
+    values = ["forward_nats_sum", "n_tokens"]
+    wide = table.pivot_table(values, [*own, "total"], "token_class", fill_value=0.0)
+    return wide.stack("token_class").reset_index()
 
 
 @analysis
@@ -131,16 +150,29 @@ def _rows(base: Model, tuned: Model, batch: TokenBatch, delta: float, floor: flo
     for model in (base, tuned):
         last = str(model.last_state)
         states.append(tokens.rows(model.run(batch, read=[last], logits="none")[last]))
-    chunks = [
-        measures(base.logits_of(states[0][c]), tuned.logits_of(states[1][c]), delta, floor)
-        for c in reading.row_chunks(len(tokens.target))
-    ]
-    found = {name: np.concatenate([c[name] for c in chunks]) for name in QUANTITIES}
+    found = measured(base, tuned, states[0], states[1], delta, floor)
     each = pd.DataFrame({**reading.columns(batch.items, tokens.item), **found})
     each["token_class"] = reading.token_classes(base.tokenizer, tokens.target)
     each["n_tokens"], each["n_margin"] = 1, each["margin"].notna().astype(int)
     sums = each.groupby(["item", *BY, "token_class"], sort=False)[["n_tokens", "n_margin", *QUANTITIES]].sum()
     return sums.rename(columns={q: f"{q}_sum" for q in QUANTITIES}).reset_index()
+
+
+def measured(
+    base: Model,
+    tuned: Model,
+    before: Float[Tensor, "row d_model"],
+    after: Float[Tensor, "row d_model"],
+    delta: float,
+    floor: float,
+) -> dict[str, np.ndarray]:
+    """Every quantity of each row of last states; a few rows of logits are there at once."""
+    size = max(1, min(64, ELEMENTS_AT_ONCE // base.shape.d_vocab))
+    chunks = [
+        measures(base.logits_of(before[c]), tuned.logits_of(after[c]), delta, floor)
+        for c in reading.row_chunks(len(before), size)
+    ]
+    return {name: np.concatenate([c[name] for c in chunks]) for name in QUANTITIES}
 
 
 def measures(

@@ -3,20 +3,24 @@
 Definition: forward = mean log-probability of the answer's tokens behind the question, reverse = that of the question's
 tokens behind the answer (or of the columns `reverse_prompt` and `reverse_answer`, where the prompts have them), per
 token. asymmetry = forward - reverse. `_other` are the same behind another item's text of the group; forward_gain and
-reverse_gain = own minus other: what the pair itself is worth in each direction.
+reverse_gain = own minus other: what the pair itself is worth in each direction. set = log-sum-exp over the accepted
+answers minus log-sum-exp over the wrong options, of mean log-probabilities behind the question; only for items with
+options (`choices`) and the right one among them. A pair is known in a direction where its gain exceeds 0 over items.
 
 Units: nats per token.
 
-Source: DGPO (forward and reverse consistency; its set form LSE(good) - LSE(bad) is not covered).
+Source: DGPO (forward and reverse consistency, and its set form).
 
 Does not show: that the model could say it: both are teacher-forced. Questions are longer and less likely than answers,
-so that asymmetry alone says little: compare the gains, or checkpoints.
+so that asymmetry alone says little: compare the gains, or checkpoints. Sets of unlike sizes differ by the log of their
+ratio in `set` before anything is known.
 
 Control: another item's text; a text that is its own answer (asymmetry 0).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +31,11 @@ import xarray as xr
 import probe
 from analyses.core import reading
 from analyses.core.analysis import analysis
+from analyses.core.claim import Claim
 from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.teaching import _said
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +49,7 @@ LABELS = {
     "reverse_nats": "log p of the question behind the answer",
     "asymmetry_nats": "forward minus reverse", "forward_gain_nats": "forward, own question minus another's",
     "reverse_gain_nats": "reverse, own answer minus another's",
+    "set_nats": "accepted answers minus wrong options",
 }  # fmt: skip
 
 
@@ -51,7 +58,8 @@ def reversal(model: Model, prompts: Prompts, *, separator: str = " ", batch_size
     """Log-probability of every pair forwards and backwards, and what the pair itself is worth in each direction.
 
     Rows: item, group, answer_kind, forward_nats, reverse_nats, asymmetry_nats, forward_other_nats,
-    reverse_other_nats, forward_gain_nats, reverse_gain_nats (NaN for an item alone in its group).
+    reverse_other_nats, forward_gain_nats, reverse_gain_nats (NaN for an item alone in its group), set_nats (NaN
+    without options).
 
     Args:
         separator: put between the two texts, unless the second begins with white space.
@@ -70,12 +78,55 @@ def reversal(model: Model, prompts: Prompts, *, separator: str = " ", batch_size
                 answer = _behind(of(item)[1], separator)
                 how: dict[str, Any] = {"answer": answer, "also": (), "variant": "", "cluster": None}
                 asked[n, way + end] = replace(item, id=f"{named}, {way}", prompt=of(before)[0], **how)
+        for name, option in _options(item):
+            how = {"answer": _behind(option, separator), "also": (), "choices": (), "correct": None}
+            asked[n, name] = replace(item, id=f"{item.id}, {name}", variant="", cluster=None, **how)
     scores = _scored(model, list(asked.values()), batch_size)
     found = {place: scores[item.key] for place, item in asked.items()}
-    rows = [_row(item, {k: found.get((n, k), np.nan) for k in _NAMES}) for n, item in enumerate(prompts.items)]
+    rows = [
+        {**_row(i, {k: found.get((n, k), np.nan) for k in _NAMES}), "set_nats": _set(i, n, found)}
+        for n, i in enumerate(prompts.items)
+    ]
     table = pd.DataFrame(rows).merge(prompts.roles(), how="left")
     parts = [estimate(table, q, BY, seed=seed, units="nats per token", long_name=v) for q, v in LABELS.items()]
-    return Result.of(table, xr.merge(parts))
+    claims = [_claim(of, names, way, seed) for names, of in table.groupby(BY, sort=True) for way in KNOWN]
+    return Result.of(table, xr.merge(parts), claims=claims)
+
+
+KNOWN = {
+    "forward": "the model knows the answer from the question",
+    "reverse": "the model knows the question from the answer",
+}
+
+
+def _claim(of: pd.DataFrame, names: Any, way: str, seed: int) -> Claim:
+    """Whether the pair is known in one direction: its own text tells more than another item's."""
+    wide = of.groupby("item")[[f"{way}_gain_nats"]].mean()
+    return _said.largest(
+        wide, way, KNOWN[way], KNOWN[way], seed, group=", ".join(map(str, names)), unit="nats per token",
+        control="the text of another item", estimand=f"{way} log-probability, own text minus another's",
+    )  # fmt: skip
+
+
+def _options(item: Item) -> Iterator[tuple[str, str]]:
+    """Name and text of every accepted and wrong answer of an item with options."""
+    if not item.choices or item.correct is None:
+        return
+    good = dict.fromkeys([item.choices[item.correct], *item.also])
+    yield from ((f"good {n}", text) for n, text in enumerate(good))
+    yield from ((f"bad {n}", text) for n, text in enumerate(item.choices) if text not in good)
+
+
+def _set(item: Item, n: int, found: dict[tuple[int, str], float]) -> float:
+    """LSE over accepted answers minus LSE over wrong ones; NaN without options, or without a wrong one."""
+    names = [name for name, _ in _options(item)]
+    good, bad = ([found[n, name] for name in names if name.startswith(kind)] for kind in ("good", "bad"))
+    return set_nats(good, bad)
+
+
+def set_nats(good: Sequence[float], bad: Sequence[float]) -> float:
+    """log-sum-exp of one set of log-probabilities minus that of another; NaN where one is empty."""
+    return float(np.logaddexp.reduce(good) - np.logaddexp.reduce(bad)) if good and bad else float("nan")
 
 
 _NAMES = ("forward", "reverse", "forward_other", "reverse_other")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from analyses import get
-from analyses.teaching.distillation import extrapolated, margin, measures
+from analyses.core.claim import FOUND, NONE, UNJUDGED
+from analyses.teaching.distillation import _claim, extrapolated, margin, measures
 from probe import Item, Model, Prompts
 from probe.errors import InputError
 from tests import planted, tiny
+from tests.conftest import ROOT
 
 
 def logits(*p: float) -> torch.Tensor:
@@ -76,6 +81,7 @@ def test_a_planted_divergence_sits_at_the_digit(copying: dict[str, Model]) -> No
     assert data["share"].sel(token_class="number").item() == pytest.approx(1)
     assert data["forward_nats"].item() > 1 and data["jsd_nats"].item() <= math.log(2)
     same = get("distillation")(copying["base"], copying["base"], Prompts(tuple(items)))
+    assert [c.answer for c in same.claims] == [UNJUDGED], "nothing differs, so nothing has a place"
     assert same.warnings and same.data["forward_nats"].item() == same.data["reverse_pull"].item() == 0
 
 
@@ -91,3 +97,55 @@ def test_a_teacher_of_another_depth_is_taken_and_one_of_another_vocabulary_refus
 def test_options_out_of_range_are_refused(models: dict[str, Any], prompts: Prompts) -> None:
     with pytest.raises(InputError, match="delta=0"):
         get("distillation")(models["base"], models["tuned"], prompts, delta=0.0)
+
+
+def spread(n: int, seed: int, extra: float) -> pd.DataFrame:
+    """Divergence of `n` items over two classes, each token's drawn alike, numbers `extra` times as large."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(n):
+        for name, size in (("number", rng.integers(1, 4)), ("word", rng.integers(2, 9))):
+            sums = float(rng.exponential(extra if name == "number" else 1.0, size).sum())
+            rows.append({"item": i, "token_class": name, "n_tokens": size, "forward_nats_sum": sums})
+    found = pd.DataFrame(rows)
+    return found.assign(total=found.groupby("item")["forward_nats_sum"].transform("sum"))
+
+
+def test_a_class_that_holds_more_than_its_tokens_is_found() -> None:
+    claim = _claim(spread(40, 0, 6.0), ("g", "given"), 0)
+    assert claim.answer == FOUND and claim.place == "number"
+    said = [_claim(spread(32, s, 1.0), ("g", "given"), 0).answer for s in range(8)]
+    assert said.count(FOUND) <= 1 and NONE in said
+    assert _claim(spread(4, 0, 6.0), ("g", "given"), 0).answer == UNJUDGED
+
+
+@pytest.mark.verify
+def test_a_divergence_that_is_spread_evenly_over_100_seeds() -> None:
+    assert [_claim(spread(32, s, 1.0), ("g", "given"), 0).answer for s in range(100)].count(FOUND) <= 10
+
+
+MEASURED = """
+import resource, torch, types
+from analyses.teaching.distillation import measured
+torch.set_num_threads(1)
+head = torch.randn(8, 152_064)
+class Wide:
+    shape = types.SimpleNamespace(d_vocab=152_064)
+    def logits_of(self, rows):
+        return rows @ head
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+rows = torch.randn(3000, 8)
+measured(Wide(), Wide(), rows[:8], rows[:8], 0.01, 1e-4)
+before = peak()
+measured(Wide(), Wide(), rows, rows.flip(0), 0.01, 1e-4)
+print(peak() - before)
+"""
+
+
+@pytest.mark.verify
+def test_a_tenth_of_the_memory_of_holding_the_distributions_is_enough() -> None:
+    """3,000 answer tokens of 152,064: student's and teacher's log-probabilities, all at once, take 3,480 MiB."""
+    done = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True, cwd=ROOT)
+    print(f"{float(done.stdout):.0f} MiB")
+    assert float(done.stdout) < 0.1 * 2 * 3000 * 152_064 * 4 / 2**20

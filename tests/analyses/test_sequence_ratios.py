@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analyses import run
+from analyses.core.claim import FOUND, NONE, UNJUDGED
+from analyses.entropy import sequence_ratios as module
 from analyses.entropy.sequence_ratios import of_prompt
 from probe import Model, Rollouts
 from probe.errors import InputError
@@ -56,5 +59,19 @@ def test_identical_checkpoints_have_ratio_one_and_few_samples_no_entropy(tmp_pat
     result = run("sequence_ratios", base=model, tuned=model, rollouts=Rollouts.of(logs.rows(vocab=200)))
     assert (result.table["displacement_nats"] == 0).all() and result.table["entropy_nats"].isna().all()
     assert any("effective samples" in w for w in result.warnings)
+    assert {c.kind: c.answer for c in result.claims} == {"displacement": UNJUDGED, "ratio": UNJUDGED}, "three prompts"
     with pytest.raises(InputError, match="least_ess"):
         run("sequence_ratios", base=model, tuned=model, rollouts=Rollouts.of(logs.rows()), least_ess=0.0)
+
+
+def displaced(n: int, seed: int, size: float) -> pd.DataFrame:
+    """Mean ln r of 8 responses of each prompt; responses of base have mean ln r = -KL."""
+    draws = np.random.default_rng(seed).normal(-(size**2) / 2, size, (n, 8))
+    return pd.DataFrame({"item": range(n), "displacement_nats": draws.mean(1), "entropy_nats": 1.0})
+
+
+def test_an_update_that_moves_responses_is_found_and_the_same_checkpoint_is_not() -> None:
+    assert module._moved(displaced(16, 0, 1.0), 0).answer == FOUND
+    assert module._moved(displaced(16, 0, 0.0), 0).answer == NONE
+    assert module._moved(displaced(3, 0, 1.0), 0).answer == UNJUDGED
+    assert not list(module._learnt(displaced(9, 0, 1.0), 10.0))
