@@ -12,7 +12,8 @@ import torch
 
 from analyses import get
 from analyses.attention import _spans
-from analyses.attention.evidence_attention import _peaks, auroc, measures
+from analyses.attention._evidence import auroc, measures
+from analyses.attention.evidence_attention import _peaks
 from analyses.core.claim import FOUND, NONE, UNJUDGED
 from analyses.core.result import Result
 from probe import Item, Model, Prompts
