@@ -82,6 +82,7 @@ def divergence(
     site: Literal["resid_post", "resid_mid", "resid_pre"] = "resid_post",
     positions: Literal["all", "prompt", "answer"] = "all",
     distance: bool = False,
+    legacy: bool = False,
     template: Literal["none", "chat"] = "none",
     boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
@@ -99,6 +100,7 @@ def divergence(
         site: residual stream that is read (before_after and lens_to_final).
         positions: tokens that are read.
         distance: add js_distance, the square root of the JSD.
+        legacy: also as the released code has it, as `legacy_js_distance`: that root, read without the final norm.
         template: put prompts through the tokenizer's chat template, or not.
         boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
@@ -112,7 +114,26 @@ def divergence(
     table = pd.concat(parts, ignore_index=True).assign(variant=variant)
     if distance:
         table["js_distance"] = np.sqrt(table["jsd_nats"])
+    if legacy:
+        bare: list[Any] = [_Bare(base), _Bare(tuned)]
+        again = pd.concat(_VARIANTS[variant](*bare, planned, site, head, positions), ignore_index=True)
+        table["legacy_js_distance"] = np.sqrt(again["jsd_nats"])
     return _finished(table, {"seed": seed}).with_record(warnings=warnings)
+
+
+class _Bare:
+    """A model whose states are read by its unembedding alone, without the final norm."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def unembed(self, resid: Tensor) -> Tensor:
+        weight, bias = self._model.unembed_weights()
+        logits = resid.to(weight) @ weight
+        return (logits if bias is None else logits + bias).to(resid.device)
 
 
 def _before_after(
@@ -227,6 +248,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
         "kl_second_first_nats": ("nats", "KL(second || first)"),
         "total_variation": ("fraction", "total variation distance"),
         "js_distance": ("nats^0.5", "Jensen-Shannon distance"),
+        "legacy_js_distance": ("nats^0.5", "Jensen-Shannon distance without the final norm, as released"),
     }
     found = [estimate(table, q, by, seed=seed, units=u, long_name=n) for q, (u, n) in names.items() if q in table]
     unit, label = names["jsd_nats"]

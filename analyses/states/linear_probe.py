@@ -31,7 +31,7 @@ from analyses.core.progress import progress
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
 from analyses.core.stats import permuted_labels, resample_counts
-from analyses.states import _part_claims
+from analyses.states import _part_claims, _published_probe
 from probe.errors import InputError
 from probe.lazily import sklearn
 
@@ -58,6 +58,7 @@ def linear_probe(
     folds: int = 5,
     permutations: int = 200,
     draws: int = 1000,
+    legacy: bool = False,
     template: Literal["none", "chat"] = "none",
     batch_size: int = 8,
     seed: int = 0,
@@ -80,6 +81,7 @@ def linear_probe(
         folds: outer folds, stratified by group.
         permutations: label permutations (each refits every state).
         draws: bootstrap draws.
+        legacy: also the published probe, as `legacy_auc`: all dimensions, one split, C = 1, no interval.
         template: put prompts through the tokenizer's chat template, or not.
         batch_size: items per forward pass.
         seed: of folds, permutations and bootstrap.
@@ -93,6 +95,8 @@ def linear_probe(
     plain = covariate_matrix(states, covariates)
     fold = outer_folds(is_first, folds, seed, None if together is None else reading.strata_of(states, (together,)))
     table, data = probed(states, is_first, plain, reading.strata_of(states, strata), fold, permutations, draws, seed)
+    if legacy:
+        data = xr.merge([data, _published_probe.published(states, is_first)])
     claim = _part_claims.told_apart(data, (first, second), _part_claims.read_at(pooling, positions))
     return Result.of(table, data.assign_attrs(groups=[first, second]), claims=[claim])
 

@@ -15,18 +15,23 @@ DRAWS = 19  # random directions below which no rank among them is at most .05
 CONTROL = "random directions of its size"
 
 
-def claims(entropy: xr.Dataset, vector: str, draws: int) -> list[Claim]:
+def claims(
+    entropy: xr.Dataset, vector: str, draws: int, moved: str = "entropy", unit: str = "nats per unit of beta"
+) -> list[Claim]:
     """Claims of groups that it moves, else one that says so.
 
     The slope's interval (for all groups and kinds together) leaves out 0, at most 5 % of the random directions reach
     the slope, and it lies beyond what those spread by Student's t with Holm over all groups and kinds.
 
     Args:
-        entropy: dose-response of entropy: slope, placebo_p and placebo_t_p by arm, side, group and kind.
+        entropy: dose-response of entropy (or what `moved` says): slope, placebo_p and placebo_t_p by arm, side, group
+            and kind.
         vector: name of the direction's arm.
         draws: number of random directions.
+        moved: what the dose-response is of, in a word or two.
+        unit: of its slope.
     """
-    what = f"{vector} moves entropy beyond random directions of its size"
+    what = f"{vector} moves {moved} beyond random directions of its size"
     if draws < DRAWS:
         why, needs = f"{draws} random directions have no rank below .05", f"at least {DRAWS} random directions"
         return [Claim("direction", UNJUDGED, what, why=why, needs=needs, control=CONTROL)]
@@ -49,8 +54,9 @@ def claims(entropy: xr.Dataset, vector: str, draws: int) -> list[Claim]:
                 "group": group,
                 "family": family,
             }
-            said |= {"estimand": "slope of next-token entropy on beta", "unit": "nats per unit of beta"}
-            found.append(Claim("direction", FOUND, f"{vector} moves the entropy of {group}", control=CONTROL, **said))
+            estimand = "slope of next-token entropy on beta" if moved == "entropy" else f"slope of {moved} on beta"
+            said |= {"estimand": estimand, "unit": unit}
+            found.append(Claim("direction", FOUND, f"{vector} moves the {moved} of {group}", control=CONTROL, **said))
     if found:
         return found
     p = float(np.fmin.reduce(corrected))  # NaN where no cell could be tested
