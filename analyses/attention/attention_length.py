@@ -8,7 +8,7 @@ make of it; growth_scaled its slope. sensitivity = variance of the logits under 
 
 Units: nats; slopes and sensitivity in nats per unit.
 
-Source: Entropy-ABF, arXiv 2401.07004 (entropy against length, and scaled attention).
+Source: Entropy-ABF (entropy against length, and scaled attention).
 
 Does not show: what another scale does to the next layer or the answer: each layer's logits are those of the model as it
 is. Texts of one length tell little of longer ones.

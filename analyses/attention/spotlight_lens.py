@@ -9,7 +9,7 @@ gain = combined - right at the last layer.
 
 Units: shares of items.
 
-Source: DaID, arXiv 2604.10071 (spotlight and shadow layers; alpha .8, beta .2).
+Source: DaID (spotlight and shadow layers; alpha .8, beta .2).
 
 Does not show: that more than the first answer token comes out right. `seen` is the best of many layers, so it exceeds
 the last layer's share by luck too: gain, which uses layers found by attention alone, does not.
