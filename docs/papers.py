@@ -151,7 +151,7 @@ def _cell(summary: pd.DataFrame, cell: str) -> dict[str, Any]:
     if len(rows) != 1:
         raise ValueError(f"{cell!r} names {len(rows)} rows:\n{rows if len(rows) else summary}")
     numbers = rows[["value", "ci_low", "ci_high", "n"]].iloc[0]
-    return {"cell": cell, **{k: None if pd.isna(v) else float(f"{v:.6g}") for k, v in numbers.items()}}
+    return {"cell": cell, **{str(k): None if pd.isna(v) else float(f"{v:.6g}") for k, v in numbers.items()}}
 
 
 def _text(value: Any) -> str:

@@ -19,7 +19,7 @@ Control: another group of items on the same pair; a checkpoint against itself is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
@@ -115,8 +115,8 @@ def divergence(
     if distance:
         table["js_distance"] = np.sqrt(table["jsd_nats"])
     if legacy:
-        bare: list[Any] = [_Bare(base), _Bare(tuned)]
-        again = pd.concat(_VARIANTS[variant](*bare, planned, site, head, positions), ignore_index=True)
+        first, second = cast("Model", _Bare(base)), cast("Model", _Bare(tuned))
+        again = pd.concat(_VARIANTS[variant](first, second, planned, site, head, positions), ignore_index=True)
         table["legacy_js_distance"] = np.sqrt(again["jsd_nats"])
     return _finished(table, {"seed": seed}).with_record(warnings=warnings)
 

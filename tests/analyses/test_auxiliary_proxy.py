@@ -1,5 +1,6 @@
 """The forward proxy: the same update 1, orthogonal 0, half an update 2, transformers as oracle, unrelated ones not."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 from pathlib import Path
@@ -49,7 +50,8 @@ def test_changes_are_those_of_transformers(tmp_path: Path) -> None:
     given = example(tmp_path)
     rows = logs.full(vocab=200)
     row = next(r for r in rows if r["prompt_id"] == "q0")
-    result = run("auxiliary_proxy", **{**given, "rollouts": Rollouts.of([row])})
+    given["rollouts"] = Rollouts.of([row])
+    result = run("auxiliary_proxy", **given)
     from transformers import AutoModelForCausalLM
 
     ids, n = [*row["prompt_token_ids"], *row["response_token_ids"]], len(row["prompt_token_ids"])
@@ -83,5 +85,6 @@ def test_the_same_checkpoint_twice_and_a_log_without_the_update(tmp_path: Path) 
     given = example(tmp_path)
     same = run("auxiliary_proxy", **{**given, "tuned": given["base"]})
     assert same.claims[0].answer == UNJUDGED and np.isnan(float(same.data["cosine"])) and same.warnings
+    given["rollouts"] = Rollouts.of(logs.rows(vocab=200))
     with pytest.raises(InputError, match="new_logp"):
-        run("auxiliary_proxy", **{**given, "rollouts": Rollouts.of(logs.rows(vocab=200))})
+        run("auxiliary_proxy", **given)

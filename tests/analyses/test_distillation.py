@@ -1,5 +1,6 @@
 """Distillation: gradients against finite differences, the printed margins, where a planted divergence sits."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import math

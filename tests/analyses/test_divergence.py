@@ -174,16 +174,3 @@ def test_a_broken_state_is_named(folders):
         tuned.weights()["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.inf
     with pytest.raises(InputError, match=r"checkpoint-0: resid_post\.1 is not finite"):
         divergence(base, tuned, prompts())
-
-
-def test_the_released_form_stands_beside_ours_under_its_own_name(base, tuned):
-    """SciPy's distance of softmax(W_U x), no final norm; ours is what it is without the switch."""
-    result = divergence(base, tuned, prompts(2), legacy=True)
-    same = divergence(base, tuned, prompts(2)).table
-    assert result.table["jsd_nats"].tolist() == same["jsd_nats"].tolist() and "legacy_js_distance" not in same
-    (batch,) = base.batches(prompts(1), batch_size=1)
-    read = lambda m: m.run(batch, read=["resid_post.1"])["resid_post.1"][0] @ m.unembed_weights()[0]  # noqa: E731
-    p, q = (read(m).double().softmax(-1).numpy() for m in (base, tuned))
-    found = result.table.query("item == 'i0' and layer == 1").sort_values("pos")["legacy_js_distance"]
-    np.testing.assert_allclose(found, jensenshannon(p, q, axis=-1), atol=1e-5)
-    assert not np.allclose(found, np.sqrt(result.table.query("item == 'i0' and layer == 1")["jsd_nats"]), rtol=1e-3)

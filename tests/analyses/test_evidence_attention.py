@@ -1,5 +1,6 @@
 """Attention on evidence: closed forms of the measures, spans from text, characters and tags, a planted reader."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Heads that training moved: a planted reader found against its base, the same checkpoint twice and noise not."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 from pathlib import Path

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from analyses.states import _published_probe
 from analyses.states import linear_probe as module
 from analyses.states._part_claims import told_apart
 from analyses.states.linear_probe import linear_probe
@@ -177,18 +176,3 @@ def test_on_a_model_and_what_it_refuses(base, prompts):
         linear_probe(base, prompts, folds=9)
     with pytest.raises(InputError, match="exactly two"):
         linear_probe(base, Prompts(tuple(i for i in prompts.items if i.group == "leaked")))
-
-
-def test_the_published_probe_is_scikit_learns_on_one_split():
-    """Its AUC is that of the pipeline written out; on pure noise one split may say anything, the nested one may not."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import train_test_split
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    states = planted(n_states=1, d=60, since=0)
-    is_first = states.groups == "leak"
-    x, y, a, b = train_test_split(states.layer(0), is_first, test_size=0.2, random_state=42, stratify=is_first)
-    fit = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000)).fit(x, a)
-    found = _published_probe.published(states, is_first)["legacy_auc"]
-    assert float(found[0]) == pytest.approx(roc_auc_score(b, fit.decision_function(y)))

@@ -1,5 +1,6 @@
 """Parallel sentences: identical ones 1, offsets off first, planted shared states found, random pairs not."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Pairs in both directions: by transformers alone, a text that is its own answer, a pair known one way only."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 from typing import Any

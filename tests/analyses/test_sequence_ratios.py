@@ -1,5 +1,6 @@
 """Ratios of whole responses: enumerated toys, the weights that are right, identical checkpoints, an oracle."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 from pathlib import Path

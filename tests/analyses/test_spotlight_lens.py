@@ -1,5 +1,6 @@
 """Spotlight and shadow as a lens: no-op weights, the formula written out, an answer that the last layer forgets."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import math

@@ -1,5 +1,6 @@
 """Several teachers: the generalised JSD and its bound, equal teachers 0, one of two that agree, two planted ones."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import math
@@ -55,10 +56,12 @@ def test_on_checkpoints_of_a_run(tmp_path: Path) -> None:
     given = example(tmp_path)
     result = run("teachers", **given)
     assert (result.table["disagreement_nats_sum"] > 0).all() and (result.data["jsd_nats"] <= math.log(2)).all()
+    one: dict[str, Any] = {**given, "checkpoints": tiny.series(tmp_path / "one", steps=(0,))}
     with pytest.raises(InputError, match="at least 2"):
-        run("teachers", **{**given, "checkpoints": tiny.series(tmp_path / "one", steps=(0,))})
+        run("teachers", **one)
+    other: dict[str, Any] = {**given, "model": Model.load(tiny.save(tmp_path / "words", words=True))}
     with pytest.raises(InputError, match="vocabular"):
-        run("teachers", **{**given, "model": Model.load(tiny.save(tmp_path / "words", words=True))})
+        run("teachers", **other)
 
 
 def apart(n: int, seed: int, shift: float) -> pd.DataFrame:
