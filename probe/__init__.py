@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from probe import generation as generation
     from probe import recompute as recompute
     from probe import replay as replay
+    from probe import served as served
     from probe import turns as turns
     from probe import weights as weights
     from probe.checkpoints.search import discover
@@ -81,7 +82,8 @@ __all__ = [
 ]
 
 
-_ROOMS = ("generation", "recompute", "replay", "turns", "weights")  # modules by their own names, as `probe.replay`
+# Modules by their own names, as `probe.replay`.
+_ROOMS = ("generation", "recompute", "replay", "served", "turns", "weights")
 
 
 def __getattr__(name: str) -> object:

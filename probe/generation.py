@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from probe.batches import padded, plan
-from probe.completions import Completions
+from probe.completions import Completion, Completions
 from probe.errors import InputError
 from probe.prompts import Prompts
 from probe.sampling import Sampling
@@ -35,19 +35,28 @@ def generate(
     """Every completion, in the order of the prompts, then by sample (see `Model.generate`)."""
     if isinstance(prompts, TokenBatch):
         (batch,) = prompt_batches(model, prompts, sampling, len(prompts), "none")
-        return Completions(Stream(model, encoded_of(batch), edits, sampling, len(batch)).run())
+        return Completions(_done(model, [(encoded_of(batch), len(batch))], edits, sampling))
     if not isinstance(prompts, Prompts):
         of = asked(prompts)
         prompts, template = of.prompts, template or of.template
     encoded = _encoded(model, prompts, sampling, template or "none")
     at_once = model.at_once(batch_size or prompts_at_once(model, encoded, sampling))
-    done = [
-        completion
-        for part, together in _parts(model, encoded, sampling, at_once)
-        for completion in Stream(model, part, edits, sampling, together).run()
-    ]
+    done = _done(model, _parts(model, encoded, sampling, at_once), edits, sampling)
     order = {item.key: n for n, item in enumerate(prompts.items)}
     return Completions(sorted(done, key=lambda c: (order[c.item.key], c.sample)))
+
+
+def _done(
+    model: Handle, parts: Sequence[tuple[list[Encoded], int]], edits: Sequence[Edit], sampling: Sampling
+) -> list[Completion]:
+    """Completions of each part, by the model's server where it has one."""
+    if model.server is None:
+        return [c for part, together in parts for c in Stream(model, part, edits, sampling, together).run()]
+    if edits:
+        raise InputError(
+            f"{model.server.url}: a server cannot edit activations; generate here, without --generate-with"
+        )
+    return model.server.generate(model, [one for part, _ in parts for one in part], sampling)
 
 
 def prompts_at_once(model: Handle, encoded: Sequence[Encoded], sampling: Sampling) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from probe.checkpoints.series import Checkpoint
     from probe.completions import Completions
     from probe.prompts import Prompts
+    from probe.served import Served
     from probe.texts import Texts
     from probe.tokens import Boundary, Padding, Template, TokenBatch
 
@@ -49,6 +50,7 @@ class Handle:
         self.eos_ids: frozenset[int] = frozenset({tokenizer.eos_token_id} - {None})
         self._sites = backend.sites()
         self.framing = Framing()
+        self.server: Served | None = None  # who generates in its place (`probe.served`)
         self._open: tuple[Edit, ...] = ()
         self._lock = threading.RLock()
 

@@ -89,12 +89,11 @@ def _template_options(ctx: click.Context, param: click.Parameter, given: Sequenc
 
 
 ENGINE_SETTINGS: dict[str, Setting] = {
-    "--engine": {
-        "type": click.Choice(["local", "ray"]),
-        "default": "local",
-        "show_default": True,
-        "help": "Who computes the checkpoints: this process one by one, or workers of a Ray cluster at once.",
-    },
+    "--engine": _shown(
+        "local",
+        "Who computes the checkpoints: this process one by one, or workers of a Ray cluster at once.",
+        click.Choice(["local", "ray"]),
+    ),
     "--workers": {
         "type": click.IntRange(min=1),
         "default": 2,
@@ -110,6 +109,7 @@ MODEL_SETTINGS: dict[str, Setting] = {
     "--backend": _shown("transformer_lens", "Library that hooks the model.", BACKENDS),
     "--dtype": _shown("float32", "Weights and activations; metrics are always fp32.", DTYPES),
     "--device": _shown("cpu", "Torch device, `auto`, `stream` (from its files), or a JSON device map."),
+    "--generate-with": {"metavar": "URL", "help": "Server of this checkpoint that writes texts (docs: Scale)."},
     "--revision": {"help": "Revision of a hub repository."},
     "--allow-pickle": {"is_flag": True, "help": "Read pickle weights (weights_only); refused by default."},
     "--trust-remote-code": {"is_flag": True, "help": "Run code shipped with the checkpoint; off by default."},

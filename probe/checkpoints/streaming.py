@@ -2,8 +2,9 @@
 
 A checkpoint read in the number format of its safetensors is a view of the files: nothing is copied, and pages come in
 when they are first touched. Streaming asks for the next block's pages while one computes (the kernel reads ahead, so
-that reading and computing overlap) and hands those of a block back once it has. Every analysis runs unchanged; only
-its time does not. Pages written to (an edited weight) are kept by the kernel, never lost.
+that reading and computing overlap) and marks those of a block cold once it has: they are the first to go when memory
+is wanted, and stay while it is not. Every analysis runs unchanged; only its time does not. Pages written to (an edited
+weight) are kept by the kernel, never lost.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 STREAM = "stream"
 """The device map (and the `--device`) that says so."""
 
-WILL_NEED, PAGE_OUT = 3, 21
+WILL_NEED, COLD = 3, 20
 
 
 def stream(model: Any, folder: Path) -> Any:
-    """The model, its blocks' pages asked for and handed back around their passes.
+    """The model, its blocks' pages asked for before their passes and marked cold after them.
 
     Raises:
         InputError: another system than Linux, or weights that are no views of their files (read in another number
@@ -47,7 +48,7 @@ def stream(model: Any, folder: Path) -> Any:
     blocks = _blocks(model)
     for number, block in enumerate(blocks):
         block.register_forward_pre_hook(_before(blocks[(number + 1) % len(blocks)]))
-        block.register_forward_hook(lambda module, _args, _out: _advise(module, PAGE_OUT))
+        block.register_forward_hook(lambda module, _args, _out: _advise(module, COLD))
     return model
 
 

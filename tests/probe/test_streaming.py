@@ -27,8 +27,8 @@ def test_a_streamed_pass_is_that_of_a_model_in_memory(
     (batch,) = whole.batches(prompts, batch_size=len(prompts.items))
     told.clear()
     there, here = (m.run(batch, ["resid_post", "z"]) for m in (whole, streamed))
-    # One block's pages are asked for before the block in front of it computes, and its own handed back after it.
-    assert told == [streaming.WILL_NEED, streaming.PAGE_OUT] * whole.shape.n_layers
+    # One block's pages are asked for before the block in front of it computes, and its own marked cold after it.
+    assert told == [streaming.WILL_NEED, streaming.COLD] * whole.shape.n_layers
     assert there.logits is not None and here.logits is not None and torch.equal(there.logits, here.logits)
     sites = [*whole.sites("resid_post"), *whole.sites("z")]
     assert all(torch.equal(there[site], here[site]) for site in sites)

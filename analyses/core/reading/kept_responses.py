@@ -99,7 +99,8 @@ class _Kept:
 
     def __init__(self, model: Model, how: Decoding) -> None:
 
-        key = digest([model.fingerprint(), asdict(how), source_hash(Path(__file__))])
+        by = [f"{model.server.url}#{model.server.name}"] if model.server else []
+        key = digest([model.fingerprint(), asdict(how), source_hash(Path(__file__)), *by])
         self.file = cache_folder() / "responses" / f"{key}.jsonl"
         self.known: dict[str, list[Response]] = {}
         if self.file.is_file():

@@ -83,10 +83,16 @@ def execute(call: Call, pool: ModelPool) -> Result:
     return result.with_record(
         **provenance(call, pool),
         **({"seam": met} if met else {}),
-        warnings=[*call.notes, *seams.said(met), *halved, *result.warnings],
+        warnings=[*call.notes, *_by_servers(arguments), *seams.said(met), *halved, *result.warnings],
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.perf_counter() - clock, 3),
     )
+
+
+def _by_servers(arguments: Mapping[str, Any]) -> list[str]:
+    """Who wrote texts in a model's place, and how its checkpoint was told."""
+    servers = [getattr(value, "server", None) for value in arguments.values()]
+    return [server.told for server in servers if server is not None and server.told]
 
 
 def provenance(call: Call, pool: ModelPool) -> dict[str, Any]:

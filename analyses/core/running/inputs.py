@@ -50,7 +50,7 @@ class Loading:
 
     `base_model`: what adapters are merged into (and step 0 of a sweep), where their own configuration names another
     place; `config_folder`: configuration and tokenizer for shards that have none beside them. Both are in the
-    fingerprints of what they are used for.
+    fingerprints of what they are used for. `generate_with`: a server of the checkpoint (`probe.served`).
     """
 
     backend: str = "transformer_lens"
@@ -64,6 +64,7 @@ class Loading:
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     base_model: str | None = None
     config_folder: str | None = None
+    generate_with: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", dtype_named(self.dtype))  # one key, however it is spelt
@@ -73,12 +74,13 @@ class Loading:
         placed = self.placement.get("device_map", self.device.partition(":")[0])
         placed = "cpu" if placed == STREAM else placed  # the same numbers
         framing = {"bos": self.bos, "template_options": dict(self.template_options) or None}
+        framing |= {"generate_with": self.generate_with}
         said = {name: json.dumps(value, sort_keys=True) for name, value in framing.items() if value is not None}
         return {"backend": self.backend, "dtype": self.dtype, "device": str(placed), **said}
 
     def options(self) -> dict[str, Any]:
         """What `Model.load` takes."""
-        own = ("revision", "hold", "device", "base_model", "config_folder")
+        own = ("revision", "hold", "device", "base_model", "config_folder", "generate_with")
         return {**{k: v for k, v in asdict(self).items() if k not in own}, **self.placement}
 
     @property
@@ -126,7 +128,9 @@ class ModelPool:
         handle = self._handles.get(place)
         with doing(f"loading {checkpoint.label}"):
             if handle is None:
-                self._handles[place] = probe.Model.load(checkpoint, **options)
+                handle = self._handles[place] = probe.Model.load(checkpoint, **options)
+                if self.loading.generate_with:
+                    handle.server = probe.served.served(self.loading.generate_with)
             else:
                 handle.swap(checkpoint, allow_pickle=self.loading.allow_pickle)
         self.loads.append(checkpoint)
