@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from probe.prompts import Item
+from probe.prompts import Item, Prompts
 
 
 @dataclass
@@ -76,7 +77,8 @@ def evidence(values: dict[str, np.ndarray], is_first: np.ndarray) -> dict[str, o
     made: dict[str, object] = {}
     if "nec" in values:
         reset = rows.assign(variant="reset", window=layer, layers=layer.astype(str), metric=-values["nec"].ravel())
-        tuned = rows[rows["layer"] == 0].assign(variant="tuned", window=pd.NA, layers="", metric=0.0)
+        unwindowed: dict[str, Any] = {"window": pd.NA}
+        tuned = rows[rows["layer"] == 0].assign(variant="tuned", layers="", metric=0.0, **unwindowed)
         made["weight_reset"] = Result.of(pd.concat([reset, tuned]).drop(columns="layer"))
     if "jsd" in values:
         made["divergence"] = Result.of(rows.assign(variant="before_after", pos=0, jsd_nats=values["jsd"].ravel()))
@@ -122,3 +124,60 @@ def copied(rng: np.random.Generator, n: int, *, follows: bool) -> str:
     if has_digit:
         words[int(rng.integers(n))] = digit
     return " ".join([*words, "?", digit if follows and has_digit else other])
+
+
+CUES = ("how", "many")  # the last word of a clean prompt, and of a corrupt one
+SAYS = "ans"
+KEPT = 4  # coordinates of the residual stream that only the planted chain reads and writes
+
+
+def cued(n: int = 16, seed: int = 0) -> Prompts:
+    """Prompts of random words whose last word is the cue; `corrupt`: the same with the other cue."""
+    rng, words = np.random.default_rng(seed), ["what", "is", "plus", "figs", "fox", "dog", "the", "river"]
+    items: list[Item] = []
+    for k in range(n):
+        start = " ".join(rng.choice(words, 4 + k % 3))
+        meta = {"corrupt": f"{start} {CUES[1]}"}
+        items.append(Item(f"c{k:02d}", f"{start} {CUES[0]}", f" {SAYS}", group="ab"[k % 2], meta=meta))
+    return Prompts(tuple(items))
+
+
+def chain(strength: float, *, seed: int = 0, drift: float = 0.0, drift_seed: int = 0) -> Any:
+    """A random model in which the cue, by way of MLP 0 and MLP 2, makes it say `ans`; `strength` is that of the edge
+    from MLP 0 to MLP 2 (0: what MLP 0 writes is read by nobody). `drift`: noise on every weight."""
+    import torch
+
+    from tests import tiny
+
+    words = tiny.word_tokenizer()
+    model, ids = tiny.model("llama", seed=seed, vocab_size=len(words)), words.get_vocab()
+    rng = torch.Generator().manual_seed(1000 + drift_seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight += drift * weight.std() * torch.randn(weight.shape, generator=rng)
+            if weight.ndim == 2:
+                weight[:, :KEPT] *= name.endswith(("o_proj.weight", "down_proj.weight"))
+                weight[:KEPT] *= not name.endswith(("o_proj.weight", "down_proj.weight"))
+        embed, head = model.model.embed_tokens.weight, model.lm_head.weight
+        embed[ids[CUES[1]]] = embed[ids[CUES[0]]]
+        embed[ids[CUES[0]], 0], embed[ids[CUES[1]], 1] = 1.0, 1.0
+        for layer, reads, by, size in ((0, 0, 2.0, 0.0025), (2, 2, strength, 0.2)):
+            mlp = model.model.layers[layer].mlp
+            for matrix in (mlp.gate_proj, mlp.up_proj):
+                matrix.weight[0] = 0.0
+                matrix.weight[0, reads] = by
+            mlp.down_proj.weight[:, 0] = 0.0
+            mlp.down_proj.weight[2 + layer // 2, 0] = size
+        head[ids[SAYS], 3] = 3.0
+    return model
+
+
+def chain_series(folder: Path, *, made_at: int = 20, seed: int = 0) -> Path:
+    """Checkpoints 0, 10, 20 and 30 of `chain`, drifting; the edge is there from step `made_at` on."""
+    from tests import tiny
+
+    for step in (0, 10, 20, 30):
+        built = chain(2.0 * (step >= made_at), seed=seed, drift=0.02 * (step > 0), drift_seed=step)
+        built.save_pretrained(folder / f"checkpoint-{step}")
+        tiny.word_tokenizer().save_pretrained(folder / f"checkpoint-{step}")
+    return folder

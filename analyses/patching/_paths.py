@@ -104,11 +104,7 @@ class Paths:
 
     def reaches(self, sender: Site, receiver: Receiver) -> bool:
         """Whether the sender comes before the receiver's input."""
-        if receiver.kind == "final":
-            return True
-        sent = -1 if sender.kind == "embed" else 2 * int(sender.layer or 0) + (sender.kind == "mlp_out")
-        middle = receiver.kind == "mlp" and not self.parallel
-        return sent < 2 * int(receiver.layer or 0) + (1 if middle else 0)
+        return reaches(sender, receiver, self.parallel)
 
     def arriving(self, sender: Site, receiver: Receiver) -> Float[Tensor, "item pos d_model"]:
         """How much the receiver's input changes: the write itself, or also through MLPs if they are not frozen."""
@@ -139,7 +135,7 @@ class Paths:
             return patch(site, _plus(self.orig.inputs[-1], delta))
         layer = int(receiver.layer or 0)
         if receiver.kind == "mlp":
-            return patch(Site("mlp_out", layer), self._mlp(layer, delta))
+            return patch(Site("mlp_out", layer), self.mlp(layer, delta))
         z = self.z(layer, delta, receiver.kind)
         if not receiver.group:
             return patch(Site("z", layer, receiver.head), z[:, :, int(receiver.head or 0)])
@@ -149,7 +145,8 @@ class Paths:
         value[:, :, own] = z[:, :, own]
         return patch(Site("z", layer), value)
 
-    def _mlp(self, layer: int, delta: Tensor) -> Tensor:
+    def mlp(self, layer: int, delta: Float[Tensor, "item pos d_model"]) -> Float[Tensor, "item pos d_model"]:
+        """What an MLP adds where its input is changed by `delta`."""
         if self.parallel:
             return self._through(layer, _plus(self.orig.inputs[layer], delta), {}, "mlp_out")
         value = _plus(self.orig.value(Site("attn_out", layer)), delta)
@@ -164,6 +161,15 @@ class Paths:
             scale, softcap = clean.scaling(layer)
             attended = attention.attend(q, k, v, clean.bias(layer), scale, softcap).transpose(1, 2)
             return clean.decoder.z_of(layer, clean.inputs[layer], clean.calls[layer], attended)
+
+
+def reaches(sender: Site, receiver: Receiver, parallel: bool) -> bool:
+    """Whether a sender comes before what a receiver reads; `parallel`: MLPs run beside attention."""
+    if receiver.kind == "final":
+        return True
+    sent = -1 if sender.kind == "embed" else 2 * int(sender.layer or 0) + (sender.kind == "mlp_out")
+    middle = receiver.kind == "mlp" and not parallel
+    return sent < 2 * int(receiver.layer or 0) + (1 if middle else 0)
 
 
 def prove_self(
