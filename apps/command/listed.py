@@ -11,6 +11,7 @@ QUESTIONS = {  # group of analyses -> what they help to answer; a new group is n
     "memory": "Is this gain memory? Which checkpoint should I ship?",
     "answers": "How good are the answers?",
     "patching": "Where does it sit?",
+    "mechanism": "What changed in the mechanism?",
     "states": "What do the states hold?",
     "attention": "What does attention do?",
     "weights": "What changed in the weights?",

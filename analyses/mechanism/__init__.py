@@ -1,0 +1,1 @@
+"""What training changed inside: what was forgotten for it, directions, features."""

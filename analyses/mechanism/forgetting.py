@@ -1,0 +1,115 @@
+"""How far a checkpoint moved on the new task, and what it lost on old ones: one point of the forgetting law.
+
+Definition: on the prompts of the new task kl_nats = KL(base, tuned) = sum over the vocabulary of p_base x (log p_base
+    - log p_tuned), mean over the positions that predict the answer's tokens; on old tasks forgotten_nats = the
+    answer's mean negative log-likelihood under tuned minus under base. Both over the answers as given, not over
+    samples.
+Units: nats per token.
+Source: arXiv 2509.04259 (forward KL on the new task predicts forgetting, over SFT and RL runs alike; there on
+    samples).
+Does not show: that moving less would have kept more: see forgetting_law over a run, or two. On answers base would
+    never give, its KL says little about what it does by itself.
+Control: the same checkpoint twice (0, 0); old tasks with a column of their own as groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+import xarray as xr
+
+from analyses.core import reading
+from analyses.core.analysis import analysis
+from analyses.core.figures import forest
+from analyses.core.result import Result
+from analyses.core.stats import estimate
+from probe.lazily import torch
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+    from torch import Tensor
+
+    from probe import Model, Prompts, TokenBatch
+
+TOLD = {"kl_nats": "KL(base, tuned) on the new task", "forgotten_nats": "loss on old tasks, tuned minus base"}
+TASKS = ("new", "old")
+
+
+@analysis
+def forgetting(
+    base: Model,
+    tuned: Model,
+    prompts: Prompts,
+    old: Prompts,
+    *,
+    template: Literal["none", "chat"] = "none",
+    boundary: Literal["joint", "concat", "offsets"] = "joint",
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Result:
+    """KL(base, tuned) on the new task's items and change of loss on old ones, with intervals over items.
+
+    Rows: item, group, answer_kind, variant (new or old task), kl_nats, nll_base, nll_tuned, forgotten_nats (of new
+    items too, where it is what was learnt, with the sign turned), n_tokens.
+
+    Args:
+        template: put prompts through the tokenizer's chat template, or not.
+        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
+        batch_size: items per forward pass.
+        seed: of the bootstrap over items.
+    """
+    warnings = reading.pair_warnings(base, tuned)
+    plan: dict[str, object] = {"batch_size": batch_size, "template": template, "boundary": boundary}
+    rows = [
+        {"variant": task, **row}
+        for task, items in zip(TASKS, (prompts, old), strict=True)
+        for row in _rows(base, tuned, items, plan)
+    ]
+    table = pd.DataFrame(rows).sort_values(["variant", "item", "answer_kind"], kind="stable", ignore_index=True)
+    return Result.of(table, _aggregate(table, seed), warnings=warnings)
+
+
+def _rows(base: Model, tuned: Model, prompts: Prompts, plan: dict[str, object]) -> Iterator[dict[str, object]]:
+    reading.same_ids(base, tuned, prompts, **plan)
+    for batch in reading.batches(base, prompts, "forgetting", **plan):
+        tokens = reading.scored(batch)
+        tokens = tokens.where(tokens.in_span("rationale", "answer"))
+        p, q = (reading.log_softmax(tokens.rows(_logits(m, batch))).double() for m in (base, tuned))
+        kl = (p.exp() * (p - q)).sum(-1).cpu()
+        targets = tokens.target.to(p.device)[:, None]
+        nll = [-side.gather(-1, targets)[:, 0].cpu() for side in (p, q)]
+        for number, item in enumerate(batch.items):
+            own = tokens.item.cpu() == number
+            before, after = (float(side[own].mean()) for side in nll)
+            named = {"item": item.id, "group": item.group, "answer_kind": item.answer_kind}
+            measured = {"nll_base": before, "nll_tuned": after, "forgotten_nats": after - before}
+            yield {
+                **named,
+                "kl_nats": float(torch.clamp(kl[own].mean(), min=0)),
+                **measured,
+                "n_tokens": int(own.sum()),
+            }
+
+
+def _logits(model: Model, batch: TokenBatch) -> Tensor:
+    logits = model.run(batch, logits="all").logits
+    if logits is None:
+        raise ValueError("all logits were asked for")
+    return logits
+
+
+def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
+    by = ["variant", "group", "answer_kind"]
+    return xr.merge([estimate(table, q, by, seed=seed, units="nats/token", long_name=t) for q, t in TOLD.items()])
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Both quantities of both tasks, a dot a group."""
+    rows = result.summary()
+    facet = [d for d in ("step", "answer_kind") if d in rows and rows[d].nunique() > 1] or None
+    return {
+        name: forest(rows[rows["quantity"] == name], label=["variant", "group"], facet=facet, title=text)
+        for name, text in TOLD.items()
+    }
