@@ -16,13 +16,15 @@ QUESTIONS = {
     "entropy": "Why did entropy fall?",
     "ship": "Which checkpoint should I ship?",
     "off": "Can I turn it off?",
+    "mechanism": "What changed in the mechanism?",
 }
-USUAL = ("memory", "where", "entropy", "ship")  # `off` takes long, and is asked once the others are answered
+USUAL = ("memory", "where", "entropy", "ship")  # `off` and `mechanism` are asked by name, once the others are answered
 NEEDS = {
     "prompts": "a prompt file (--prompts FILE)",
     "answers": "answers in the prompt file",
     "several": "two checkpoints or more",
     "seen": "items marked as seen (--seen GROUP, or a column `seen` in the prompt file)",
+    "corrupt": "a column `corrupt` in the prompt file: the same prompt without what makes the answer right",
     "rollouts": "a rollout log in the run's folder (rollouts/ or completions/)",
     "log": "a log of the run's entropy and reward",
 }
@@ -54,11 +56,11 @@ class Ask:
 
 
 ASKS = (
-    Ask("perplexity", ("memory", "ship", "where", "off"), "series", ("prompts", "answers")),
+    Ask("perplexity", ("memory", "ship", "where", "off", "mechanism"), "series", ("prompts", "answers")),
     Ask("evaluate", ("memory", "ship"), "series", ("prompts", "answers")),
     Ask("logit_lens", ("where",), "series", ("prompts", "answers"), most=64),
-    Ask("divergence", ("where",), "first", ("prompts", "several"), most=64),
-    Ask("weight_drift", ("where",), "first", ("several",)),
+    Ask("divergence", ("where", "mechanism"), "first", ("prompts", "several"), most=64),
+    Ask("weight_drift", ("where", "mechanism"), "first", ("several",)),
     Ask("gains", ("memory",), "result", ("prompts", "several", "seen"), of=("evaluate",)),
     Ask("perplexity_paradox", ("memory",), "result", ("prompts", "several", "seen"), of=("perplexity",)),
     Ask(
@@ -77,6 +79,9 @@ ASKS = (
         options={"positions": "all"},
     ),
     Ask("mlp_key_steering", ("off",), "pair", ("prompts", "answers", "several", "seen"), most=128, options=DOSES),
+    Ask("circuit", ("mechanism",), "pair", ("prompts", "answers", "several", "corrupt"), most=32),
+    Ask("circuit_transfer", ("mechanism",), "pair", ("prompts", "answers", "several", "corrupt"), most=32),
+    Ask("behaviour_direction", ("mechanism",), "pair", ("prompts", "answers", "several", "corrupt"), most=32),
     Ask("sampler_mismatch", ("entropy",), "log", ("rollouts",)),
     Ask("sign_quadrants", ("entropy",), "log", ("rollouts",)),
     Ask("informative_groups", ("entropy",), "log", ("rollouts",)),

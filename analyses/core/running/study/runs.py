@@ -47,6 +47,7 @@ class Run:
             "answers": bool(items) and all(item.answer for item in items),
             "several": len(self.series) > 1,
             "seen": {True, False} <= {item.seen for item in items},
+            "corrupt": bool(items) and all(str(item.meta.get("corrupt", "")).strip() for item in items),
             "rollouts": self.rollouts is not None,
             "log": self.log is not None,
         }

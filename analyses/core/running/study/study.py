@@ -132,7 +132,7 @@ def study(
     Args:
         runs: folders of checkpoints, one for each run.
         prompts: items with answers of one kind; without them only questions about weights and logs are asked.
-        questions: some of `memory`, `where`, `entropy`, `ship`, `off`.
+        questions: some of `memory`, `where`, `entropy`, `ship`, `off`, `mechanism`.
         store: where results go; by default `$PROBE_RESULTS`, or `./results`.
         loading: backend, dtype and device.
         engine: who computes the checkpoints: this process, or workers of a Ray cluster.
