@@ -1,10 +1,27 @@
 """How often each rule claims what is not there, and finds what is: a zoo of data that look like real runs.
 
-`zoo` makes the data, `rules` asks each rule about every kind it applies to, `coverage` measures the intervals. Results
-are kept cell by cell, so a run that was stopped goes on: `python -m benchmarks nulls` (or `python -m benchmarks.nulls
-SETS [RULE ...]`).
+`zoo`, `zoo_arms` and `zoo_models` make the data, `rules` asks each rule about every kind it applies to, `cells` is the
+table, `coverage` measures the intervals. Cells are kept one by one, so a run that was stopped goes on: `python -m
+benchmarks nulls` (or `python -m benchmarks.nulls SETS [RULE ...]`).
 """
 
-from benchmarks.nulls.rules import measure
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.nulls.cells import LIMITS, Cell, table
 
 __all__ = ["measure"]
+
+
+def measure() -> list[dict[str, Any]]:
+    """Rows of the benchmark; nulls have a bound, plants are told beside them."""
+    return [_row(cell) for cell in table(max(LIMITS))]
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    limit = LIMITS[cell["sets"]]
+    bound = {"bound": f"<= {limit:.2f}", "holds": cell["found"] <= limit} if cell["kind"] == "null" else {}
+    note = f"{cell['data']}; an answer in {cell['answered']:.2f}; {cell['sets']} sets"
+    name = f"{cell['rule']}, {'claimed in a null' if cell['kind'] == 'null' else 'planted and found'}"
+    return {"name": name, "ratio": cell["found"], "note": note, **bound}

@@ -46,25 +46,6 @@ def templated(rng: Rng, templates: int, each: int, start: float, shift: float) -
     return tuple((rng.random(len(ease)) < x).astype(float) for x in p)
 
 
-GAINS: dict[str, Callable[[Rng], Groups]] = {
-    "no gain": lambda r: (churned(r, 128, 0.5, 0.5), churned(r, 128, 0.5, 0.5)),
-    "equal gains": lambda r: (churned(r, 128, 0.5, 0.7), churned(r, 128, 0.5, 0.7)),
-    "unequal sizes": lambda r: (churned(r, 200, 0.5, 0.7), churned(r, 24, 0.5, 0.7)),
-    "difficulty: equal gains from .7 and .2": lambda r: (churned(r, 128, 0.7, 0.8), churned(r, 128, 0.2, 0.3)),
-    "ceiling: equal shifts, unseen easier": lambda r: (churned(r, 128, 0.5, 0.73), churned(r, 128, 0.85, 0.94)),
-    "floor: equal shifts, unseen harder": lambda r: (churned(r, 128, 0.5, 0.73), churned(r, 128, 0.05, 0.125)),
-    "unequal spreads": lambda r: (shifted(r, 128, 0, 1, spread=0.5), shifted(r, 128, 0, 1, spread=4.0)),
-    "training noise common to all": lambda r: _common(r, 8),
-    "many looks": lambda r: (shifted(r, 64, 0, *np.linspace(0, 1, 12)), shifted(r, 64, 0, *np.linspace(0, 1, 12))),
-    "few items": lambda r: (churned(r, 12, 0.5, 0.7), churned(r, 12, 0.5, 0.7)),
-    "templates": lambda r: (templated(r, 16, 8, 0.0, 1.0), templated(r, 16, 8, 0.0, 1.0)),
-}
-GAINS_PLANTS: dict[str, Callable[[Rng], Groups]] = {
-    f"+.{int(100 * g)} on 128 + 128": lambda r, g=g: (churned(r, 128, 0.5, 0.5 + g), churned(r, 128, 0.5, 0.5))
-    for g in (0.1, 0.15, 0.2, 0.3)
-}
-
-
 def _common(rng: Rng, steps: int) -> Groups:
     walk = np.cumsum(rng.normal(0, 0.4, steps))
     return shifted(rng, 64, 0, *walk), shifted(rng, 64, 1, *walk)
@@ -81,6 +62,30 @@ def evaluated(groups: Groups, template: int = 0) -> pd.DataFrame:
             frame = pd.DataFrame(named).assign(status=np.where(share > 0, "correct", "wrong"))
             rows.append(frame.assign(cluster=[f"{role}{i // template}" for i in range(n)]) if template else frame)
     return pd.concat(rows, ignore_index=True)
+
+
+_ALIKE: dict[str, Callable[[Rng], Groups]] = {
+    "no gain": lambda r: (churned(r, 128, 0.5, 0.5), churned(r, 128, 0.5, 0.5)),
+    "equal gains": lambda r: (churned(r, 128, 0.5, 0.7), churned(r, 128, 0.5, 0.7)),
+    "unequal sizes": lambda r: (churned(r, 200, 0.5, 0.7), churned(r, 24, 0.5, 0.7)),
+    "difficulty: equal gains from .7 and .2": lambda r: (churned(r, 128, 0.7, 0.8), churned(r, 128, 0.2, 0.3)),
+    "ceiling: equal shifts, unseen easier": lambda r: (churned(r, 128, 0.5, 0.73), churned(r, 128, 0.85, 0.94)),
+    "floor: equal shifts, unseen harder": lambda r: (churned(r, 128, 0.5, 0.73), churned(r, 128, 0.05, 0.125)),
+    "unequal spreads": lambda r: (shifted(r, 128, 0, 1, spread=0.5), shifted(r, 128, 0, 1, spread=4.0)),
+    "training noise common to all": lambda r: _common(r, 8),
+    "many looks": lambda r: (shifted(r, 64, 0, *np.linspace(0, 1, 12)), shifted(r, 64, 0, *np.linspace(0, 1, 12))),
+    "few items": lambda r: (churned(r, 12, 0.5, 0.7), churned(r, 12, 0.5, 0.7)),
+}
+GAINS: dict[str, Callable[[Rng], pd.DataFrame]] = {
+    **{name: lambda r, make=make: evaluated(make(r)) for name, make in _ALIKE.items()},
+    "templates": lambda r: evaluated((templated(r, 16, 8, 0.0, 1.0), templated(r, 16, 8, 0.0, 1.0)), 8),
+}
+GAINS_PLANTS: dict[str, Callable[[Rng], pd.DataFrame]] = {
+    f"+.{int(100 * g)} on 128 + 128": lambda r, g=g: evaluated(
+        (churned(r, 128, 0.5, 0.5 + g), churned(r, 128, 0.5, 0.5))
+    )
+    for g in (0.1, 0.15, 0.2, 0.3)
+}
 
 
 # ---- nats of answers and prompts (perplexity_paradox)

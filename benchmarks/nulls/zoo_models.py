@@ -1,4 +1,4 @@
-"""More data of the zoo: what analyses of models measure on items, arms, updates and states, without a model.
+"""More data of the zoo: what analyses of models measure on items, updates and states, without a model.
 
 As in `zoo`, every generator takes a random generator; names say what makes a null look like a finding.
 """
@@ -6,8 +6,6 @@ As in `zoo`, every generator takes a random generator; names say what makes a nu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import product
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,71 +53,6 @@ ESTIMATES_PLANTS: dict[str, Callable[[Rng], np.ndarray]] = {
     f"20 places, r {r}": lambda g, r=r: estimates(g, 20, r) for r in (0.6, 0.8)
 }
 
-# ---- effects of arms by dose (mlp_key_steering, entropy_steering)
-
-
-def arms(
-    rng: Rng,
-    groups: Sequence[tuple[str, int, float]],
-    *,
-    treatment: str,
-    placebos: Sequence[str],
-    layers: int = 1,
-    draws: int = 20,
-    doses: tuple[float, ...] = (0.5,),
-    none: float = 1.0,
-    size: float = 0.0,
-    at: int = 0,
-) -> pd.DataFrame:
-    """Rows of a dose-response in which the treatment is drawn exactly like its placebos, but for a plant.
-
-    Args:
-        groups: name, items and fragility (how much any push moves it, sd over draws).
-        treatment: its arm; each placebo has `draws` of its own.
-        placebos: their arms.
-        layers: steered.
-        draws: of each placebo.
-        doses: besides `none`.
-        none: the dose without effect.
-        size: slope planted into the first group at layer `at`.
-        at: that layer.
-    """
-    rows: list[pd.DataFrame] = []
-    each = [(treatment, 0), *product(placebos, range(draws))]
-    for layer, (arm, draw), (group, n, fragile) in product(range(layers), each, groups):
-        own = fragile * (0.3 + rng.normal() + 0.5 * rng.normal(size=n))
-        planted = arm == treatment and layer == at and group == groups[0][0]
-        for dose in (none, *doses):
-            push = (dose - none) * (own + size * planted)
-            named: dict[str, Any] = {"item": [f"{group}{i}" for i in range(n)], "group": group, "answer_kind": "g"}
-            noise = 0.1 * rng.normal(size=n) * (dose != none)
-            named |= {"layer": layer, "arm": arm, "draw": draw, "alpha": dose, "metric": -0.5 + push + noise}
-            rows.append(pd.DataFrame(named))
-    return pd.concat(rows, ignore_index=True)
-
-
-KEYS: dict[str, Any] = {"treatment": "key_overlap", "placebos": ("random_direction", "random_neurons")}
-PUSH: dict[str, Any] = {"treatment": "east", "placebos": ("random_direction",), "none": 0.0, "doses": (-0.5, 0.5)}
-FRAGILE = (("targets", 32, 4.0), ("others", 32, 1.0))
-ALIKE = (("targets", 32, 1.0), ("others", 32, 1.0))
-SIX = tuple((f"group {i}", 24, 1.0) for i in range(6))
-STEERED: dict[str, Callable[[Rng], pd.DataFrame]] = {
-    "one layer, groups alike": lambda g: arms(g, ALIKE, **KEYS),
-    "8 layers, targets 4 x as fragile": lambda g: arms(g, FRAGILE, layers=8, **KEYS),
-    "8 layers, groups alike": lambda g: arms(g, ALIKE, layers=8, **KEYS),
-}
-STEERED_PLANTS: dict[str, Callable[[Rng], pd.DataFrame]] = {
-    f"one of 4 layers, {s} x the placebos' sd": lambda g, s=s: arms(g, ALIKE, layers=4, size=s, at=2, **KEYS)
-    for s in (4.0, 8.0)
-}
-PUSHED: dict[str, Callable[[Rng], pd.DataFrame]] = {
-    "one group": lambda g: arms(g, SIX[:1], **PUSH),
-    "six groups": lambda g: arms(g, SIX, **PUSH),
-}
-PUSHED_PLANTS: dict[str, Callable[[Rng], pd.DataFrame]] = {
-    f"one of 3 groups, {s} x the placebos' sd": lambda g, s=s: arms(g, SIX[:3], size=s, **PUSH) for s in (4.0, 8.0)
-}
-
 # ---- membership scores (memorization)
 
 Scores = tuple[pd.DataFrame, np.ndarray]
@@ -132,7 +65,7 @@ def scores(rng: Rng, members: int, others: int, names: Sequence[str], d: float =
     return pd.DataFrame(np.exp(skew * z) if skew else z, columns=list(names)), labels
 
 
-# ---- states of two groups over layers (trajectories, linear_probe, neural_ode)
+# ---- states of two groups over layers (trajectories, neural_ode, linear_probe)
 
 
 def states(rng: Rng, n: int, m: int, *, layers: int = 8, spread: float = 1.0, size: float = 0.0) -> ArrayStates:
@@ -144,12 +77,55 @@ def states(rng: Rng, n: int, m: int, *, layers: int = 8, spread: float = 1.0, si
     return states_of(np.concatenate([start, start + steps.cumsum(1)], 1), first)
 
 
+def flows(rng: Rng, n: int, m: int, *, layers: int = 8, spread: float = 1.0, size: float = 0.0) -> ArrayStates:
+    """States that a field draws inwards, and along one direction outwards from block 4 on; noise is wider in the first.
+
+    The first group may begin `size` further along that direction: the field then drives the groups apart.
+    """
+    first = np.arange(n + m) < n
+    wide = np.where(first, spread, 1.0)[:, None]
+    turn = 0.2 * rng.normal(size=(8, 8)) / np.sqrt(8) - 0.3 * np.eye(8)
+    h = [rng.normal(size=(n + m, 8)) * wide + size * np.outer(first, np.arange(8) == 0)]
+    for layer in range(layers):
+        push = turn + (0.8 * np.outer(np.arange(8) == 0, np.arange(8) == 0) if layer >= 4 else 0.0)
+        h.append(h[-1] + h[-1] @ push + 0.3 * wide * rng.normal(size=h[-1].shape))
+    return states_of(np.stack(h, 1), first)
+
+
+def probed(rng: Rng, n: int, m: int, *, spread: float = 1.0, size: float = 0.0, longer: float = 0.0) -> ArrayStates:
+    """Four states; prompts of the first group may be longer, which all states hold; the last may tell them apart."""
+    first = np.arange(n + m) < n
+    length = np.round(20 + 4 * rng.normal(size=n + m) + longer * first)
+    h = rng.normal(size=(n + m, 4, 8)) * np.where(first, spread, 1.0)[:, None, None]
+    h[:, :, 0] += (length[:, None] - 20) / 4
+    h[first, 3, 1] += size
+    return states_of(h, first, length.astype(int))
+
+
+SIZES: dict[str, tuple[int, int, float]] = {
+    "48 + 48": (48, 48, 1.0),
+    "12 + 84": (12, 84, 1.0),
+    "12 (sd x 3) against 84": (12, 84, 3.0),
+    "84 (sd x 3) against 12": (84, 12, 3.0),
+}
 STATES: dict[str, Callable[[Rng], ArrayStates]] = {
-    "48 + 48": lambda g: states(g, 48, 48),
-    "12 + 84": lambda g: states(g, 12, 84),
-    "12 (sd x 3) against 84": lambda g: states(g, 12, 84, spread=3.0),
-    "84 (sd x 3) against 12": lambda g: states(g, 84, 12, spread=3.0),
+    name: lambda g, n=n, m=m, s=s: states(g, n, m, spread=s) for name, (n, m, s) in SIZES.items()
 }
 STATES_PLANTS: dict[str, Callable[[Rng], ArrayStates]] = {
     f"48 + 48, one block +{d} sd": lambda g, d=d: states(g, 48, 48, size=d) for d in (0.8, 1.2)
+}
+FLOWS: dict[str, Callable[[Rng], ArrayStates]] = {
+    name: lambda g, n=n, m=m, s=s: flows(g, n, m, spread=s) for name, (n, m, s) in SIZES.items()
+}
+FLOWS_PLANTS: dict[str, Callable[[Rng], ArrayStates]] = {
+    f"48 + 48, start +{d} sd where the field parts": lambda g, d=d: flows(g, 48, 48, size=d) for d in (0.8, 1.5)
+}
+PROBED: dict[str, Callable[[Rng], ArrayStates]] = {
+    "48 + 48": lambda g: probed(g, 48, 48),
+    "16 + 80": lambda g: probed(g, 16, 80),
+    "states hold the prompt's length only": lambda g: probed(g, 48, 48, longer=6.0),
+    "16 (sd x 3) against 80": lambda g: probed(g, 16, 80, spread=3.0),
+}
+PROBED_PLANTS: dict[str, Callable[[Rng], ArrayStates]] = {
+    f"48 + 48, one state +{d} sd": lambda g, d=d: probed(g, 48, 48, size=d) for d in (1.0, 1.5, 2.5)
 }
