@@ -29,7 +29,7 @@ from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
-from analyses.core.stats import estimate, mean_of_items, subsample_interval, subsamples
+from analyses.core.stats import clusters_of, estimate, mean_of_items, subsample_interval, subsamples
 from analyses.core.work import Case, Work
 from analyses.states._part_claims import FEWEST, read_at
 from probe.errors import InputError
@@ -46,6 +46,7 @@ NAMES = {
     "angle_1": ("degrees", "smallest principal angle of the two subspaces"),
     "angle_mean": ("degrees", "mean principal angle of the two subspaces"),
 }
+WITH_INTERVAL = ("unmoved",)  # what is fitted to all items depends on how many there are
 
 
 def _work(case: Case) -> Work:
@@ -78,7 +79,7 @@ def activation_rotation(
         pooling: which tokens' states stand for an item; of the answer, the states that predict its tokens.
         positions: instead, the mean over these positions (0: the first token, -1: the last of the prompt).
         components: principal components seen (at most a third of the items).
-        draws: subsamples of the items for the intervals of what is fitted to them all.
+        draws: subsamples of the items for the interval of unmoved.
         template: put prompts through the tokenizer's chat template, or not.
         batch_size: items per forward pass.
         seed: of halves and subsamples.
@@ -92,13 +93,13 @@ def activation_rotation(
     plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "pooling": pooling, "positions": positions}
     before, after = (reading.pooled_states(m, prompts, what="rotation", **plan) for m in (base, tuned))
     k = min(components, n // 3, base.shape.d_model)
-    kept = subsamples(n, draws, seed, least=4)
+    kept = subsamples(n, draws, seed, least=4, clusters=clusters_of(before.ids))
     halves = np.random.default_rng(seed).permutation(n) < n // 2
     rows: list[pd.DataFrame] = []
-    drawn: list[list[dict[str, float]]] = []
+    drawn: list[tuple[dict[str, float], list[float]]] = []
     for state in range(before.n_layers + 1):
         x, y = before.layer(state), after.layer(state)
-        drawn.append([rotated(x[w], y[w], k) for w in (np.ones(n, bool), *kept)])
+        drawn.append((rotated(x, y, k), [unmoved(*reduced(x[w], y[w], k)) for w in kept]))
         residuals = held_out(x, y, k, halves)
         rows.append(pd.DataFrame({"item": before.ids, "group": before.groups, "state": state, **residuals}))
     table = pd.concat(rows, ignore_index=True).sort_values(["item", "state"], kind="stable")
@@ -124,6 +125,12 @@ def angle_of(rotation: np.ndarray) -> float:
     return float(np.sqrt((np.angle(np.linalg.eigvals(rotation)) ** 2).sum() / 2))
 
 
+def unmoved(a: np.ndarray, b: np.ndarray) -> float:
+    """Share of the tuned states that base's explain as they are; NaN where tuned's do not vary."""
+    total = float((b**2).sum())
+    return 1 - float(((a - b) ** 2).sum()) / total if total > 1e-24 else np.nan
+
+
 def rotated(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
     """Every quantity that is fitted to all items given; NaN where a state does not vary."""
     a, b = reduced(x, y, k)
@@ -138,7 +145,7 @@ def rotated(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
     return {
         "angle": angle_of(r),
         "fit": 1 - float(((a @ r - b) ** 2).sum()) / total,
-        "unmoved": 1 - float(((a - b) ** 2).sum()) / total,
+        "unmoved": unmoved(a, b),
         "angle_1": float(angles.min()),
         "angle_mean": float(angles.mean()),
     }
@@ -160,14 +167,16 @@ def held_out(x: np.ndarray, y: np.ndarray, k: int, halves: np.ndarray) -> dict[s
     return out
 
 
-def _arrays(table: pd.DataFrame, drawn: list[list[dict[str, float]]], kept: np.ndarray) -> xr.Dataset:
+def _arrays(table: pd.DataFrame, drawn: list[tuple[dict[str, float], list[float]]], kept: np.ndarray) -> xr.Dataset:
     data = xr.Dataset(coords={"state": np.arange(len(drawn))})
     for name, (unit, label) in NAMES.items():
-        values = np.asarray([[draw[name] for draw in state] for state in drawn]).T
-        bounds = subsample_interval(values, kept)
-        data[name] = ("state", values[0], {"units": unit, "long_name": label})
+        values = np.asarray([whole[name] for whole, _ in drawn])
+        bounds = np.full((2, len(values)), np.nan)
+        if name in WITH_INTERVAL:
+            bounds = subsample_interval(np.asarray([[whole[name], *some] for whole, some in drawn]).T, kept)
+        data[name] = ("state", values, {"units": unit, "long_name": label})
         data[f"{name}_ci_low"], data[f"{name}_ci_high"] = ("state", bounds[0]), ("state", bounds[1])
-        data[f"{name}_n"] = ("state", np.where(np.isnan(values[0]), 0, kept.shape[1]))
+        data[f"{name}_n"] = ("state", np.where(np.isnan(values), 0, kept.shape[1]))
     explained = table.assign(
         fit_held_out=table["size"] - table["residual"], gain=table["residual_unmoved"] - table["residual"]
     )

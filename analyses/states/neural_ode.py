@@ -9,6 +9,8 @@ Definition: states h_l of an item, projected on the leading principal components
     on held-out items (trajectory: of the integrated updates), averaged over seeds; velocity_difference from the same
     vectors. With `at=means` both are of f at the groups' mean states instead (squared distance, not corrected for
     noise: read it against p).
+    p by permuting labels, the squared force over the spread that each labelling leaves; intervals are over held-out
+    items, the fits given.
 Units: r2 has none (0 = no better than the mean update, can be negative); force in units of the residual stream.
 Source: neural ODE: arXiv 1806.07366; on layers: arXiv 2601.11061 (its text regresses updates; its released code
     instead trains a classifier on rows 0-2, whose time has no tie to layers and cannot localise).
@@ -33,9 +35,15 @@ from analyses.core.figures import curve, scatter
 from analyses.core.progress import progress
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
-from analyses.core.stats import permuted_labels, ratio_of_sums, resample_counts
+from analyses.core.stats import (
+    clusters_of,
+    permuted_labels,
+    resample_counts,
+    subsamples,
+)
 from analyses.states import _integrated, _part_claims
-from analyses.states._separation import layer_statistics, split_half
+from analyses.states._field_arrays import NAMES, collected, tested
+from analyses.states._separation import layer_statistics, split_half, variance_of_means
 from probe.errors import InputError
 from probe.lazily import sklearn
 
@@ -44,11 +52,6 @@ if TYPE_CHECKING:
 
     from analyses.core.reading.pooled import States
     from probe import Model, Prompts
-
-NAMES = {
-    "force_squared": ("resid units^2", "unbiased squared force of the fitted field"),
-    "velocity_difference": ("resid units", "velocity difference of the fitted field"),
-}
 
 
 @analysis
@@ -97,7 +100,7 @@ def neural_ode(
         strata: columns of the prompt file within whose values labels are permuted.
         permutations: label permutations.
         refits: permutations under which everything is fitted anew, splits included (p_refit); each costs a whole fit.
-        draws: bootstrap draws.
+        draws: bootstrap draws, and subsamples of the items for the intervals.
         template: put prompts through the tokenizer's chat template, or not.
         batch_size: items per forward pass.
         seed: of splits, initialisations, permutations and bootstrap.
@@ -151,13 +154,15 @@ def fitted(
 
     if seeds < 1:
         raise InputError(f"seeds={seeds}: at least 1 is needed, 10 for a finding")
-    n, n_layers = len(is_first), states.n_layers
-    boot = np.concatenate([np.ones((1, n)), resample_counts(n, draws, seed, is_first)])
+    n, n_layers, clusters = len(is_first), states.n_layers, clusters_of(states.ids)
+    kept = subsamples(n, draws, seed, is_first, clusters=clusters)
+    some, boot = np.concatenate([np.ones((1, n)), kept]), resample_counts(n, draws, seed, is_first, clusters)
     labels = np.concatenate([is_first[None], permuted_labels(is_first, permutations, seed, strata)])
     sums = {name: np.zeros((n, n_layers)) for name in ("residual", "baseline")}
     times, r2 = np.zeros(n), np.zeros((seeds, n_layers))
     drawn = {name: np.zeros((1 + draws, n_layers)) for name in NAMES}
-    null, explained, shown = np.zeros((1 + permutations, n_layers)), np.zeros(seeds), xr.Dataset()
+    null, chance = np.zeros((2, 1 + permutations, n_layers))
+    again, explained, shown = np.zeros((draws, n_layers)), np.zeros(seeds), xr.Dataset()
     for number in progress(range(seeds), "neural ODE", total=seeds):
         test = _held_out(is_first, settings["held_out"], [seed, number])
         z, explained[number] = _projected(states, ~test, settings["components"])
@@ -171,22 +176,33 @@ def fitted(
         sums["baseline"][test] += baseline.sum(-1)
         times[test] += 1
         r2[number] = 1 - residual.sum((0, 2)) / baseline.sum((0, 2))
-        weights = boot[:, test] * is_first[test], boot[:, test] * ~is_first[test]
-        weights = [np.where(w.sum(1, keepdims=True) > 0, w, np.nan) for w in weights]
+        weights, doubled = (_weights(counts[:, test], is_first[test]) for counts in (some, boot))
+        both = labels[:, test], ~labels[:, test]
         if settings["at"] == "means":
             for name, values in _at_means(field, z[test], weights, settings["fit"]).items():
                 drawn[name] += values / seeds
-            both = labels[:, test].astype(float), (~labels[:, test]).astype(float)
-            null += _at_means(field, z[test], both, settings["fit"])["force_squared"] / seeds
-            continue
+            again += _at_means(field, z[test], doubled, settings["fit"])["force_squared"] / seeds
+            null += _at_means(field, z[test], [w.astype(float) for w in both], settings["fit"])["force_squared"] / seeds
         for layer in range(n_layers):
             gram = predicted[:, layer] @ predicted[:, layer].T
+            chance[:, layer] += variance_of_means(gram, *both) / seeds
+            if settings["at"] == "means":
+                continue
             found = layer_statistics(gram, *weights)
             for name in NAMES:
                 drawn[name][:, layer] += found[name] / seeds
-            null[:, layer] += split_half(gram, labels[:, test], ~labels[:, test]) / seeds
-    table, data = _collected(states, sums, times, is_first, r2, drawn, null, explained)
+            again[:, layer] += split_half(gram, *doubled) / seeds
+            null[:, layer] += split_half(gram, *both) / seeds
+    table, data = collected(states, sums, times, is_first, r2, drawn, kept, explained)
+    data["force_squared_boot"] = (("draw", "layer"), again)
+    data = data.merge(tested(null, chance, (data["r2"] > 0).to_numpy()))
     return table, xr.merge([data, shown])
+
+
+def _weights(counts: np.ndarray, is_first: np.ndarray) -> list[np.ndarray]:
+    """Weights [draw, item] of either group; NaN in draws that have none of it."""
+    sides = (counts * is_first, counts * ~is_first)
+    return [np.where(w.sum(1, keepdims=True) > 0, w, np.nan) for w in sides]
 
 
 def _at_means(field: Any, z: np.ndarray, weights: Sequence[np.ndarray], fit: str) -> dict[str, np.ndarray]:
@@ -228,60 +244,6 @@ def _fit(z: np.ndarray, settings: dict[str, Any], seed: list[int]) -> Any:
     from analyses.states._vector_field import fit_field
 
     return fit_field(z, hidden=settings["hidden"], steps=settings["steps"], kind=settings["fit"], seed=seed)
-
-
-def _collected(
-    states: States,
-    sums: dict[str, np.ndarray],
-    times: np.ndarray,
-    is_first: np.ndarray,
-    r2: np.ndarray,
-    drawn: dict[str, np.ndarray],
-    null: np.ndarray,
-    explained: np.ndarray,
-) -> tuple[pd.DataFrame, xr.Dataset]:
-    n_layers = null.shape[1]
-    mean = {name: x / np.where(times > 0, times, np.nan)[:, None] for name, x in sums.items()}
-    unexplained = ratio_of_sums(mean["residual"], mean["baseline"])
-    data = xr.Dataset(coords={"layer": np.arange(n_layers)})
-    data["r2"] = ("layer", 1 - unexplained.value, {"units": "1", "long_name": "held-out R2 over the mean update"})
-    data["r2_ci_low"], data["r2_ci_high"] = ("layer", 1 - unexplained.ci_high), ("layer", 1 - unexplained.ci_low)
-    data["r2_n"] = ("layer", unexplained.n)
-    usable = (1 - unexplained.value) > 0
-    n = int(min(is_first[times > 0].sum(), (~is_first)[times > 0].sum()))
-    for name, (unit, label) in NAMES.items():
-        bounds = np.nanquantile(drawn[name][1:], [0.025, 0.975], axis=0)
-        rows = [np.where(usable, row, np.nan) for row in (drawn[name][0], *bounds)]
-        data[name] = ("layer", rows[0], {"units": unit, "long_name": label})
-        data[f"{name}_ci_low"], data[f"{name}_ci_high"] = ("layer", rows[1]), ("layer", rows[2])
-        data[f"{name}_n"] = ("layer", np.where(usable, n, 0))
-    data["force_squared_boot"] = (("draw", "layer"), drawn["force_squared"][1:])
-    data["force_squared_null"] = (("permutation", "layer"), null[1:])
-    spread = np.nanstd(null, axis=0)
-    z = np.where(usable, np.divide(null, spread, out=np.zeros_like(null), where=spread > 0), -np.inf)
-    data["force_z"] = (
-        "layer",
-        np.where(usable, z[0], np.nan),
-        {"units": "SD of the null", "long_name": "squared force over its null's SD"},
-    )
-    p = (1.0 + (z[1:].max(1)[:, None] >= z[:1]).sum(0)) / len(null)
-    data["p_value"] = ("layer", np.where(usable, p, np.nan), {"units": "", "long_name": "corrected permutation p"})
-    data["r2_by_seed"] = (("split", "layer"), r2)
-    data["explained_variance"] = float(explained.mean())
-    rows = [
-        pd.DataFrame(
-            {
-                "item": states.ids,
-                "group": states.groups,
-                "layer": layer,
-                "residual_ss": mean["residual"][:, layer],
-                "baseline_ss": mean["baseline"][:, layer],
-                "n_seeds": times.astype(int),
-            }
-        )
-        for layer in range(n_layers)
-    ]
-    return pd.concat(rows, ignore_index=True).sort_values(["item", "layer"], kind="stable"), data
 
 
 def figures(result: Result) -> dict[str, Figure]:

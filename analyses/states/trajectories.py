@@ -30,7 +30,7 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import curve, scatter
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
-from analyses.core.stats import permuted_labels, resample_counts, subsample_interval, subsamples
+from analyses.core.stats import clusters_of, permuted_labels, resample_counts, subsample_interval, subsamples
 from analyses.core.work import Case, Work
 from analyses.states import _part_claims
 from analyses.states._separation import layer_statistics, mean_weights, norm, split_half, variance_of_means
@@ -108,8 +108,9 @@ def curves(
     """All curves, one layer of states in memory at a time: each is a quadratic form in the items' Gram matrix."""
 
     n = len(is_first)
-    boot = resample_counts(n, draws, seed, is_first)
-    kept = subsamples(n, draws, seed, is_first)
+    clusters = clusters_of(states.ids)
+    boot = resample_counts(n, draws, seed, is_first, clusters)
+    kept = subsamples(n, draws, seed, is_first, clusters=clusters)
     some = np.concatenate([np.ones((1, n)), kept])
     labels = np.concatenate([is_first[None], permuted_labels(is_first, permutations, seed, strata)])
     rows: list[pd.DataFrame] = []

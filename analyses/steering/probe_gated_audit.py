@@ -106,7 +106,7 @@ def probe_gated_audit(
     prove_keys(model, batches[0], {at: neurons[None]})
     runs = _measured(model, batches, at, factor, neurons, draws, seed)
     table = _arms(runs, gate, keys, tau, draws, seed)
-    data = _aggregate(table, groups, seed).assign_attrs(threshold=tau, layer=at, targets=", ".join(groups))
+    data = aggregate(table, groups, seed).assign_attrs(threshold=tau, layer=at, targets=", ".join(groups))
     data["is_chosen"] = ("neuron", neurons.numpy())
     return Result.of(table, data, claims=_audit_claims.claims(data, groups, draws), warnings=warnings)
 
@@ -183,8 +183,8 @@ def _arm(name: str, draw: int, off: pd.DataFrame, on: pd.DataFrame, score: pd.Se
     return named[["arm", "draw", *KEYS, "score", "fires", "metric", "is_exact"]]
 
 
-def _aggregate(table: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset:
-
+def aggregate(table: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset:
+    """Effects, exactness, ranks and matched differences of all arms from the rows of an audit."""
     off = table.loc[table["arm"] == "off", [*KEYS, "metric", "is_exact"]]
     rows = table.merge(off, on=KEYS, suffixes=("", "_off")).assign(effect=lambda t: t["metric"] - t["metric_off"])
     by = ["arm", "group", "answer_kind"]

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Cell(TypedDict):
     sets: int
 
 
-def measured(name: str, rule: Rule, kind: str, data: str, sets: int) -> list[Cell]:
+def measured(name: str, rule: Rule[Any], kind: str, data: str, sets: int) -> list[Cell]:
     """One cell for everything this rule may claim."""
     make = (rule.nulls if kind == "null" else rule.plants)[data]
     found, answered = dict.fromkeys(rule.counts, 0), 0
@@ -38,11 +38,13 @@ def measured(name: str, rule: Rule, kind: str, data: str, sets: int) -> list[Cel
         answered += any(c.answer != UNJUDGED for c in said)
         for what, kinds in rule.counts.items():
             found[what] += any(c.is_found and c.kind in kinds for c in said)
-    shared = {"kind": kind, "data": data, "answered": answered / sets, "sets": sets}
-    return [Cell(rule=f"{name}: {what}", found=count / sets, **shared) for what, count in found.items()]
+    return [
+        Cell(rule=f"{name}: {what}", kind=kind, data=data, found=n / sets, answered=answered / sets, sets=sets)
+        for what, n in found.items()
+    ]
 
 
-def asked() -> Iterator[tuple[str, Rule, str, str]]:
+def asked() -> Iterator[tuple[str, Rule[Any], str, str]]:
     """(name, rule, null or plant, data), in the order of the table."""
     for name, rule in RULES.items():
         for kind, makers in (("null", rule.nulls), ("plant", rule.plants)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,12 @@ from analyses.states.neural_ode import fitted
 from analyses.states.trajectories import curves
 from analyses.steering import _audit_claims, _direction_claims, _selective
 from analyses.steering._dose_response import dose_response
-from analyses.steering.probe_gated_audit import _aggregate as audit_arrays
+from analyses.steering.probe_gated_audit import aggregate as audit_arrays
 from benchmarks.nulls import zoo, zoo_arms, zoo_models
 from probe import RunLog
-from tests.planted import ArrayStates
+
+if TYPE_CHECKING:
+    from analyses.core.reading.pooled import States
 
 Data = TypeVar("Data")
 Makers = dict[str, Callable[[zoo.Rng], Data]]
@@ -108,16 +110,16 @@ def _parted(data: xr.Dataset) -> list[Claim]:
     return [_part_claims.parted(data, ("leak", "stable"), "over the prompt", "blocks")]
 
 
-def forces(states: ArrayStates) -> list[Claim]:
+def forces(states: States) -> list[Claim]:
     return _parted(curves(states, states.groups == "leak", None, 100, 300, 0)[1])
 
 
-def fields(states: ArrayStates) -> list[Claim]:
+def fields(states: States) -> list[Claim]:
     how = {"fit": "regression", "at": "items", "components": 8, "hidden": 16, "steps": 40, "held_out": 0.4}
     return _parted(fitted(states, states.groups == "leak", None, 4, 200, 100, 0, **how)[1])
 
 
-def probes(states: ArrayStates) -> list[Claim]:
+def probes(states: States) -> list[Claim]:
     first = states.groups == "leak"
     fold = outer_folds(first, 5, 0)
     _, data = probed(states, first, covariate_matrix(states, ()), None, fold, 39, 400, 0)
@@ -135,7 +137,7 @@ MEMBERS_PLANTS: Makers[zoo_models.Scores] = {
 PARADOX = {"paradox": ("paradox",), "any": ("paradox", "fall")}
 STAGES = {"over-memorized": ("over-memorized",), "over-fit or worse": ("over-fit", "worse")}
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, Rule[Any]] = {
     "gains": Rule({"memory": ("memory",)}, gains, zoo.GAINS, zoo.GAINS_PLANTS),
     "perplexity_paradox": Rule(PARADOX, paradox, zoo.PARADOX, zoo.PARADOX_PLANTS, DEAR),
     "over_memorization": Rule(STAGES, stages, zoo.CURVES, zoo.CURVES_PLANTS),

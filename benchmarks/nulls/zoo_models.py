@@ -6,12 +6,16 @@ As in `zoo`, every generator takes a random generator; names say what makes a nu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.nulls.zoo import Rng, ar1
-from tests.planted import ArrayStates, states_of
+from tests.planted import states_of
+
+if TYPE_CHECKING:
+    from analyses.core.reading.pooled import States
 
 # ---- signals and measured changes over updates (entropy_step)
 
@@ -68,16 +72,20 @@ def scores(rng: Rng, members: int, others: int, names: Sequence[str], d: float =
 # ---- states of two groups over layers (trajectories, neural_ode, linear_probe)
 
 
-def states(rng: Rng, n: int, m: int, *, layers: int = 8, spread: float = 1.0, size: float = 0.0) -> ArrayStates:
+def _as_states(values: np.ndarray, first: np.ndarray, n_tokens: np.ndarray | None = None) -> States:
+    return cast("States", states_of(values, first, n_tokens))
+
+
+def states(rng: Rng, n: int, m: int, *, layers: int = 8, spread: float = 1.0, size: float = 0.0) -> States:
     """Random walks over layers, of wider steps in the first group; block 4 may push it along one direction."""
     first = np.arange(n + m) < n
     steps = rng.normal(size=(n + m, layers, 8)) * np.where(first, spread, 1.0)[:, None, None]
     steps[first, 4, 0] += size
     start = rng.normal(size=(n + m, 1, 8))
-    return states_of(np.concatenate([start, start + steps.cumsum(1)], 1), first)
+    return _as_states(np.concatenate([start, start + steps.cumsum(1)], 1), first)
 
 
-def flows(rng: Rng, n: int, m: int, *, layers: int = 8, spread: float = 1.0, size: float = 0.0) -> ArrayStates:
+def flows(rng: Rng, n: int, m: int, *, layers: int = 8, spread: float = 1.0, size: float = 0.0) -> States:
     """States that a field draws inwards, and along one direction outwards from block 4 on; noise is wider in the first.
 
     The first group may begin `size` further along that direction: the field then drives the groups apart.
@@ -89,17 +97,17 @@ def flows(rng: Rng, n: int, m: int, *, layers: int = 8, spread: float = 1.0, siz
     for layer in range(layers):
         push = turn + (0.8 * np.outer(np.arange(8) == 0, np.arange(8) == 0) if layer >= 4 else 0.0)
         h.append(h[-1] + h[-1] @ push + 0.3 * wide * rng.normal(size=h[-1].shape))
-    return states_of(np.stack(h, 1), first)
+    return _as_states(np.stack(h, 1), first)
 
 
-def probed(rng: Rng, n: int, m: int, *, spread: float = 1.0, size: float = 0.0, longer: float = 0.0) -> ArrayStates:
+def probed(rng: Rng, n: int, m: int, *, spread: float = 1.0, size: float = 0.0, longer: float = 0.0) -> States:
     """Four states; prompts of the first group may be longer, which all states hold; the last may tell them apart."""
     first = np.arange(n + m) < n
     length = np.round(20 + 4 * rng.normal(size=n + m) + longer * first)
     h = rng.normal(size=(n + m, 4, 8)) * np.where(first, spread, 1.0)[:, None, None]
     h[:, :, 0] += (length[:, None] - 20) / 4
     h[first, 3, 1] += size
-    return states_of(h, first, length.astype(int))
+    return _as_states(h, first, length.astype(int))
 
 
 SIZES: dict[str, tuple[int, int, float]] = {
@@ -108,24 +116,24 @@ SIZES: dict[str, tuple[int, int, float]] = {
     "12 (sd x 3) against 84": (12, 84, 3.0),
     "84 (sd x 3) against 12": (84, 12, 3.0),
 }
-STATES: dict[str, Callable[[Rng], ArrayStates]] = {
+STATES: dict[str, Callable[[Rng], States]] = {
     name: lambda g, n=n, m=m, s=s: states(g, n, m, spread=s) for name, (n, m, s) in SIZES.items()
 }
-STATES_PLANTS: dict[str, Callable[[Rng], ArrayStates]] = {
+STATES_PLANTS: dict[str, Callable[[Rng], States]] = {
     f"48 + 48, one block +{d} sd": lambda g, d=d: states(g, 48, 48, size=d) for d in (0.8, 1.2)
 }
-FLOWS: dict[str, Callable[[Rng], ArrayStates]] = {
+FLOWS: dict[str, Callable[[Rng], States]] = {
     name: lambda g, n=n, m=m, s=s: flows(g, n, m, spread=s) for name, (n, m, s) in SIZES.items()
 }
-FLOWS_PLANTS: dict[str, Callable[[Rng], ArrayStates]] = {
+FLOWS_PLANTS: dict[str, Callable[[Rng], States]] = {
     f"48 + 48, start +{d} sd where the field parts": lambda g, d=d: flows(g, 48, 48, size=d) for d in (0.8, 1.5)
 }
-PROBED: dict[str, Callable[[Rng], ArrayStates]] = {
+PROBED: dict[str, Callable[[Rng], States]] = {
     "48 + 48": lambda g: probed(g, 48, 48),
     "16 + 80": lambda g: probed(g, 16, 80),
     "states hold the prompt's length only": lambda g: probed(g, 48, 48, longer=6.0),
     "16 (sd x 3) against 80": lambda g: probed(g, 16, 80, spread=3.0),
 }
-PROBED_PLANTS: dict[str, Callable[[Rng], ArrayStates]] = {
+PROBED_PLANTS: dict[str, Callable[[Rng], States]] = {
     f"48 + 48, one state +{d} sd": lambda g, d=d: probed(g, 48, 48, size=d) for d in (1.0, 1.5, 2.5)
 }

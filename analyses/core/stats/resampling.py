@@ -41,13 +41,20 @@ def resample_counts(
 
 
 def subsamples(
-    n: int, draws: int, seed: int, strata: Labels | None = None, least: int = 2
+    n: int, draws: int, seed: int, strata: Labels | None = None, least: int = 2, clusters: Labels | None = None
 ) -> Bool[np.ndarray, "draw item"]:
     """Which of `n` items are kept in each draw: half of each stratum, at least `least` of it, and none twice.
+
+    Of items in clusters (templates, documents) whole clusters are kept, at least `least` of them.
 
     For statistics of pairs of items. A bootstrap puts doubles of an item beside it, which raises similarities and
     distances of groups until the value of all items lies outside its own interval.
     """
+    if clusters is not None:
+        codes = codes_of(clusters)
+        first = np.unique(codes, return_index=True)[1]
+        within = None if strata is None else np.asarray(strata)[first]
+        return subsamples(len(first), draws, seed, within, least)[:, codes]
     rng = np.random.default_rng(seed)
     kept = np.zeros((draws, n), bool)
     for members in members_of(n, strata):
@@ -65,7 +72,7 @@ def subsample_interval(
     Source: the delete-d jackknife (Shao and Wu, Annals of Statistics 17, 1989): sd * sqrt(kept / deleted). Does not
     cover the bias that a statistic itself has with few items.
     """
-    used = int(kept[0].sum())
+    used = float(kept.sum(1).mean()) if len(kept) else float(kept.shape[1])
     spread = np.full(values.shape[1], np.nan)
     seen = (~np.isnan(values[1:])).sum(0) > 1
     if used < kept.shape[1]:
