@@ -23,7 +23,7 @@ Control: permuted labels (p), the model-free force, held-out r2, the same fit at
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,7 @@ from analyses.core.stats import (
 )
 from analyses.states import _integrated, _part_claims
 from analyses.states._field_arrays import NAMES, collected, tested
-from analyses.states._separation import layer_statistics, split_half, variance_of_means
+from analyses.states._separation import layer_statistics, variance_of_means
 from probe.errors import InputError
 from probe.lazily import sklearn
 
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
     from analyses.core.reading.pooled import States
     from probe import Model, Prompts
+
+
+Named: TypeAlias = dict[str, np.ndarray]
 
 
 @analysis
@@ -160,9 +163,8 @@ def fitted(
     labels = np.concatenate([is_first[None], permuted_labels(is_first, permutations, seed, strata)])
     sums = {name: np.zeros((n, n_layers)) for name in ("residual", "baseline")}
     times, r2 = np.zeros(n), np.zeros((seeds, n_layers))
-    drawn = {name: np.zeros((1 + draws, n_layers)) for name in NAMES}
-    null, chance = np.zeros((2, 1 + permutations, n_layers))
-    again, explained, shown = np.zeros((draws, n_layers)), np.zeros(seeds), xr.Dataset()
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in (*NAMES, "again", "null", "chance")}
+    explained, shown = np.zeros(seeds), xr.Dataset()
     for number in progress(range(seeds), "neural ODE", total=seeds):
         test = _held_out(is_first, settings["held_out"], [seed, number])
         z, explained[number] = _projected(states, ~test, settings["components"])
@@ -176,38 +178,38 @@ def fitted(
         sums["baseline"][test] += baseline.sum(-1)
         times[test] += 1
         r2[number] = 1 - residual.sum((0, 2)) / baseline.sum((0, 2))
-        weights, doubled = (_weights(counts[:, test], is_first[test]) for counts in (some, boot))
-        both = labels[:, test], ~labels[:, test]
-        if settings["at"] == "means":
-            for name, values in _at_means(field, z[test], weights, settings["fit"]).items():
-                drawn[name] += values / seeds
-            again += _at_means(field, z[test], doubled, settings["fit"])["force_squared"] / seeds
-            null += _at_means(field, z[test], [w.astype(float) for w in both], settings["fit"])["force_squared"] / seeds
-        for layer in range(n_layers):
-            gram = predicted[:, layer] @ predicted[:, layer].T
-            chance[:, layer] += variance_of_means(gram, *both) / seeds
-            if settings["at"] == "means":
-                continue
-            found = layer_statistics(gram, *weights)
-            for name in NAMES:
-                drawn[name][:, layer] += found[name] / seeds
-            again[:, layer] += split_half(gram, *doubled) / seeds
-            null[:, layer] += split_half(gram, *both) / seeds
-    table, data = collected(states, sums, times, is_first, r2, drawn, kept, explained)
-    data["force_squared_boot"] = (("draw", "layer"), again)
-    data = data.merge(tested(null, chance, (data["r2"] > 0).to_numpy()))
+        measure = _at_items if settings["at"] == "items" else _at_means
+        about = (field, z[test], predicted, settings["fit"])
+        own, again, null = (_sides(counts[:, test], is_first[test]) for counts in (some, boot, labels))
+        for name, values in measure(own, *about).items():
+            drawn[name].append(values)
+        drawn["again"].append(measure(again, *about)["force_squared"])
+        drawn["null"].append(measure(null, *about)["force_squared"])
+        drawn["chance"].append(np.stack([variance_of_means(x @ x.T, *null) for x in predicted.swapaxes(0, 1)], 1))
+    # What a split holds out may have no item of a group in some draw: that split then says nothing of that draw.
+    mean = {name: np.nanmean(values, axis=0) for name, values in drawn.items()}
+    table, data = collected(states, sums, times, is_first, r2, mean, kept, explained)
+    data["force_squared_boot"] = (("draw", "layer"), mean["again"])
+    data = data.merge(tested(mean["null"], mean["chance"], (data["r2"] > 0).to_numpy()))
     return table, xr.merge([data, shown])
 
 
-def _weights(counts: np.ndarray, is_first: np.ndarray) -> list[np.ndarray]:
-    """Weights [draw, item] of either group; NaN in draws that have none of it."""
-    sides = (counts * is_first, counts * ~is_first)
-    return [np.where(w.sum(1, keepdims=True) > 0, w, np.nan) for w in sides]
+def _sides(counts: np.ndarray, is_first: np.ndarray) -> list[np.ndarray]:
+    """Weights [draw, item] of either group; of labellings (truth values) those that each makes first and second."""
+    sides = [counts, ~counts] if counts.dtype == bool else [counts * is_first, counts * ~is_first]
+    sides = [w.astype(float) for w in sides]
+    return [np.where(w.sum(1, keepdims=True) > 1, w, np.nan) for w in sides]
 
 
-def _at_means(field: Any, z: np.ndarray, weights: Sequence[np.ndarray], fit: str) -> dict[str, np.ndarray]:
-    """Statistics [draw, layer] of the field at the groups' mean states; `weights` [draw, item] of either group."""
-    means = [np.tensordot(w / w.sum(1, keepdims=True), z, axes=1) for w in weights]
+def _at_items(sides: Sequence[np.ndarray], _field: Any, _z: np.ndarray, predicted: np.ndarray, _fit: str) -> Named:
+    """Statistics [draw, layer] of the mean field over each side's items."""
+    found = [layer_statistics(x @ x.T, *sides) for x in predicted.swapaxes(0, 1)]
+    return {name: np.stack([layer[name] for layer in found], 1) for name in NAMES}
+
+
+def _at_means(sides: Sequence[np.ndarray], field: Any, z: np.ndarray, _: np.ndarray, fit: str) -> Named:
+    """Statistics [draw, layer] of the field at the groups' mean states."""
+    means = [np.tensordot(w / w.sum(1, keepdims=True), z, axes=1) for w in sides]
     first, second = (field.updates(mean, fit) for mean in means)
     speeds = [np.linalg.norm(x, axis=-1) for x in (first, second)]
     return {"force_squared": ((first - second) ** 2).sum(-1), "velocity_difference": np.abs(speeds[0] - speeds[1])}

@@ -11,7 +11,8 @@ Definition: a linear probe (ridge on labels +-1, standardised keys) separates ta
 Units: metric in nats per token; is_exact, fires 0 or 1; p is McNemar's exact p of items lost and gained against off.
 Source: arXiv 2601.11061 v2, which has no control arm: a set chosen for being solved can only lose. Here the loss is
     held against random gates and neurons, and `matched_difference` is what steering without a gate does to target
-    items that were exact minus what it does to controls that were exact and as likely (nearest log-probability).
+    items that were exact minus what it does to controls that were exact and as likely (within .25 nats per token, and
+    less what the log-probability left over does by itself, by its slope within either side).
 Does not show: that items on which the probe fires are memorised; it was fitted on the labels it was given.
 Control: the two random arms, control items (false-fire rate), matched items.
 """
@@ -25,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-import scipy
 import xarray as xr
 
 import probe
@@ -34,6 +34,7 @@ from analyses.core.figures import forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate, mcnemar_exact, paired_difference, wilson
 from analyses.steering import _audit_claims
+from analyses.steering._dose_response import matched_pairs
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -244,23 +245,34 @@ def _matched(rows: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset
 
     found: list[dict[str, object]] = []
     for (arm, kind), part in rows[rows["arm"] == "ungated"].groupby(["arm", "answer_kind"]):
-        exact = part[part["is_exact_off"] == 1]
-        target, control = exact[exact["group"].isin(groups)], exact[~exact["group"].isin(groups)]
-        if target.empty or control.empty:
+        exact = part[part["is_exact_off"] == 1].set_index("item")
+        exact = exact.assign(group=np.where(exact["group"].isin(groups), "target", "control"))
+        named = exact.set_index(["group", "answer_kind"], append=True)["metric_off"].rename("unaltered")
+        pairs = matched_pairs(named, ["target"], "control", kind)
+        if not pairs:
             continue
-        gap = np.abs(target["metric_off"].to_numpy()[:, None] - control["metric_off"].to_numpy())
-        # Each control once: one that serves many targets would make few controls look like many.
-        mine, theirs = scipy.optimize.linear_sum_assignment(gap)
-        e = paired_difference(target["effect"].to_numpy()[mine], control["effect"].to_numpy()[theirs], seed=seed)
-        named = {"": e.value, "_ci_low": e.ci_low, "_ci_high": e.ci_high, "_n": e.n}
+        effect = exact["effect"] - _slope_within(exact) * exact["metric_off"]
+        mine, theirs = (effect.loc[list(side)].to_numpy() for side in zip(*pairs, strict=True))
+        e = paired_difference(mine, theirs, seed=seed)
+        parts = {"": e.value, "_ci_low": e.ci_low, "_ci_high": e.ci_high, "_n": e.n}
         found.append(
-            {"arm": arm, "answer_kind": kind, **{f"matched_difference{k}": float(v) for k, v in named.items()}}
+            {"arm": arm, "answer_kind": kind, **{f"matched_difference{k}": float(v) for k, v in parts.items()}}
         )
     if not found:
         return None
     data = pd.DataFrame(found).set_index(["arm", "answer_kind"]).to_xarray()
     data["matched_difference"].attrs.update(units="nats/token", long_name="effect on targets minus on matched controls")
     return data
+
+
+def _slope_within(exact: pd.DataFrame) -> float:
+    """How the effect goes with the unaltered metric among items of one side (targets, controls); 0 where it cannot.
+
+    Pairs are near, not equal: what a difference of likelihood does by itself is taken off.
+    """
+    x, y = (exact[c] - exact.groupby("group")[c].transform("mean") for c in ("metric_off", "effect"))
+    spread = float((x**2).sum())
+    return float((x * y).sum()) / spread if spread > 0 else 0.0
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Data = TypeVar("Data")
 Makers = dict[str, Callable[[zoo.Rng], Data]]
-CHEAP, DEAR = 1000, 100  # data sets: of rules that take under a tenth of a second, and of others
+CHEAP, DEAR, TRAINED = 1000, 100, 30  # data sets: under a tenth of a second each, longer, and where models are trained
 DRAWS = 400
 
 
@@ -121,8 +121,8 @@ def fields(states: States) -> list[Claim]:
 
 def probes(states: States) -> list[Claim]:
     first = states.groups == "leak"
-    fold = outer_folds(first, 5, 0)
-    _, data = probed(states, first, covariate_matrix(states, ()), None, fold, 39, 400, 0)
+    fold = outer_folds(first, 3, 0)
+    _, data = probed(states, first, covariate_matrix(states, ()), None, fold, 19, 400, 0)
     return [_part_claims.told_apart(data, ("leak", "stable"), "over the prompt")]
 
 
@@ -158,5 +158,5 @@ RULES: dict[str, Rule[Any]] = {
     "memorization": Rule({"membership": ("membership",)}, members, MEMBERS, MEMBERS_PLANTS),
     "trajectories": Rule({"force": ("force",)}, forces, zoo_models.STATES, zoo_models.STATES_PLANTS),
     "neural_ode": Rule({"force": ("force",)}, fields, zoo_models.FLOWS, zoo_models.FLOWS_PLANTS, DEAR),
-    "linear_probe": Rule({"told apart": ("told apart",)}, probes, zoo_models.PROBED, zoo_models.PROBED_PLANTS, DEAR),
+    "linear_probe": Rule({"told apart": ("told apart",)}, probes, zoo_models.PROBED, zoo_models.PROBED_PLANTS, TRAINED),
 }  # fmt: skip

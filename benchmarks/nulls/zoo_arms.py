@@ -61,11 +61,10 @@ ALIKE = (("targets", 32, 1.0), ("others", 32, 1.0))
 SIX = tuple((f"group {i}", 24, 1.0) for i in range(6))
 STEERED: dict[str, Callable[[Rng], pd.DataFrame]] = {
     "one layer, groups alike": lambda g: arms(g, ALIKE, **KEYS),
-    "8 layers, targets 4 x as fragile": lambda g: arms(g, FRAGILE, layers=8, **KEYS),
-    "8 layers, groups alike": lambda g: arms(g, ALIKE, layers=8, **KEYS),
+    "6 layers, targets 4 x as fragile": lambda g: arms(g, FRAGILE, layers=6, **KEYS),
 }
 STEERED_PLANTS: dict[str, Callable[[Rng], pd.DataFrame]] = {
-    f"one of 4 layers, {s} x the placebos' sd": lambda g, s=s: arms(g, ALIKE, layers=4, size=s, at=2, **KEYS)
+    f"one of 2 layers, {s} x the placebos' sd": lambda g, s=s: arms(g, ALIKE, layers=2, size=s, at=1, **KEYS)
     for s in (4.0, 8.0)
 }
 PUSHED: dict[str, Callable[[Rng], pd.DataFrame]] = {

@@ -101,12 +101,12 @@ def flows(rng: Rng, n: int, m: int, *, layers: int = 8, spread: float = 1.0, siz
 
 
 def probed(rng: Rng, n: int, m: int, *, spread: float = 1.0, size: float = 0.0, longer: float = 0.0) -> States:
-    """Four states; prompts of the first group may be longer, which all states hold; the last may tell them apart."""
+    """Three states; prompts of the first group may be longer, which all states hold; the last may tell them apart."""
     first = np.arange(n + m) < n
     length = np.round(20 + 4 * rng.normal(size=n + m) + longer * first)
-    h = rng.normal(size=(n + m, 4, 8)) * np.where(first, spread, 1.0)[:, None, None]
+    h = rng.normal(size=(n + m, 3, 8)) * np.where(first, spread, 1.0)[:, None, None]
     h[:, :, 0] += (length[:, None] - 20) / 4
-    h[first, 3, 1] += size
+    h[first, 2, 1] += size
     return _as_states(h, first, length.astype(int))
 
 
@@ -135,5 +135,5 @@ PROBED: dict[str, Callable[[Rng], States]] = {
     "16 (sd x 3) against 80": lambda g: probed(g, 16, 80, spread=3.0),
 }
 PROBED_PLANTS: dict[str, Callable[[Rng], States]] = {
-    f"48 + 48, one state +{d} sd": lambda g, d=d: probed(g, 48, 48, size=d) for d in (1.0, 1.5, 2.5)
+    f"48 + 48, one state +{d} sd": lambda g, d=d: probed(g, 48, 48, size=d) for d in (1.0, 2.0)
 }

@@ -80,7 +80,7 @@ def test_a_linear_field_at_means_is_its_mean_over_items():
             return states[:, :-1] @ matrix
 
     weights = [rng.integers(0, 3, (5, 12)).astype(float) + 0.1 for _ in range(2)]
-    found = module._at_means(Linear(), z, weights, "regression")
+    found = module._at_means(weights, Linear(), z, z, "regression")
     for layer in range(3):
         moved = z[:, layer] @ matrix
         wanted = layer_statistics(moved @ moved.T, *weights)
