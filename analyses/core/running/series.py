@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.analysis import Analysis, unknown
+from analyses.core.claim import Json, as_json
 from analyses.core.result import Result
 from analyses.core.running.failures import Member
 from analyses.core.running.inputs import Loading
@@ -98,6 +99,17 @@ def join(steps: Sequence[Mapping[str, int]], members: Sequence[Result]) -> Resul
     return Result(joined, rows, {})
 
 
+def last_claims(placed: Sequence[tuple[Mapping[str, int], Result]]) -> list[dict[str, Json]]:
+    """What a sweep says: the claims of its last checkpoint, against the first where pairs are compared.
+
+    Which one speaks is settled before anything is measured, so that its intervals and p hold without a correction for
+    the other steps; what each of those says stands beside it, in the members.
+    """
+    at, last = max(placed, key=lambda one: (one[0]["step"], -one[0].get("step_base", 0)))
+    told = f"read at step {at['step']}, the last of {len({steps['step'] for steps, _ in placed})}"
+    return [as_json(replace(claim, assumptions=(*claim.assumptions, told))) for claim in last.claims]
+
+
 def record_of(
     key: str,
     of: Analysis,
@@ -144,6 +156,7 @@ def record_of(
         "engine": asdict(engine) if engine.name == "ray" else {"name": engine.name},
         "inputs": shared,
         "members": series,
+        "claims": last_claims(placed),
         "warnings": warnings,
         "started": min(r.record["started"] for r in done),
         "seconds": round(sum(r.record["seconds"] for r in done), 3),
