@@ -80,12 +80,14 @@ def _nulls() -> str:
     """Shares of null and planted data sets in which each rule claims something, and of intervals that cover."""
     found = json.loads(Path("benchmarks/nulls/rules.json").read_text())
     shown = [
-        (r["rule"], r["kind"], r["data"], *(f"{r[k]:.2f}" for k in ("found", "answered")), r["sets"]) for r in found
-    ]
+        (r["rule"], r["data"], *(f"{r['found']:.3f}" if r["kind"] == k else "" for k in ("null", "plant")),
+         f"{r['answered']:.2f}", r["sets"])
+        for r in found
+    ]  # fmt: skip
     covered = json.loads(Path("benchmarks/nulls/coverage.json").read_text())
     rows = [(r["what"], r["n"], *(f"{r[k]:.3f}" for k in ("covers", "told")), f"{r['width']:.2f}") for r in covered]
     tables = (
-        _table(("rule", "kind", "data", "found", "answered", "sets"), shown),
+        _table(("rule: claim", "data", "false claims", "power", "answered", "sets"), shown),
         "And of 95 % intervals: the share that holds the truth, the share of data sets that had one, and the width "
         "beside that of Student's (n counts items, or templates):",
         _table(("statistic and data", "n", "covers", "told", "width"), rows),

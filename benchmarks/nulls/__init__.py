@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.nulls.cells import LIMITS, Cell, table
+from benchmarks.nulls.cells import LIMITS, Cell, limit, table
 
 __all__ = ["measure"]
 
 
 def measure() -> list[dict[str, Any]]:
     """Rows of the benchmark; nulls have a bound, plants are told beside them."""
-    return [_row(cell) for cell in table(max(LIMITS))]
+    return [_row(cell) for cell in table(LIMITS[0][0])]
 
 
 def _row(cell: Cell) -> dict[str, Any]:
-    limit = LIMITS[cell["sets"]]
-    bound = {"bound": f"<= {limit:.2f}", "holds": cell["found"] <= limit} if cell["kind"] == "null" else {}
+    most = limit(cell["sets"])
+    bound = {"bound": f"<= {most:.2f}", "holds": cell["found"] <= most} if cell["kind"] == "null" else {}
     note = f"{cell['data']}; an answer in {cell['answered']:.2f}; {cell['sets']} sets"
     name = f"{cell['rule']}, {'claimed in a null' if cell['kind'] == 'null' else 'planted and found'}"
     return {"name": name, "ratio": cell["found"], "note": note, **bound}

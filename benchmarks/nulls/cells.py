@@ -14,7 +14,7 @@ from analyses.core.claim import UNJUDGED
 from benchmarks.nulls.rules import RULES, Rule
 
 TABLE = Path(__file__).with_name("rules.json")
-LIMITS = {1000: 0.07, 100: 0.10, 30: 4 / 30}  # of so many data sets, the share in which a null may be claimed
+LIMITS = ((1000, 0.07), (100, 0.10), (30, 4 / 30))  # of at least so many sets, the share in which a null may be claimed
 STREAM = 7  # the random generator of set k is default_rng((k, STREAM))
 
 
@@ -49,6 +49,11 @@ def asked() -> Iterator[tuple[str, Rule[Any], str, str]]:
     for name, rule in RULES.items():
         for kind, makers in (("null", rule.nulls), ("plant", rule.plants)):
             yield from ((name, rule, kind, data) for data in makers)
+
+
+def limit(sets: int) -> float:
+    """The largest share of so many null data sets in which something may be claimed."""
+    return next(share for least, share in LIMITS if sets >= least)
 
 
 def read() -> dict[tuple[str, str, str], Cell]:

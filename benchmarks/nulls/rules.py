@@ -115,8 +115,8 @@ def forces(states: States) -> list[Claim]:
 
 
 def fields(states: States) -> list[Claim]:
-    how = {"fit": "regression", "at": "items", "components": 8, "hidden": 16, "steps": 40, "held_out": 0.4}
-    return _parted(fitted(states, states.groups == "leak", None, 4, 200, 100, 0, **how)[1])
+    how = {"fit": "regression", "at": "items", "components": 8, "hidden": 8, "steps": 25, "held_out": 0.4}
+    return _parted(fitted(states, states.groups == "leak", None, 3, 200, 60, 0, **how)[1])
 
 
 def probes(states: States) -> list[Claim]:
