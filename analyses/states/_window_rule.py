@@ -178,8 +178,16 @@ def _by_items(
     first = np.asarray(is_first, float)
     argmax = _argmax(two_sample_t(values, counts * first, counts * (1 - first)))
     gap = np.nanmean(curve.values[first > 0], axis=0) - np.nanmean(curve.values[first == 0], axis=0)
-    p_window = np.maximum(test.p_cell, beyond_scale(values, is_first, counts))
+    p_window = test.p_cell
+    if not is_all_in_one(curve.values, width):
+        p_window = np.maximum(p_window, beyond_scale(values, is_first, counts))
     return Family(test.t, _inside(gap, width), p_window, float(p_window[test.argmax]), np.nan, argmax)
+
+
+def is_all_in_one(values: Array, width: int) -> bool:
+    """Whether all layers that do anything for any item fit one window: scale and place are then one thing."""
+    moved = np.flatnonzero(np.nan_to_num(np.abs(values)).max(0) > 0)
+    return moved.size > 0 and int(np.ptp(moved)) < width
 
 
 def beyond_scale(values: Array, is_first: Array, counts: Array) -> Array:
@@ -187,7 +195,8 @@ def beyond_scale(values: Array, is_first: Array, counts: Array) -> Array:
 
     Answers that have more to lose lose more at every layer, in the same proportions: a difference of the groups' scale
     is no place. The factor is the slope of the first group's profile over windows on the second's, freed of what noise
-    takes off it, at least 1, and 1 where the second group has no profile; it is estimated anew in every draw.
+    takes off it, at least 1, and 1 where the second group has no profile (none larger than 95 % of what drawing its
+    items again adds); it is estimated anew in every draw.
     """
     known = ~np.isnan(values)
     filled, first = np.where(known, values, 0.0), np.asarray(is_first, bool)
@@ -195,7 +204,7 @@ def beyond_scale(values: Array, is_first: Array, counts: Array) -> Array:
     one, other = (divide((weights * side) @ filled, (weights * side) @ known) for side in (first, ~first))
     noise = np.nanvar(values[~first], axis=0, ddof=1) / np.maximum(known[~first].sum(0), 1)
     size = (other**2).sum(1)
-    has_profile = size[0] > 2 * noise.sum()
+    has_profile = size[0] > np.quantile(((other[1:] - other[:1]) ** 2).sum(1), 1 - LEVEL)
     freed = np.maximum(size - noise.sum() * np.where(np.arange(len(size)) > 0, 2, 1), 0.1 * size)
     factor = np.maximum((one * other).sum(1) / freed, 1.0) if has_profile else np.ones(len(size))
     difference = one - factor[:, None] * other

@@ -239,16 +239,25 @@ CONTRASTS_PLANTS: dict[str, Callable[[Rng], pd.DataFrame]] = {
 Layers = tuple[dict[str, np.ndarray], np.ndarray]
 
 
-def layered(rng: Rng, n: int, m: int, factor: float = 1.0, size: float = 0.0) -> Layers:
+def layered(rng: Rng, n: int, m: int, factor: float = 1.0, size: float = 0.0, profile: float = 1.0) -> Layers:
     """Necessity, sufficiency and divergence by item and layer: one profile, its scale in the first group, a plant."""
-    profile = 1 + np.exp(-0.5 * ((np.arange(28) - 13) / 3) ** 2) + np.exp(-0.5 * (np.arange(28) / 1.5) ** 2)
+    shape = profile * (1 + np.exp(-0.5 * ((np.arange(28) - 13) / 3) ** 2) + np.exp(-0.5 * (np.arange(28) / 1.5) ** 2))
     first = np.arange(n + m) < n
     kinds: dict[str, np.ndarray] = {}
     for kind in ("nec", "suf", "jsd"):
-        values = profile * (1 + 0.3 * rng.normal(size=(n + m, 1))) + 0.5 * ar1(rng, n + m, 28)
+        values = shape * (1 + 0.3 * rng.normal(size=(n + m, 1))) + 0.5 * ar1(rng, n + m, 28)
         values *= np.where(first, factor, 1.0)[:, None]
         values[first, 18:21] += size
         kinds[kind] = values
+    return kinds, first
+
+
+def one_block(rng: Rng, n: int, m: int, size: float, other: float) -> Layers:
+    """Nothing but the last block was trained: it moves both groups, the first one more."""
+    first = np.arange(n + m) < n
+    kinds = {name: np.zeros((n + m, 28)) for name in ("nec", "suf", "jsd")}
+    for values in kinds.values():
+        values[:, -1] = np.where(first, size, other) + rng.normal(size=n + m)
     return kinds, first
 
 
@@ -257,9 +266,11 @@ LAYERS: dict[str, Callable[[Rng], Layers]] = {
     "pure scale x 1.5": lambda r: layered(r, 48, 48, 1.5),
     "pure scale x 2": lambda r: layered(r, 48, 48, 2.0),
     "pure scale x 2, unequal sizes": lambda r: layered(r, 24, 96, 2.0),
+    "pure scale x 3 of a faint profile": lambda r: layered(r, 96, 24, 3.0, profile=0.15),
 }
 LAYERS_PLANTS: dict[str, Callable[[Rng], Layers]] = {
-    f"three layers +{d} (noise sd .5)": lambda r, d=d: layered(r, 48, 48, 1.0, d) for d in (0.2, 0.3, 0.5)
+    **{f"three layers +{d} (noise sd .5)": lambda r, d=d: layered(r, 48, 48, 1.0, d) for d in (0.2, 0.3, 0.5)},
+    "only the last block moves, +1.5 sd": lambda r: one_block(r, 24, 24, 2.0, 0.5),
 }
 
 

@@ -285,6 +285,18 @@ def test_a_group_with_more_to_lose_everywhere_is_not_located(factor):
     assert beyond_scale(window_contrasts(values, 3), is_first, counts)[18] < 0.05, "a place of its own still is"
 
 
+def test_the_one_block_that_was_trained_is_located_though_it_moves_both_groups():
+    """Elsewhere every patch does exactly nothing; the last block is the place, whatever the second group's scale."""
+    rng, is_first = np.random.default_rng(0), np.arange(40) < 20
+    values = {name: np.zeros((40, 6)) for name in ("nec", "jsd")}
+    for curve in values.values():
+        curve[:, -1] = np.where(is_first, 3.0, 1.0) + 0.3 * rng.normal(size=40)
+    anchor = role(anchor_adapter(**evidence(values, is_first), **FAST), "anchor")
+    assert (anchor["verdict"], anchor["first_layer"]) == ("anchor", 5)
+    alike = {name: curve * np.where(is_first, 1 / 3, 1.0)[:, None] for name, curve in values.items()}
+    assert role(anchor_adapter(**evidence(alike, is_first), **FAST), "anchor")["verdict"] == "none found"
+
+
 def test_figures_name_the_verdict():
     result = anchor_adapter(**evidence(*planted()), **FAST).with_record(analysis="anchor_adapter")
     drawn = module.figures(result)
