@@ -2,15 +2,17 @@
 
 Definition: each prompt is answered greedily; confidence `answer` is the probability of the answer's tokens given
 everything before them, `response` the geometric mean probability of all response tokens. ece = sum over bins of
-equal mass of (n_b / N) |accuracy_b - confidence_b|; brier = mean (confidence - correct)^2; confidence_wrong = mean
-confidence of wrong answers; entropy_nats = mean entropy of the next-token distribution along the response.
+equal mass (items of one confidence in one bin) of (n_b / N) |accuracy_b - confidence_b|; ece_squared = the same of
+the squared gap less its sampling variance, on average 0 where nothing is amiss; brier = mean (confidence -
+correct)^2; confidence_wrong = mean confidence of wrong answers; entropy_nats = mean entropy of the next-token
+distribution along the response.
 
 Units: probabilities and their squares; nats for entropy.
 
-Source: equal-mass ECE: arXiv 1909.10155; over-memorization and calibration: 2508.04117.
+Source: equal-mass ECE, and the square freed of bias: arXiv 1909.10155; over-memorization and calibration: 2508.04117.
 
-Does not show: calibration of samples: confidence is of greedy answers. ece is biased upwards by few items per bin, the
-more so in each bootstrap draw, so that its interval need not hold its value; compare it only at equal n and bins.
+Does not show: calibration of samples: confidence is of greedy answers. ece is biased upwards by few items per bin, so
+it has no interval and is compared only at equal n and bins; ece_squared is not biased, and has one.
 Responses without a readable answer are left out.
 
 Control: the base checkpoint at equal accuracy.
@@ -24,8 +26,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 import probe
 from analyses.core import reading, stats
@@ -37,7 +40,7 @@ from analyses.core.reading.exact_numbers import NUMBER
 from analyses.core.reading.grading import grader
 from analyses.core.reading.kept_responses import Decoding, asked_as, question, responses
 from analyses.core.result import Result
-from analyses.core.stats import resample_counts
+from analyses.core.stats import clusters_of, subsample_interval, subsamples
 from probe.errors import InputError
 from probe.tokens import SPANS, Encoded, plan, tokenize_prompts
 
@@ -74,7 +77,7 @@ def calibration(
         max_new_tokens: limit of every response.
         template: put prompts through the tokenizer's chat template, or not.
         batch_size: items per forward pass.
-        seed: of the bootstrap.
+        seed: of the subsamples for the interval of ece_squared.
     """
 
     if bins < 1:
@@ -168,9 +171,27 @@ def calibration_error(confidence: Float[np.ndarray, " item"], correct: Float[np.
     """Equal-mass ECE in [0, 1]: mean over items of |bin accuracy - bin confidence|; NaN for no items."""
     if not len(confidence):
         return float("nan")
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
-    return float(sum(len(p) * abs(correct[p].mean() - confidence[p].mean()) for p in parts) / len(order))
+    return float(np.abs(np.bincount(equal_mass(confidence, bins), correct - confidence)).sum() / len(confidence))
+
+
+def equal_mass(confidence: Float[np.ndarray, " item"], bins: int) -> Int[np.ndarray, " item"]:
+    """Bin of every item: bins of equal mass by rank, items of one confidence in one bin whatever their order."""
+    middle = (scipy.stats.rankdata(confidence) - 0.5) / max(len(confidence), 1)
+    return np.minimum((middle * bins).astype(int), bins - 1)
+
+
+def squared_error(gap: Float[np.ndarray, " item"], bin_of: Int[np.ndarray, " item"]) -> float:
+    """Unbiased mean over bins of (accuracy - confidence)^2; may be negative, NaN without a bin of two items.
+
+    Args:
+        gap: correct minus confidence.
+        bin_of: bin of each item; bins of one item are left out.
+    """
+    n, total, squares = (np.bincount(bin_of, w) for w in (None, gap, gap**2))
+    n, total, squares = (x[n > 1] for x in (n, total, squares))
+    mean = total / n
+    noise = (squares - n * mean**2) / (n - 1) / n
+    return float((n * (mean**2 - noise)).sum() / n.sum()) if len(n) else float("nan")
 
 
 def _aggregates(table: pd.DataFrame, bins: int, seed: int) -> xr.Dataset:
@@ -190,20 +211,21 @@ def _aggregates(table: pd.DataFrame, bins: int, seed: int) -> xr.Dataset:
     return xr.merge(parts, join="outer")
 
 
-def _errors(kept: pd.DataFrame, bins: int, seed: int, draws: int = 1000) -> xr.Dataset:
+def _errors(kept: pd.DataFrame, bins: int, seed: int, draws: int = 400) -> xr.Dataset:
+    """ece, which few items raise and which has no interval, and its unbiased square with one."""
     rows: dict[Any, dict[str, float]] = {}
     for at, of in kept.groupby(BY, sort=True):
         confidence, correct = of["confidence"].to_numpy(), of["correct"].to_numpy()
-        n = len(of)
-        drawn = np.array([0.0])
-        if n >= 2:
-            chosen = (np.repeat(np.arange(n), c.astype(int)) for c in resample_counts(n, draws, seed))
-            drawn = np.array([calibration_error(confidence[i], correct[i], bins) for i in chosen])
-        low, high = np.quantile(drawn, [0.025, 0.975]) if n >= 2 else (np.nan, np.nan)
-        value = calibration_error(confidence, correct, bins)
-        rows[at] = {"ece": value, "ece_ci_low": low, "ece_ci_high": high, "ece_n": n}
-    data = pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(list(rows), names=BY)).to_xarray()
+        gap, bin_of, n = correct - confidence, equal_mass(confidence, bins), len(of)
+        some = subsamples(n, draws, seed, bin_of, clusters=clusters_of(of["item"]))
+        drawn = np.asarray([squared_error(gap[w], bin_of[w]) for w in (np.ones(n, bool), *some)])
+        low, high = subsample_interval(drawn[:, None], some)[:, 0]
+        rows[at] = {"ece": calibration_error(confidence, correct, bins), "ece_n": n, "ece_squared": drawn[0],
+                    "ece_squared_ci_low": low, "ece_squared_ci_high": high, "ece_squared_n": n}  # fmt: skip
+    table = pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(list(rows), names=BY))
+    data = table.assign(ece_ci_low=np.nan, ece_ci_high=np.nan).to_xarray()
     data["ece"].attrs.update(units="1", long_name="expected calibration error")
+    data["ece_squared"].attrs.update(units="1", long_name="squared calibration error, unbiased")
     return data
 
 
@@ -211,7 +233,7 @@ def figures(result: Result) -> dict[str, Figure]:
     """Calibration error, Brier score and confidence of wrong answers, over steps where there are any."""
 
     rows = result.summary()
-    rows = rows[rows["quantity"].isin(["ece", "brier", "confidence_wrong", "confidence"])]
+    rows = rows[rows["quantity"].isin(["ece", "ece_squared", "brier", "confidence_wrong", "confidence"])]
     rows = rows.assign(series=rows["group"].astype(str) + ", " + rows["answer_kind"].astype(str))
     title = "Calibration of greedy answers"
     if "step" in rows:

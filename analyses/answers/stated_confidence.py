@@ -14,7 +14,7 @@ asymmetry).
 
 Does not show: belief. A stated number may be a habit of style; hedges are patterns of English words, and an unhedged
 text is no certainty. Responses without a readable confidence or answer are left out; `told` says how many state one.
-ece is biased upwards by few responses: compare it only at equal n.
+ece is biased upwards by few responses: it has no interval; compare it only at equal n.
 
 Control: a confidence equal to the base rate (ece 0, auroc .5, aurc the error rate); the base checkpoint.
 """
@@ -188,7 +188,7 @@ def _curves(kept: pd.DataFrame, rows: pd.DataFrame, over: list[str], bins: int, 
         named = at if isinstance(at, tuple) else (at,)
         score, right, item = (of[c].to_numpy() for c in ("confidence", "right", "item"))
         cell: dict[str, Mean] = {
-            "ece": _drawn(lambda s, r: calibration_error(s, r, bins), score, right, item, seed),
+            "ece": Mean(calibration_error(score, right, bins), float("nan"), float("nan"), len(np.unique(item))),
             "aurc": _drawn(aurc, score, right, item, seed),
             "auroc": Mean(auroc(score, right), *auroc_interval(score, right, item), of["item"].nunique()),
             "asymmetry": asymmetry(rows[(rows[over] == list(named)).all(axis=1)]),

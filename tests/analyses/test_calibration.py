@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from analyses.answers.calibration import answer_tokens, calibration_error
+from analyses.answers.calibration import answer_tokens, calibration_error, equal_mass, squared_error
 from analyses.core import analysis as registry
 from analyses.core.reading.kept_responses import Response
+from analyses.core.stats import subsample_interval, subsamples
 from probe import Model, Prompts
 from probe.errors import InputError
 from tests import tiny
@@ -32,6 +33,31 @@ def test_confidence_equal_to_bin_accuracy_has_no_error():
     assert calibration_error(confidence, correct, 2) == pytest.approx(0.0)
     assert calibration_error(np.full(80, 1.0), correct, 5) == pytest.approx(0.5)
     assert math.isnan(calibration_error(np.array([]), np.array([]), 5))
+
+
+def test_items_of_one_confidence_share_a_bin_in_any_order():
+    rng = np.random.default_rng(0)
+    confidence, correct = np.repeat([0.5, 0.9, 1.0], [40, 40, 48]), (rng.random(128) < 0.7) * 1.0
+    found = [calibration_error(confidence[o], correct[o], 10) for o in (rng.permutation(128) for _ in range(20))]
+    assert np.ptp(found) < 1e-12
+
+
+def test_the_squared_error_is_unbiased_and_its_interval_covers():
+    """Calibrated answers: ece is .1 of nothing, its unbiased square 0; shifted by .2, .04."""
+    rng = np.random.default_rng(1)
+    for shift in (0.0, 0.2):
+        found, held = [], []
+        for seed in range(200):
+            confidence = 0.2 + 0.6 * rng.random(128)
+            gap = (rng.random(128) < confidence - shift) - confidence
+            bin_of = equal_mass(confidence, 8)
+            some = subsamples(128, 60, seed, bin_of)
+            drawn = np.asarray([squared_error(gap[w], bin_of[w]) for w in (np.ones(128, bool), *some)])
+            low, high = subsample_interval(drawn[:, None], some)[:, 0]
+            found.append(drawn[0])
+            held.append(low <= shift**2 <= high)
+        assert np.mean(found) == pytest.approx(shift**2, abs=0.004)
+        assert np.mean(held) >= 0.9
 
 
 def test_bins_have_equal_mass():
