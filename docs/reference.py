@@ -85,7 +85,10 @@ def _nulls() -> str:
         for r in found
     ]  # fmt: skip
     covered = json.loads(Path("benchmarks/nulls/coverage.json").read_text())
-    rows = [(r["what"], r["n"], *(f"{r[k]:.3f}" for k in ("covers", "told")), f"{r['width']:.2f}") for r in covered]
+    rows = [
+        (r["what"], r["n"], *("" if r[k] is None else f"{r[k]:.3f}" for k in ("covers", "told", "width")))
+        for r in covered
+    ]
     tables = (
         _table(("rule: claim", "data", "false claims", "power", "answered", "sets"), shown),
         "And of 95 % intervals: the share that holds the truth, the share of data sets that had one, and the width "

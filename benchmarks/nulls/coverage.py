@@ -1,6 +1,7 @@
 """How often 95 % intervals hold the truth, how wide they are beside Student's, and how often there is one.
 
-Two thousand data sets are the cells of one call. `python -m benchmarks.nulls.coverage` rewrites the table.
+Two thousand data sets are the cells of one call; of statistics that are drawn, four hundred (`coverage_drawn`).
+`python -m benchmarks.nulls.coverage` rewrites the table.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from analyses.core import stats
+from benchmarks.nulls import coverage_drawn
 from benchmarks.nulls.zoo import Rng
 
 TABLE = Path(__file__).with_name("coverage.json")
@@ -82,5 +84,5 @@ def _groups(rng: Rng, n: int, sets: int) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    rows = sorted(table(), key=lambda r: (r["what"], r["n"]))
+    rows = sorted([*table(), *coverage_drawn.table()], key=lambda r: (r["what"], r["n"]))
     TABLE.write_text("[\n" + ",\n".join(" " + json.dumps(r) for r in rows) + "\n]\n")

@@ -32,6 +32,9 @@ def test_the_named_tests_hold_the_oracle_and_the_tolerance_stated() -> None:
             assert "approx(" in body or "approx" not in agreement, test
 
 
+VIOLATED = ("at the floor", "groups made from outcomes")  # data of which a rule must not judge
+
+
 def test_the_committed_nulls_hold() -> None:
     """Every rule was asked of all its data, claims what is not there within its limit, and answers where it may."""
     kept = cells.read()
@@ -39,7 +42,8 @@ def test_the_committed_nulls_hold() -> None:
     for at, row in kept.items():
         if row["kind"] == "null":
             assert row["found"] <= cells.limit(row["sets"]), at
-        assert row["answered"] >= 0.8 or "floor" in row["data"] or row["kind"] == "plant", at
+        if row["kind"] == "null" and row["data"] not in VIOLATED:
+            assert row["answered"] >= 0.8, at
     of = {rule: [r["found"] for r in kept.values() if r["rule"] == rule and r["kind"] == "plant"] for rule, *_ in kept}
     power = {at: row["found"] for at, row in kept.items() if row["kind"] == "plant"}
     assert all(max(found) >= 0.6 for found in of.values()), of
