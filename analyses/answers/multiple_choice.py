@@ -67,7 +67,7 @@ def multiple_choice(
         delimiter: put between question and option, unless one of them brings white space (or a template is used).
         template: put prompts through the tokenizer's chat template, or not.
         batch_size: options per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     bare = [i.id for i in prompts.items if i.correct is None]

@@ -89,7 +89,7 @@ def stated_confidence(
         pattern: regular expression whose last match's group is the confidence (a fraction, or a percentage above 1).
         hedge: regular expression of a hedge, in place of the usual English ones.
         bins: bins of equal mass in the calibration error.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     rows = _responses(evaluate.table, source)
     rows["confidence"] = _confidences(rows, source, _compiled(pattern))

@@ -71,7 +71,7 @@ def advantage_modulation(
         band_low: lower end of EPO's band, as a multiple of the history.
         band_high: upper end of EPO's band.
         batch_size: responses per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     if not temperatures or min(temperatures) <= 0:

@@ -49,7 +49,7 @@ def aggregation_mass(
     Args:
         scope: what one mean is taken over: a sampling group, a rollout step, or a loss call (micro_batch_id).
         by_advantage: multiply by |A|.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     wanted = ["advantage", *(["micro_batch_id"] if scope == "micro_batch" else [])]
     rows = _log.responses(rollouts, wanted, "aggregation_mass")

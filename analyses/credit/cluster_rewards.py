@@ -44,7 +44,7 @@ def cluster_rewards(
             the last number.
         tokenizer: folder of the tokenizer, for a log without texts.
         least_share: groups whose largest cluster is below this share are zeroed.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     has_reward = "reward" in rollouts.columns
     rows = _log.responses(rollouts, ["reward"] if has_reward else [], "cluster_rewards")

@@ -42,7 +42,7 @@ def informative_groups(rollouts: Rollouts, *, success_above: float = 0.5, seed: 
 
     Args:
         success_above: a reward above this is a success.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     named = "inclusion_probability"
     weighted = named in rollouts.columns

@@ -53,7 +53,7 @@ def planning_entropy(
         tokenizer: folder of the tokenizer that the ids are of.
         grams: words and phrases that mark planning, in any case.
         bonus_size: times |A|, the bonus on planning tokens.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if not grams:
         raise InputError("planning_entropy: no grams; give at least one word or phrase that marks planning")

@@ -42,7 +42,7 @@ def prefix_values(rollouts: Rollouts, *, seed: int = 0) -> Result:
     value_after, delta, n_children, tempo_advantage, grpo_advantage.
 
     Args:
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     rollouts.require("response_token_ids", by="prefix_values")
     rows = _log.responses(rollouts, ["reward"], "prefix_values")

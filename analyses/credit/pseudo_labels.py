@@ -47,7 +47,7 @@ def pseudo_labels(
             the last number.
         tokenizer: folder of the tokenizer, for a log without texts.
         success_above: a reward above this is a success.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     rows = _log.responses(rollouts, ["reward"], "pseudo_labels")
     rows = _answers.with_answers(rows, rollouts, answer, tokenizer, "pseudo_labels")

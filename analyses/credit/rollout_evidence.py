@@ -53,7 +53,7 @@ def rollout_evidence(
         prior: a and b before anything was seen.
         decay: what a step's counts are multiplied by at the item's next one (1: nothing is forgotten).
         success_above: a reward above this is a success.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if k < 1 or prior <= 0 or not 0 <= decay <= 1:
         raise InputError(

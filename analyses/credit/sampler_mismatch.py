@@ -51,7 +51,7 @@ def sampler_mismatch(rollouts: Rollouts, *, delta: float = 0.2, seed: int = 0) -
 
     Args:
         delta: bound on |log ratio| beyond which a token is counted.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if delta <= 0:
         raise InputError(f"delta={delta}; expected a bound above 0")

@@ -44,7 +44,7 @@ def score_gradient(rollouts: Rollouts, *, seed: int = 0) -> Result:
     weighted (NaN without advantages).
 
     Args:
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     has_advantage = "advantage" in rollouts.columns
     rows = _log.responses(rollouts, ["advantage"] if has_advantage else [], "score_gradient")

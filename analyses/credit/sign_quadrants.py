@@ -45,7 +45,7 @@ def sign_quadrants(rollouts: Rollouts, *, seed: int = 0) -> Result:
     over its tokens), n_likely, n_unlikely.
 
     Args:
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     rows = _log.responses(rollouts, ["advantage"], "sign_quadrants")
     advantage = rows["advantage"].to_numpy(float)

@@ -40,7 +40,7 @@ def supervision_density(rollouts: Rollouts, *, success_above: float = 0.5, seed:
 
     Args:
         success_above: a reward above this is a success.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     rows = _log.responses(rollouts, ["reward", "advantage"], "supervision_density")
     success = _log.successes(rows, success_above, "supervision_density")

@@ -46,7 +46,7 @@ def token_reward_noise(rollouts: Rollouts, *, k: int = 8, success_above: float =
     Args:
         k: continuations from each prefix.
         success_above: a reward above this is a success.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if k < 1:
         raise InputError(f"k={k}; expected at least one continuation")

@@ -54,7 +54,7 @@ def window_entropy(
         window: tokens after each token.
         percentile: of each response's windows whose mean over responses is the threshold.
         success_above: a reward above this is a success.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if window < 1 or not 0 < percentile < 100:
         raise InputError(

@@ -65,7 +65,7 @@ def differential_entropy(
         gamma: share of responses trimmed at each end of delta_nll.
         beta: share of all tokens that the selection may use.
         batch_size: responses per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     warnings = reading.pair_warnings(base, tuned)

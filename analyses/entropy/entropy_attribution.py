@@ -73,7 +73,7 @@ def entropy_attribution(
         steer_min: smallest STEER weight.
         steer_max: largest STEER weight (linear only).
         batch_size: responses per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     warnings = reading.pair_warnings(base, tuned)

@@ -69,7 +69,7 @@ def entropy_change(
     Args:
         at_temperature: divide the logits by each response's sampling temperature.
         batch_size: responses per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     warnings = reading.pair_warnings(base, tuned)

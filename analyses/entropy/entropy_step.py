@@ -74,7 +74,7 @@ def entropy_step(
         direction: the change of weights: between adjacent checkpoints, or rebuilt from each one's optimizer.pt
             (then checkpoints need not be adjacent, and the first is used too).
         batch_size: responses per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     parts: list[pd.DataFrame] = []
     places: dict[str, list[pd.DataFrame]] = {"pos": [], "token_class": []}

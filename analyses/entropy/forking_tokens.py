@@ -74,7 +74,7 @@ def forking_tokens(
         triggers: words that may start a window; none given means every token.
         at_temperature: divide the logits by each response's sampling temperature.
         batch_size: responses per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     rollouts = rollout_tokens.readable(rollouts, model)

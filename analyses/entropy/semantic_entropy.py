@@ -68,7 +68,7 @@ def semantic_entropy(
         gram_words: words per gram of a plan.
         gram_share: share of a step's rewarded responses that must contain a gram for it to count as a plan's.
         batch_size: responses per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     rollouts = rollout_tokens.readable(rollouts, model)

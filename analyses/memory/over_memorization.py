@@ -87,7 +87,7 @@ def over_memorization(
         style: whose style perplexity is of; `foreign` to the training data is not assessable.
         unparsed: responses without a readable answer are left out (reported apart), or counted as not correct.
         floor: accuracy of guessing.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if not 0 <= delta <= 1 or not rho > 0:
         raise InputError(f"delta={delta}, rho={rho}; expected 0 <= delta <= 1 (a fraction) and rho > 0")

@@ -76,7 +76,7 @@ def perplexity(
         include_eos: score the end-of-sequence token as part of the answer.
         score: every token, or the answer's alone: less work, no perplexity of the prompt and none of the full text.
         batch_size: items per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     last = str(model.last_state)

@@ -69,7 +69,7 @@ def perplexity_paradox(
         prompt_mask: whole prompt with its template, or the user's text alone.
         aggregate: ln PPL over all tokens (micro), or the mean over items of their own (macro).
         floor: smallest change that counts, in nats per token.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     warnings: list[str] = []
     grids = answer_grids.grids(perplexity.table, prompt_mask, seed, seen, unseen)

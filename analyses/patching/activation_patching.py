@@ -71,7 +71,7 @@ def activation_patching(
         template: put prompts through the tokenizer's chat template, or not.
         boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per unpatched forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     plan: dict[str, object] = {"batch_size": batch_size, "template": template, "boundary": boundary}

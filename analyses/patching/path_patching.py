@@ -78,7 +78,7 @@ def path_patching(
         template: put prompts through the tokenizer's chat template, or not.
         boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per unedited forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     pairs, warnings = _inputs(base, tuned, prompts, corrupt, batch_size, template, boundary)
     sent = _senders(base, senders)

@@ -67,7 +67,7 @@ def attention_entropy(
         template: put prompts through the tokenizer's chat template, or not.
         boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     if not 0 <= collapsed_below <= overloaded_above <= 1:

@@ -104,7 +104,7 @@ def divergence(
         template: put prompts through the tokenizer's chat template, or not.
         boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     warnings = reading.pair_warnings(base, tuned)

@@ -122,7 +122,7 @@ def distillation(
         template: put prompts through the tokenizer's chat template, or not.
         boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
         batch_size: items per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if not 0 < delta < 1 or not 0 <= floor < 1:
         raise InputError(f"delta={delta}, floor={floor}; expected 0 < delta < 1 and 0 <= floor < 1")
