@@ -13,7 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from analyses.core.stats import mcnemar_exact, wilson
 from analyses.steering._arms import scale_keys
 from analyses.steering._key_gate import tau_of
-from analyses.steering.probe_gated_audit import probe_gated_audit
+from analyses.steering.probe_gated_audit import aggregate, probe_gated_audit
+from benchmarks.nulls.zoo_arms import audited
 from probe import InputError, Item, Model, Prompts
 from tests import tiny
 from tests.tiny import twelve_items
@@ -132,13 +133,22 @@ def holds_the_answer(series: Path) -> Model:
     return model
 
 
-def test_targets_are_held_against_controls_that_were_exact_and_as_likely(series: Path) -> None:
-    options = {**QUICK, "factor": 0.0, "draws": 2, "top_n": 24}
-    result = probe_gated_audit(holds_the_answer(series), two_kinds(), **options)
+def test_answers_that_steering_costs_are_counted(series: Path) -> None:
+    result = probe_gated_audit(holds_the_answer(series), two_kinds(), **{**QUICK, "factor": 0.0, "top_n": 24})
     assert float(result.data["accuracy"].sel(arm="off", group="leaked").squeeze()) == 1
     off, on = arm(result.table, "off"), arm(result.table, "ungated")
+    targets = off[(off["is_exact"] == 1) & (off["group"] == "leaked")].index
+    lost = int(((on.loc[targets, "is_exact"]) < 1).sum())
+    assert int(result.data["n_lost"].sel(arm="ungated", group="leaked").squeeze()) == lost > 5
+    assert float(result.data["mcnemar_p"].sel(arm="ungated", group="leaked").squeeze()) == mcnemar_exact(lost, 0)
+
+
+def test_targets_are_held_against_controls_that_were_exact_and_as_likely() -> None:
+    table = audited(np.random.default_rng(0), 30, 40, only=0.3, harder=0.2)
+    data = aggregate(table, ("targets",), 0)
+    off, on = arm(table, "off"), arm(table, "ungated")
     exact = off["is_exact"] == 1
-    targets, controls = (off[exact & (off["group"] == g)].index for g in ("leaked", "unseen"))
+    targets, controls = (off[exact & (off["group"] == g)].index for g in ("targets", "others"))
     effect = on["metric"] - off["metric"]
     # As many pairs within .25 as there can be, every control once, the nearest of those; then the slope within sides.
     far = np.abs(off.loc[targets, "metric"].to_numpy()[:, None] - off.loc[controls, "metric"].to_numpy())
@@ -148,12 +158,7 @@ def test_targets_are_held_against_controls_that_were_exact_and_as_likely(series:
     design = np.column_stack([design, 1 - design[:, 1]])
     slope = np.linalg.lstsq(design, effect.loc[[*targets, *controls]].to_numpy(), rcond=None)[0][0]
     gaps = [effect[t] - effect[c] - slope * (off["metric"][t] - off["metric"][c]) for t, c in pairs]
-    assert float(result.data["matched_difference"].sel(arm="ungated").squeeze()) == pytest.approx(
-        np.mean(gaps), abs=1e-6
-    )
-    lost = int(((on.loc[targets, "is_exact"]) < 1).sum())
-    assert int(result.data["n_lost"].sel(arm="ungated", group="leaked").squeeze()) == lost > 5
-    assert float(result.data["mcnemar_p"].sel(arm="ungated", group="leaked").squeeze()) == mcnemar_exact(lost, 0)
+    assert float(data["matched_difference"].sel(arm="ungated").squeeze()) == pytest.approx(np.mean(gaps), abs=1e-6)
 
 
 @pytest.mark.parametrize(
