@@ -37,6 +37,7 @@ from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
 from analyses.core.stats import (
     clusters_of,
+    divide,
     permuted_labels,
     resample_counts,
     subsamples,
@@ -187,7 +188,7 @@ def fitted(
         drawn["null"].append(measure(null, *about)["force_squared"])
         drawn["chance"].append(np.stack([variance_of_means(x @ x.T, *null) for x in predicted.swapaxes(0, 1)], 1))
     # What a split holds out may have no item of a group in some draw: that split then says nothing of that draw.
-    mean = {name: np.nanmean(values, axis=0) for name, values in drawn.items()}
+    mean = {name: divide(np.nansum(x, 0), (~np.isnan(x)).sum(0)) for name, x in drawn.items()}
     table, data = collected(states, sums, times, is_first, r2, mean, kept, explained)
     data["force_squared_boot"] = (("draw", "layer"), mean["again"])
     data = data.merge(tested(mean["null"], mean["chance"], (data["r2"] > 0).to_numpy()))
