@@ -135,12 +135,13 @@ MEMBERS_PLANTS: Makers[zoo_models.Scores] = {
     f"64 + 64, {d} sd": lambda r, d=d: zoo_models.scores(r, 64, 64, SCORES, d) for d in (0.5, 0.8)
 }
 PARADOX = {"paradox": ("paradox",), "any": ("paradox", "fall")}
-STAGES = {"over-memorized": ("over-memorized",), "over-fit or worse": ("over-fit", "worse")}
+FALLS = {"over-fit or worse": ("over-fit", "worse")}
 
 RULES: dict[str, Rule[Any]] = {
     "gains": Rule({"memory": ("memory",)}, gains, zoo.GAINS, zoo.GAINS_PLANTS),
     "perplexity_paradox": Rule(PARADOX, paradox, zoo.PARADOX, zoo.PARADOX_PLANTS, DEAR),
-    "over_memorization": Rule(STAGES, stages, zoo.CURVES, zoo.CURVES_PLANTS),
+    "over_memorization": Rule({"over-memorized": ("over-memorized",)}, stages, zoo.CURVES, zoo.CURVES_PLANTS),
+    "over_memorization, falls": Rule(FALLS, stages, zoo.CURVES, zoo.FALLS_PLANTS),
     "cross_patching": Rule({"place": ("place",)}, places, zoo.PLACES, zoo.PLACES_PLANTS),
     "cross_patching, two groups": Rule({"contrast": ("contrast",)}, places, zoo.CONTRASTS, zoo.CONTRASTS_PLANTS),
     "anchor_adapter": Rule({"anchor": ("anchor",)}, layers, zoo.LAYERS, zoo.LAYERS_PLANTS, DEAR),
@@ -152,8 +153,10 @@ RULES: dict[str, Rule[Any]] = {
     "mlp_key_steering": Rule({"selective": ("selective",)}, keys, zoo_arms.STEERED, zoo_arms.STEERED_PLANTS, DEAR),
     "entropy_steering": Rule({"direction": ("direction",)}, directions, zoo_arms.PUSHED, zoo_arms.PUSHED_PLANTS, DEAR),
     "probe_gated_audit": Rule(
-        {"beyond placebos": ("audit",), "beyond matched answers": ("matched",)},
-        audit, zoo_arms.AUDITED, zoo_arms.AUDITED_PLANTS, DEAR,
+        {"beyond placebos": ("audit",)}, audit, zoo_arms.AUDITED, zoo_arms.COSTLY | zoo_arms.COSTLIER, DEAR
+    ),
+    "probe_gated_audit, matched": Rule(
+        {"beyond matched answers": ("matched",)}, audit, zoo_arms.AUDITED | zoo_arms.COSTLY, zoo_arms.COSTLIER, DEAR
     ),
     "memorization": Rule({"membership": ("membership",)}, members, MEMBERS, MEMBERS_PLANTS),
     "trajectories": Rule({"force": ("force",)}, forces, zoo_models.STATES, zoo_models.STATES_PLANTS),

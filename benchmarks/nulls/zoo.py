@@ -169,6 +169,9 @@ CURVES: dict[str, Callable[[Rng], pd.DataFrame]] = {
 CURVES_PLANTS: dict[str, Callable[[Rng], pd.DataFrame]] = {
     f"ln perplexity +{x}, noise .02": lambda r, x=x: curves(r, 12, ppl_noise=0.02, rise=x) for x in (0.15, 0.3, 0.6)
 }
+FALLS_PLANTS: dict[str, Callable[[Rng], pd.DataFrame]] = {
+    f"accuracy -{x} of 128 items": lambda r, x=x: curves(r, 12, ppl_noise=0.02, fall=x) for x in (0.1, 0.2, 0.3)
+}
 
 
 # ---- effects of patches [item, place] (cross_patching)

@@ -115,7 +115,9 @@ AUDITED: dict[str, Callable[[Rng], pd.DataFrame]] = {
     "targets more likely": lambda g: audited(g, 64, 64, harder=-0.2),
     "16 + 128": lambda g: audited(g, 16, 128),
 }
-AUDITED_PLANTS: dict[str, Callable[[Rng], pd.DataFrame]] = {
+COSTLY: dict[str, Callable[[Rng], pd.DataFrame]] = {
     "32 + 32, these neurons cost 1 more": lambda g: audited(g, 32, 32, size=1.0),
+}
+COSTLIER: dict[str, Callable[[Rng], pd.DataFrame]] = {
     "32 + 32, and targets .3 more than others": lambda g: audited(g, 32, 32, size=1.0, only=0.3),
 }
