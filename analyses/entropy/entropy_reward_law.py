@@ -25,7 +25,7 @@ import xarray as xr
 
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
-from analyses.core.figures import scatter
+from analyses.core.figures import forest, scatter
 from analyses.core.result import Result
 from analyses.core.stats.serial import LEAST, beyond_trend, is_associated, whitened
 from probe.errors import InputError
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 LEAST_STEPS = 6
 QUANTITIES = ("a", "b", "ceiling")
 ERRORS = ("rmse", "extrapolation_rmse", "final_error", "trivial_rmse")
+AGAINST = {"extrapolation_rmse": "the law", "trivial_rmse": "last value, or a line in the step"}
 WHETHER = "reward follows entropy"
 
 
@@ -149,7 +150,7 @@ def _claim(data: xr.Dataset, h: np.ndarray, r: np.ndarray, why: str | None) -> C
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Reward against entropy with the law, and both over steps."""
+    """Reward against entropy with the law, both over steps, and the law's error beside that of who knows no entropy."""
 
     table = result.table
     rows = pd.concat(
@@ -161,4 +162,7 @@ def figures(result: Result) -> dict[str, Figure]:
     titles: dict[str, Any] = {"x_title": "mean entropy (nats)", "y_title": "reward"}
     law = scatter(rows, x="entropy_nats", y="shown", color="what", title="Reward against entropy", **titles)
     steps = scatter(rows, x="step", y="shown", color="what", title="Reward over steps", y_title="reward")
-    return {"law": law, "steps": steps}
+    found = [(label, float(result.data[name])) for name, label in AGAINST.items()]
+    errors = pd.DataFrame(found, columns=["error", "value"]).assign(unit="reward").dropna()
+    title = "Error on steps after the fitted ones (RMSE)"
+    return {"law": law, "steps": steps, "errors": forest(errors, label="error", reference=0.0, title=title)}

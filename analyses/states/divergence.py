@@ -28,7 +28,7 @@ import xarray as xr
 import probe
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.figures import curve
+from analyses.core.figures import curve, peaks
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.core.work import Case, Work
@@ -259,7 +259,7 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Divergence over layers by group, and by class of token."""
+    """Divergence over layers by group, the largest starred, and by class of token."""
 
     rows = result.summary()
     color = "step" if "step" in rows else "group"
@@ -269,6 +269,8 @@ def figures(result: Result) -> dict[str, Figure]:
         name: curve(rows[rows["quantity"] == name], x="layer", color=color, facet=extra, title=title)
         for name in ("jsd_nats", "total_variation")
     }
+    if color != "step":
+        peaks(drawn["jsd_nats"])
     classes = rows[rows["quantity"] == "jsd_by_class_nats"]
     drawn["by_class"] = curve(classes, x="layer", color="token_class", facet=[color, *extra], title=title)
     return drawn

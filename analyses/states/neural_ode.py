@@ -31,7 +31,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.figures import curve, scatter
+from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
@@ -43,6 +43,7 @@ from analyses.core.stats import (
     subsamples,
 )
 from analyses.states import _integrated, _part_claims
+from analyses.states._bifurcation import bifurcation
 from analyses.states._field_arrays import NAMES, collected, tested
 from analyses.states._separation import layer_statistics, variance_of_means
 from probe.errors import InputError
@@ -264,12 +265,6 @@ def figures(result: Result) -> dict[str, Figure]:
         part = rows[rows["quantity"] == name]
         drawn[name] = curve(part, x="layer", color=color, facet=facet, title=title, reference=0)
     if "path_2" in result.data:
-        paths = result.data[["path_1", "path_2"]].to_dataframe().reset_index().dropna(subset=["path_1"])
-        told: dict[str, Any] = {
-            "color": ["group", "variant"],
-            "hover": ["state", *(["step"] if "step" in paths else [])],
-        }
-        axes: dict[str, Any] = {"x_title": "first component (resid units)", "y_title": "second component (resid units)"}
         title = "Mean paths of held-out items, off the path of all: observed and integrated"
-        drawn["bifurcation"] = scatter(paths, x="path_1", y="path_2", title=title, **told, **axes)
+        drawn["bifurcation"] = bifurcation(result.data, title)
     return drawn

@@ -27,12 +27,13 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.figures import curve, scatter
+from analyses.core.figures import curve
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
 from analyses.core.stats import clusters_of, permuted_labels, resample_counts, subsample_interval, subsamples
 from analyses.core.work import Case, Work
 from analyses.states import _part_claims
+from analyses.states._bifurcation import bifurcation
 from analyses.states._separation import layer_statistics, mean_weights, norm, split_half, variance_of_means
 
 if TYPE_CHECKING:
@@ -195,9 +196,6 @@ def figures(result: Result) -> dict[str, Figure]:
         part, x = rows[rows["quantity"] == name], "state" if name == "distance" else "layer"
         drawn[name] = curve(part, x=x, color=color, title=f"{label}, 95 % interval over items")
     if "path_2" in result.data:
-        paths = result.data[["path_1", "path_2"]].to_dataframe().reset_index().dropna(subset=["path_1"])
-        told: dict[str, Any] = {"color": "group", "hover": ["state", *([color] if color else [])]}
-        axes: dict[str, Any] = {"x_title": "first component (resid units)", "y_title": "second component (resid units)"}
         title = "Mean paths of the groups from state to state, off the path of all"
-        drawn["bifurcation"] = scatter(paths, x="path_1", y="path_2", title=title, **told, **axes)
+        drawn["bifurcation"] = bifurcation(result.data, title)
     return drawn

@@ -28,6 +28,10 @@ LOOK = """<style>
 [data-testid=stMainBlockContainer] {padding: 1rem 1.5rem 4rem}
 [data-testid=stMain] h3 {font-size: 1.15rem; line-height: 1.3; padding: 0 2.5rem 1.1rem 0}
 [data-testid=stMain] [data-testid=stVerticalBlock] {gap: .6rem}
+.st-key-pictures-grid {display: grid !important; gap: .6rem 1.2rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr))}
+.st-key-pictures-grid > * {width: 100% !important; min-width: 0}
+.st-key-pictures-grid > *:has([class*=st-key-picture-wide]) {grid-column: 1 / -1}
 .st-key-panels {display: grid !important; gap: .2rem .8rem;
   grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr))}
 .st-key-panels > * {width: 100% !important; min-width: 0}

@@ -31,6 +31,7 @@ SHORT = {
     ("ship", FOUND): "Ship",
 }
 FIRST = 6  # cards at first sight
+MOST = 5  # runs a card names
 NUMBER = re.compile(r"\d+")
 DIRECTION = " from "
 EXPECTED = {
@@ -87,18 +88,46 @@ def cards(said: Sequence[Said]) -> list[Card]:
 
 
 def _card(said: tuple[Said, ...]) -> Card:
-    runs = list(dict.fromkeys(run for run, _, _ in said))
-    strongest = max(said, key=lambda s: 0.0 if math.isnan(s[2].effect) else abs(s[2].effect))[2]
-    step = [f"since step {first:g}"] if (first := _first_step(said)) is not None else []
-    facts = [_names(runs), *step, _size(strongest), strongest.why]
-    return Card(tone(strongest), _title(said, strongest), " · ".join(f for f in facts if f), said)
+    said = tuple(sorted(said, key=lambda s: -_weight(s[2]))) if said[0][2].kind == "place" else said
+    strongest = max(said, key=lambda s: _weight(s[2]))
+    of = {run: [c for r, _, c in said if r == run] for run in dict.fromkeys(run for run, _, _ in said)}
+    size = _size(strongest[2])
+    facts = [*_some([_of_run(run, own) for run, own in of.items()]), size, strongest[2].why]
+    if len(of) > 1 and size:
+        facts[-2] = f"most in {strongest[0]}: {size}"
+    return Card(tone(strongest[2]), _title(said, strongest[2]), " · ".join(f for f in facts if f), said)
+
+
+def _weight(one: Claim) -> float:
+    return 0.0 if math.isnan(one.effect) else abs(one.effect)
+
+
+def _of_run(run: str, own: Sequence[Claim]) -> str:
+    """A run with its own part of a card's answer: its place, its checkpoint, since when."""
+    if places := [_place(c) for c in own if c.kind == "place" and c.is_found and c.place]:
+        return f"{run}: {places[0]}"
+    if steps := _shipped(own):
+        return f"{run} @ {', '.join(steps)}" + (" by group" if len(steps) > 1 else "")
+    found = [c.step for c in own if c.step is not None and c.is_found]
+    return f"{run} since step {min(found):g}" if found else run
+
+
+def _place(one: Claim) -> str:
+    return str(one.place).partition(DIRECTION)[0].removeprefix("the ")
+
+
+def _shipped(own: Iterable[Claim]) -> list[str]:
+    """The steps that claims of shipping name, in order."""
+    found = {int(number[0]) for c in own if c.kind == "ship" and c.is_found and (number := NUMBER.search(c.what))}
+    return [str(step) for step in sorted(found)]
 
 
 def _title(said: Sequence[Said], one: Claim) -> str:
     short = SHORT.get((one.kind, one.answer))
     if one.kind == "ship" and short:
-        steps = [f"{run} @ {number[0]}" for run, _, c in said if (number := NUMBER.search(c.what))]
-        return f"{short} {_names(steps)}"
+        runs = dict.fromkeys(run for run, _, _ in said)
+        steps = [_of_run(run, [c for r, _, c in said if r == run]) for run in runs]
+        return f"{short} {steps[0]}" if len(steps) == 1 else f"{short}: a step for each run"
     clause = one.what.partition(",")[0]
     if one.kind == "place" and one.is_found and one.place:
         clause = f"In {one.place.partition(DIRECTION)[0]}"
@@ -107,13 +136,9 @@ def _title(said: Sequence[Said], one: Claim) -> str:
     return short or f"{'None found' if one.answer == NONE else 'Not judged'}: {clause}"
 
 
-def _names(runs: Sequence[str]) -> str:
-    return ", ".join(runs) if len(runs) < 3 else f"{runs[0]} and {len(runs) - 1} more"
-
-
-def _first_step(said: Iterable[Said]) -> float | None:
-    steps = [c.step for _, _, c in said if c.step is not None and c.is_found]
-    return min(steps) if steps else None
+def _some(texts: Sequence[str]) -> list[str]:
+    """All of a few, else the first and how many more."""
+    return list(texts) if len(texts) <= MOST else [*texts[: MOST - 1], f"and {len(texts) - MOST + 1} more"]
 
 
 def _size(one: Claim) -> str:

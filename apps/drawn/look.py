@@ -29,8 +29,9 @@ CSS = """
  background:color-mix(in srgb,var(--tone) 9%,var(--page))}
 .card .title{display:block;width:100%;font-size:20px;line-height:26px;font-weight:650;white-space:nowrap;
  overflow:hidden;text-overflow:ellipsis}
-.card summary{color:var(--quiet);font-size:13px;line-height:18px;white-space:nowrap;overflow:hidden;
- text-overflow:ellipsis;cursor:pointer;list-style-position:inside}
+.card summary{color:var(--quiet);font-size:13px;line-height:18px;max-height:36px;overflow:hidden;
+ cursor:pointer;list-style-position:inside}
+.card [open] summary{max-height:none}
 .card .said{margin:4px 0 6px;font-size:13px}
 .card dl{display:grid;grid-template-columns:max-content 1fr;gap:1px 8px;margin:2px 0 6px;font-size:12px}
 .card dt{color:var(--quiet)}.card dd{margin:0}

@@ -176,21 +176,30 @@ def staged(views: Views, run: str, table: pd.DataFrame, color: str) -> None:
         color: of the run's curves.
     """
     for figure, rows in views.values():
-        if run not in set(rows["run"]):
+        own = rows[rows["run"] == run]
+        told = _of_groups(table, list(dict.fromkeys(own["group"])))
+        if own.empty or told.empty:
             continue
-        if rows["run"].nunique() == 1:
-            figures.stage_shades(figure, table)
+        if rows["run"].nunique() == 1 and ("group" not in told or told["group"].nunique() == 1):
+            figures.stage_shades(figure, told)
         if str(rows["panel"].iloc[0]).startswith("accuracy"):
-            _starred(figure, rows[rows["run"] == run], run, table, color)
+            _starred(figure, own, run, told, color)
+
+
+def _of_groups(table: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
+    """Stages of the groups of items that a panel is of: those of another group are not its own."""
+    return table if "group" not in table or ALL in groups else table[table["group"].isin(groups)]
 
 
 def _starred(figure: Any, own: pd.DataFrame, run: str, table: pd.DataFrame, color: str) -> None:
-    for step in table.loc[table["recommended"].astype(bool), "step"]:
-        at = own[own["step"] == step]
+    for one in table[table["recommended"].astype(bool)].to_dict("records"):
+        at = own[own["step"] == one["step"]]
+        if "group" in one and ALL not in set(at["group"]):
+            at = at[at["group"] == one["group"]]
         if len(at):
-            figures.star(figure, float(step), float(at["value"].iloc[0]), f"ship {run}", color=color)
+            figures.star(figure, float(one["step"]), float(at["value"].iloc[0]), f"ship {run}", color=color)
         else:
-            figures.mark(figure, float(step), f"ship {run}", color=color)
+            figures.mark(figure, float(one["step"]), f"ship {run}", color=color)
 
 
 def place_of(figure: Any, rows: pd.DataFrame, point: Mapping[str, Any], x: str = "step") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from analyses.core.analysis import get, names
 from analyses.core.store.store import Store
 from apps.catalog import Entry
+from apps.drawn.pictures import Picture, value
 
 SAVED = """
 for name, (figure, rows) in views.items():
@@ -129,6 +130,24 @@ def of_circuit(
             f"cells = maps.maps_of(result.summary(), {axes})[{shown.name!r}]",
             f'views["map"] = (maps.map_figure(cells, {axes}, {shown.title!r}), cells)',
         ]
+    return "\n".join([*lines, SAVED])
+
+
+def of_pictures(root: Path, shown: Sequence[tuple[Picture, Sequence[tuple[Entry, Mapping[str, Any]]]]]) -> str:
+    """Python that draws page Pictures: (picture, the results it is drawn from) in the order of the page."""
+    lines = [
+        *_head(root, "from apps.drawn import pictures"),
+        "known = {p.name: p for p in pictures.PICTURES}",
+        "views = {}",
+    ]
+    for picture, of in shown:
+        name = f"views[{picture.name!r}]"
+        if picture.joined:
+            given = ", ".join(f"{value(e, picture.joined)!r}: {_stored(e, at)}" for e, at in of)
+            lines.append(f"{name} = pictures.joined(known[{picture.name!r}], {{{given}}})")
+        else:
+            lines.append(f"result = {_stored(*of[0])}")
+            lines.append(f"{name} = (result.figures()[{picture.figure!r}], result.summary())")
     return "\n".join([*lines, SAVED])
 
 

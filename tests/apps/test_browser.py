@@ -31,6 +31,7 @@ TITLES = {
     "Run": "What happened over training",
     "Read": "What the model wrote",
     "Circuit": "Where in the model",
+    "Pictures": "Pictures of one run",
     "Token": "One item, token by token",
     "Compare": "Two results side by side",
     "Steer": "Change the model while it writes",

@@ -91,7 +91,7 @@ def test_generated_page_of_every_analysis_opens(store, monkeypatch, analysis):
 
 
 def test_pages_are_the_files_of_their_folder_the_run_first():
-    assert PAGES[:7] == ("Run", "Read", "Circuit", "Token", "Compare", "Steer", "Results")
+    assert PAGES[:8] == ("Run", "Read", "Circuit", "Pictures", "Token", "Compare", "Steer", "Results")
 
 
 def test_page_of_an_analysis_without_results_says_how_to_get_them(store, monkeypatch):

@@ -30,7 +30,7 @@ def test_colour_means_good_bad_place_or_unknown_and_runs_of_one_answer_share_a_c
         (look.PLACE, "In x"),
         (look.UNKNOWN, "Not judged: answers come from memory"),
     ]
-    assert made[0].quiet == "a, b · since step 12" and made[3].quiet == "d · 3 items"
+    assert made[0].quiet == "a · b since step 12" and made[3].quiet == "d · 3 items"
     assert cards.verdict([made[0].said[0][2], made[2].said[0][2]]) == look.BAD
     assert cards.verdict([]) == look.UNKNOWN == cards.verdict([made[3].said[0][2]])
 
@@ -41,6 +41,37 @@ def test_a_card_says_one_number_and_keeps_its_interval_for_who_asks():
     assert card.quiet == "a · +0.500: gain" and "[+0.400, +0.600]" in cards.row([card])
     hostile = cards.row(cards.cards([said(HOSTILE, "memory", estimand=HOSTILE, effect=1.0)]))
     assert "<script>" not in hostile
+
+
+def test_a_card_says_of_each_run_what_is_its_own():
+    """One place or step is never told of runs that have another."""
+    early, late = (f"the MLP output of layer {n} from tuned into base" for n in (1, 5))
+    places = [said("late", "place", place=late, effect=4.8), said("early", "place", place=early, effect=4.9)]
+    (card,) = cards.cards(places)
+    assert card.title == "In the MLP output of layer 1"
+    assert card.quiet.startswith("early: MLP output of layer 1 · late: MLP output of layer 5 · most in early: +4.9")
+    ship = lambda run, step: (run, "over_memorization", Claim("ship", FOUND, f"ship step {step}, accuracy 0.9"))  # noqa: E731
+    (card,) = cards.cards([ship("a", 140), ship("a", 20), ship("b", 6)])
+    assert (card.title, card.quiet) == ("Ship: a step for each run", "a @ 20, 140 by group · b @ 6")
+    assert cards.cards([ship("b", 6)])[0].title == "Ship b @ 6"
+    assert cards.cards([said(f"r{n}", "worse") for n in range(9)])[0].quiet == "r0 · r1 · r2 · r3 · and 5 more"
+
+
+def test_a_panel_of_one_group_has_its_own_checkpoint_starred_and_stages_shaded():
+    rows = pd.DataFrame({"step": [0, 10] * 2, "group": ["a", "a", "b", "b"], "value": [0.1, 0.9, 0.8, 0.2]})
+    rows = rows.assign(run="r", panel="accuracy", quantity="accuracy", unit="1")
+    table = rows[["group", "step"]].assign(stage=["x", "y", "x", "z"], recommended=[False, True, True, False])
+    for group, step, value in (("a", 10, 0.9), ("b", 0, 0.8)):
+        views = panels.panels(rows[rows["group"] == group])
+        panels.staged(views, "r", table, "#000000")
+        ((figure, _),) = views.values()
+        (star,) = [t for t in figure.data if t.name == "ship r"]
+        assert (star.x[0], star.y[0], len(figure.layout.shapes)) == (step, value, 2)
+    views = panels.panels(rows)
+    panels.staged(views, "r", table, "#000000")
+    ((figure, _),) = views.values()
+    stars = {(t.x[0], t.y[0]) for t in figure.data if t.name == "ship r"}
+    assert stars == {(10, 0.9), (0, 0.8)} and not figure.layout.shapes
 
 
 @pytest.mark.parametrize("places", [[5.0, 5.0, 5.0], [0.0, 100.0], [95.0, 99.0, 100.0], [3.0, 1.0, 2.0], []])

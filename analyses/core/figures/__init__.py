@@ -16,9 +16,11 @@ from analyses.core.figures.layout import (
     empty,
     keyed,
     mark,
+    peaks,
     shade,
     star,
 )
+from analyses.core.figures.paths import paths
 from analyses.core.figures.scales import color_scale
 from analyses.core.figures.stages import explained, stage_shades
 from analyses.core.figures.strips import tokens
@@ -54,6 +56,8 @@ __all__ = [
     "keyed",
     "mark",
     "named_ends",
+    "paths",
+    "peaks",
     "plain",
     "quantity_name",
     "scatter",

@@ -82,6 +82,21 @@ def star(figure: go.Figure, x: float, y: float, text: str, *, color: str = NEUTR
     return figure
 
 
+def peaks(figure: go.Figure) -> go.Figure:
+    """``figure`` of curves with a star at the largest value of each line; maps and figures with a slider stay."""
+    of: Any = figure
+    found = [] if of.frames else [t for t in of.data if t.type == "scatter" and t.mode and "lines" in t.mode]
+    for number, line in enumerate(t for t in found if t.fill is None):
+        ys = np.asarray(line.y, dtype=float)
+        if np.isfinite(ys).any():
+            at = int(np.nanargmax(ys))
+            look = {"symbol": "star", "size": 14, "color": line.line.color, "line": {"color": "white", "width": 1}}
+            told = {"hovertemplate": "largest: %{x}, %{y:.4g}<extra></extra>", "showlegend": number == 0}
+            place = {"xaxis": line.xaxis, "yaxis": line.yaxis, "legendgroup": "largest"}
+            of.add_scatter(x=[line.x[at]], y=[ys[at]], mode="markers", marker=look, name="largest", **told, **place)
+    return figure
+
+
 def keyed(figure: go.Figure, text: str, color: str) -> go.Figure:
     """``figure`` with a shade named in its legend."""
     look = {"symbol": "square", "size": 14, "color": color, "opacity": 0.35}

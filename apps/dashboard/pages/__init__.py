@@ -2,7 +2,16 @@
 
 import pkgutil
 
-FIRST = ("run", "read", "circuit", "token", "compare", "steer", "results")  # pages not named here follow, by alphabet
+FIRST = (
+    "run",
+    "read",
+    "circuit",
+    "pictures",
+    "token",
+    "compare",
+    "steer",
+    "results",
+)  # pages not named here follow, by alphabet
 
 
 def titles() -> dict[str, str]:
