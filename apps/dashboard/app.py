@@ -22,7 +22,8 @@ LOOK = """<style>
 [data-testid=stHeader], [data-testid=stToolbar] {pointer-events: none}
 [data-testid=stHeader] button {pointer-events: auto}
 [data-testid=stSidebarHeader] {height: 1.8rem; padding: .2rem .8rem 0; margin: 0; min-height: 0}
-[data-testid=stSidebarUserContent] {padding: 0 .9rem 2rem}
+[data-testid=stSidebarContent] {padding: 0}
+[data-testid=stSidebarUserContent] {padding: 0 1rem 2rem}
 [data-testid=stSidebarContent] h3 {font-size: 1rem; padding: 0 0 1.2rem}
 [data-testid=stSidebar] [data-testid=stVerticalBlock] {gap: .5rem}
 [data-testid=stMainBlockContainer] {padding: 1rem 1.5rem 4rem}
@@ -41,9 +42,9 @@ LOOK = """<style>
 [data-testid=stMarkdownContainer]:has(table) {overflow-x: auto}
 @media (max-width: 640px) {
   [data-testid=stMainBlockContainer] {padding: 3rem .8rem 3rem}
-  [data-testid=stElementContainer]:has([data-testid=stPlotlyChart]) {overflow-x: auto}
-  [data-testid=stFullScreenFrame]:has([data-testid=stPlotlyChart]) {min-width: 680px}
-  .st-key-panels [data-testid=stFullScreenFrame]:has([data-testid=stPlotlyChart]) {min-width: 0}
+  [data-testid=stElementContainer]:has(.probe-chart) {overflow-x: auto}
+  .probe-chart {min-width: 680px}
+  .st-key-panels .probe-chart {min-width: 0}
 }
 </style>"""
 BUSY_SECONDS, IDLE_SECONDS = 2, 5  # between looks at the folder, with and without a sweep under way

@@ -33,7 +33,7 @@ WARM = (
 SETTINGS = {
     "server.headless": "true",
     "server.fileWatcherType": "none",
-    "server.enableStaticServing": "false",
+    "server.enableStaticServing": "true",  # of the folder `static` beside the script: plotly's own
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "viewer",
     "client.showSidebarNavigation": "false",  # pages are chosen by the page itself, not found in `pages` by Streamlit

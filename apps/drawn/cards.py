@@ -88,7 +88,7 @@ def cards(said: Sequence[Said]) -> list[Card]:
 
 
 def _card(said: tuple[Said, ...]) -> Card:
-    said = tuple(sorted(said, key=lambda s: -_weight(s[2]))) if said[0][2].kind == "place" else said
+    said = _ordered(said)
     strongest = max(said, key=lambda s: _weight(s[2]))
     of = {run: [c for r, _, c in said if r == run] for run in dict.fromkeys(run for run, _, _ in said)}
     size = _size(strongest[2])
@@ -96,6 +96,14 @@ def _card(said: tuple[Said, ...]) -> Card:
     if len(of) > 1 and size:
         facts[-2] = f"most in {strongest[0]}: {size}"
     return Card(tone(strongest[2]), _title(said, strongest[2]), " · ".join(f for f in facts if f), said)
+
+
+def _ordered(said: tuple[Said, ...]) -> tuple[Said, ...]:
+    """Of places the strongest first; of checkpoints to ship, runs that have one for all their items."""
+    kind = said[0][2].kind
+    if kind == "ship":
+        return tuple(sorted(said, key=lambda s: s[2].group is not None))
+    return tuple(sorted(said, key=lambda s: -_weight(s[2]))) if kind == "place" else said
 
 
 def _weight(one: Claim) -> float:
@@ -107,7 +115,7 @@ def _of_run(run: str, own: Sequence[Claim]) -> str:
     if places := [_place(c) for c in own if c.kind == "place" and c.is_found and c.place]:
         return f"{run}: {places[0]}"
     if steps := _shipped(own):
-        return f"{run} @ {', '.join(steps)}" + (" by group" if len(steps) > 1 else "")
+        return f"{run} @ {'/'.join(steps)}" + (" by group" if len(steps) > 1 else "")
     found = [c.step for c in own if c.step is not None and c.is_found]
     return f"{run} since step {min(found):g}" if found else run
 

@@ -142,7 +142,7 @@ def sources(picture: Picture, entries: Sequence[Entry]) -> list[Source]:
 def value(entry: Entry, option: str) -> str:
     """The value of an option as a line is named."""
     found = entry.record.get("options", {}).get(option)
-    return ", ".join(map(str, found)) or "as is" if isinstance(found, list) else str(found)
+    return ", ".join(map(str, found)) if isinstance(found, list) and found else str(found or "as is")
 
 
 def joined(picture: Picture, parts: Mapping[str, Result]) -> tuple[Any, pd.DataFrame]:

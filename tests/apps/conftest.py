@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import socket
 import subprocess
@@ -109,6 +110,12 @@ def unknown() -> Result:
         schema=SCHEMA, key=key("unknown"), analysis="made_elsewhere", kind="run", inputs={}, upstream={}, options={},
         started="2026-01-01T00:00:00+00:00", seconds=1.0, environment={}, code="", loading={},
     )  # fmt: skip
+
+
+def charts(app: Any) -> list[dict[str, Any]]:
+    """The figures a page shows, as its charts got them."""
+    sent = [json.loads(e.proto.json) for e in app.get("bidi_component")]
+    return [json.loads(data["figure"]) for data in sent if isinstance(data, dict) and "figure" in data]
 
 
 @pytest.fixture(scope="session")

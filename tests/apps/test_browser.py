@@ -62,7 +62,7 @@ def ready(page: Any) -> None:
     page.wait_for_selector("h3, h2", timeout=30_000)
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=60_000)
     page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=30_000)
-    if page.locator("[data-testid=stPlotlyChart]").count():
+    if page.locator(".probe-chart").count():
         page.wait_for_selector(".js-plotly-plot .main-svg", timeout=30_000)
 
 
@@ -126,7 +126,7 @@ def test_pages_are_reached_from_one_another_by_a_click(address, watched):
                 go_to(page, back)
                 assert page.locator("[data-testid=stException]").count() == 0, (there, back)
     go_to(page, "Circuit")
-    assert page.locator("[data-testid=stPlotlyChart]").count() == 2  # curves are chosen already, and the map
+    assert page.locator(".probe-chart").count() == 2  # curves are chosen already, and the map
 
 
 def slider_at(page: Any, text: str) -> None:
@@ -222,7 +222,7 @@ def test_a_cell_leads_to_its_items_and_an_item_to_its_tokens(address, watched):
     page = watched(f"{address}/?page=Circuit&of=high").page
     ready(page)
     page.wait_for_selector("text=Choose a cell")
-    chart = page.locator("[data-testid=stPlotlyChart]").last
+    chart = page.locator(".probe-chart").last
     chart.scroll_into_view_if_needed()
     box = chart.locator(".nsewdrag").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 6, box["y"] + box["height"] / 8)
@@ -237,7 +237,7 @@ def test_a_cell_leads_to_its_items_and_an_item_to_its_tokens(address, watched):
 def test_a_token_shows_its_layers(address, watched):
     page = watched(f"{address}/?page=Token&of=high&item=leaked-0").page
     ready(page)
-    chart = page.locator("[data-testid=stPlotlyChart]").first
+    chart = page.locator(".probe-chart").first
     chart.scroll_into_view_if_needed()
     box = chart.locator(".nsewdrag").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 24, box["y"] + box["height"] / 2)

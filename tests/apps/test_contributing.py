@@ -23,7 +23,7 @@ app = AppTest.from_file("apps/dashboard/app.py", default_timeout=600)
 app.query_params.update({"page": "Results", "analysis": "resid_norm"})
 app.run()
 assert not app.exception, app.exception
-print(app.subheader[0].value, len(app.get("plotly_chart")))
+print(app.subheader[0].value, sum('"figure"' in chart.proto.json for chart in app.get("bidi_component")))
 """
 REFERENCE = "import sys; sys.path.insert(0, 'docs'); import reference; print(reference._overview())"
 CHANGED = {"probe/readers/run_files.py", "probe/checkpoints/shards.py"}  # by the other sections

@@ -21,7 +21,7 @@ from apps.dashboard.serve import SCRIPT
 from apps.dashboard.widgets import address
 from apps.drawn import curves, reproduction
 from probe import RunLog
-from tests.apps.conftest import HOSTILE, key, perplexity
+from tests.apps.conftest import HOSTILE, charts, key, perplexity
 
 MODEL_PACKAGES = ("torch", "transformers", "transformer_lens", "nnsight")
 PAGES = tuple(pages.titles())
@@ -74,10 +74,6 @@ def markup(app: AppTest) -> str:
     return "\n".join(str(json.loads(e.proto.json)) for e in app.get("bidi_component"))
 
 
-def charts(app: AppTest) -> list[dict]:
-    return [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_opens_without_torch(store, monkeypatch, page):
     app = opened(store, monkeypatch, page=page)
@@ -102,7 +98,7 @@ def test_page_of_an_analysis_without_results_says_how_to_get_them(store, monkeyp
 
 def test_page_of_an_unknown_analysis_is_drawn_from_its_numbers(store, monkeypatch):
     app = opened(store, monkeypatch, page="Results", analysis="made_elsewhere")
-    assert len(app.get("plotly_chart")) == 1
+    assert len(charts(app)) == 1
 
 
 def test_address_sets_the_view_and_unknown_values_are_ignored(store, monkeypatch):
@@ -135,10 +131,10 @@ def test_a_key_from_the_address_cannot_leave_the_store(store, monkeypatch, bad):
 
 def test_slider_moves_the_figure_the_table_and_the_code(store, monkeypatch):
     app = opened(store, monkeypatch, page="Results", analysis="perplexity", code="true")
-    before = app.get("plotly_chart")[0].proto.spec
+    before = json.dumps(charts(app)[0])
     app.select_slider[0].set_value(90).run()
     assert not app.exception
-    assert app.get("plotly_chart")[0].proto.spec != before
+    assert json.dumps(charts(app)[0]) != before
     assert "step=90" in words(app)
 
 
@@ -201,10 +197,10 @@ def test_two_runs_share_panels_of_one_group_each(store, monkeypatch):
 
 def test_token_page_shows_difference_of_two_checkpoints(store, monkeypatch):
     app = opened(store, monkeypatch, page="Token", of="high", item="leaked-0", show="difference")
-    spec = json.loads(app.get("plotly_chart")[0].proto.spec)
+    spec = charts(app)[0]
     assert spec["layout"]["title"]["text"].endswith("step 90 minus step 0")
     assert spec["layout"]["coloraxis"]["cmid"] == 0
-    assert "<script>" not in app.get("plotly_chart")[0].proto.spec
+    assert "<script>" not in json.dumps(charts(app)[0])
 
 
 def test_compare_pairs_items_and_corrects_p(store, monkeypatch):
@@ -260,7 +256,7 @@ def test_going_from_page_to_page_keeps_defaults_and_draws(store, monkeypatch):
         assert not app.exception, page
         if page in ("Run", "Circuit"):
             assert app.multiselect[0].value, page
-            assert app.get("plotly_chart"), page
+            assert charts(app), page
     app.multiselect(key="layer_curves").set_value([]).run()
     assert "Choose at least one curve" in words(app)
 

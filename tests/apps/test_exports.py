@@ -20,7 +20,7 @@ from analyses.core.store.store import Store
 from apps.catalog import listing
 from apps.dashboard.widgets import exports
 from apps.drawn import curves, maps
-from tests.apps.conftest import HOSTILE, estimate, key, lens, perplexity, staged
+from tests.apps.conftest import HOSTILE, charts, estimate, key, lens, perplexity, staged
 from tests.apps.test_browser import ready
 from tests.apps.test_dashboard import opened
 from tests.conftest import ROOT
@@ -84,15 +84,11 @@ def ran(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     return names["views"]
 
 
-def drawn(app: AppTest) -> list[dict[str, Any]]:
-    return [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
-
-
 def agree(app: AppTest, views: dict[str, Any]) -> None:
     """The page's figures are the code's; only invisible marks to click on may come on top."""
-    charts = drawn(app)
-    assert len(charts) == len(views)
-    for chart, (figure, rows) in zip(charts, views.values(), strict=True):
+    shown = charts(app)
+    assert len(shown) == len(views)
+    for chart, (figure, rows) in zip(shown, views.values(), strict=True):
         made = json.loads(figure.to_json())
         assert chart["data"][: len(made["data"])] == made["data"]
         assert len(chart["data"]) <= len(made["data"]) + 1
@@ -171,7 +167,7 @@ def test_closed_boxes_make_nothing(store, monkeypatch, page):
 def test_every_figure_of_a_page_can_be_saved(store, monkeypatch, page):
     app = opened(store, monkeypatch, page=page, export="true")
     labels = [b.proto.label for b in app.get("download_button")]
-    assert len(labels) == 3 * len(drawn(app)) and len(set(labels)) == len(labels)
+    assert len(labels) == 3 * len(charts(app)) and len(set(labels)) == len(labels)
 
 
 def test_code_box_names_the_commands_that_computed_the_results(store, monkeypatch):

@@ -50,10 +50,13 @@ def test_a_card_says_of_each_run_what_is_its_own():
     (card,) = cards.cards(places)
     assert card.title == "In the MLP output of layer 1"
     assert card.quiet.startswith("early: MLP output of layer 1 · late: MLP output of layer 5 · most in early: +4.9")
-    ship = lambda run, step: (run, "over_memorization", Claim("ship", FOUND, f"ship step {step}, accuracy 0.9"))  # noqa: E731
-    (card,) = cards.cards([ship("a", 140), ship("a", 20), ship("b", 6)])
-    assert (card.title, card.quiet) == ("Ship: a step for each run", "a @ 20, 140 by group · b @ 6")
-    assert cards.cards([ship("b", 6)])[0].title == "Ship b @ 6"
+
+    def ship(run: str, step: int, group: str | None) -> cards.Said:
+        return run, "over_memorization", Claim("ship", FOUND, f"ship step {step}, accuracy 0.9", group=group)
+
+    (card,) = cards.cards([ship("a", 140, "x"), ship("a", 20, "y"), ship("b", 6, None)])
+    assert (card.title, card.quiet) == ("Ship: a step for each run", "b @ 6 · a @ 20/140 by group")
+    assert cards.cards([ship("b", 6, None)])[0].title == "Ship b @ 6"
     assert cards.cards([said(f"r{n}", "worse") for n in range(9)])[0].quiet == "r0 · r1 · r2 · r3 · and 5 more"
 
 

@@ -19,7 +19,7 @@ from tests.apps.test_dashboard import charts, markup, opened, words
 
 
 def drawn(app: AppTest, place: int = 0) -> dict[str, Any]:
-    return json.loads(app.get("plotly_chart")[place].proto.spec)
+    return charts(app)[place]
 
 
 def side(layers: int, groups: int, rise: float) -> pd.DataFrame:

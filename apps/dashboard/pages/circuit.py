@@ -81,8 +81,8 @@ def _layers(read: Read) -> tuple[exports.Views, list[str]]:
         row = curves.row_at(layers, figure, point)
         return curves.place_name(row) if row else ""
 
-    keep = parts.kept("point", "layers", named)
-    parts.figure(figure, "layers", key="layers", on_select=keep, alt="Curves over layers")
+    keep = parts.kept("point", named)
+    parts.figure(figure, "layers", key="layers", on_point=keep, alt="Curves over layers")
     _behind_point(read, layers)
     return {"layers": (figure, layers)}, picked
 
@@ -131,10 +131,10 @@ def _map(read: Read) -> tuple[Map | None, exports.Views]:
     name = address.held("cell", ["", *by_name], "")
     cell = by_name.get(name)
     keep = parts.kept(
-        "cell", "map_figure", lambda p: _cell_name({a: _value(cells[a], p[s]) for a, s in zip(axes, "xy", strict=True)})
+        "cell", lambda p: _cell_name({a: _value(cells[a], p[s]) for a, s in zip(axes, "xy", strict=True)})
     )
     marked = parts.clickable(figure, (as_text(cell[shown.x]), as_text(cell[shown.y])) if cell else None)
-    parts.figure(marked, "map", key="map_figure", on_select=keep, alt=shown.title)
+    parts.figure(marked, "map", key="map_figure", on_point=keep, alt=shown.title)
     if cell:
         _items(shown.entry, {**shown.at, **cells.attrs["fixed"], **cell}, "cell")
     else:

@@ -222,8 +222,8 @@ def _shown(name: str, figure: Figure, part: pd.DataFrame, picked: str) -> None:
         place = round(point["y"]) * wide + round(point["x"])
         return places[place] if place < len(places) else ""
 
-    keep = parts.kept("pos", f"strip-{title}", named)
-    parts.figure(parts.clickable(figure, cell), name, key=f"strip-{title}", on_select=keep, alt=title)
+    keep = parts.kept("pos", named)
+    parts.figure(parts.clickable(figure, cell), name, key=f"strip-{title}", on_point=keep, alt=title)
 
 
 def _token_text(views: exports.Views, pos: int) -> str:

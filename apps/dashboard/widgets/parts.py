@@ -16,7 +16,7 @@ from analyses.core.result import Result
 from analyses.core.store import contents
 from analyses.core.store.store import Store
 from apps.catalog import Entry, located, not_found
-from apps.dashboard.widgets import address
+from apps.dashboard.widgets import address, chart
 from apps.dashboard.widgets.address import escaped
 from apps.drawn.comparison import CATEGORIES
 from apps.report import figures_of, provenance
@@ -102,11 +102,13 @@ def filters(summary: pd.DataFrame, prefix: str = "") -> dict[str, list[Any]]:
     return chosen
 
 
-def figure(shown: Any, name: str, *, key: str, alt: str = "", on_select: Any = "ignore") -> Any:
+def figure(
+    shown: Any, name: str, *, key: str, alt: str = "", on_point: Callable[[chart.Point], None] | None = None
+) -> None:
     """A figure; its camera button saves what is on screen."""
     kind = address.held("image", ("png", "svg"), "png")
-    config = {"displaylogo": False, "toImageButtonOptions": {"format": kind, "filename": name, "scale": 2}}
-    return st.plotly_chart(shown, key=key, config=config, on_select=on_select, selection_mode="points", alt=alt or name)
+    config = {"toImageButtonOptions": {"format": kind, "filename": name, "scale": 2}}
+    chart.show(shown, key=key, config=config, on_point=on_point, alt=alt or name)
 
 
 def side_by_side(
@@ -120,23 +122,21 @@ def side_by_side(
         on_point: what a click on a point means: takes figure, rows and point.
     """
 
-    def clicked(key: str, shown: object, rows: pd.DataFrame) -> None:
-        if points := st.session_state[key].selection.points:
-            on_point(shown, rows, points[0])
+    def clicked(shown: object, rows: pd.DataFrame, point: chart.Point) -> None:
+        if point:
+            on_point(shown, rows, point)
 
     with st.container(horizontal=True, key="panels"):
         for name, (shown, rows) in views.items():
             title = TAGS.sub(" ", str(shown.layout.title.text))
-            key = f"panel-{name}"
-            figure(shown, name, key=key, alt=f"{title} {alt}", on_select=partial(clicked, key, shown, rows))
+            figure(shown, name, key=f"panel-{name}", alt=f"{title} {alt}", on_point=partial(clicked, shown, rows))
 
 
-def kept(key: str, chart: str, named: Callable[[Any], str]) -> Callable[[], None]:
+def kept(key: str, named: Callable[[Any], str]) -> Callable[[chart.Point], None]:
     """What keeps the point chosen on a chart, as a link names it, under ``key``: it outlives the chart."""
 
-    def keep() -> None:
-        points = st.session_state[chart].selection.points
-        st.session_state[key] = named(points[0]) if points else ""
+    def keep(point: chart.Point) -> None:
+        st.session_state[key] = named(point) if point else ""
 
     return keep
 
