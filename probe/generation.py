@@ -11,7 +11,7 @@ from probe.completions import Completion, Completions
 from probe.errors import InputError
 from probe.prompts import Prompts
 from probe.sampling import Sampling
-from probe.stream import Stream
+from probe.stream import OnText, Stream
 from probe.texts import Texts, asked
 from probe.tokens import SPANS, Encoded, Template, TokenBatch, tokenize_prompts
 
@@ -31,27 +31,32 @@ def generate(
     sampling: Sampling,
     batch_size: int | None,
     template: Template | None,
+    on_text: OnText | None = None,
 ) -> Completions:
     """Every completion, in the order of the prompts, then by sample (see `Model.generate`)."""
     if isinstance(prompts, TokenBatch):
         (batch,) = prompt_batches(model, prompts, sampling, len(prompts), "none")
-        return Completions(_done(model, [(encoded_of(batch), len(batch))], edits, sampling))
+        return Completions(_done(model, [(encoded_of(batch), len(batch))], edits, sampling, on_text))
     if not isinstance(prompts, Prompts):
         of = asked(prompts)
         prompts, template = of.prompts, template or of.template
     encoded = _encoded(model, prompts, sampling, template or "none")
     at_once = model.at_once(batch_size or prompts_at_once(model, encoded, sampling))
-    done = _done(model, _parts(model, encoded, sampling, at_once), edits, sampling)
+    done = _done(model, _parts(model, encoded, sampling, at_once), edits, sampling, on_text)
     order = {item.key: n for n, item in enumerate(prompts.items)}
     return Completions(sorted(done, key=lambda c: (order[c.item.key], c.sample)))
 
 
 def _done(
-    model: Handle, parts: Sequence[tuple[list[Encoded], int]], edits: Sequence[Edit], sampling: Sampling
+    model: Handle,
+    parts: Sequence[tuple[list[Encoded], int]],
+    edits: Sequence[Edit],
+    sampling: Sampling,
+    on_text: OnText | None,
 ) -> list[Completion]:
     """Completions of each part, by the model's server where it has one."""
     if model.server is None:
-        return [c for part, together in parts for c in Stream(model, part, edits, sampling, together).run()]
+        return [c for part, together in parts for c in Stream(model, part, edits, sampling, together, on_text).run()]
     if edits:
         raise InputError(
             f"{model.server.url}: a server cannot edit activations; generate here, without --generate-with"

@@ -20,6 +20,7 @@ from probe.interventions import Edit
 from probe.sampling import Sampling
 from probe.shape import ModelShape
 from probe.sites import GLOBAL_KINDS, KINDS, Site, is_module_spelling
+from probe.stream import OnText
 from probe.tokens import Framing, plan, tokenize
 from probe.trace import Trace
 
@@ -265,6 +266,7 @@ class Handle:
         n_samples: int = 1,
         batch_size: int | None = None,
         template: Template | None = None,
+        on_text: OnText | None = None,
     ) -> Completions:
         """Continuations of prompts, in their order and then by sample, under edits if any.
 
@@ -280,13 +282,14 @@ class Handle:
             batch_size: prompts computed together (others join as theirs end); by default as many as make 256 rows
                 of at most 2 GiB.
             template: `chat` puts prompts through the chat template; by default conversations alone go through it.
+            on_text: called after every token with the texts so far, to show them while they are written (not by a server).
 
         Raises:
             InputError: a prompt that with the new tokens exceeds the context (by id), bad options.
         """
         how = Sampling(max_new_tokens, temperature, top_p, seed, tuple(stop), n_samples)
         with self._lock, torch.inference_mode():
-            return generate(self, prompts, [*self._open, *edits], how, batch_size, template)
+            return generate(self, prompts, [*self._open, *edits], how, batch_size, template, on_text)
 
 
 def _collect(wanted: Sequence[Site], visits: Mapping[Site, Visitor]) -> dict[Site, Tensor]:

@@ -7,8 +7,8 @@ states) takes no newcomers: there the prompts go in one lot after another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from probe.handle import Handle
     from probe.interventions import Edit
 
+OnText: TypeAlias = Callable[[Sequence[str]], None]
+"""Told the texts so far, after every token."""
+
 FREE = 8
 """Rows that have ended leave, and prompts join, once they are this part of all."""
 
@@ -38,8 +41,15 @@ class Stream:
     """
 
     def __init__(
-        self, model: Handle, prompts: Sequence[Encoded], edits: Sequence[Edit], sampling: Sampling, at_once: int
+        self,
+        model: Handle,
+        prompts: Sequence[Encoded],
+        edits: Sequence[Edit],
+        sampling: Sampling,
+        at_once: int,
+        on_text: OnText | None = None,
     ) -> None:
+        self.on_text = on_text
         self.model, self.edits, self.sampling, self.at_once = model, tuple(edits), sampling, at_once
         self.copies = sampling.n_samples
         self.waiting = list(prompts)
@@ -59,6 +69,8 @@ class Stream:
             self._refuse_non_finite(logits)
             ids = self._draw(logits)
             self._record(ids.tolist())
+            if self.on_text:
+                self.on_text([self._completion(n).text for n in range(len(self.who))])
             kept = self._leave()
             logits = self._step(ids if kept is None else ids[kept]) if self.rows else None
         return [self._completion(n) for n in range(len(self.who))]

@@ -13,6 +13,7 @@ from analyses.core.store.store import Store
 from apps.dashboard.pages import steer
 from apps.dashboard.serve import SCRIPT
 from apps.dashboard.widgets import directions
+from probe import Model
 from probe.errors import InputError
 from tests import tiny
 from tests.apps.conftest import perplexity
@@ -62,6 +63,21 @@ def test_saved_script_gives_the_same_texts(recipe, capsys):
     exec(compile(recipe.script(placebo), "saved", "exec"), {})
     told = capsys.readouterr().out
     assert all(f"{name}: {text!r}" in told for name, text in texts.items())
+
+
+def test_texts_are_told_while_they_are_written_and_are_those_of_steer(run):
+    asked = directions.Asked(str(run / "checkpoint-90"), "what is 3 plus 7 ?", ("it is 10",), ("it is 9",), 0)
+    told: list[dict[str, str]] = []
+    of = directions.written(asked, 1, 4.0, 5, Model.load, lambda texts: told.append(dict(texts)))
+    assert told[-1] == dict(of) and len(told) > 3
+    assert all(of[0][1].startswith(t["as it is"]) for t in told if len(t) == 1)
+    model = Model.load(asked.checkpoint)
+    steered = model.steer(asked.prompt, model.direction(asked.pairs, 1), [4.0], max_new_tokens=5, seed=0)
+    assert of == [
+        ("as it is", steered.unchanged.text),
+        ("steered", steered.text(4.0)),
+        ("placebo", steered.text(4.0, directions.PLACEBO)),
+    ]
 
 
 @pytest.fixture

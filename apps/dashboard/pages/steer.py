@@ -10,6 +10,7 @@ import hashlib
 import json
 import random
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -101,8 +102,7 @@ def show(found: Listing) -> None:
     if asked != recipe:
         st.warning(f"Settings were changed: press Write. The texts below were made with {address.escaped(recipe)}")
     try:
-        with st.spinner("The model writes ..."):
-            texts, placebo = completions(recipe)
+        texts, placebo = running.streamed(recipe, partial(completions, recipe))
     except ProbeError as error:
         st.error(address.escaped(error))
         return
@@ -206,9 +206,8 @@ def _asked(found: Listing) -> tuple[Recipe | None, Recipe | None]:
     return recipe, last
 
 
-@st.cache_resource(max_entries=20, show_spinner=False)
-def completions(recipe: Recipe) -> tuple[dict[str, str], tuple[int, ...]]:
-    """Text by arm, and the placebo's units.
+def completions(recipe: Recipe, tell: running.Tell | None = None) -> tuple[dict[str, str], tuple[int, ...]]:
+    """Text by arm, and the placebo's units; ``tell`` is told the texts while they are written.
 
     Raises:
         InputError: a layer or unit the model does not have, a prompt that does not fit.
@@ -225,7 +224,7 @@ def completions(recipe: Recipe) -> tuple[dict[str, str], tuple[int, ...]]:
     if placebo:
         arms["placebo"] = _edits(model, recipe, placebo)
     how: dict[str, Any] = {"max_new_tokens": recipe.max_new_tokens, "seed": recipe.seed}
-    return {name: model.generate([recipe.prompt], edits=edits, **how)[0].text for name, edits in arms.items()}, placebo
+    return running.write(model, recipe.prompt, arms, tell, **how), placebo
 
 
 def _size(model: Any, kind: str) -> int:

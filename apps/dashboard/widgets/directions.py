@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from apps.dashboard.widgets import address, live
+from apps.dashboard.widgets import address, live, running
 from apps.drawn import steered
 from probe.errors import ProbeError
 
@@ -113,19 +113,15 @@ def doses(
     return found
 
 
-@st.cache_resource(max_entries=40, show_spinner="The model writes ...", hash_funcs={Asked: repr})
 def written(
-    asked: Asked, layer: int, strength: float, tokens: int, _load: Callable[[str], Model]
+    asked: Asked, layer: int, strength: float, tokens: int, load: Callable[[str], Model], tell: running.Tell
 ) -> list[tuple[str, str]]:
-    """(arm, what it wrote): as it is, steered, placebo."""
-    model = _load(asked.checkpoint)
+    """(arm, what it wrote): as it is, steered, placebo; the texts that ``Model.steer`` gives."""
+    model = load(asked.checkpoint)
     direction = model.direction(asked.pairs, layer)
-    told = model.steer(asked.prompt, direction, [strength], max_new_tokens=tokens, seed=asked.seed)
-    return [
-        ("as it is", told.unchanged.text),
-        ("steered", told.text(strength)),
-        ("placebo", told.text(strength, PLACEBO)),
-    ]
+    placebo = direction.placebos(asked.seed)[PLACEBO]
+    arms = {"as it is": [], "steered": direction.edits(strength), "placebo": placebo.edits(strength)}
+    return list(running.write(model, asked.prompt, arms, tell, max_new_tokens=tokens).items())
 
 
 def _shown(asked: Asked, at: list[int], load: Callable[[str], Model]) -> None:
@@ -136,7 +132,10 @@ def _shown(asked: Asked, at: list[int], load: Callable[[str], Model]) -> None:
     live.show(steered.grids(found, picked), key="doses", on_pick=lambda word: address.go(dose=word))
     tokens = address.slide("New tokens", range(1, MAX_TOKENS + 1), key="tokens", default=40)
     st.markdown(f"##### Layer {picked[0]}, strength {picked[1]:g}")
-    live.show(steered.completions(written(asked, *picked, tokens, load)), key="steered_texts")
+    told = running.streamed(
+        (asked, picked, tokens), lambda tell: written(asked, *picked, tokens=tokens, load=load, tell=tell)
+    )
+    live.show(steered.completions(told), key="steered_texts")
     st.caption(
         "Marked: words that the unchanged model does not write there. If the placebo moves as much, any push does."
     )
