@@ -64,12 +64,13 @@ def paths(
     """
     exist(rows, (x, y, along, starred, *(c for of in (color, dash, facet) for c in crowds.named(of))))
     rows = rows.dropna(subset=[x, y])
-    wide, slides = crowds.slid(rows, crowds.named(facet))
+    hues, dashes, wide = crowds.dealt(rows, color, dash, facet)
+    wide, slides = crowds.slid(rows, wide)
     look: dict[str, Any] = {"x": x, "y": y, "along": along, "starred": starred, "star": star, "title": title}
-    look |= {"x_title": x_title, "y_title": y_title, "color": color, "dash": dash}
+    look |= {"x_title": x_title, "y_title": y_title, "color": hues or None, "dash": dashes or None}
     if slides:
         return crowds.sliding(rows, slides, wide, y, lambda part: paths(part, facet=wide or None, **look))
-    rows, (color, dash, facet) = joined(rows, color, dash, wide or None)
+    rows, (color, dash, facet) = joined(rows, hues or None, dashes or None, wide or None)
     facet = checked(rows, (along, color, dash, facet), facet, y)
     if rows.empty:
         return empty(title)
