@@ -282,7 +282,8 @@ class Handle:
             batch_size: prompts computed together (others join as theirs end); by default as many as make 256 rows
                 of at most 2 GiB.
             template: `chat` puts prompts through the chat template; by default conversations alone go through it.
-            on_text: called after every token with the texts so far, to show them while they are written (not by a server).
+            on_text: called after every token with the texts so far, to show them while they are written; not by a
+                server.
 
         Raises:
             InputError: a prompt that with the new tokens exceeds the context (by id), bad options.

@@ -23,6 +23,7 @@ TAKES_PICTURES = os.environ.get("PROBE_SCREENSHOTS") == "1"
 SHOWN = {
     "Read": "&run=sft-high&flip=to+wrong",
     "Circuit": "&of=planted",
+    "Pictures": "&of=grpo-format",
     "Token": "&of=planted&base=0&show=two+checkpoints",
     "Compare": "&analysis=logit_lens",
     "Results": "&analysis=logit_lens",
@@ -185,7 +186,13 @@ def test_page_opens_on_results_of_the_lab(lab_address, watched, name):
 
 @pytest.mark.lab
 @pytest.mark.parametrize(
-    ("name", "size", "scheme"), [("run-1920", (1920, 1080), "light"), ("run-phone", (390, 844), "dark")]
+    ("name", "size", "scheme"),
+    [
+        ("run-1920", (1920, 1080), "light"),
+        ("run-dark", (1280, 800), "dark"),
+        ("run-phone", (390, 844), "dark"),
+        ("run-phone-light", (390, 844), "light"),
+    ],
 )
 def test_the_first_screen_of_the_lab_at_other_sizes(lab_address, watched, name, size, scheme):
     page = watched(lab_address, color_scheme=scheme).page
