@@ -54,3 +54,12 @@ def test_the_bifurcation_is_starred_where_the_p_allows_and_nowhere_else():
     stars = bifurcation(data, "t").data[-1]
     assert list(stars.x) == [3, 7]  # out of layer 2: the clearest of those that part the groups
     assert not len(bifurcation(data.assign(p_value=data["p_value"] + 0.5), "t").data[-1].x)
+
+
+def test_a_single_point_with_an_interval_has_a_bar_where_a_band_would_show_nothing():
+    gap = [np.nan, np.nan, np.nan]
+    rows = pd.DataFrame({"layer": [0, 1, 2, 3], "value": [0.0, 0.0, 0.0, 5.0], "unit": "nats", "n": 8})
+    line = figures.curve(rows.assign(ci_low=[*gap, 4.0], ci_high=[*gap, 6.0]), x="layer").data[-1]
+    assert line.error_y.array[3] == 1.0 == line.error_y.arrayminus[3] and np.isnan(line.error_y.array[:3]).all()
+    whole = figures.curve(rows.assign(ci_low=rows["value"] - 1, ci_high=rows["value"] + 1), x="layer")
+    assert whole.data[-1].error_y.array is None

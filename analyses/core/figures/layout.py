@@ -78,7 +78,8 @@ def star(figure: go.Figure, x: float, y: float, text: str, *, color: str = NEUTR
     """``figure`` with a star at a point, named in the legend; ``row`` and ``col`` say in which panel."""
     look = {"symbol": "star", "size": 15, "color": color, "line": {"color": "white", "width": 1}}
     hover = f"{html.escape(text)}: %{{x}}, %{{y:.4g}}<extra></extra>"
-    figure.add_scatter(x=[x], y=[y], mode="markers", marker=look, name=html.escape(text), hovertemplate=hover, **place)
+    told: dict[str, Any] = {"name": html.escape(text), "hovertemplate": hover, "cliponaxis": False}  # whole at an edge
+    figure.add_scatter(x=[x], y=[y], mode="markers", marker=look, **told, **place)
     return figure
 
 

@@ -118,7 +118,19 @@ def line_traces(
         return [main]
     if not ordered:
         return [{**main, "error_y": error_bars(line)}]
-    return [band(line, x, style["color"], name), main] if has_band else [main]
+    if not has_band:
+        return [main]
+    return [band(line, x, style["color"], name), {**main, **_alone(line)}]
+
+
+def _alone(line: pd.DataFrame) -> Trace:
+    """Bars for points with an interval between points without one: of a single point a band shows nothing."""
+    has = (line["ci_low"].notna() & line["ci_high"].notna()).to_numpy()
+    beside = np.append(has[1:], False) | np.append(False, has[:-1])
+    if not (has & ~beside).any():
+        return {}
+    bars = error_bars(line)
+    return {"error_y": {**bars, **{k: bars[k].where(has & ~beside) for k in ("array", "arrayminus")}}}
 
 
 def band(line: pd.DataFrame, x: str, color: str, name: str) -> Trace:
