@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from probe import Model, Prompts, TokenBatch
 
 BY = ["group", "answer_kind"]
-ELEMENTS_AT_ONCE = 1 << 21  # of logits: a dozen arrays of this size are there together
+ELEMENTS_AT_ONCE = 9 << 20  # of logits: eight arrays of this size are there together, each given back when it is done
 QUANTITIES = {
     "forward_nats": ("nats", "KL(teacher || student) per answer token"),
     "reverse_nats": ("nats", "KL(student || teacher) per answer token"),
@@ -168,11 +168,11 @@ def measured(
 ) -> dict[str, np.ndarray]:
     """Every quantity of each row of last states; a few rows of logits are there at once."""
     size = max(1, min(64, ELEMENTS_AT_ONCE // base.shape.d_vocab))
-    chunks = [
-        measures(base.logits_of(before[c]), tuned.logits_of(after[c]), delta, floor)
-        for c in reading.row_chunks(len(before), size)
-    ]
-    return {name: np.concatenate([c[name] for c in chunks]) for name in QUANTITIES}
+    found = {name: np.empty(len(before)) for name in QUANTITIES}
+    for c in reading.row_chunks(len(before), size):  # results go into place: kept apart they would pin freed logits
+        for name, values in measures(base.logits_of(before[c]), tuned.logits_of(after[c]), delta, floor).items():
+            found[name][c] = values
+    return found
 
 
 def measures(
@@ -182,12 +182,12 @@ def measures(
     apart = reading.divergences(student, teacher)
     log_s, log_t = (reading.log_softmax(z.to(student.device)) for z in (student, teacher))
     s, t = log_s.exp(), log_t.exp()
-    ratio = torch.where(s > 0, log_s - log_t.clamp(min=-1e4), 0.0)
-    top = log_t.argmax(-1, keepdim=True)
+    top = t.argmax(-1, keepdim=True)
+    ratio = log_s.sub_(log_t.clamp_(min=-1e4)).masked_fill_(s == 0, 0.0)
     found = {
         "forward_nats": apart.kl_qp_nats, "reverse_nats": apart.kl_pq_nats, "jsd_nats": apart.jsd_nats,
-        "forward_pull": (s - t).abs().sum(-1),
-        "reverse_pull": (s * (ratio - apart.kl_pq_nats[:, None]).abs()).sum(-1),
+        "forward_pull": (s - t).abs_().sum(-1),
+        "reverse_pull": ratio.sub_(apart.kl_pq_nats[:, None]).abs_().mul_(s).sum(-1),
         "unseen_mass": torch.where(s < floor, t, 0.0).sum(-1),
         "margin": margin(t.gather(-1, top)[:, 0].double(), s.gather(-1, top)[:, 0].double(), delta),
     }  # fmt: skip
