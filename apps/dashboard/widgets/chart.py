@@ -50,7 +50,7 @@ const colours = box => {
 const dressed = (figure, look) => {
   const layout = structuredClone(figure.layout), base = (layout.template ??= {}).layout ??= {};
   const axis = { linecolor: look.line, gridcolor: look.grid, tickfont: { color: look.quiet },
-    title: { font: { color: look.quiet, size: 13 } } };
+    title: { standoff: 12, font: { color: look.quiet, size: 13 } } };
   Object.assign(base, { paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', modebar: {
     bgcolor: 'rgba(0,0,0,0)', color: look.quiet, activecolor: look.ink },
     hoverlabel: { bgcolor: look.page, font: { color: look.ink } } });
