@@ -25,7 +25,7 @@ from tests import tiny
 if TYPE_CHECKING:
     from probe.completions import Completions
 
-N_PROMPTS, GROUPS, SAMPLES, SHORTEST, LONGEST, ROWS, REPEATS = 256, 32, 8, 5, 120, 32, 5
+N_PROMPTS, GROUPS, SAMPLES, SHORTEST, LONGEST, ROWS, REPEATS = 256, 32, 8, 5, 120, 32, 3
 N_LAYERS, D_MODEL, D_VOCAB, SYNONYMS = 6, 256, 8000, 8
 
 
@@ -57,12 +57,12 @@ def counting(folder: Path) -> Path:
     return folder
 
 
-def asked(n: int, seed: int = 0) -> Prompts:
-    """Prompts of 16 to 64 words, in any order, that end in the count of tokens they want."""
+def asked(n: int, words: tuple[int, int] = (16, 64), seed: int = 0) -> Prompts:
+    """Prompts of so many words, in any order, that end in the count of tokens they want."""
     draw = np.random.default_rng(seed)
     wanted = np.linspace(SHORTEST, LONGEST, n).astype(int)
     texts = [
-        " ".join([*(f"w{w}" for w in draw.integers(0, 5000, draw.integers(16, 65))), f"c{k - 1}s0"])
+        " ".join([*(f"w{w}" for w in draw.integers(0, 5000, draw.integers(words[0], words[1] + 1))), f"c{k - 1}s0"])
         for k in draw.permutation(wanted)
     ]
     return Prompts.of([{"id": str(i), "prompt": t, "answer": "-"} for i, t in enumerate(texts)])
@@ -91,33 +91,45 @@ def measured(root: Path) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     plain: Any = AutoModelForCausalLM.from_pretrained(root, attn_implementation="sdpa").eval()
     model = Model.load(root, attn_implementation="sdpa", check=False)
-    many, groups = asked(N_PROMPTS), asked(GROUPS)
+    many, groups, long = asked(N_PROMPTS), asked(GROUPS), asked(GROUPS, (128, 256))
     most: dict[str, Any] = {"max_new_tokens": LONGEST + 8}
     drawn: dict[str, Any] = {**most, "temperature": 1.0, "n_samples": SAMPLES}
-    ways: list[tuple[str, Callable[[], Completions], Prompts, int, float]] = [
-        ("32 rows on both sides", lambda: model.generate(many, batch_size=ROWS, **most), many, 1, 1.4),
-        ("rows of our own choice", lambda: model.generate(many, **most), many, 1, 2.0),
-        ("sampled groups of 8", lambda: model.generate(groups, **drawn), groups, SAMPLES, 3.0),
-    ]
+    at_32 = "32 rows on both sides", lambda: model.generate(many, batch_size=ROWS, **most), 1.4
+    chosen = "rows of our own choice", lambda: model.generate(many, **most), 2.0
+    short = f"sampled groups of {SAMPLES}, prompts of 16 to 64 tokens", lambda: model.generate(groups, **drawn), 3.0
+    far = f"sampled groups of {SAMPLES}, prompts of 128 to 256 tokens", lambda: model.generate(long, **drawn), 3.0
     return [
-        _row(name, ours, lambda p=p, n=n: peer(plain, model.tokenizer, p, n), n, bound)
-        for name, ours, p, n, bound in ways
+        *_rows([at_32, chosen], lambda: peer(plain, model.tokenizer, many, 1), 1),
+        *_rows([short], lambda: peer(plain, model.tokenizer, groups, SAMPLES), SAMPLES),
+        *_rows([far], lambda: peer(plain, model.tokenizer, long, SAMPLES), SAMPLES),
+    ]
+
+
+Way = tuple[str, Callable[[], "Completions"], float]
+
+
+def _rows(ways: list[Way], theirs: Callable[[], list[list[int]]], samples: int) -> list[dict[str, Any]]:
+    """A row a way of ours, all against the same runs of the peer, one after the other."""
+    seconds, other, mine = list[list[float]](), list[list[int]](), dict[str, list[list[int]]]()
+    for _ in range(REPEATS):
+        took, other = _timed(theirs)
+        seconds.append([took])
+        for name, ours, _ in ways:
+            took, done = _timed(ours)
+            seconds[-1].append(took)
+            mine[name] = [list(c.ids) for c in done]
+    times = np.array(seconds)
+    return [
+        _row(name, bound, times[:, 0], times[:, n], mine[name], other, samples)
+        for n, (name, _, bound) in enumerate(ways, 1)
     ]
 
 
 def _row(
-    name: str, ours: Callable[[], Completions], theirs: Callable[[], list[list[int]]], samples: int, bound: float
-) -> dict[str, Any]:
-    times: list[tuple[float, float]] = []
-    mine: list[list[int]] = []
-    other: list[list[int]] = []
-    for _ in range(REPEATS):
-        peer_seconds, other = _timed(theirs)
-        own_seconds, done = _timed(ours)
-        times.append((peer_seconds, own_seconds))
-        mine = [list(c.ids) for c in done]
-    ratios = np.array([a / b for a, b in times])
-    low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    name: str, bound: float, theirs: np.ndarray, ours: np.ndarray, mine: list[list[int]], other: list[list[int]],
+    samples: int,
+) -> dict[str, Any]:  # fmt: skip
+    low, median, high = np.quantile(theirs / ours, [0.25, 0.5, 0.75])
     same = sum(a == b for a, b in zip(mine, other, strict=True))
     lengths = [len(x) for x in mine]
     told = f"{same} of {len(mine)} texts identical" if samples == 1 else "draws of different generators"
@@ -130,7 +142,7 @@ def _row(
         "note": (
             f"{len(mine)} answers of {min(lengths)} to {max(lengths)} tokens ({sum(lengths)}; the peer's "
             f"{sum(map(len, other))}), {told}; llama, {N_LAYERS} layers, d {D_MODEL}, vocabulary {D_VOCAB}, fp32, "
-            f"sdpa, one thread; peer {np.median([a for a, _ in times]):.1f} s of CPU"
+            f"sdpa, one thread, {REPEATS} repetitions; peer {np.median(theirs):.1f} s of CPU"
         ),
     }
 

@@ -27,7 +27,7 @@ from analyses.core.running.inputs import Loading
 from probe import Prompts
 from tests import tiny
 
-LIMIT_GB, POOL, N_ITEMS, N_WORDS = 6.0, 70_000_001, 4, 64
+LIMIT_GB, POOL, N_ITEMS, N_WORDS = 6.0, 140_000_001, 4, 64
 SHAPE = {
     "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
     "num_key_value_heads": 4, "vocab_size": 152064, "max_position_embeddings": 512, "tie_word_embeddings": False,
@@ -67,9 +67,10 @@ def saved(folder: Path, **changes: int) -> Path:
 def _values(pool: torch.Tensor, shape: torch.Size, start: int) -> torch.Tensor:
     if len(shape) == 1:
         return torch.ones(shape, dtype=torch.bfloat16)
-    n = shape.numel()
-    long = pool.roll(-start).repeat(-(-n // len(pool)))
-    return long[:n].view(shape).contiguous()
+    n, start = shape.numel(), start % (len(pool) // 2)
+    if start + n > len(pool):
+        pool = pool.repeat(-(-(start + n) // len(pool)))
+    return pool[start : start + n].clone().view(shape)
 
 
 def _row(root: Path, name: str) -> dict[str, Any]:

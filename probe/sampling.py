@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from probe.items import Item
 
-RANKED = 256
+RANKED = 64
 """Tokens ranked before all are: nearly every draw is one of the most probable."""
 
 
