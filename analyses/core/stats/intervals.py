@@ -46,6 +46,8 @@ def of_ratio(
     measured = ~(np.isnan(top) | np.isnan(bottom))
     n = measured.sum(0)
     x, y = np.where(measured, top, 0.0), np.where(measured, bottom, 0.0)
+    side = np.where(y.sum(0) < 0, -1.0, 1.0)  # of a negative denominator the lower bound would be the upper one
+    x, y = x * side, y * side
     low, high = _by_moments(x, y, measured, level)
     own = np.where(measured, _divide(x, y), np.nan)
     few = _too_few(own, n)
