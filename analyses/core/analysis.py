@@ -258,4 +258,11 @@ def checked_options(of: Analysis, given: Mapping[str, object]) -> dict[str, obje
         option = of.option(name)
         if option.choices and value not in option.choices:
             raise InputError(f"{of.name}: {name}={value!r} is not one of {list(option.choices)}")
-    return {o.name: given.get(o.name, o.default) for o in of.options}
+    return {o.name: _plain(given.get(o.name, o.default)) for o in of.options}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy, as tables and results give them, are those of Python: a record is JSON."""
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(v) for v in value)
+    return value.item() if type(value).__module__ == "numpy" and not value.shape else value

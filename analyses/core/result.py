@@ -18,8 +18,10 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core import claim as claimed
+from analyses.core import tabled
 from analyses.core.claim import Claim
 from analyses.core.homes import homes
+from probe.errors import InputError
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -170,16 +172,40 @@ class Result:
         dims = [c for c in joined.columns if c in DIMS]
         return joined[["quantity", "unit", *dims, "value", *COMPANIONS]]
 
+    def numbers(self, quantity: str, **wanted: object) -> pd.DataFrame:
+        """One quantity: value, ci_low, ci_high and n, a row for each of what is told apart, which is the index.
+
+        ``evaluated.numbers("accuracy_strict", step=[0, 48])`` has a row a group and step. A value keeps only its cells,
+        a list those of its values; dims with one value left are dropped.
+
+        Raises:
+            InputError: no such quantity, dim or value.
+        """
+        return tabled.numbers(self.summary(), quantity, wanted)
+
+    def spread(self, quantity: str, across: str, **wanted: object) -> pd.DataFrame:
+        """The same to be read: a column for each value of the dim `across`, cells like ``0.52 [0.40, 0.63]``.
+
+        Raises:
+            InputError: no such quantity, dim or value.
+        """
+        return tabled.spread(self.numbers(quantity, **wanted), across)
+
     def where(self, **wanted: object) -> Result:
         """The part at these coordinates: one value drops its dim (and column), a list keeps it.
 
         ``sweep.where(step=60)`` is what the analysis gave at step 60; ``.where(group=["leaked", "unseen"])`` keeps two.
+
+        Raises:
+            InputError: one value, where the dim does not have it.
         """
         data = self.data
         table: Any = self.table
         for name, value in wanted.items():
             several = isinstance(value, list | tuple)
             if name in data.dims:
+                if not several and value not in data[name].values.tolist():
+                    raise InputError(f"{name}={value!r}; of {name} there are {data[name].values.tolist()[:20]}")
                 keep = [v for v in data[name].values.tolist() if v in value] if several else value
                 data = data.sel({name: keep}, drop=not several)
             if name in table:

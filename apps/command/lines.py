@@ -7,13 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.core.result import COMPANIONS
 from analyses.core.running.usual import usual
+from analyses.core.tabled import NUMBERS, estimate
 
 MOST = 12
 BLOCKS = "▁▂▃▄▅▆▇█"
 GAP = "·"  # a step at which the quantity was not measured
-NUMBERS = ("value", *COMPANIONS)
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -59,16 +58,6 @@ def _line(dims: Sequence[str], key: object, part: pd.DataFrame) -> dict[str, Any
         "n": int(last["n"]) if "n" in part and pd.notna(last["n"]) else "",
         "changed": changed if pd.notna(changed) else -1.0,
     }
-
-
-def estimate(row: pd.Series) -> str:
-    """A value with its interval."""
-    if pd.isna(row["value"]):
-        return "not measured"
-    said = f"{row['value']:.3g}"
-    if "ci_low" in row and pd.notna(row["ci_low"]):
-        said += f" [{row['ci_low']:.3g}, {row['ci_high']:.3g}]"
-    return said
 
 
 def printed(frame: pd.DataFrame) -> str:
