@@ -136,8 +136,9 @@ class Rollouts:
     def index(self) -> pd.DataFrame:
         """One row per response in canonical order; what was logged twice stands here once.
 
-        Columns: row (place in the data), step, item, group, group_uid, sample (number within step, item and
-        sampling group), n_prompt, n_response, n_tokens (masked in), digest (of the whole row's content).
+        Columns: row (place in the data), step, item, group, group_uid, sample (number within step, item and sampling
+        group, in the order of the digest, not of the log: `row` has that), n_prompt, n_response, n_tokens (masked in),
+        digest (of the whole row's content).
         """
         return self._indexed[0]
 

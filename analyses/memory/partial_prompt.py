@@ -19,12 +19,14 @@ Control: RandomCalculation items (`controls`), which cannot have been seen; unse
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+import probe
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
@@ -35,6 +37,7 @@ from analyses.core.reading.kept_responses import Decoding, responses
 from analyses.core.result import Result
 from analyses.memory._random_calculation import random_calculation
 from probe.errors import InputError
+from probe.tokens import tokenize_prompts
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 WORD = re.compile(r"\w+|[^\w\s]")
 BY = ["group", "answer_kind", "fraction"]
+MOST = 256
 
 
 @analysis
@@ -52,7 +56,7 @@ def partial_prompt(
     *,
     fractions: tuple[float, ...] = (0.8, 0.6, 0.4),
     unit: Literal["char", "word", "token"] = "char",
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     grade: str = "auto",
     pattern: str | None = None,
     controls: int = 0,
@@ -64,7 +68,8 @@ def partial_prompt(
     Args:
         fractions: shares of the question that are shown; 1 is skipped (nothing would be left to complete).
         unit: what the share is counted in.
-        max_new_tokens: length of the continuation; longer remainders are marked `truncated`.
+        max_new_tokens: length of the continuation; longer remainders are marked `truncated`. Default: 256, or what the
+            context leaves behind the longest question.
         grade: how the final answer is graded, as in evaluate.
         pattern: where the answer stands, as in evaluate.
         controls: RandomCalculation items per number of steps (5 and 10) added as groups of their own.
@@ -88,14 +93,15 @@ def _completed(
     items: list[Any],
     shown: tuple[float, ...],
     unit: str,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     batch_size: int,
     graded_by: Grader,
 ) -> pd.DataFrame:
 
     cut = {(i.id, f): split(i.prompt, f, unit, model.tokenizer) for i in items for f in shown}
     asked = [(f"{name}@{f:g}", start) for (name, f), (start, rest) in cut.items() if start.strip() and rest.strip()]
-    drawn = responses(model, asked, Decoding(max_new_tokens), batch_size=batch_size, what="partial_prompt")
+    most = _room(model, [start for _, start in asked]) if max_new_tokens is None else max_new_tokens
+    drawn = responses(model, asked, Decoding(most), batch_size=batch_size, what="partial_prompt")
     rows: list[dict[str, object]] = []
     for item in items:
         for fraction in shown:
@@ -123,6 +129,13 @@ def _completed(
     if not rows:
         raise InputError(f"no question is long enough to be cut at {list(shown)} in units of {unit}")
     return pd.DataFrame(rows)
+
+
+def _room(model: Model, texts: list[str]) -> int:
+    """New tokens that every question has room for, at most `MOST` and at least 1."""
+    asked = probe.Prompts(tuple(probe.Item(str(n), text, "-") for n, text in enumerate(texts)))
+    encoded = tokenize_prompts(model.tokenizer, asked, max_length=model.shape.n_ctx, **asdict(model.framing))
+    return max(1, min(MOST, model.shape.n_ctx - max((len(one.ids) for one in encoded), default=0)))
 
 
 def split(question: str, fraction: float, unit: str, tokenizer: Any = None) -> tuple[str, str]:
