@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from analyses.steering._arms import Run
     from analyses.steering._uncertain_states import States
-    from probe import Model, Prompts, Rollouts
+    from probe import Direction, Model, Prompts, Rollouts
     from probe.replay import Clean
 
 ROWS = ["layer", "arm", "draw", "beta", "item", "group", "answer_kind"]
@@ -109,6 +109,44 @@ def entropy_steering(
     entropy = responses(model, batches, runs, what="entropy steering (entropy)", metric=last_token_entropy)
     table = table.merge(entropy.rename(columns={"metric": "entropy_nats"}), on=ROWS, validate="one_to_one")
     return _result(table.sort_values(ROWS, kind="stable"), vector, seed, warnings)
+
+
+def entropy_direction(
+    model: Model,
+    prompts: Prompts,
+    *,
+    layer: int | None = None,
+    site: str = "resid_post",
+    vector: str = "east_centred",
+    targets: tuple[str, ...] = (),
+    batch_size: int = 8,
+) -> Direction:
+    """The direction this analysis adds, to be steered with as any other: `model.steer(text, found, [-0.5, 0, 0.5])`.
+
+    Found from all of the prompts' last tokens and the model's own next-token entropy there; one unit of strength is the
+    mean norm of the stream, as one of `betas` is. `model.steer` sets random directions of its norm beside it.
+
+    Args:
+        model: whose states are read.
+        prompts: the states are their last tokens.
+        layer: block; default the middle one.
+        site: kind of site to read and to add at.
+        vector: `east_centred`, `east_uncentred` or `difference`.
+        targets: groups of prompts that `difference` points to.
+        batch_size: prompts per forward pass.
+
+    Raises:
+        InputError: entropy does not vary, so that there is no direction; no such site; targets that name no group.
+    """
+    from analyses.steering._uncertain_states import states_of_prompts
+
+    where = model.site(f"{site}.{model.shape.n_layers // 2 if layer is None else layer}")
+    states = states_of_prompts(model, model.batches(prompts, batch_size=batch_size), where)
+    unit, warnings = _unit(states, vector, "all", targets)
+    if warnings:
+        raise InputError(warnings[0])
+    made_of = {"name": vector, "model": model.fingerprint(), "prompts": prompts.fingerprint(), "n": len(states.h)}
+    return probe.Direction(unit * float(states.z.norm(dim=-1).mean()), where, made_of)
 
 
 def _doses(betas: Sequence[float], draws: int) -> list[float]:

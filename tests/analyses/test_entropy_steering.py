@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from analyses.steering._uncertain_states import States, difference, east, plugin_entropy, states_of_log
-from analyses.steering.entropy_steering import entropy_steering
+from analyses.steering.entropy_steering import entropy_direction, entropy_steering
 from probe import InputError, Item, Model, Prompts, Rollouts, Site
 from tests import logs, tiny
 from tests.tiny import twelve_items
@@ -138,8 +138,28 @@ def test_a_planted_direction_of_confidence_is_found_and_moves_entropy_monotonica
     assert (abs(null) < abs(result.data["entropy_slope"].squeeze().sel(arm="east_centred", variant="joint"))).all()
 
 
+def test_the_direction_steers_as_any_other(tmp_path: Path) -> None:
+    """`model.steer` moves the next token's entropy as the analysis does, monotonically, beside placebos of its norm."""
+    model, prompts = confident_along(tmp_path)
+    found = entropy_direction(model, prompts, layer=1, batch_size=40)
+    (batch, *_) = model.batches(prompts, batch_size=40)
+    states = model.run(batch, ["resid_post.1"], logits="none")["resid_post.1"]
+    norms = states[torch.arange(len(batch)), batch.last_prompt].norm(dim=-1)
+    assert found.norm == pytest.approx(float(norms.mean()), rel=1e-4)
+    text = prompts.items[0].prompt
+    entropy = []
+    for strength in (-0.3, 0.0, 0.3):
+        with model.steered(found, strength):
+            entropy.append(float(torch.distributions.Categorical(logits=model.logits(text)[0, -1]).entropy()))
+    assert entropy[0] < entropy[1] < entropy[2]
+    shown = model.steer(text, found, [-0.3, 0.3], max_new_tokens=2)
+    assert shown.arms == ["east_centred", "random", "orthogonal"]
+    with pytest.raises(InputError, match="entropy does not vary"):
+        entropy_direction(model, Prompts(prompts.items[:1]), layer=1)
+
+
 def test_beta_zero_changes_nothing_and_pushes_have_one_size(tuned: Model, prompts: Prompts) -> None:
-    from analyses.steering.entropy_steering import _arms
+    from analyses.steering.entropy_steering import _arms  # pyright: ignore[reportPrivateUsage]
 
     result = entropy_steering(tuned, prompts, **QUICK)
     zero = result.table[result.table["beta"] == 0].groupby("item")[["metric", "entropy_nats"]]
