@@ -54,6 +54,35 @@ def colour(shade: float) -> str:
     return f"rgba({red},{green},{blue},{min(1.0, abs(shade)) * 0.75:.2f})"
 
 
+LEAST = 0.02  # weights below are left out of a map
+
+
+def attention_map(
+    pattern: Sequence[Sequence[float]], side: int, hover: Callable[[int, int, float], str] | None = None, css: str = ""
+) -> str:
+    """One head's weights [query][key] as a picture: queries downwards, keys to the right, opaque where it looks.
+
+    Args:
+        pattern: each row a distribution over keys.
+        side: pixels.
+        hover: what is said of (query, key, weight).
+        css: colours; by default those of the page around it.
+    """
+    cells = "".join(
+        f'<rect x="{k}" y="{q}" width="1" height="1" opacity="{w:.2f}">{_title(hover, q, k, w)}</rect>'
+        for q, row in enumerate(pattern)
+        for k, w in enumerate(row)
+        if w >= LEAST
+    )
+    size = max(len(pattern), 1)
+    frame = f'width="{side}" height="{side}" viewBox="0 0 {size} {size}" style="{css}" aria-hidden="true"'
+    return f"<svg {frame}>{cells}</svg>"
+
+
+def _title(hover: Callable[[int, int, float], str] | None, query: int, key: int, weight: float) -> str:
+    return "" if hover is None else f"<title>{escape(hover(query, key, weight))}</title>"
+
+
 def _caption(text: str) -> str:
     return f"<div><b>{escape(text)}</b></div>" if text else ""
 

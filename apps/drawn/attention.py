@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from analyses.core.figures import visible
 from apps.drawn.look import markup, text
+from probe.html import attention_map
 
 HEAD, QUERY, BREAK = "head", "query", "\n"
-LEAST = 0.02  # weights below are left out of a small map
 SIDE = 96  # pixels of a small map
 Pattern = Sequence[Sequence[float]]  # [query][key], each row sums to 1
 
@@ -31,18 +31,10 @@ def thumbnails(layer: int, patterns: Sequence[Pattern], picked: int) -> str:
 
 
 def _head(layer: int, head: int, pattern: Pattern, is_picked: bool) -> str:
-    size = max(len(pattern), 1)
-    cells = "".join(
-        f'<rect x="{k}" y="{q}" width="1" height="1" opacity="{w:.2f}"/>'
-        for q, row in enumerate(pattern)
-        for k, w in enumerate(row)
-        if w >= LEAST
-    )
     name = f"L{layer}H{head}"
     return (
         f'<button class="head{" now" if is_picked else ""}" data-pick="{HEAD}{BREAK}{head}" aria-label="{name}">'
-        f'<svg width="{SIDE}" height="{SIDE}" viewBox="0 0 {size} {size}" aria-hidden="true">{cells}</svg>'
-        f"{name}</button>"
+        f"{attention_map(pattern, SIDE)}{name}</button>"
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from probe.html import attention_map
 from probe.token_text import visible
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-_LEAST, _SIDE = 0.01, 9  # weights below are left blank; pixels a cell
+_SIDE, _CSS = 9, "border:1px solid gray;fill:rgb(31,119,180)"  # pixels a cell
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,17 +63,11 @@ class Attention:
         )
 
     def _map(self, number: int) -> str:
-        n, values = len(self.tokens), self.pattern[number].tolist()
-        cells = "".join(
-            f"<rect x='{k * _SIDE}' y='{q * _SIDE}' width='{_SIDE}' height='{_SIDE}' fill-opacity='{w:.2f}'>"
-            f"<title>{escape(visible(self.tokens[q]))} → {escape(visible(self.tokens[k]))}: {w:.2f}</title></rect>"
-            for q, row in enumerate(values)
-            for k, w in enumerate(row)
-            if w >= _LEAST
+        words = [visible(token) for token in self.tokens]
+        drawn = attention_map(
+            self.pattern[number].tolist(), len(words) * _SIDE, lambda q, k, w: f"{words[q]} → {words[k]}: {w:.2f}", _CSS
         )
-        side = n * _SIDE
         return (
-            "<figure style='display:inline-block;margin:4px'>"
-            f"<svg width='{side}' height='{side}' style='border:1px solid gray' fill='rgb(31,119,180)'>{cells}</svg>"
+            f"<figure style='display:inline-block;margin:4px'>{drawn}"
             f"<figcaption style='font-size:11px'>{self.names[number]}</figcaption></figure>"
         )
