@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ TOLD = b"\nstopping after this batch; press Ctrl-C again to stop at once\n"
 def progress(
     items: Iterable[T], what: str, total: int | None = None, said: Callable[[T], str] | None = None
 ) -> Iterator[T]:
-    """Iterate under a bar on standard error, there at once, where that is a terminal; Ctrl-C is heard before each item.
+    """Iterate under a bar, there at once, in a terminal or a notebook; Ctrl-C is heard before each item.
 
     Of batches the bar tells the tokens a second (padding counted), and what memory was held at most. Bars within bars
     stand below one another.
@@ -42,8 +43,8 @@ def progress(
         total: how many there are, where `items` cannot tell.
         said: the bar's name while an item is worked on.
     """
-    quiet = True if os.environ.get("PROBE_PROGRESS") == "0" else None  # None: only on a terminal
-    bar = tqdm(items, desc=what, total=total, leave=False, disable=quiet, dynamic_ncols=True)
+    kind, quiet = _bar()
+    bar = kind(items, desc=what, total=total, leave=False, disable=quiet, dynamic_ncols=True)
     began, tokens = time.monotonic(), 0
     _open.append(bar)
     try:
@@ -58,6 +59,23 @@ def progress(
     finally:
         _open.remove(bar)
         bar.close()
+
+
+def _bar() -> tuple[Any, bool | None]:
+    """The kind of bar, and whether it is quiet; None: unless standard error is a terminal.
+
+    A notebook's is a widget where ipywidgets is installed, else a line of text.
+    """
+    if os.environ.get("PROBE_PROGRESS") == "0":
+        return tqdm, True
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if type(shell).__name__ != "ZMQInteractiveShell":
+        return tqdm, None
+    if find_spec("ipywidgets") is None:
+        return tqdm, False
+    from tqdm.notebook import tqdm as widget  # imports ipywidgets
+
+    return widget, False
 
 
 @contextmanager
