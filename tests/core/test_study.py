@@ -86,7 +86,7 @@ def test_numbers_are_those_of_the_analyses_one_by_one(
     series: Path, items: Prompts, done: tuple[Study, Store, list[str]], tmp_path: Path
 ) -> None:
     for name in ("perplexity", "divergence", "weight_drift"):
-        given = {} if name == "weight_drift" else {"prompts": items}
+        given: dict[str, Any] = {} if name == "weight_drift" else {"prompts": items}
         alone = sweep(name, checkpoints=series, store=Store(tmp_path), batch_size=12, **given)
         together = done[0]["run"].results[name]
         assert together.key == alone.key
@@ -159,9 +159,11 @@ def test_runs_are_told_apart_and_questions_are_checked(series: Path, items: Prom
         ({"options": {"batchsize": 3}}, "no analysis of this study has an option 'batchsize'"),
         ({"own": {"evaluate": {"sample": 3}}}, "Did you mean samples"),
         ({"prompts": None, "questions": ["ship"]}, "nothing was answered: a prompt file"),
+        ({"loading": Loading(hold="one")}, "two checkpoints are in memory at once"),
     ):
+        words: dict[str, Any] = {"prompts": items, "store": Store(tmp_path / "s"), **given}
         with pytest.raises(InputError, match=told):
-            study(series, **{"prompts": items, "store": Store(tmp_path / "s"), **given})
+            study(series, **words)
     with pytest.raises(InputError, match="given twice"):
         study(series, str(series) + "/", prompts=items)
     rows = [{"id": "a", "prompt": "x", "answers": {"short": "1", "long": "2"}}]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,6 +29,7 @@ from probe import Model, Prompts, RunLog
 from probe.errors import InputError
 from probe.training import ProbeCallback
 from tests import tiny
+from tests.conftest import ROOT
 
 ROWS = [{"prompt": f"what is {i} plus 7 ?", "completion": f" ans {i}"} for i in range(16)]
 SHARED: dict[str, Any] = {
@@ -44,7 +48,7 @@ def reward(completions: list[str], **_: Any) -> list[float]:
     return [float(len(c) % 3) for c in completions]
 
 
-def trained(kind: str, base: Path, out: Path, callback: ProbeCallback | None, **changes: Any) -> trl.SFTTrainer:
+def trained(kind: str, base: Path, out: Path, callback: ProbeCallback | None, **changes: Any) -> Any:
     """A trainer that has run, dropout and sampling included."""
     transformers.set_seed(0)
     model = _load(base)
@@ -58,7 +62,9 @@ def trained(kind: str, base: Path, out: Path, callback: ProbeCallback | None, **
             **SHARED | changes,
         )  # fmt: skip
         data = Dataset.from_list([{"prompt": r["prompt"]} for r in ROWS])
-        trainer = trl.GRPOTrainer(model, reward_funcs=reward, args=made, train_dataset=data, processing_class=toks)
+        trainer = trl.GRPOTrainer(
+            model, reward_funcs=cast("Any", reward), args=made, train_dataset=data, processing_class=toks
+        )
     if callback is not None:
         callback.attach(trainer)
     with warnings.catch_warnings():  # the trainers' own
@@ -110,7 +116,9 @@ class Broken:
         raise RuntimeError("disk full")
 
     def __call__(self, model: Model, step: int, run: Path) -> Mapping[str, float]:
-        torch.rand(3), np.random.rand(), random.random()  # noqa: NPY002
+        torch.rand(3)
+        np.random.rand()  # noqa: NPY002
+        random.random()
         raise ValueError("no")
 
 
@@ -172,37 +180,59 @@ def test_what_cannot_be_measured_live_is_refused(given: dict[str, Any], told: st
 
 
 def test_strange_settings_are_refused() -> None:
-    for given in ({"every": 0}, {"budget": 0.0}, {"budget": 2.0}):
+    strange: list[dict[str, Any]] = [{"every": 0}, {"budget": 0.0}, {"budget": 2.0}]
+    for given in strange:
         with pytest.raises(InputError):
             ProbeCallback(Broken(), **given)
 
 
+TRACKED = """
+import importlib, sys
+from pathlib import Path
+import analyses
+from analyses.core.store import Store
+from probe.training import ProbeCallback
+from tests.probe.test_callback import items, trained
+
+kind, tracker, base, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
+live = analyses.live(prompts=items(), store=Store(folder / "r"), limit=3)
+trained(kind, base, folder / "a", ProbeCallback(live, every=3, budget=None), report_to=tracker)
+importlib.import_module(tracker).finish()
+"""
+
+
 @pytest.mark.verify
+@pytest.mark.parametrize(("tracker", "file"), [("wandb", "*.wandb"), ("trackio", "*.db")])
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
 def test_numbers_reach_an_offline_tracker_at_their_steps(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tracker: str, file: str, base: Path, tmp_path: Path
 ) -> None:
-    """W&B's own file, read back with this project's reader."""
-    wandb = pytest.importorskip("wandb", reason="W&B's own file is read here")
-    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
-        monkeypatch.setenv(name, value)
-    watch = ProbeCallback(analyses.live(prompts=items(), store=Store(tmp_path / "r"), limit=3), every=3, budget=None)
-    trained("sft", base, tmp_path / "a", watch, report_to="wandb")
-    wandb.teardown()  # the service that writes the file ends
-    (file,) = tmp_path.rglob("*.wandb")
-    logged = RunLog.read(file)
+    """The tracker's own file, read back with this project's reader; `trainer_state.json` says the same."""
+    pytest.importorskip(tracker, reason=f"{tracker}'s own file is read here")
+    folder = str(tmp_path)
+    offline = {"WANDB_MODE": "offline", "WANDB_DIR": folder, "WANDB_SILENT": "true", "TRACKIO_DIR": folder}
+    command = [sys.executable, "-c", TRACKED, kind, tracker, str(base), folder]  # trackers live as long as a process
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | offline, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (log,) = tmp_path.rglob(file)
+    logged = RunLog.read(log)
     measured = logged.series("train/probe/perplexity/ppl")
     assert list(measured.index) == [0, 3, 6] and measured.notna().all()
     assert list(logged.series("train/loss").index) == [2, 4, 6]
+    kept = json.loads((tmp_path / "a" / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
+    own = {row["step"]: row["probe/perplexity/ppl"] for row in kept if "probe/perplexity/ppl" in row}
+    assert set(own) >= {0, 3} and own == {step: pytest.approx(float(measured[step])) for step in own}
 
 
 @pytest.mark.verify
-def test_overhead_stays_within_the_budget(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "steps"), [("sft", 1200), ("grpo", 300)])
+def test_overhead_stays_within_the_budget(kind: str, steps: int, tmp_path: Path) -> None:
     """A run long enough that the first measurement is a small part of it, measured at every tenth step."""
     base = tiny.save(tmp_path / "base", hidden_size=128, num_hidden_layers=6, intermediate_size=512)
     watch = ProbeCallback(analyses.live(prompts=items(), store=Store(tmp_path / "r")), every=10, budget=0.05)
     started = time.perf_counter()
-    trained("sft", base, tmp_path / "a", watch, max_steps=1500, save_strategy="no", logging_steps=100)
+    trained(kind, base, tmp_path / "a", watch, max_steps=steps, save_strategy="no", logging_steps=100)
     took = time.perf_counter() - started
     assert len(watch.measured) > 2 and watch.skipped
     assert watch.seconds <= 0.05 * took, f"{watch.seconds:.1f} of {took:.1f} s, {len(watch.measured)} measurements"
-    print(f"{watch.seconds:.2f} of {took:.1f} s in {len(watch.measured)} measurements")
+    print(f"{kind}: {watch.seconds:.2f} of {took:.1f} s in {len(watch.measured)} measurements")

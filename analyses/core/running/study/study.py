@@ -146,6 +146,11 @@ def study(
             or nothing that can be asked.
     """
     loading = loading or Loading()
+    if loading.hold == "one":
+        raise InputError(
+            "hold='one' with a study: two checkpoints are in memory at once, so that each is read once. Give --device "
+            "auto, or run the analyses that have --hold one by one"
+        )
     items = _one_kind(Prompts.read(prompts) if isinstance(prompts, str | Path) else prompts)
     asks = asked(questions)
     _check_options(asks, options or {}, own or {})
