@@ -142,17 +142,19 @@ def test_the_direction_steers_as_any_other(tmp_path: Path) -> None:
     """`model.steer` moves the next token's entropy as the analysis does, monotonically, beside placebos of its norm."""
     model, prompts = confident_along(tmp_path)
     found = entropy_direction(model, prompts, layer=1, batch_size=40)
-    (batch, *_) = model.batches(prompts, batch_size=40)
-    states = model.run(batch, ["resid_post.1"], logits="none")["resid_post.1"]
-    norms = states[torch.arange(len(batch)), batch.last_prompt].norm(dim=-1)
-    assert found.norm == pytest.approx(float(norms.mean()), rel=1e-4)
-    text = prompts.items[0].prompt
-    entropy = []
+    norms = list[float]()
+    for batch in model.batches(prompts, batch_size=40):
+        states = model.run(batch, ["resid_post.1"], logits="none")["resid_post.1"]
+        norms += states[torch.arange(len(batch)), batch.last_prompt].norm(dim=-1).tolist()
+    assert found.norm == pytest.approx(np.mean(norms), rel=1e-4)
+    texts = [item.prompt for item in prompts.items]
+    entropy = list[float]()
     for strength in (-0.3, 0.0, 0.3):
         with model.steered(found, strength):
-            entropy.append(float(torch.distributions.Categorical(logits=model.logits(text)[0, -1]).entropy()))
+            last = model.logits(texts)[:, -1]
+            entropy.append(float(torch.distributions.Categorical(logits=last).entropy().mean()))
     assert entropy[0] < entropy[1] < entropy[2]
-    shown = model.steer(text, found, [-0.3, 0.3], max_new_tokens=2)
+    shown = model.steer(texts[0], found, [-0.3, 0.3], max_new_tokens=2)
     assert shown.arms == ["east_centred", "random", "orthogonal"]
     with pytest.raises(InputError, match="entropy does not vary"):
         entropy_direction(model, Prompts(prompts.items[:1]), layer=1)
