@@ -187,7 +187,7 @@ def test_strange_settings_are_refused() -> None:
 
 
 TRACKED = """
-import importlib, sys
+import sys
 from pathlib import Path
 import analyses
 from analyses.core.store import Store
@@ -197,7 +197,6 @@ from tests.probe.test_callback import items, trained
 kind, tracker, base, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
 live = analyses.live(prompts=items(), store=Store(folder / "r"), limit=3)
 trained(kind, base, folder / "a", ProbeCallback(live, every=3, budget=None), report_to=tracker)
-importlib.import_module(tracker).finish()
 """
 
 
