@@ -49,7 +49,7 @@ def streamed(pairs: list[tuple[Any, Any]]) -> np.ndarray:
     """Ours: [measure, layer, token]."""
     from analyses.states.divergence import _streamed
 
-    return _streamed(pairs)
+    return _streamed(pairs, lambda row, layer: (f"logits at layer {layer}", "a row", row))
 
 
 def materialised(pairs: list[tuple[Any, Any]], *, everything: bool = True, double: bool = False) -> np.ndarray:

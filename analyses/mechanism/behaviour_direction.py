@@ -128,7 +128,7 @@ def _differences(
 
 def _last(model: Model, prompts: Prompts, layers: list[int], plan: dict[str, object]) -> dict[Key, dict[int, Tensor]]:
     sites, found = [f"resid_post.{layer}" for layer in layers], dict["Key", "dict[int, Tensor]"]()
-    for batch in model.batches(prompts, **plan):
+    for batch in reading.batches(model, prompts, "states", **plan):
         trace = model.run(batch, read=sites, logits="none")
         at = batch.last_prompt.tolist()
         for row, item in enumerate(batch.items):
@@ -154,7 +154,7 @@ def _effects(
     model: Model, twins: Prompts, layer: int, arms: list[tuple[str, Tensor]], strength: float, plan: dict[str, object]
 ) -> Iterator[dict[str, object]]:
     """Every item under every arm; several vectors of an arm are averaged."""
-    for batch in model.batches(twins, **plan):
+    for batch in reading.batches(model, twins, "effects", **plan):
         clean = probe.replay.Clean(model, batch)
         metric = probe.replay.answer_logprob(batch)
         edits = [probe.add(f"resid_post.{layer}", strength * vector, "from_last_prompt") for _, vector in arms]

@@ -248,7 +248,7 @@ def _matched(rows: pd.DataFrame, groups: Sequence[str], seed: int) -> xr.Dataset
         exact = part[part["is_exact_off"] == 1].set_index("item")
         exact = exact.assign(group=np.where(exact["group"].isin(groups), "target", "control"))
         named = exact.set_index(["group", "answer_kind"], append=True)["metric_off"].rename("unaltered")
-        pairs = matched_pairs(named, ["target"], "control", kind) if len(exact) else []
+        pairs = matched_pairs(named, ["target"], "control", str(kind)) if len(exact) else []
         if not pairs:
             continue
         effect = exact["effect"] - _slope_within(exact) * exact["metric_off"]
