@@ -4,12 +4,15 @@ A permutation of labels tests whether two *distributions* are the same: with une
 equal means far too often (8 variable items against 80: .64 of nulls). Here the statistic is studentised (Welch), and
 its null distribution is that of the largest |t| over all cells when items are drawn again within their own group and
 measured from their own group's mean: one draw for all cells, which keeps the correlation over cells, and a standard
-error anew in every draw, which keeps unequal spreads and skew. NaN means "not measured". Never imports torch.
+error anew in every draw, which keeps unequal spreads and skew. A cell in which all but a few items
+are equal says too little of its own spread (drawn again, it often has none): its variance is raised by what `UNSEEN`
+more items could bring, each as far off as the values of the family reach. NaN means "not measured". Never imports
+torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +24,8 @@ from probe.errors import InputError
 Alternative: TypeAlias = Literal["two-sided", "greater", "less"]
 Values: TypeAlias = Float[np.ndarray, "item *cell"]
 FEWEST = 5  # items per group: below, signs cannot give p < .05 for a maximum
+ALIKE = 5  # items that differ from the rest: with fewer, over one draw in a hundred has no spread at all
+UNSEEN = 3  # of n more items, that may differ though none of n did (the rule of three)
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,20 @@ class _Sums:
     variance: Array
     drawn: Array
     variances: Array
+    unseen: Array  # [cell]: variance that items unlike the rest could add; 0 where the cell has a spread of its own
 
     def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
+        first = (getattr(self, f) + getattr(other, f) for f in ("value", "variance", "drawn", "variances"))
+        return _Sums(*first, np.where(self.unseen * other.unseen > 0, self.unseen + other.unseen, 0.0))
 
     def times(self, weight: float) -> _Sums:
-        return _Sums(weight * self.value, weight**2 * self.variance, weight * self.drawn, weight**2 * self.variances)
+        parts = self.value * weight, self.variance * weight**2, self.drawn * weight, self.variances * weight**2
+        return _Sums(*parts, self.unseen * weight**2)
+
+    def with_unseen(self) -> _Sums:
+        """The variances raised wherever there is a value to doubt."""
+        more = np.where(self.value != 0, self.unseen, 0.0)
+        return replace(self, variance=self.variance + more, variances=self.variances + more)
 
 
 def group_max_t(
@@ -162,10 +175,24 @@ def _mean(flat: Array, draws: int, rng: np.random.Generator) -> _Sums:
     spread[spread <= 1e-12 * (e**2).sum(0)] = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         variances = spread / (drawn * (drawn - 1))
-        return _Sums(mean, np.where(n > 1, (e**2).sum(0) / (n * (n - 1.0)), np.nan), moved, variances)
+        variance = np.where(n > 1, (e**2).sum(0) / (n * (n - 1.0)), np.nan)
+    known = flat[measured]
+    farthest = np.maximum(known.max(initial=0.0) - mean, mean - known.min(initial=0.0))
+    return _Sums(
+        mean, variance, moved, variances, np.where(_alike(e, measured), UNSEEN * divide(farthest, n) ** 2, 0.0)
+    )
+
+
+def _alike(e: Array, measured: Array) -> Array:
+    """Cells in which fewer than `ALIKE` items, and at most half of them, differ from the rest."""
+    known = np.where(measured | ~measured.any(0), e, np.nan)
+    apart = np.abs(known - np.nanmedian(known, axis=0))
+    differ = (apart > 1e-12 * np.abs(e).max(0, initial=0.0)).sum(0)
+    return (differ < ALIKE) & (2 * differ <= measured.sum(0))
 
 
 def _tested(sums: _Sums, cells: tuple[int, ...], alternative: Alternative, level: float) -> MaxT:
+    sums = sums.with_unseen()
     t, drawn = _studentised(sums.value, sums.variance), _studentised(sums.drawn, sums.variances)
     known = ~np.isnan(t)
     drawn = np.where(known & ~np.isnan(drawn), drawn, 0.0)
