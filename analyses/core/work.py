@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probe.shape import ModelShape
 
+ROOM = 256  # new tokens of a response whose length is left open, where the context has room for them
 LOGIT_ROWS = 64  # rows of logits held at once where they are streamed (`analyses.core.reading.readouts`)
 
 
@@ -102,6 +103,12 @@ class Case:
     def batch(self) -> int:
         """Items of one forward pass."""
         return int(self.options.get("batch_size", 1))
+
+    @property
+    def new_tokens(self) -> float:
+        """Tokens of a response: as many as are asked for, or as there is room for; 0 where none is generated."""
+        asked = self.options.get("max_new_tokens", 0)
+        return max(1.0, min(ROOM, self.size.shape.n_ctx - self.prompt)) if asked is None else float(asked)
 
     @property
     def full_pass(self) -> float:

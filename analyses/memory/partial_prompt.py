@@ -35,6 +35,7 @@ from analyses.core.reading.answered import readable
 from analyses.core.reading.grading import Grader, grader
 from analyses.core.reading.kept_responses import Decoding, responses
 from analyses.core.result import Result
+from analyses.core.work import ROOM
 from analyses.memory._random_calculation import random_calculation
 from probe.errors import InputError
 from probe.tokens import tokenize_prompts
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 WORD = re.compile(r"\w+|[^\w\s]")
 BY = ["group", "answer_kind", "fraction"]
-MOST = 256
 
 
 @analysis
@@ -132,10 +132,10 @@ def _completed(
 
 
 def _room(model: Model, texts: list[str]) -> int:
-    """New tokens that every question has room for, at most `MOST` and at least 1."""
+    """New tokens that every question has room for, at most `ROOM` and at least 1."""
     asked = probe.Prompts(tuple(probe.Item(str(n), text, "-") for n, text in enumerate(texts)))
     encoded = tokenize_prompts(model.tokenizer, asked, max_length=model.shape.n_ctx, **asdict(model.framing))
-    return max(1, min(MOST, model.shape.n_ctx - max((len(one.ids) for one in encoded), default=0)))
+    return max(1, min(ROOM, model.shape.n_ctx - max((len(one.ids) for one in encoded), default=0)))
 
 
 def split(question: str, fraction: float, unit: str, tokenizer: Any = None) -> tuple[str, str]:

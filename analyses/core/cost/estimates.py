@@ -56,7 +56,7 @@ def work_of(of: Analysis, case: Case) -> Work:
         return of.work(case)
     if case.models == 0:
         return Work(sites=0)
-    new = float(case.options.get("max_new_tokens", 0)) * float(case.options.get("n_samples", 1)) * case.models
+    new = case.new_tokens * float(case.options.get("n_samples", 1)) * case.models
     rows = 0.0 if new else case.answer * case.models
     return Work(block_rows=case.models * case.full_pass, unembedded=rows, generated=new)
 
@@ -97,14 +97,10 @@ def flops(work: Work, case: Case) -> float:
     size = case.size
     attended = work.block_rows * case.padded
     generated = work.generated * (case.n_layers * size.block + size.unembed)
-    seen = work.generated * case.n_layers * (case.prompt + _new_tokens(case) / 2)
+    seen = work.generated * case.n_layers * (case.prompt + case.new_tokens / 2)
     return 2 * (
         work.block_rows * size.block + work.projected * size.qkv + work.unembedded * size.unembed + generated
     ) + 4 * size.heads * (attended + seen)
-
-
-def _new_tokens(case: Case) -> float:
-    return float(case.options.get("max_new_tokens", 0))
 
 
 def _work_bytes(work: Work, case: Case, width: int) -> float:
@@ -115,6 +111,6 @@ def _work_bytes(work: Work, case: Case, width: int) -> float:
     scores = case.batch * shape.n_heads * case.padded**2 * (width + 4)
     cache = 0.0
     if work.generated:
-        cache = case.batch * (case.prompt + _new_tokens(case)) * case.n_layers * 2 * shape.n_kv_heads * shape.d_head
+        cache = case.batch * (case.prompt + case.new_tokens) * case.n_layers * 2 * shape.n_kv_heads * shape.d_head
     logits = 3 * LOGIT_ROWS * shape.d_vocab * 4 if work.unembedded or work.generated else 0
     return kept + block + scores + cache * width + logits
