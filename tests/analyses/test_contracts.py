@@ -9,6 +9,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,9 @@ from analyses.core.analysis import DOC_SECTIONS, Analysis
 from analyses.core.result import DIMS
 from analyses.core.running.run import run
 from analyses.core.running.sweep import join
-from probe import Model, Prompts
+from probe import Model, Prompts, Rollouts
 from tests import crowded
+from tests.conftest import ROOT
 
 Inputs = Callable[[str], dict[str, Any]]
 
@@ -176,3 +180,26 @@ def test_padding_side_changes_nothing(name: str, inputs: Inputs, monkeypatch: py
 def test_identical_checkpoints_are_a_warning(name: str, inputs: Inputs) -> None:
     given = inputs(name)
     assert run(name, **{**given, "tuned": given["base"]}).warnings
+
+
+WITHOUT_TORCH = """
+import pickle, sys
+from importlib.machinery import PathFinder
+found = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] == "torch" else found(name, *more)
+import pyarrow as pa
+from analyses import run
+from probe import Rollouts
+for name, inputs in pickle.load(sys.stdin.buffer).items():
+    run(name, **{k: Rollouts.of(v) if isinstance(v, pa.Table) else v for k, v in inputs.items()})
+    print(name)
+"""
+
+
+def test_analyses_of_logs_and_results_run_without_torch(inputs: Inputs) -> None:
+    """All that take neither models nor checkpoints, in a process that has no torch (a log goes there as a table)."""
+    light = [n for n in names() if not {"Model", "Checkpoints"} & {i.kind for i in get(n).inputs}]
+    given = {n: {k: v.data.to_table() if isinstance(v, Rollouts) else v for k, v in inputs(n).items()} for n in light}
+    called = [sys.executable, "-c", WITHOUT_TORCH]
+    done = subprocess.run(called, input=pickle.dumps(given), capture_output=True, check=False, cwd=ROOT)
+    assert done.stdout.decode().split() == light, done.stderr.decode()
