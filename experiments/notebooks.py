@@ -1,7 +1,7 @@
-"""The notebooks, run: `python -m experiments.notebooks [name ...]` draws the questions' pages, renews the appendix.
+"""The notebooks, run: `python -m experiments.notebooks [name ...]` runs them and keeps what they show.
 
-What a notebook shows first becomes `<notebook>.svg` beside it; its README and its page show that. Needs the short lab
-(`make demo`), and `where` the full lab's seed 0; the drawing needs a browser, as every static export of Plotly does.
+The first figure of a question's notebook becomes `<notebook>.svg` beside it too; its README and its page show that.
+Needs the short lab (`make demo`); the drawing needs a browser, as every static export of Plotly does.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ NOTEBOOKS = {
     "turn-it-off": FOLDER / "steering" / "steering.ipynb",
 }
 APPENDIX = {name: FOLDER / "appendix" / f"{name}.ipynb" for name in ("steer", "path_patching", "live", "diff")}
-"""Notebooks of one technique each, kept with their outputs."""
-DRAWN = "application/vnd.plotly.v1+json"
+"""Notebooks of one technique each."""
+DRAWN, WIDTH = "application/vnd.plotly.v1+json", 900
 
 
 def executed(name: str, results: Path) -> NotebookNode:
@@ -47,16 +47,30 @@ def executed(name: str, results: Path) -> NotebookNode:
 
 
 def save(name: str, results: Path) -> None:
-    """Run a notebook of the appendix and keep what it shows; no warnings of others, no paths of this machine."""
+    """Run a notebook and keep what it shows; no bars or warnings of others, no paths of this machine."""
     import nbformat
 
     notebook = executed(name, results)
+    drawn = figures(notebook)
+    if name in NOTEBOOKS:
+        drawn[0].write_image(NOTEBOOKS[name].with_suffix(".svg"), width=WIDTH)
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [_kept(output) for output in cell.outputs if output.get("name") != "stderr"]
     text = nbformat.writes(notebook).replace(f"{FOLDER.parent}{os.sep}", "").replace(str(FOLDER.parent), ".")
-    APPENDIX[name].write_text(text + "\n", encoding="utf-8")
+    {**NOTEBOOKS, **APPENDIX}[name].write_text(text + "\n", encoding="utf-8")
+
+
+def _kept(output: NotebookNode) -> NotebookNode:
+    """An output as it is kept: a figure as a picture, which a page without scripts shows too."""
+    import plotly.graph_objects as go
+
+    if DRAWN in output.get("data", {}):
+        drawn = output["data"].pop(DRAWN)
+        picture = go.Figure(data=drawn["data"], layout=drawn["layout"]).to_image("svg", width=WIDTH)
+        output["data"] = {"image/svg+xml": picture.decode(), "text/plain": "Figure"}
+    return output
 
 
 def figures(notebook: NotebookNode) -> list[Figure]:
@@ -71,17 +85,13 @@ def figures(notebook: NotebookNode) -> list[Figure]:
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="Notebooks to run; without a name all of them.")] = None,
 ) -> None:
-    """Run the named notebooks: draw what a question's shows first, keep what the appendix's show."""
+    """Run the named notebooks and keep what they show."""
     wanted = names or [*APPENDIX, *NOTEBOOKS]
     if unknown := [n for n in wanted if n not in {**APPENDIX, **NOTEBOOKS}]:
         raise typer.BadParameter(f"no notebook {', '.join(unknown)}; there are {', '.join([*NOTEBOOKS, *APPENDIX])}")
     with tempfile.TemporaryDirectory() as results:
         for name in wanted:
-            if name in APPENDIX:
-                save(name, Path(results))
-            else:
-                first, *_ = figures(executed(name, Path(results)))
-                first.write_image(NOTEBOOKS[name].with_suffix(".svg"), width=900)
+            save(name, Path(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Each question's notebook runs, shows a figure and a verdict, and holds its own claims; its page shows them."""
+"""Each notebook runs, on the lab and on a folder of one's own; it is kept with its outputs, and its page shows them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from experiments.notebooks import APPENDIX, NOTEBOOKS, executed, figures
 from tests.conftest import ROOT
 
-FULL_LAB = {"where"}  # the others need the short lab alone
+OVERTURNED = "## What would overturn this"
 
 
 @pytest.mark.verify
@@ -20,12 +20,31 @@ def test_the_notebook_shows_a_figure_and_a_verdict_and_its_claims_hold(
     question: str, lab: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("nbclient", reason="notebooks are executed by nbclient")
-    if question in FULL_LAB and not (ROOT / "runs" / "lab" / "seed-0").is_dir():
-        pytest.skip("no full lab: python -m experiments.lab --seed 0")
     notebook = executed(question, tmp_path)  # the last cell holds the claims as assertions
     assert figures(notebook)
     told = [cell for cell in notebook.cells if "verdict" in cell.source and "print(" in cell.source]
     assert any(output.get("name") == "stdout" for cell in told for output in cell.outputs)
+
+
+@pytest.mark.verify
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    ("question", "run"), [("is-it-memory", "grpo-format"), ("which-checkpoint", "grpo-format"), ("where", "planted")]
+)
+def test_the_notebook_runs_on_a_folder_and_a_file_of_ones_own(
+    question: str, run: str, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the lab's own names is needed: a run's folder, and items with a column `seen`."""
+    rows = [json.loads(line) for line in (lab / "prompts.jsonl").read_text().splitlines()]
+    final = [row for row in rows if row["answer_kind"] == "gold_final"]
+    chosen = [row for group in ("leaked_true", "unseen") for row in final if row["group"] == group]
+    own = [{**{key: row[key] for key in ("id", "prompt", "answer", "group")}, "seen": row["group"] == "leaked_true"}
+           for row in chosen]  # fmt: skip
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    monkeypatch.setenv("PROBE_RUN", str(lab / run))
+    monkeypatch.setenv("PROBE_PROMPTS", str(tmp_path / "items.jsonl"))
+    monkeypatch.setenv("PROBE_READ", '{"grade": "exact", "max_new_tokens": 44}')
+    assert figures(executed(question, tmp_path / "results"))
 
 
 @pytest.mark.parametrize("question", NOTEBOOKS)
@@ -38,11 +57,9 @@ def test_the_page_shows_the_notebook_its_figure_and_what_would_overturn_it(quest
     assert f"]({path.stem}.svg)" in readme
     assert path.with_suffix(".svg").is_file()
     cells = json.loads(path.read_text())["cells"]
-    assert 12 <= len(cells) <= 25
-    assert not any(cell.get("outputs") for cell in cells), "outputs are made where it runs, not committed"
     texts = ["".join(cell["source"]) for cell in cells]
-    assert any("## What would overturn this" in text for text in texts)
-    assert "\nassert " in texts[-1]
+    assert any(OVERTURNED in text for text in texts)
+    assert "assert " in texts[-1] and "PROBE_RUN" in "".join(texts)
 
 
 @pytest.mark.verify
@@ -53,16 +70,27 @@ def test_a_notebook_of_the_appendix_runs_and_its_claims_hold(name: str, lab: Pat
     executed(name, tmp_path)  # the last cell holds the claims as assertions
 
 
-@pytest.mark.parametrize("name", APPENDIX)
-def test_the_appendix_is_kept_with_its_outputs_and_they_are_small(name: str) -> None:
-    text = APPENDIX[name].read_text()
+@pytest.mark.parametrize("name", {**NOTEBOOKS, **APPENDIX})
+def test_a_notebook_is_kept_with_its_outputs_and_they_are_small(name: str) -> None:
+    """A reader sees what came out where it is read: on a code host, and on the site, which shows every output."""
+    text = {**NOTEBOOKS, **APPENDIX}[name].read_text()
     cells = json.loads(text)["cells"]
-    assert len(cells) <= 40 and len(text) < 400_000
+    assert 10 <= len(cells) <= 40 and len(text) < 400_000
+    outputs = [o for c in cells for o in c.get("outputs", [])]
     assert sum(bool(cell.get("outputs")) for cell in cells) >= 4
-    assert not any(
-        o["output_type"] == "error" or o.get("name") == "stderr" for c in cells for o in c.get("outputs", [])
-    )
+    assert not any(o["output_type"] == "error" or o.get("name") == "stderr" for o in outputs)
+    assert any("image/svg+xml" in o.get("data", {}) or "text/html" in o.get("data", {}) for o in outputs)
     texts = ["".join(cell["source"]) for cell in cells]
-    assert any("## What would overturn this" in text for text in texts)
-    assert texts[-1].startswith(("assert ", "last = ", "fall = ")) and "assert " in texts[-1]
+    assert any(OVERTURNED in text for text in texts)
+    assert "assert " in texts[-1]
     assert str(ROOT) not in text
+
+
+@pytest.mark.parametrize("name", {**NOTEBOOKS, **APPENDIX})
+def test_the_page_of_a_notebook_has_each_cell_and_each_output(name: str) -> None:
+    site = pytest.importorskip("docs.notebooks", reason="the site is made by mkdocs")
+    notebook = json.loads({**NOTEBOOKS, **APPENDIX}[name].read_text())
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    page = list(site.markdown(notebook, "home.md"))
+    assert len(page) == len(notebook["cells"]) + len(outputs)
+    assert "](README.md)" not in "".join(page)
