@@ -121,6 +121,14 @@ def test_a_letter_called_evidence_is_not_found(copying: dict[str, Model]) -> Non
     assert answer(get("evidence_attention")(copying["tuned"], marked(4))) == UNJUDGED
 
 
+@pytest.mark.verify
+@pytest.mark.parametrize(("what", "fewest", "most"), [("digit", 24, 30), ("letter", 0, 4)])
+def test_evidence_over_30_seeds(what: str, fewest: int, most: int, copying: dict[str, Model]) -> None:
+    """24 items a seed: what the tuned model says, and a letter that decides nothing."""
+    said = [answer(get("evidence_attention")(copying["tuned"], marked(24, s, what))) for s in range(30)]
+    assert fewest <= said.count(FOUND) <= most, said
+
+
 def test_wordings_of_one_problem_have_a_spread(copying: dict[str, Model]) -> None:
     lines = {"first": "a 7 b c d e ?", "last": "a b c d e 7 ?"}
     items = [Item(f"q/{v}", p, " 7", variant=v, meta={"evidence": "7"}) for v, p in lines.items()]

@@ -74,3 +74,8 @@ def test_teachers_that_disagree_are_found_and_others_are_not() -> None:
     said = [_claim(apart(24, s, 0.0), ("g", "given"), 0).answer for s in range(8)]
     assert said.count(FOUND) <= 1 and NONE in said
     assert _claim(apart(4, 0, 0.5), ("g", "given"), 0).answer == UNJUDGED
+
+
+@pytest.mark.verify
+def test_disagreement_drawn_like_the_divergence_over_100_seeds() -> None:
+    assert [_claim(apart(24, s, 0.0), ("g", "given"), 0).answer for s in range(100)].count(FOUND) <= 10
