@@ -63,3 +63,12 @@ def test_one_moved_head_among_noise() -> None:
 @pytest.mark.verify
 def test_noise_over_100_seeds() -> None:
     assert [judged(heads(24, s, 0.0)).answer for s in range(100)].count(FOUND) <= 10
+
+
+@pytest.mark.verify
+def test_heads_that_training_moved_over_30_seeds(copying: dict[str, Model]) -> None:
+    """24 items a seed: found and called "onto" of base and tuned, and nothing of the tuned model twice."""
+    shift, draws = get("evidence_shift"), [evidence.marked(24, s) for s in range(30)]
+    moved = [shift(copying["base"], copying["tuned"], p).claims[0] for p in draws]
+    assert sum(c.answer == FOUND and "onto" in c.what for c in moved) >= 24
+    assert all(shift(copying["tuned"], copying["tuned"], p).claims[0].answer == NONE for p in draws)
