@@ -89,6 +89,15 @@ def test_hints_that_say_nothing_of_the_answer_are_not_found(copying: dict[str, M
     assert found.count(FOUND) <= 1
 
 
+@pytest.mark.verify
+@pytest.mark.parametrize(("checkpoint", "fewest", "most"), [("tuned", 24, 30), ("base", 0, 4)])
+def test_hints_over_30_seeds(checkpoint: str, fewest: int, most: int, copying: dict[str, Model]) -> None:
+    """24 items a seed: right hints, of a model that follows them and of its base."""
+    draws = [hinted(24, seed) for seed in range(30)]
+    said = [answer(get("context_gain")(copying[checkpoint], p, place="before", fractions=())) for p in draws]
+    assert fewest <= said.count(FOUND) <= most, said
+
+
 def test_a_rationale_that_is_ignored_is_flat(copying: dict[str, Model]) -> None:
     """Letters beside letters: no share of them tells anything; with equal texts there is no other to compare with."""
     result = get("context_gain")(copying["tuned"], hinted(24), extra="note", place="before", fractions=(0.5,))
