@@ -54,8 +54,8 @@ def spotlight_lens(
     *,
     evidence: str = "evidence",
     tags: tuple[str, ...] = (),
-    alpha: float = 0.8,
-    beta: float = 0.2,
+    spotlight_weight: float = 0.8,
+    shadow_weight: float = 0.2,
     gamma: float = 0.1,
     queries: Literal["first", "answer"] = "first",
     batch_size: int = 8,
@@ -69,20 +69,21 @@ def spotlight_lens(
     Args:
         evidence: column of the prompts: a text (or several) that the prompt holds, or [start, stop] characters.
         tags: what opens and what closes the evidence in the prompt (two texts), in place of the column.
-        alpha: weight of the spotlight's logits.
-        beta: weight of what is taken off: the shadow's logits.
+        spotlight_weight: alpha, of the spotlight's logits.
+        shadow_weight: beta, of what is taken off: the shadow's logits.
         gamma: share of the largest probability below which a token is out of the question.
         queries: positions whose attention finds the layers: before the first answer token, or before every one.
         batch_size: items per forward pass.
         seed: of the bootstrap over items.
     """
-    if alpha < 0 or beta < 0 or not 0 <= gamma <= 1:
-        raise InputError(f"alpha={alpha}, beta={beta}, gamma={gamma}; expected weights >= 0 and 0 <= gamma <= 1")
+    if min(spotlight_weight, shadow_weight) < 0 or not 0 <= gamma <= 1:
+        given = f"weights {spotlight_weight} and {shadow_weight}, gamma={gamma}"
+        raise InputError(f"{given}; expected weights of at least 0 and gamma from 0 to 1")
     spans = _evidence.named(prompts, evidence, tags)
     parts: list[pd.DataFrame] = []
     for batch in reading.batches(model, prompts, "spotlight lens", batch_size=batch_size):
         looked = _evidence.heads(model, batch, spans, queries, seed)
-        parts.append(_rows(model, batch, looked, (alpha, beta, gamma)))
+        parts.append(_rows(model, batch, looked, (spotlight_weight, shadow_weight, gamma)))
     table = pd.concat(parts, ignore_index=True).merge(prompts.roles(), how="left")
     table = table.sort_values(["item", "answer_kind", "layer"], kind="stable", ignore_index=True)
     one = table.drop_duplicates(["item", *BY])

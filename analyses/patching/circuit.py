@@ -253,8 +253,8 @@ def figures(result: Result) -> dict[str, Figure]:
         look = {"x_title": "estimate (nats/token)", "y_title": "exact (nats/token)"}
         title = "Estimate against exact contribution of the replayed edges"
         drawn["agreement"] = scatter(mean, x="score", y="exact", color="chosen", title=title, diagonal=True, **look)
-    if "step" in rows:
-        over = rows[rows["quantity"].isin(["jaccard"])]
+    if {"step", "variant"} <= set(rows):
+        over = rows[rows["quantity"] == "jaccard"]
         drawn["overlap"] = curve(over, x="step", color="variant", title="Overlap of tuned's circuit with base's")
     return drawn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "auxiliary_gradient": {"rollout_step": 4},  # checkpoint 1 would read step 0, whose responses are sound
 }
 CHOICES = (" ans 1", " ans 2")
+LANGUAGES = (("plain", ""), ("polite", " please"))
 READ = [n for n in names() if {"Model"} & {i.kind for i in get(n).inputs} and n != "weight_drift"]
 
 
@@ -42,6 +44,13 @@ def item(n: int) -> Item:
 
 
 PROMPTS = Prompts(tuple(item(n) for n in range(12)))
+TWICE = Prompts(
+    tuple(
+        replace(i, id=f"{i.id}/{v}", prompt=f"{i.prompt}{more}", variant=v)
+        for i in PROMPTS.items
+        for v, more in LANGUAGES
+    )
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +69,18 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
 
 
 @pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two checkpoints beside the broken ones."""
+    folders = [tmp_path_factory.mktemp("sound") / f"checkpoint-{seed}" for seed in range(2)]
+    for seed, folder in enumerate(folders):
+        tiny.model(seed=seed, vocab_size=len(WORDS)).save_pretrained(folder)
+        WORDS.save_pretrained(folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
 def rollouts() -> Rollouts:
-    rows = logs.rows(vocab=len(WORDS), items=2)
+    rows = logs.full(vocab=len(WORDS), items=2)
     for row in rows:  # one response of one item meets the word, as its third token
         row["prompt_token_ids"][row["prompt_token_ids"] == BAD] = BAD - 1
         row["response_token_ids"][row["response_token_ids"] == BAD] = BAD - 1
@@ -72,10 +91,15 @@ def rollouts() -> Rollouts:
 
 @pytest.mark.parametrize("name", READ)
 def test_every_analysis_says_which_item_is_not_finite(
-    name: str, broken: dict[str, Model], rollouts: Rollouts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str,
+    broken: dict[str, Model],
+    sound: list[Path],
+    rollouts: Rollouts,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("PROBE_CACHE", str(tmp_path))
-    kinds = {"Prompts": PROMPTS, "Rollouts": rollouts}
+    kinds = {"Prompts": TWICE if name == "parallel_texts" else PROMPTS, "Rollouts": rollouts, "Checkpoints": sound}
     takes = [i for i in get(name).inputs if not i.optional or i.kind == "Model" or name == "evaluate"]
     given = {i.name: broken[i.name] if i.kind == "Model" else kinds[i.kind] for i in takes if i.kind != "Table"}
     with pytest.raises(InputError, match="not finite") as refused:

@@ -50,7 +50,7 @@ def test_layers_are_the_earliest_of_ties() -> None:
 def test_on_a_model_that_reads_the_digit(copying: dict[str, Model]) -> None:
     """The last layer's share is that of plain transformers; what is forgotten is never negative."""
     prompts = evidence.marked(24)
-    result = get("spotlight_lens")(copying["tuned"], prompts, alpha=0.0, beta=0.0)
+    result = get("spotlight_lens")(copying["tuned"], prompts, spotlight_weight=0.0, shadow_weight=0.0)
     assert (result.table["gain"] == 0).all() and result.claims[0].answer == NONE
     model, tokenizer = copying["tuned"].backend.plain, copying["tuned"].tokenizer
     said = [model(**tokenizer(i.prompt, return_tensors="pt")).logits[0, -1].argmax() for i in prompts.items]

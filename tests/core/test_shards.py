@@ -23,6 +23,7 @@ OPTIONS = {
     "divergence": {},
     "logit_lens": {"top_k": 2},
     "attention_entropy": {},
+    "attention_length": {},
     "evidence_attention": {},
     "multiple_choice": {"batch_size": 3},
     "evaluate": {"max_new_tokens": 3, "samples": 2, "ks": (1, 2), "grade": "exact"},

@@ -303,14 +303,19 @@ def test_swap_refuses_another_model(folder_of: Callable[..., Path], tmp_path: Pa
     assert model.checkpoint.path == str(folder_of("llama"))
 
 
-def test_a_stale_split_qkv_is_caught(folder_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_split_qkv_is_caught(
+    folder_of: Callable[..., Path], prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The trap: the bridge clones q, k, v out of the fused matrix; new weights leave the clones behind.
     from probe.backends import transformer_lens
 
     model = Model.load(folder_of("gpt2"))
+    batch = batch_of(model, prompts)
+    model.run(batch, read=["q.0"])
     monkeypatch.setattr(transformer_lens, "_split_again", lambda attention: None)
     with pytest.raises(ProbeError, match="logits"):
         model.swap(folder_of("gpt2", 1))
+        model.run(batch, read=["q.0"])
 
 
 def test_half_precision_loads_and_proves(folder_of: Callable[..., Path]) -> None:

@@ -245,7 +245,9 @@ def _as_numbers(column: pd.Series) -> pd.Series:
 
 def _checkpoints(name: str, value: Any, pool: ModelPool, limit: int | None) -> Given:
 
-    series = value if isinstance(value, list | tuple) else probe.discover(value, config=pool.loading.config_folder)
+    several = isinstance(value, list | tuple)
+    found = map(probe.Checkpoint.of, value) if several else probe.discover(value, config=pool.loading.config_folder)
+    series = list(found)
     prints = [c.fingerprint() for c in series]
     described = {"n": len(series), "members": [_identity(c) for c in series]}
     identity = pool.loading.identity()
