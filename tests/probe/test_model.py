@@ -311,11 +311,11 @@ def test_a_stale_split_qkv_is_caught(
 
     model = Model.load(folder_of("gpt2"))
     batch = batch_of(model, prompts)
-    model.run(batch, read=["q.0"])
+    model.run(batch, read=["pattern.0"])
     monkeypatch.setattr(transformer_lens, "_split_again", lambda attention: None)
     with pytest.raises(ProbeError, match="logits"):
         model.swap(folder_of("gpt2", 1))
-        model.run(batch, read=["q.0"])
+        model.run(batch, read=["pattern.0"])
 
 
 def test_half_precision_loads_and_proves(folder_of: Callable[..., Path]) -> None:
