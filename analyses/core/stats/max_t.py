@@ -58,8 +58,9 @@ class _Sums:
     unseen: Array  # [cell]: variance that items unlike the rest could add; 0 where the cell has a spread of its own
 
     def __add__(self, other: _Sums) -> _Sums:
-        first = (getattr(self, f) + getattr(other, f) for f in ("value", "variance", "drawn", "variances"))
-        return _Sums(*first, np.where(self.unseen * other.unseen > 0, self.unseen + other.unseen, 0.0))
+        both = np.where(self.unseen * other.unseen > 0, self.unseen + other.unseen, 0.0)
+        means = self.value + other.value, self.variance + other.variance
+        return _Sums(*means, self.drawn + other.drawn, self.variances + other.variances, both)
 
     def times(self, weight: float) -> _Sums:
         parts = self.value * weight, self.variance * weight**2, self.drawn * weight, self.variances * weight**2
