@@ -313,8 +313,8 @@ def test_a_stale_split_qkv_is_caught(
     batch = batch_of(model, prompts)
     model.run(batch, read=["pattern.0"])
     monkeypatch.setattr(transformer_lens, "_split_again", lambda attention: None)
+    model.swap(folder_of("gpt2", 1))
     with pytest.raises(ProbeError, match="logits"):
-        model.swap(folder_of("gpt2", 1))
         model.run(batch, read=["pattern.0"])
 
 
