@@ -53,7 +53,7 @@ class Served:
         concurrency: requests under way at once.
         retries: how often a request that failed on its way, or was told to wait, is sent again.
         timeout: seconds for an answer.
-        pause: seconds before the first of them; each waits twice as long.
+        pause: seconds before the first retry; each next one waits twice as long, at most a minute.
         told: what the check of the checkpoint now held found, in words; empty before.
     """
 

@@ -74,7 +74,7 @@ def spotlight_lens(
         gamma: share of the largest probability below which a token is out of the question.
         queries: positions whose attention finds the layers: before the first answer token, or before every one.
         batch_size: items per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if min(spotlight_weight, shadow_weight) < 0 or not 0 <= gamma <= 1:
         given = f"weights {spotlight_weight} and {shadow_weight}, gamma={gamma}"

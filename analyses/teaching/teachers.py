@@ -73,7 +73,7 @@ def teachers(
     Args:
         weights: of the teachers: by how sure each is of its likeliest token, or equal.
         batch_size: items per forward pass.
-        seed: of the bootstrap over items.
+        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if len(checkpoints) < 2:
         raise InputError(f"{len(checkpoints)} teacher(s): at least 2 are needed (one alone: `distillation`)")
