@@ -24,7 +24,7 @@ def claims(table: pd.DataFrame, n_edges: int) -> list[Claim]:
     """The edges that changed most (at most `MOST`), or that none did.
 
     Args:
-        table: rows item, answer_kind, checkpoint, sender, receiver, exact, gap.
+        table: rows item, answer_kind, checkpoint, sender, receiver, exact, worth.
         n_edges: of the whole graph.
     """
     gaps = table.pivot_table(index="item", columns="checkpoint", values="worth")  # answers of one item averaged

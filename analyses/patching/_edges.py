@@ -107,8 +107,7 @@ class Runs:
 
     def exact(self, edges: Sequence[tuple[int, int]]) -> Float[np.ndarray, "edge item"]:
         """Exact contribution of edges (sender, receiver by number; receiver -1: the node with all of its edges)."""
-        parts = [np.concatenate(list(self._replayed(edges)))] if edges else []
-        return parts[0] if parts else np.empty((0, len(self.clean.batch)))
+        return np.concatenate(list(self._replayed(edges))) if edges else np.empty((0, len(self.clean.batch)))
 
     def _replayed(self, edges: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
         for first in range(0, len(edges), AT_ONCE):
@@ -121,8 +120,3 @@ class Runs:
             return self.paths.edit(sent, self.graph.receivers[receiver])
         site = Site("resid_pre", 0) if sent.kind == "embed" else sent
         return patch(site, self.corrupt.value(site))
-
-
-def nodes(scores: Cells) -> Float[np.ndarray, "item sender"]:
-    """Contribution of every node: the sum over its edges, which is its own by the chain rule."""
-    return np.nansum(scores, axis=-1)

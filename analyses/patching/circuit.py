@@ -178,7 +178,7 @@ def _of_batch(
     run: Runs, scores: np.ndarray, exact: dict[tuple[int, int], np.ndarray], cells: Sequence[tuple[int, int]]
 ) -> pd.DataFrame:
     items, (senders, receivers) = run.clean.batch.items, run.graph.names
-    nodes = np.nansum(scores, -1)
+    nodes = np.nansum(scores, -1)  # a node's contribution is the sum over its edges, by the chain rule
     unknown = np.full(len(items), np.nan)
     return pd.DataFrame(
         {

@@ -48,7 +48,7 @@ def test_layers_are_the_earliest_of_ties() -> None:
 
 
 def test_on_a_model_that_reads_the_digit(copying: dict[str, Model]) -> None:
-    """The last layer's share is that of plain transformers; what is forgotten is never negative."""
+    """The last layer's share is that of plain transformers; what is forgotten is the best layer's minus its."""
     prompts = evidence.marked(24)
     result = get("spotlight_lens")(copying["tuned"], prompts, spotlight_weight=0.0, shadow_weight=0.0)
     assert (result.table["gain"] == 0).all() and result.claims[0].answer == NONE
@@ -59,7 +59,8 @@ def test_on_a_model_that_reads_the_digit(copying: dict[str, Model]) -> None:
     ]
     found = result.table.query("layer == 0").set_index("item")["final"]
     assert [found[i.id] for i in prompts.items] == want and np.mean(want) > 0.5
-    assert result.data["see_then_forget"].item() >= 0
+    by_layer = result.table.groupby("layer")["right"].mean()
+    assert result.data["see_then_forget"].item() == pytest.approx(by_layer.max() - by_layer.iloc[-1])
     with pytest.raises(InputError, match="gamma"):
         get("spotlight_lens")(copying["tuned"], prompts, gamma=2.0)
 

@@ -32,13 +32,14 @@ def test_the_named_tests_hold_the_oracle_and_the_tolerance_stated() -> None:
             assert "approx(" in body or "approx" not in agreement, test
 
 
+UNMEASURED = {"mlp_key_steering: selective", "entropy_steering: direction"}  # as the page says
 VIOLATED = ("at the floor", "groups made from outcomes")  # data of which a rule must not judge
 
 
 def test_the_committed_nulls_hold() -> None:
-    """Every rule was asked of all its data, claims what is not there within its limit, and answers where it may."""
+    """Every measured rule was asked of all its data, claims nothing beyond its limit, and answers where it may."""
     kept = cells.read()
-    assert set(kept) <= set(cells.order())
+    assert set(kept) == {at for at in cells.order() if at[0] not in UNMEASURED}
     for at, row in kept.items():
         if row["kind"] == "null":
             assert row["found"] <= cells.limit(row["sets"]), at
@@ -46,6 +47,6 @@ def test_the_committed_nulls_hold() -> None:
             assert row["answered"] >= 0.8, at
     of = {rule: [r["found"] for r in kept.values() if r["rule"] == rule and r["kind"] == "plant"] for rule, *_ in kept}
     power = {at: row["found"] for at, row in kept.items() if row["kind"] == "plant"}
-    assert all(max(found, default=1) >= 0.6 for found in of.values()), of
+    assert all(max(found) >= 0.6 for found in of.values()), of
     assert power["gains: memory", "plant", "+.15 on 128 + 128"] >= 0.6
     assert power["gains: memory", "plant", "+.20 on 128 + 128"] >= 0.85
