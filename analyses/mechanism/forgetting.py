@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -25,16 +26,17 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate
-from probe.lazily import torch
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from plotly.graph_objects import Figure
-    from torch import Tensor
 
+    from analyses.core.reading.teacher_forced import Scored
     from probe import Model, Prompts, TokenBatch
 
 TOLD = {"kl_nats": "KL(base, tuned) on the new task", "forgotten_nats": "loss on old tasks, tuned minus base"}
 TASKS = ("new", "old")
+ROWS_AT_ONCE = 64  # of logits of each model
 
 
 @analysis
@@ -76,28 +78,32 @@ def _rows(base: Model, tuned: Model, prompts: Prompts, plan: dict[str, object]) 
     for batch in reading.batches(base, prompts, "forgetting", **plan):
         tokens = reading.scored(batch)
         tokens = tokens.where(tokens.in_span("rationale", "answer"))
-        p, q = (reading.log_softmax(tokens.rows(_logits(m, batch))).double() for m in (base, tuned))
-        kl = (p.exp() * (p - q)).sum(-1).cpu()
-        targets = tokens.target.to(p.device)[:, None]
-        nll = [-side.gather(-1, targets)[:, 0].cpu() for side in (p, q)]
+        kl, *nll = _measured(base, tuned, batch, tokens)
         for number, item in enumerate(batch.items):
-            own = tokens.item.cpu() == number
+            own = (tokens.item == number).cpu().numpy()
             before, after = (float(side[own].mean()) for side in nll)
             named = {"item": item.id, "group": item.group, "answer_kind": item.answer_kind}
             measured = {"nll_base": before, "nll_tuned": after, "forgotten_nats": after - before}
             yield {
                 **named,
-                "kl_nats": float(torch.clamp(kl[own].mean(), min=0)),
+                "kl_nats": float(kl[own].mean()),
                 **measured,
                 "n_tokens": int(own.sum()),
             }
 
 
-def _logits(model: Model, batch: TokenBatch) -> Tensor:
-    logits = model.run(batch, logits="all").logits
-    if logits is None:
-        raise ValueError("all logits were asked for")
-    return logits
+def _measured(base: Model, tuned: Model, batch: TokenBatch, tokens: Scored) -> Float[np.ndarray, "3 token"]:
+    """KL(base, tuned) and both losses of every token; a few rows of logits are there at once."""
+    models, target = (base, tuned), tokens.target.cpu()
+    last = [str(model.last_state) for model in models]
+    states = [tokens.rows(m.run(batch, read=[name], logits="none")[name]) for m, name in zip(models, last, strict=True)]
+    found = np.empty((3, len(target)))
+    for c in reading.row_chunks(len(target), ROWS_AT_ONCE):
+        p, q = (model.logits_of(state[c]).float() for model, state in zip(models, states, strict=True))
+        found[0, c] = reading.divergences(p, q).kl_pq_nats.cpu()
+        for number, side in enumerate((p, q), start=1):
+            found[number, c] = -reading.log_softmax(side).gather(-1, target[c, None].to(side.device))[:, 0].cpu()
+    return found
 
 
 def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
