@@ -21,15 +21,22 @@ from tests.conftest import ROOT
 CODE = ("probe", "analyses", "apps", "experiments", "benchmarks")
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
 CONTRACTS = [c["name"] for c in SETTINGS["importlinter"]["contracts"]]
+SHARED_LATER = {  # modules of core that one group uses: why they are in core all the same
+    "analyses.core.reading.pooled": "pooled states of all items: what is read off a model, whoever asks",
+    "analyses.core.reading.tangent": "the derivative along an update: what is read off a model, whoever asks",
+    "analyses.core.figures.paths": "a kind of chart, beside the others",
+}
 RESULT_FILES = ("table.parquet", "arrays.nc", "record.json")
+
+GROUPS = sorted(f.name for f in (ROOT / "analyses").iterdir() if f.is_dir() and f.name not in ("core", "__pycache__"))
 
 PLANTED = {  # file that breaks a contract, the line that does it -> words of the contract, what is told
     ("probe/errors.py", "from analyses import get"): ("floors", "probe.errors -> analyses.core.analysis"),
     ("experiments/lab/world.py", "from apps import report"): ("floors", "experiments.lab.world -> apps.report"),
     ("analyses/answers/labels.py", "import analyses.memory.perplexity"): ("side by side", "analyses.memory.perplexity"),
-    ("analyses/core/stats/paired.py", "def f():\n    from analyses.core import progress"): (
+    ("analyses/core/stats/max_t.py", "def f():\n    from analyses.core import progress"): (
         "core: running",
-        "analyses.core.stats.paired -> analyses.core.progress",
+        "analyses.core.stats.max_t -> analyses.core.progress",
     ),
     ("analyses/core/reading/grading.py", "from analyses.core.figures import curve"): (
         "core: running",
@@ -130,6 +137,32 @@ def test_no_modules_import_one_another() -> None:
 def test_circles_of_annotations_are_the_ones_that_were_agreed_on() -> None:
     agreed = [set(found) for found in SETTINGS["house"]["annotation_circles"]]
     assert sorted(map(sorted, circles(typing_too=True))) == sorted(map(sorted, agreed))
+
+
+def taken(file: Path) -> Iterator[str]:
+    """Modules a file takes names from, also by way of a package: `reading.batches` after `import reading`."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    asked: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            asked.setdefault(node.value.id, set()).add(node.attr)
+    for node, package, name in keys.named_in(tree, file):
+        yield from keys.homes(package, name)
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            if alias.name == name:
+                for attribute in asked.get(alias.asname or alias.name, ()):
+                    yield from keys.homes(f"{package}.{name}", attribute)
+
+
+def test_no_module_of_core_serves_one_group_only() -> None:
+    users: dict[str, set[str]] = {}
+    for module, file in modules().items():
+        if not (module.startswith("analyses.core") and file.name == "__init__.py"):  # a face uses nothing itself
+            for other in taken(file):
+                users.setdefault(other, set()).add(".".join(module.split(".")[:2]))
+    alone = {m for m, rooms in users.items() if m.startswith("analyses.core.") and len(rooms) == 1}
+    apart = {m for m in alone if users[m] <= {f"analyses.{g}" for g in GROUPS} and m in modules()}
+    assert {m for m in apart if modules()[m].name != "__init__.py"} == set(SHARED_LATER), "a group's helper is its own"
 
 
 def test_nothing_but_the_store_spells_the_names_of_a_results_files() -> None:

@@ -25,6 +25,7 @@ import xarray as xr
 
 from analyses.answers import _judged
 from analyses.answers._judged import Mean
+from analyses.answers._since_a_step import has_series
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve, forest
@@ -118,7 +119,7 @@ def _claims(table: pd.DataFrame, last: Mean) -> Iterator[Claim]:
     yield _judged.claim(
         last, last.is_above(), "abstains", WHAT, estimand="abstentions, unanswerable minus answerable", **said
     )
-    if not stats.has_series(table):
+    if not has_series(table):
         return
     wide = table[table["answerable"] == 0].pivot_table("abstains", "item", "step", "mean").dropna()
     moved = pd.DataFrame({"item": wide.index, "change": wide.iloc[:, -1].to_numpy() - wide.iloc[:, 0].to_numpy()})

@@ -29,6 +29,7 @@ import xarray as xr
 
 from analyses.answers import _judged
 from analyses.answers._samples import BY, sampled
+from analyses.answers._since_a_step import has_series
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
@@ -205,7 +206,7 @@ def change(shares: pd.DataFrame, how: tuple[float, str, bool], seed: int, swaps:
 
 def _claims(shares: pd.DataFrame, how: tuple[float, str, bool], seed: int) -> Iterator[Claim]:
     """Of every group and kind: did sets shrink from the first step to the last?"""
-    if not stats.has_series(shares):
+    if not has_series(shares):
         return
     cells = list(shares.groupby(BY, sort=True))
     for (group, kind), rows in cells:

@@ -25,12 +25,12 @@ import pandas as pd
 import xarray as xr
 
 from analyses.answers import _variety as variety
+from analyses.answers._since_a_step import has_series, since
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve, forest
 from analyses.core.reading.votes import clusters, majority, pass_at_k
 from analyses.core.result import Result
-from analyses.core.stats import has_series, since
 from probe.errors import InputError
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.answers._since_a_step import since
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve, forest
 from analyses.core.published import joined
 from analyses.core.result import Result
-from analyses.core.stats import since
 from probe.errors import InputError
 
 if TYPE_CHECKING:

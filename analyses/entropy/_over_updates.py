@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.core.stats import resample_counts, serial
+from analyses.core.stats import resample_counts
+from analyses.entropy import _serial as serial
 
 
 def correlations(
     table: pd.DataFrame, signals: Sequence[str], counted: Callable[[str], str], seed: int, draws: int = 1000
 ) -> xr.Dataset:
     """Pearson's r of each signal with the measured change over updates, resampling items within rollout batches,
-    and with the interval over updates that depend on what went before (stats.serial)."""
+    and with the interval over updates that depend on what went before (`_serial`)."""
     drawn = resampled_means(table, signals, counted, seed, draws)
     value = np.array([[_r(drawn[s][d], drawn["measured_nats"][d]) for d in range(draws + 1)] for s in signals])
     n = table["step"].nunique()

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
-from analyses.core.stats import serial, widened
+from analyses.core.stats import widened
 from analyses.entropy import _over_updates
+from analyses.entropy import _serial as serial
 
 ALPHA = 0.03  # of both tests of `serial.is_associated`; shared by all signals
 TOLD = {

@@ -27,7 +27,7 @@ from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import forest, scatter
 from analyses.core.result import Result
-from analyses.core.stats.serial import LEAST, beyond_trend, is_associated, whitened
+from analyses.entropy._serial import LEAST, beyond_trend, is_associated, whitened
 from probe.errors import InputError
 
 if TYPE_CHECKING:

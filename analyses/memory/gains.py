@@ -39,7 +39,7 @@ from analyses.core.figures import curve
 from analyses.core.reading.roles import NEEDS_FRESH, NEEDS_ROLES, SEEN, UNSEEN, from_outcomes, roles
 from analyses.core.result import Result
 from analyses.core.stats import Labels
-from analyses.core.stats.paired_odds import Scale, changed_odds, marginal_odds
+from analyses.memory._paired_odds import Scale, changed_odds, marginal_odds
 from probe.errors import InputError
 
 if TYPE_CHECKING:

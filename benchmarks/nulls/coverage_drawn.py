@@ -9,7 +9,7 @@ import numpy as np
 
 from analyses.answers.calibration import equal_mass, squared_error
 from analyses.core.stats import subsample_interval, subsamples
-from analyses.core.stats.serial import correlation
+from analyses.entropy._serial import correlation
 from analyses.states import activation_rotation, similarity
 from benchmarks.nulls.zoo import Rng, ar1
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from analyses.core import stats
-from analyses.core.stats import serial
+from analyses.entropy import _serial as serial
 from probe.errors import InputError
 from tests.planted import ar1
 

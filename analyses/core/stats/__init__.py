@@ -12,7 +12,6 @@ from analyses.core.stats.estimates import (
 )
 from analyses.core.stats.intervals import percentiles
 from analyses.core.stats.max_t import Alternative, MaxT, group_max_t, mean_max_t
-from analyses.core.stats.paired import has_series, since
 from analyses.core.stats.resampling import (
     Array,
     Labels,
@@ -40,7 +39,6 @@ __all__ = [
     "estimate",
     "group_difference",
     "group_max_t",
-    "has_series",
     "holm",
     "mcnemar_exact",
     "mean_max_t",
@@ -53,7 +51,6 @@ __all__ = [
     "ratio_of_sums",
     "resample_counts",
     "sign_flip",
-    "since",
     "subsample_interval",
     "subsamples",
     "two_sample_t",
