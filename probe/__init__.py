@@ -5,8 +5,9 @@ Importing this package does not import torch: every name is loaded when first us
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from probe.lazily import face
 
 if TYPE_CHECKING:
     from probe import generation as generation
@@ -85,14 +86,4 @@ __all__ = [
 # Modules by their own names, as `probe.replay`.
 _ROOMS = ("generation", "recompute", "replay", "served", "turns", "weights")
 
-
-def __getattr__(name: str) -> object:
-    if name in _ROOMS:
-        return import_module(f"probe.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'probe' has no attribute {name!r}")
-    return getattr(import_module(f"probe.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = face(__name__, _HOME, _ROOMS)

@@ -88,7 +88,13 @@ def seen_through(graph: ImportGraph) -> ImportGraph:
 @cache
 def _lazy(modules: frozenset[str]) -> list[str]:
     """Packages that hand names on when they are asked for."""
-    return sorted(m for m in modules if any(getattr(n, "name", "") == "__getattr__" for n in _tree(m).body))
+    return sorted(m for m in modules if hands_on(_tree(m)))
+
+
+def hands_on(tree: ast.Module) -> bool:
+    """True of a package that hands names on when they are asked for: it says how in `__getattr__`."""
+    stored = (n for node in tree.body if isinstance(node, ast.Assign) for n in ast.walk(node))
+    return any(getattr(n, "name", getattr(n, "id", "")) == "__getattr__" for n in (*tree.body, *stored))
 
 
 @cache

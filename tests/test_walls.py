@@ -17,6 +17,7 @@ import pytest
 
 from analyses.core import keys
 from tests.conftest import ROOT
+from tests.contract_types import hands_on
 
 CODE = ("probe", "analyses", "apps", "experiments", "benchmarks")
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
@@ -115,7 +116,7 @@ def arrows(file: Path, *, typing_too: bool) -> Iterator[str]:
     tree = ast.parse(file.read_text())
     checks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
     for_typing = {id(inner) for node in checks for inner in ast.walk(node)}
-    if any(isinstance(n, ast.FunctionDef) and n.name == "__getattr__" for n in tree.body):
+    if hands_on(tree):
         return
     for node, package, name in keys.named_in(tree, file):
         if typing_too or id(node) not in for_typing:

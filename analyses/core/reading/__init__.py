@@ -3,8 +3,9 @@
 Names are imported when first used, since most need torch: `from analyses.core import reading`, `reading.batches(...)`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from probe.lazily import face
 
 if TYPE_CHECKING:
     from analyses.core.reading.comparable import (
@@ -131,12 +132,4 @@ _HOME = {
     "two_groups": "pooled",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = face(__name__, _HOME)

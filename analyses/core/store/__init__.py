@@ -3,8 +3,9 @@
 Names are imported when first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from probe.lazily import face
 
 if TYPE_CHECKING:
     from analyses.core.store.files import (
@@ -41,12 +42,4 @@ _HOME = {
     "readable": "files",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = face(__name__, _HOME)
