@@ -58,7 +58,6 @@ def abstention(evaluate: Annotated[Result, "evaluate"], *, seed: int = 0) -> Res
 
     Args:
         evaluate: result or sweep of `evaluate` with `abstain`, over items of which some have no gold answer.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     table = _responses(evaluate.table)
     over = ["step"] if "step" in table else []

@@ -59,8 +59,8 @@ def answer_agreement(evaluate: Annotated[Result, "evaluate"], *, deals: int = 50
 
     Args:
         evaluate: result or sweep of `evaluate` over prompts with a column `variant`; samples where there are any.
-        deals: times that responses are dealt to the wordings anew.
-        seed: of the dealing and the bootstrap over problems.
+        deals: to the wordings.
+        seed: dealing and the bootstrap over problems.
     """
     table = evaluate.table
     if "variant" not in table or "problem" not in table:

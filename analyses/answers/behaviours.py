@@ -62,7 +62,6 @@ def behaviours(evaluate: Annotated[Result, "evaluate"], *, patterns: tuple[str, 
     Args:
         evaluate: result or sweep of `evaluate` with samples, of a model or a log.
         patterns: behaviours as NAME=REGEX, in place of backtracking, verification and subgoals.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     named = _patterns(patterns)
     rows = sampled(evaluate.table, "behaviours")

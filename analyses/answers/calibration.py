@@ -71,13 +71,8 @@ def calibration(
 
     Args:
         confidence: of the answer's own tokens, or of the whole response.
-        bins: bins of equal mass in the calibration error.
-        grade: how answers are graded, as in evaluate.
-        pattern: where the answer stands, as in evaluate; else what the response marks, else its last number.
-        max_new_tokens: limit of every response.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of the subsamples for the interval of ece_squared.
+        pattern: by default what the response marks, else its last number.
+        seed: subsamples for the interval of ece_squared.
     """
 
     if bins < 1:

@@ -64,7 +64,6 @@ def capability(evaluate: Annotated[Result, "evaluate"], *, seed: int = 0) -> Res
 
     Args:
         evaluate: sweep of `evaluate` with at least 2 samples, or a log of samples at several steps.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     table = since_first(counts(sampled(evaluate.table, "capability")), "capability")
     if table.empty or int(table["n_before"].min()) < 2:

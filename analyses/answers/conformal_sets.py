@@ -69,10 +69,10 @@ def conformal_sets(
     Args:
         evaluate: result or sweep of `evaluate` with samples, of a model or a log.
         multiple_choice: result or sweep of `multiple_choice`, in place of it.
-        alpha: share of items whose right answer may be missed.
+        alpha: the share of items whose right answer may be missed.
         ties: keep answers that tie with the bound, or break ties at random.
-        splits: halvings of the items into calibration and test.
-        seed: of the halvings, the ties and the bootstrap over items.
+        splits: into calibration and test.
+        seed: halvings, the ties and the bootstrap over items.
     """
     if (evaluate is None) == (multiple_choice is None):
         raise InputError("conformal_sets needs a result of evaluate (with samples) or of multiple_choice, one of them")

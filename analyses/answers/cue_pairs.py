@@ -64,7 +64,7 @@ def cue_pairs(
         evaluate: result or sweep of `evaluate` over prompts (or a log) with `variant` and, on cued wordings, `cue`.
         named: regular expression of naming the cue.
         options: answers that could be given, of which chance flips choose.
-        seed: of the bootstrap over problems.
+        seed: the bootstrap over problems.
     """
     if options < 3:
         raise InputError(f"options={options}; expected at least 3: the plain answer, the cue, and another")

@@ -62,7 +62,6 @@ def diversity(
     Args:
         evaluate: result or sweep of `evaluate` with samples.
         max_words: words of a response that are looked at, so that long ones do not dominate.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     sampled = evaluate.table[evaluate.table["decoding"] == "sampled"]
     if sampled.empty or sampled["sample"].max() < 1:

@@ -54,7 +54,6 @@ def entropy_hump(evaluate: Annotated[Result, "evaluate"], *, seed: int = 0) -> R
 
     Args:
         evaluate: result of `evaluate` over a log with a column `temperature` and several samples at each of four.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     rows = sampled(evaluate.table, "entropy_hump")
     if "temperature" not in rows or pd.to_numeric(rows["temperature"], errors="coerce").isna().any():

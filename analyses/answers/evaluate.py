@@ -89,20 +89,15 @@ def evaluate(
         model: the checkpoint; not needed with `log`.
         prompts: items with gold answers; with `log`, they replace its gold answers and groups.
         log: responses somebody else generated (see `docs/start/evaluate-a-log.md`); a folder of steps is a series.
-        grade: `auto` (by each gold: letters, a number, mathematics or words), `math`, `number`, `choice`, `text`,
-            `exact`, or `module:function`.
-        pattern: regular expression whose last match's group is the answer, for example `ans (\d+)$`.
+        grade: `auto` reads letters, a number, mathematics or words.
         abstain: regular expression of an abstention, or `usual`: right on items without a gold answer, else wrong.
         skip_unreadable: leave items out whose gold answer the grader cannot read, and count them.
-        samples: sampled responses per item, beside the greedy one.
-        temperature: of the samples.
         top_p: nucleus of the samples.
-        max_new_tokens: limit of every response; one that reaches it is marked `truncated`.
+        max_new_tokens: one that reaches it is marked `truncated`.
         stop: texts at which a response ends.
-        template: put prompts through the tokenizer's chat template, or not.
-        ks: numbers of samples of pass@k and maj@k; those above `samples` are left out.
-        batch_size: items per generation batch.
-        seed: of the samples and of the bootstrap.
+        ks: pass@k and maj@k; those above `samples` are left out.
+        batch_size: of generation.
+        seed: samples and the bootstrap.
     """
     if (log is None) == (model is None or prompts is None):
         raise InputError("evaluate needs either a model and prompts, or a log of responses (with prompts or without)")

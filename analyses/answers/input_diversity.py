@@ -71,8 +71,8 @@ def input_diversity(
         evaluate: result or sweep of `evaluate` over prompts or a log with a column `variant`; samples where there are.
         text: column with the text of the wording.
         inputs: similarity of wordings: of their words, or `apart` (each is like itself alone; needs no text).
-        deals: times that answers are dealt to the wordings anew.
-        seed: of the dealing and the bootstrap over problems.
+        deals: to the wordings.
+        seed: dealing and the bootstrap over problems.
     """
     rows = _worded(evaluate.table, text if inputs == "words" else "variant")
     keys = [*(["step"] if "step" in rows else []), "problem", *BY]

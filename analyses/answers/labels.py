@@ -62,8 +62,7 @@ def labels(
         base: evaluate result of the base under the same template and decoding.
         other_template: evaluate result of the base under another template, for the validity check.
         rule: see the definition; `any_of_k` on one greedy response is the published rule.
-        alpha: level of the per-item interval, or false discovery rate.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        alpha: of the per-item interval, or the false discovery rate.
     """
     first, last, warnings = _pair(tuned, base)
     counts = _counts(first, "base").join(_counts(last, "tuned"), how="inner").reset_index()

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 BY = ["group", "answer_kind", "alpha"]
 
 
-@analysis
+@analysis(renamed={"keep": "kept_weight"})
 def merge(
     base: Model,
     tuned: Model,
@@ -59,7 +59,7 @@ def merge(
     max_new_tokens: int = 256,
     template: Literal["none", "chat"] = "none",
     out: str | None = None,
-    keep: float = 0.5,
+    kept_weight: float = 0.5,
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -68,16 +68,10 @@ def merge(
     Args:
         weights: shares of the tuned checkpoint.
         generate: also answer the prompts greedily (and `samples` times).
-        grade: how answers are graded, as in evaluate.
-        pattern: where the answer stands, as in evaluate.
-        samples: sampled responses per item, for diversity.
-        temperature: of the samples.
-        max_new_tokens: limit of every response.
-        template: put prompts through the tokenizer's chat template, or not.
+        samples: for diversity.
         out: folder to which one average is written as an ordinary checkpoint; nothing is kept without it.
-        keep: share of the tuned checkpoint in the one that is kept.
-        batch_size: items per forward pass.
-        seed: of the samples and of the bootstrap.
+        kept_weight: share of the tuned checkpoint in the one that is kept.
+        seed: samples and the bootstrap.
     """
 
     graded_by = grader(grade, pattern)
@@ -93,7 +87,7 @@ def merge(
             drawn = _responses(model, prompts, graded_by, how) if generate else {}
             rows += [{**row, "alpha": weight, **drawn.get((row["item"], row["answer_kind"]), {})} for row in scored]
     if out is not None:
-        merge_checkpoints(*_folders(base, tuned), out, keep)
+        merge_checkpoints(*_folders(base, tuned), out, kept_weight)
     table = pd.DataFrame(rows)
     for name in ("correct", "modes"):
         if name not in table:

@@ -65,9 +65,6 @@ def multiple_choice(
     Args:
         score: the options' texts or their letters; `auto`: letters where the item's answer is one (as in MMLU).
         delimiter: put between question and option, unless one of them brings white space (or a template is used).
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: options per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     bare = [i.id for i in prompts.items if i.correct is None]

@@ -52,8 +52,6 @@ def ood(
         evaluate: a sweep of `evaluate` over prompts of several groups (one per benchmark).
         inside: groups of the training distribution; the others are outside.
         reference: step compared with; the first by default.
-        unparsed: responses without a readable answer are left out, or counted as not correct.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     table = evaluate.table
     if "step" not in table.columns or table["step"].nunique() < 2:

@@ -55,8 +55,7 @@ def pass_curves(
 
     Args:
         evaluate: sweep of `evaluate` with samples, or a log of samples at several steps.
-        ks: numbers of samples; those that some item has too few samples for are left out, its most is added.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        ks: those that some item has too few samples for are left out, its most is added.
     """
     responses = sampled(evaluate.table, "pass_curves")
     since_first(counts(responses), "pass_curves")

@@ -68,12 +68,8 @@ def robustness(
         paraphrases: instructions around it, `{question}` standing for it.
         irrelevant: sentences put before its last one.
         largest: no new number or intermediate result may be larger (a small vocabulary needs this).
-        grade: how answers are graded, as in evaluate.
-        pattern: where the answer stands, as in evaluate.
-        max_new_tokens: limit of every response.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per generation batch.
-        seed: of the perturbations and of the bootstrap.
+        batch_size: of generation.
+        seed: perturbations and the bootstrap.
     """
     graded_by = grader(grade, pattern)
     readable(prompts, graded_by)

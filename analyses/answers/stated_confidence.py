@@ -69,12 +69,12 @@ CURVES = {
 }  # fmt: skip
 
 
-@analysis
+@analysis(renamed={"pattern": "confidence_pattern"})
 def stated_confidence(
     evaluate: Annotated[Result, "evaluate"],
     *,
     source: Literal["text", "column", "agreement"] = "text",
-    pattern: str | None = None,
+    confidence_pattern: str | None = None,
     hedge: str | None = None,
     bins: int = 10,
     seed: int = 0,
@@ -86,21 +86,20 @@ def stated_confidence(
     Args:
         evaluate: result or sweep of `evaluate`, of a model or a log.
         source: the response's own words, the log's column `confidence`, or agreement of the item's samples.
-        pattern: regular expression whose last match's group is the confidence (a fraction, or a percentage above 1).
+        confidence_pattern: regular expression whose last match's group is the confidence (a fraction, or a percentage
+            above 1).
         hedge: regular expression of a hedge, in place of the usual English ones.
-        bins: bins of equal mass in the calibration error.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     rows = _responses(evaluate.table, source)
-    rows["confidence"] = _confidences(rows, source, _compiled(pattern))
+    rows["confidence"] = _confidences(rows, source, _compiled(confidence_pattern))
     hedged = _compiled(hedge) or HEDGE
     rows["asserts"] = [float(hedged.search(str(t)) is None) for t in rows["text"]]
     over = [*(["step"] if "step" in rows else []), *BY]
     kept = rows.dropna(subset=["confidence", "right"])
     if kept.empty:
         raise InputError(
-            "no response states a confidence that can be read: give pattern='(...)', or source='agreement' (several "
-            "samples) or 'column' (a log with a column `confidence`)"
+            "no response states a confidence that can be read: give confidence_pattern='(...)', or source='agreement' "
+            "(several samples) or 'column' (a log with a column `confidence`)"
         )
     data = xr.merge([_means(rows, kept, over, seed), _curves(kept, rows, over, bins, seed)], join="outer")
     columns = [*over[:-2], "item", *BY, "sample", "right", "confidence", "asserts"]

@@ -61,8 +61,7 @@ def temperatures(evaluate: Annotated[Result, "evaluate"], *, k: int = 0, seed: i
 
     Args:
         evaluate: result of `evaluate` over a log with a column `temperature` and several samples at each.
-        k: samples of the shared budget; 0: as many as the least sampled temperature has.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        k: the shared budget; 0: as many as the least sampled temperature has.
     """
     rows = sampled(evaluate.table, "temperatures")
     if "temperature" not in rows or rows["temperature"].nunique() < 2:

@@ -52,8 +52,8 @@ def turn_gain(evaluate: Annotated[Result, "evaluate"], *, deals: int = 50, seed:
 
     Args:
         evaluate: result of `evaluate` over a log with a column `turn` and several samples at each.
-        deals: times that samples of two turns are dealt to them anew.
-        seed: of the dealing and the bootstrap over items.
+        deals: samples of two turns, to these.
+        seed: dealing and the bootstrap over items.
     """
     rows = sampled(evaluate.table, "turn_gain")
     if "turn" not in rows or pd.to_numeric(rows["turn"], errors="coerce").isna().any():

@@ -38,23 +38,24 @@ AS_WRITTEN = "as written"
 SCORES = {"correct": 1.0, "wrong": 0.0, "unparsed": 0.0}
 
 
-@analysis
-def wordings(evaluate: Annotated[Result, "evaluate"], *, reference: str | None = None, seed: int = 0) -> Result:
+@analysis(renamed={"reference": "reference_wording"})
+def wordings(evaluate: Annotated[Result, "evaluate"], *, reference_wording: str | None = None, seed: int = 0) -> Result:
     """Score of every wording of every problem, paired differences from a reference wording with intervals.
 
     Rows: problem, group, answer_kind, variant, score, difference.
 
     Args:
         evaluate: result or sweep of `evaluate` over prompts with a column `variant`.
-        reference: wording the others are compared with; by default `original`, or the one without a name.
-        seed: of the bootstrap over problems.
+        reference_wording: wording the others are compared with; by default `original`, or the one without a name.
+        seed: the bootstrap over problems.
     """
     table = _scores(evaluate.table)
     names = list(dict.fromkeys(table["variant"]))
     preferred = [n for n in ("original", AS_WRITTEN) if n in names]
-    base = reference or (preferred or names)[0]
+    base = reference_wording or (preferred or names)[0]
     if base not in names or len(names) < 2:
-        raise InputError(f"reference={reference!r}: the wordings are {names}; at least two are needed, one of them it")
+        given = f"reference_wording={reference_wording!r}"
+        raise InputError(f"{given}: the wordings are {names}; at least two are needed, one of them it")
     keys = [c for c in ("step", "problem", *BY) if c in table]
     own = table[table["variant"] == base].set_index(keys)["score"]
     table["difference"] = table["score"] - own.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()

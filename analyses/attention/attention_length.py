@@ -73,8 +73,6 @@ def attention_length(
 
     Args:
         trained: number of keys up to which attention is not scaled.
-        batch_size: items per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if trained < 2:
         raise InputError(f"trained={trained}; expected at least 2 keys")

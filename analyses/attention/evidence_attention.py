@@ -137,11 +137,7 @@ def evidence_attention(
     Rows: item, group, answer_kind, layer, head, n_evidence (tokens), mass, auroc, shuffled, vas.
 
     Args:
-        evidence: column of the prompts: a text (or several) that the prompt holds, or [start, stop] characters.
-        tags: what opens and what closes the evidence in the prompt (two texts), in place of the column.
-        queries: the position that predicts the answer's first token, or every one that predicts an answer token.
-        batch_size: items per forward pass.
-        seed: of the shuffled evidence and the bootstrap over items.
+        seed: shuffled evidence and the bootstrap over items.
     """
     spans = _evidence.named(prompts, evidence, tags)
     parts = [

@@ -66,11 +66,7 @@ def evidence_shift(
     Rows: item, group, answer_kind, layer, head, auroc_base, auroc_tuned, auroc_change, mass_change, shuffled_change.
 
     Args:
-        evidence: column of the prompts: a text (or several) that the prompt holds, or [start, stop] characters.
-        tags: what opens and what closes the evidence in the prompt (two texts), in place of the column.
-        queries: the position that predicts the answer's first token, or every one that predicts an answer token.
-        batch_size: items per forward pass.
-        seed: of the shuffled evidence and the bootstrap over items.
+        seed: shuffled evidence and the bootstrap over items.
     """
     spans = _evidence.named(prompts, evidence, tags)
     warnings = reading.pair_warnings(base, tuned)

@@ -67,14 +67,10 @@ def spotlight_lens(
     where the spotlight is layer 0).
 
     Args:
-        evidence: column of the prompts: a text (or several) that the prompt holds, or [start, stop] characters.
-        tags: what opens and what closes the evidence in the prompt (two texts), in place of the column.
         spotlight_weight: alpha, of the spotlight's logits.
         shadow_weight: beta, of what is taken off: the shadow's logits.
         gamma: share of the largest probability below which a token is out of the question.
-        queries: positions whose attention finds the layers: before the first answer token, or before every one.
-        batch_size: items per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        queries: their attention finds the layers.
     """
     if min(spotlight_weight, shadow_weight) < 0 or not 0 <= gamma <= 1:
         given = f"weights {spotlight_weight} and {shadow_weight}, gamma={gamma}"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 import pandas as pd
 
+from analyses.core import vocabulary
 from analyses.core.homes import homes
 from analyses.core.result import Result
 from analyses.core.work import Case, Work
@@ -69,7 +70,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Option:
-    """One keyword-only parameter with its annotation, default and help line."""
+    """One keyword-only parameter with its annotation, default and help line (see `analyses.core.vocabulary`)."""
 
     name: str
     annotation: Any
@@ -164,7 +165,8 @@ def analysis(function: Callable[..., Result] | None = None, **declared: object) 
             raises InputError on prompts of which some cannot be computed. `renamed`: former name -> option.
 
     Raises:
-        TypeError: an input without a known type, or an option without annotation or default.
+        TypeError: an input without a known type, an option without annotation or default, or one that shares its name
+            with others and not its type (`analyses.core.vocabulary`).
     """
     return _registered(function) if function is not None else lambda f: replace(_registered(f), **declared)
 
@@ -178,7 +180,8 @@ def _registered(function: Callable[..., Result]) -> Analysis:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             if parameter.default is inspect.Parameter.empty:
                 raise TypeError(f"{function.__name__}: option {name!r} needs a default")
-            options.append(Option(name, hints[name], parameter.default, helps.get(name, "")))
+            text = vocabulary.told(function.__name__, name, hints[name], helps.get(name, ""))
+            options.append(Option(name, hints[name], parameter.default, text))
         else:
             inputs.append(_input(function.__name__, name, hints.get(name)))
     return Analysis(function.__name__, function, tuple(inputs), tuple(options))
@@ -252,12 +255,14 @@ def checked_options(of: Analysis, given: Mapping[str, object]) -> dict[str, obje
     """All options of ``of`` with defaults filled in.
 
     Raises:
-        InputError: an unknown option, or a value outside a Literal's choices.
+        InputError: an unknown option, a value outside a Literal's choices, or a text for a list.
     """
     for name, value in given.items():
         option = of.option(name)
         if option.choices and value not in option.choices:
             raise InputError(f"{of.name}: {name}={value!r} is not one of {list(option.choices)}")
+        if typing.get_origin(option.annotation) is tuple and isinstance(value, str):
+            raise InputError(f"{of.name}: {name}={value!r} is one text; a list is expected, such as [{value!r}]")
     return {o.name: _plain(given.get(o.name, o.default)) for o in of.options}
 
 

@@ -4,8 +4,8 @@ The code is what the analysis imports, read from the source: every import in a f
 or for typing only (an annotation says whose object is handed in). A name that a package hands on, lazily or not, is
 followed to the module it lives in. Files of a group and the modules at the root of a ground count one by one, so a
 changed helper renews the keys of its users and no others; a package of a ground (`analyses.core.reading`,
-`probe.backends`) counts as a whole. What runs, stores, costs, draws and shows progress decides no number and is left
-out.
+`probe.backends`) counts as a whole. What runs, stores, costs, draws, shows progress and words options decides no number
+and is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 OURS = ("analyses", "probe", "apps", "experiments", "benchmarks")  # imports of others are not followed
 GROUNDS = ("analyses.core", "probe")
-LEFT_OUT = tuple(f"analyses.core.{name}" for name in ("running", "store", "cost", "figures", "progress"))
+LEFT_OUT = tuple(f"analyses.core.{name}" for name in ("running", "store", "cost", "figures", "progress", "vocabulary"))
 
 
 def digest(value: object) -> str:

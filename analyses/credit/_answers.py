@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from probe import Rollouts
 
 
-def with_answers(rows: pd.DataFrame, rollouts: Rollouts, answer: str, tokenizer: str, by: str) -> pd.DataFrame:
+def with_answers(rows: pd.DataFrame, rollouts: Rollouts, pattern: str | None, tokenizer: str, by: str) -> pd.DataFrame:
     """The responses with `answer` (text; None: unparsed) and `cluster`, a number per different answer of a group.
 
     Equal answers are one however they are spelt; an unparsed response is a cluster of its own.
@@ -24,7 +24,7 @@ def with_answers(rows: pd.DataFrame, rollouts: Rollouts, answer: str, tokenizer:
     Args:
         rows: of `_log.responses`.
         rollouts: the log they are of.
-        answer: regular expression whose last match's first group is the answer; "": what a response marks as its
+        pattern: regular expression whose last match's first group is the answer; none: what a response marks as its
             answer (a box, a statement), else its last formula or number.
         tokenizer: folder of the tokenizer, for a log of ids alone; "": the log has texts.
         by: the analysis, for messages.
@@ -34,10 +34,10 @@ def with_answers(rows: pd.DataFrame, rollouts: Rollouts, answer: str, tokenizer:
     """
     texts = _texts(rollouts, tokenizer, by)
     different = list(dict.fromkeys(texts))
-    read_of = dict(zip(different, read(different, answer or None), strict=True))
+    read_of = dict(zip(different, read(different, pattern or None), strict=True))
     found = [read_of[text] for text in texts]
     if not any(f.answer is not None for f in found):
-        raise InputError(f"{by}: no response has an answer that can be read; give answer='a pattern with (a group)'")
+        raise InputError(f"{by}: no response has an answer that can be read; give pattern='a pattern with (a group)'")
     rows = rows.assign(answer=pd.Series([f.answer for f in found], dtype=object).to_numpy())
     named = pd.Series(pd.factorize(pd.Series(clusters([f.same for f in found]), dtype=object))[0])
     return rows.assign(cluster=named.groupby([rows["cell"].to_numpy(), named.to_numpy()]).ngroup().to_numpy())

@@ -40,12 +40,12 @@ RESPONSE = ["rollout_step", "item", "group", "group_uid", "sample"]
 TEMPERATURES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0)
 
 
-@analysis
+@analysis(renamed={"k": "k_own"})
 def advantage_modulation(
     model: Model,
     rollouts: Rollouts,
     *,
-    k: float = 1.0,
+    k_own: float = 1.0,
     k_future: float = 1.0,
     zeta: float = 0.05,
     target: float = 0.5,
@@ -63,15 +63,13 @@ def advantage_modulation(
     the first step).
 
     Args:
-        k: strength of EMPG's weight on a segment's own entropy.
+        k_own: strength of EMPG's weight on a segment's own entropy.
         k_future: strength of its bonus for a certain next segment.
         zeta: size of that bonus.
         target: mean entropy in nats for which AEPO's temperature is sought.
         temperatures: temperatures at which the mean entropy is read.
         band_low: lower end of EPO's band, as a multiple of the history.
         band_high: upper end of EPO's band.
-        batch_size: responses per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     if not temperatures or min(temperatures) <= 0:
@@ -88,7 +86,7 @@ def advantage_modulation(
     marks = rollout_tokens.segments(rollouts)
     frame["segment"] = 0 if marks is None else marks.to_numpy()
     table = _segments(frame)
-    steps = [_empg_step(part, k, k_future, zeta) for _, part in table.groupby("rollout_step", sort=True)]
+    steps = [_empg_step(part, k_own, k_future, zeta) for _, part in table.groupby("rollout_step", sort=True)]
     table = outside_band(pd.concat(steps).sort_index(), band_low, band_high)
     table.insert(0, "step", table["rollout_step"])  # a sweep puts the checkpoint's step here
     return Result.of(table, _aggregate(table, frame, heats, target, seed), warnings=rollouts.notes)

@@ -47,9 +47,8 @@ def aggregation_mass(
     tokens than the median of its scope), token_mass, sequence_mass, balanced_mass (each sums to 1 over a scope).
 
     Args:
-        scope: what one mean is taken over: a sampling group, a rollout step, or a loss call (micro_batch_id).
+        scope: a sampling group, a rollout step, or a loss call (micro_batch_id).
         by_advantage: multiply by |A|.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     wanted = ["advantage", *(["micro_batch_id"] if scope == "micro_batch" else [])]
     rows = _log.responses(rollouts, wanted, "aggregation_mass")

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from probe import Rollouts
 
 
-@analysis
+@analysis(renamed={"answer": "pattern"})
 def cluster_rewards(
-    rollouts: Rollouts, *, answer: str = "", tokenizer: str = "", least_share: float = 0.25, seed: int = 0
+    rollouts: Rollouts, *, pattern: str | None = None, tokenizer: str = "", least_share: float = 0.25, seed: int = 0
 ) -> Result:
     """Self-consistency reward of every response, and how far each sampling group has collapsed to one answer.
 
@@ -40,15 +40,13 @@ def cluster_rewards(
     zeroed group), zeroed, largest_share, n_clusters, reward (NaN where the log has none).
 
     Args:
-        answer: regular expression whose last match holds the answer in its first group; empty takes the last box, else
-            the last number.
-        tokenizer: folder of the tokenizer, for a log without texts.
+        pattern: by default the last box, else the last number.
+        tokenizer: needed of a log without texts.
         least_share: groups whose largest cluster is below this share are zeroed.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     has_reward = "reward" in rollouts.columns
     rows = _log.responses(rollouts, ["reward"] if has_reward else [], "cluster_rewards")
-    rows = _answers.with_answers(rows, rollouts, answer, tokenizer, "cluster_rewards")
+    rows = _answers.with_answers(rows, rollouts, pattern, tokenizer, "cluster_rewards")
     share = shares(rows["cell"].to_numpy(), rows["cluster"].to_numpy())
     largest = rows.assign(share=share).groupby("cell")["share"].transform("max").to_numpy()
     clusters = rows.groupby("cell")["cluster"].transform("nunique").to_numpy()

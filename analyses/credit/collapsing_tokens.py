@@ -51,8 +51,7 @@ def collapsing_tokens(
 
     Args:
         form: omega as the code computes it, or omega2 as it is named.
-        fractions: shares of all tokens of a step, those with the largest omega.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        fractions: of all tokens of a step, those with the largest omega.
     """
     if not fractions or min(fractions) <= 0 or max(fractions) > 1:
         raise InputError(f"fractions={fractions}; expected shares in (0, 1]")

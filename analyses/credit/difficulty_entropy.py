@@ -47,9 +47,8 @@ def difficulty_entropy(rollouts: Rollouts, *, success_above: float = 0.5, draws:
     difficulty, entropy_nats (of the other half).
 
     Args:
-        success_above: a reward above this is a success.
         draws: permutations of the classes.
-        seed: of the permutations and the bootstrap over items.
+        seed: permutations and the bootstrap over items.
     """
     rows = _log.responses(rollouts, ["reward"], "difficulty_entropy")
     rows["success"] = _log.successes(rows, success_above, "difficulty_entropy")

@@ -39,10 +39,6 @@ def informative_groups(rollouts: Rollouts, *, success_above: float = 0.5, seed: 
 
     Rows, one per sampling group: rollout_step, item, group, group_uid, n, success_rate, informative,
     expected_informative, n_tokens, mean_abs_advantage, token_value (per 1,000 tokens), mean_reward_ht.
-
-    Args:
-        success_above: a reward above this is a success.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     named = "inclusion_probability"
     weighted = named in rollouts.columns

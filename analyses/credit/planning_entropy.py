@@ -50,10 +50,8 @@ def planning_entropy(
     execution_nats, bonus (change of the mean advantage; NaN without advantages).
 
     Args:
-        tokenizer: folder of the tokenizer that the ids are of.
         grams: words and phrases that mark planning, in any case.
         bonus_size: times |A|, the bonus on planning tokens.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if not grams:
         raise InputError("planning_entropy: no grams; give at least one word or phrase that marks planning")

@@ -40,9 +40,6 @@ def prefix_values(rollouts: Rollouts, *, seed: int = 0) -> Result:
     Rows, one per response and token with a shared prefix (all other tokens have value 0): rollout_step, item, group,
     group_uid, sample, pos, n_before and n_after (responses through the prefix, with the token), value_before,
     value_after, delta, n_children, tempo_advantage, grpo_advantage.
-
-    Args:
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     rollouts.require("response_token_ids", by="prefix_values")
     rows = _log.responses(rollouts, ["reward"], "prefix_values")

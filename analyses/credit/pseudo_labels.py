@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from probe import Rollouts
 
 
-@analysis
+@analysis(renamed={"answer": "pattern"})
 def pseudo_labels(
-    rollouts: Rollouts, *, answer: str = "", tokenizer: str = "", success_above: float = 0.5, seed: int = 0
+    rollouts: Rollouts, *, pattern: str | None = None, tokenizer: str = "", success_above: float = 0.5, seed: int = 0
 ) -> Result:
     """Gap between advantages from the true reward and from the majority's answer, for every sampling group.
 
@@ -43,14 +43,11 @@ def pseudo_labels(
     sqrt n).
 
     Args:
-        answer: regular expression whose last match holds the answer in its first group; empty takes the last box, else
-            the last number.
-        tokenizer: folder of the tokenizer, for a log without texts.
-        success_above: a reward above this is a success.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        pattern: by default the last box, else the last number.
+        tokenizer: needed of a log without texts.
     """
     rows = _log.responses(rollouts, ["reward"], "pseudo_labels")
-    rows = _answers.with_answers(rows, rollouts, answer, tokenizer, "pseudo_labels")
+    rows = _answers.with_answers(rows, rollouts, pattern, tokenizer, "pseudo_labels")
     rows["success"] = _log.successes(rows, success_above, "pseudo_labels")
     made: list[dict[str, Any]] = []
     for _, part in rows.groupby("cell", sort=True):

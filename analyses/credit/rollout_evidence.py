@@ -52,8 +52,6 @@ def rollout_evidence(
         k: further rollouts whose value is asked.
         prior: a and b before anything was seen.
         decay: what a step's counts are multiplied by at the item's next one (1: nothing is forgotten).
-        success_above: a reward above this is a success.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if k < 1 or prior <= 0 or not 0 <= decay <= 1:
         raise InputError(

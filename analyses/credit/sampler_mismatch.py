@@ -3,8 +3,8 @@
 Definition: per sampled token d = log p_trainer - log p_engine and r = exp(d). kl_nats = mean(r - 1 - d), an estimate of
     KL(engine || trainer) that is never negative and 0 only where all are equal; mean_ratio = mean r, 1 in expectation
     when the engine sampled and its log-probs are those of its own distribution; outside = share of tokens with |d| >
-    `delta`. Per response: the sum of d, and the geometric mean exp(mean d). By the token's probability under the engine
-    and by position.
+    `beyond`. Per response: the sum of d, and the geometric mean exp(mean d). By the token's probability under the
+    engine and by position.
 Units: nats; ratios and shares have none.
 Source: the estimator r - 1 - ln r is J. Schulman's (k3); engine and trainer differ where kernels, precision, caches or
     weights do.
@@ -39,8 +39,8 @@ EDGES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0 + 1e-9)
 NAMES = tuple(f"{low:g}-{min(high, 1):g}" for low, high in pairwise(EDGES))
 
 
-@analysis
-def sampler_mismatch(rollouts: Rollouts, *, delta: float = 0.2, seed: int = 0) -> Result:
+@analysis(renamed={"delta": "beyond"})
+def sampler_mismatch(rollouts: Rollouts, *, beyond: float = 0.2, seed: int = 0) -> Result:
     """Difference of trainer's and engine's log-probs of every response, by step, probability and position.
 
     Needs both (`sampling_logp` of the engine, `old_logp` of the trainer); without them everything is NaN and a warning
@@ -50,11 +50,10 @@ def sampler_mismatch(rollouts: Rollouts, *, delta: float = 0.2, seed: int = 0) -
     largest (max |d|), sequence_log_ratio, geometric_ratio.
 
     Args:
-        delta: bound on |log ratio| beyond which a token is counted.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        beyond: bound on |log ratio| beyond which a token is counted.
     """
-    if delta <= 0:
-        raise InputError(f"delta={delta}; expected a bound above 0")
+    if beyond <= 0:
+        raise InputError(f"beyond={beyond}; expected a bound above 0")
     rows = _log.responses(rollouts, [], "sampler_mismatch")
     table = rows[[*_log.KEYS, "n_tokens"]]
     why = _log.measured(rollouts, "sampling_logp", "old_logp")
@@ -65,7 +64,7 @@ def sampler_mismatch(rollouts: Rollouts, *, delta: float = 0.2, seed: int = 0) -
     own, n = tokens["response"].to_numpy(), len(rows)
     engine = tokens["sampling_logp"].to_numpy(float)
     d = tokens["old_logp"].to_numpy(float) - engine
-    found = per_token(d, delta)
+    found = per_token(d, beyond)
     seen = ~np.isnan(d)
     largest = np.zeros(n)
     np.maximum.at(largest, own[seen], np.abs(d[seen]))

@@ -42,9 +42,6 @@ def score_gradient(rollouts: Rollouts, *, seed: int = 0) -> Result:
 
     Rows, one per response: rollout_step, item, group, group_uid, sample, n_tokens, entropy_nats, score_gradient,
     weighted (NaN without advantages).
-
-    Args:
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     has_advantage = "advantage" in rollouts.columns
     rows = _log.responses(rollouts, ["advantage"] if has_advantage else [], "score_gradient")

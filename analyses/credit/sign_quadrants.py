@@ -43,9 +43,6 @@ def sign_quadrants(rollouts: Rollouts, *, seed: int = 0) -> Result:
 
     Rows, one per response: rollout_step, item, group, group_uid, sample, n_tokens, advantage (centred), change (mean
     over its tokens), n_likely, n_unlikely.
-
-    Args:
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     rows = _log.responses(rollouts, ["advantage"], "sign_quadrants")
     advantage = rows["advantage"].to_numpy(float)

@@ -37,10 +37,6 @@ def supervision_density(rollouts: Rollouts, *, success_above: float = 0.5, seed:
 
     Rows, one per sampling group: rollout_step, item, group, group_uid, n, success_rate, bits_per_rollout, n_tokens,
     bits_per_token, n_told (tokens that have an advantage), n_supervised (whose advantage is not 0), supervised.
-
-    Args:
-        success_above: a reward above this is a success.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     rows = _log.responses(rollouts, ["reward", "advantage"], "supervision_density")
     success = _log.successes(rows, success_above, "supervision_density")

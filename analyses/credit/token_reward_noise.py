@@ -45,8 +45,6 @@ def token_reward_noise(rollouts: Rollouts, *, k: int = 8, success_above: float =
 
     Args:
         k: continuations from each prefix.
-        success_above: a reward above this is a success.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if k < 1:
         raise InputError(f"k={k}; expected at least one continuation")

@@ -51,10 +51,8 @@ def window_entropy(
     high_share, cost_nats (all NaN for a response of no more than `window` tokens).
 
     Args:
-        window: tokens after each token.
+        window: those after each token.
         percentile: of each response's windows whose mean over responses is the threshold.
-        success_above: a reward above this is a success.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if window < 1 or not 0 < percentile < 100:
         raise InputError(

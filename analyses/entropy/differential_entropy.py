@@ -2,7 +2,7 @@
 
 Definition: for each response, under base and tuned checkpoints: delta_entropy = mean token entropy of base minus tuned
     (> 0: compressed, < 0: expanded), delta_nll = mean NLL of tuned minus base. InstructDiff keeps a response unless its
-    delta_nll is among the `gamma` lowest or highest, then takes those of smallest delta_entropy until `beta` of all
+    delta_nll is among the `trim` lowest or highest, then takes those of smallest delta_entropy until `beta` of all
     tokens are used. token-DID: H(softmax(z_tuned - z_base)) per state: the entropy of the logit change read as a
     distribution, ln V where nothing changed; concentration = ln V - that.
 Units: nats per token.
@@ -44,13 +44,13 @@ QUANTITIES = {
 }
 
 
-@analysis
+@analysis(renamed={"gamma": "trim"})
 def differential_entropy(
     base: Model,
     tuned: Model,
     rollouts: Rollouts,
     *,
-    gamma: float = 0.1,
+    trim: float = 0.1,
     beta: float = 0.1,
     batch_size: int = 8,
     seed: int = 0,
@@ -62,10 +62,8 @@ def differential_entropy(
     delta_entropy_nats, delta_nll_nats, did_entropy_nats, did_concentration_nats, kept (after trimming), selected.
 
     Args:
-        gamma: share of responses trimmed at each end of delta_nll.
+        trim: share of responses trimmed at each end of delta_nll.
         beta: share of all tokens that the selection may use.
-        batch_size: responses per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     warnings = reading.pair_warnings(base, tuned)
@@ -76,7 +74,7 @@ def differential_entropy(
     table["delta_entropy_nats"] = table["entropy_base_nats"] - table["entropy_tuned_nats"]
     table["delta_nll_nats"] = table["nll_tuned_nats"] - table["nll_base_nats"]
     table["did_concentration_nats"] = np.log(base.shape.d_vocab) - table["did_entropy_nats"]
-    table["kept"] = trimmed(table["delta_nll_nats"].to_numpy(), gamma)
+    table["kept"] = trimmed(table["delta_nll_nats"].to_numpy(), trim)
     table["selected"] = selected(
         table["delta_entropy_nats"].to_numpy(), table["n_tokens"].to_numpy(), table["kept"].to_numpy(), beta
     )

@@ -58,9 +58,7 @@ def entropy(
 
     Args:
         level: one row per response, or one per token.
-        at_temperature: divide the logits by each response's sampling temperature, as trainers log it.
-        batch_size: responses per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        at_temperature: as trainers log it.
     """
 
     rollouts = rollout_tokens.readable(rollouts, model)

@@ -72,8 +72,6 @@ def entropy_attribution(
         steer_weights: STEER's weighting of tokens by |omega|: exponential or linear.
         steer_min: smallest STEER weight.
         steer_max: largest STEER weight (linear only).
-        batch_size: responses per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     warnings = reading.pair_warnings(base, tuned)

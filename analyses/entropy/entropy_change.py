@@ -65,11 +65,6 @@ def entropy_change(
     group_uid, sample, pos (in the response, from 0), token, token_class, sign (of the advantage), entropy_base_nats,
     entropy_tuned_nats, exact_nats, first_order_nats, cross_entropy_term_nats, kl_nats, half_variance_nats,
     visitation_nats (NaN unless base sampled the log), logp_base_nats, logp_tuned_nats, advantage.
-
-    Args:
-        at_temperature: divide the logits by each response's sampling temperature.
-        batch_size: responses per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     warnings = reading.pair_warnings(base, tuned)

@@ -63,14 +63,13 @@ def entropy_covariance(
     exact_nats (H of tuned minus H of base), clip_cov_eligible, clip_cov, kl_cov (selected or not).
 
     Args:
-        scope: tokens over which the pooled means are taken: a rollout step, or a loss call (micro_batch_id).
+        scope: a rollout step, or a loss call (micro_batch_id).
         clip_ratio: share of tokens that Clip-Cov drops.
         clip_low: smallest covariance that Clip-Cov may drop.
         clip_high: largest covariance that Clip-Cov may drop.
         kl_fraction: share of tokens that KL-Cov penalises.
-        fractions: shares of the top tokens whose mean covariance is tabulated.
-        batch_size: responses per forward pass.
-        seed: of the bootstrap over items and of Clip-Cov's draw.
+        fractions: of the top tokens whose mean covariance is tabulated.
+        seed: the bootstrap over items and Clip-Cov's draw.
     """
 
     warnings = reading.pair_warnings(base, tuned)

@@ -54,13 +54,13 @@ PLACED = ("measured_nats", "gradient_nats")
 SIGNALS = ("gradient_nats", "first_order_nats", *CLAIMED, *(f"{c}_used" for c in CLAIMED))
 
 
-@analysis
+@analysis(renamed={"direction": "update"})
 def entropy_step(
     checkpoints: Checkpoints,
     rollouts: Rollouts,
     *,
-    direction: Literal["difference", "optimizer"] = "difference",
-    batch_size: int = 16,
+    update: Literal["difference", "optimizer"] = "difference",
+    batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
     """Measured and predicted change of mean entropy in nats for every update between adjacent checkpoints.
@@ -71,14 +71,12 @@ def entropy_step(
     omega_used: means over the item's tokens.
 
     Args:
-        direction: the change of weights: between adjacent checkpoints, or rebuilt from each one's optimizer.pt
+        update: the change of weights: between adjacent checkpoints, or rebuilt from each one's optimizer.pt
             (then checkpoints need not be adjacent, and the first is used too).
-        batch_size: responses per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     parts: list[pd.DataFrame] = []
     places: dict[str, list[pd.DataFrame]] = {"pos": [], "token_class": []}
-    for step, base, tuned, delta in _updates(checkpoints, direction):
+    for step, base, tuned, delta in _updates(checkpoints, update):
         at = _sampled_before(rollouts, step)
         log = rollouts.where(steps=[at])
         tokens = _with_used(_tokens(base, tuned, delta, log, batch_size), log, step)
@@ -119,7 +117,7 @@ def _updates(checkpoints: Checkpoints, direction: str) -> Iterator[tuple[int, Mo
     if gaps != {1}:
         raise InputError(
             f"checkpoints at steps {[c.step for c in series]} are not one update apart; give a folder with every "
-            "update saved, or direction='optimizer' with optimizer.pt in each"
+            "update saved, or update='optimizer' with optimizer.pt in each"
         )
     base, spare = load(series[0]), load(series[1])
     reading.pair_warnings(base, spare)  # refuses another tokenizer; later checkpoints are refused by `swap`
@@ -144,7 +142,7 @@ def _check_rebuilt(after: Checkpoint, before: Checkpoint, true: Direction, tuned
         raise InputError(
             f"{after.folder}: the update rebuilt from optimizer.pt is {off / max(size, 1e-12):.0%} away from the "
             f"change of the weights since {before.label} (a rate, a decay or an order of parameters that is not known "
-            "here): use direction='difference'"
+            "here): use update='difference'"
         )
 
 

@@ -65,16 +65,13 @@ def forking_tokens(
     quantile, siren, window.
 
     Args:
-        share: share of tokens that top_20 and quantile mark.
+        share: that top_20 and quantile mark.
         siren_p: cumulative mass of top-p entropy.
         siren_quantile: quantile within each response above which SIREN marks.
         siren_form: strict leaves the crossing token out (as trained); forced always keeps the first (as its helper).
-        window: tokens after a trigger whose mean entropy counts.
+        window: those after a trigger, whose mean entropy counts.
         window_percentile: percentile of each response whose mean over responses is the threshold.
         triggers: words that may start a window; none given means every token.
-        at_temperature: divide the logits by each response's sampling temperature.
-        batch_size: responses per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     rollouts = rollout_tokens.readable(rollouts, model)

@@ -41,13 +41,13 @@ SIDES = ("before", "after", "delta")
 NAMES = ["rollout_step", "item", "group", "group_uid", "sample"]
 
 
-@analysis
+@analysis(renamed={"pattern": "tag_pattern"})
 def segment_entropy(
     model: Model | None,
     rollouts: Rollouts,
     *,
     segments: Literal["logged", "mask", "tags"] = "logged",
-    pattern: str = "",
+    tag_pattern: str = "",
     window: int = 8,
     draws: int = 199,
     success_above: float = 0.5,
@@ -57,7 +57,7 @@ def segment_entropy(
     """Entropy before and after every tool call, its change against random boundaries, and its relation to outcome.
 
     Without a model the entropies are those of the log (`H`). `tags` reads segments off the text with the model's
-    tokenizer (`<think>`, `<search>`, `<information>`, `<answer>` ..., or `pattern`).
+    tokenizer (`<think>`, `<search>`, `<information>`, `<answer>` ..., or `tag_pattern`).
 
     Rows, one per call: step (of the log; in a sweep, of the checkpoint), rollout_step, item, group, group_uid, sample,
     call (from 0), before_window_nats, after_window_nats, delta_window_nats, before_segment_nats, after_segment_nats,
@@ -65,16 +65,14 @@ def segment_entropy(
 
     Args:
         segments: the log's own (else runs of its mask), runs of the mask, or tags in the text.
-        pattern: regular expression with groups named think, call, tool, answer or turn, in place of the known tags.
-        window: tokens on each side of a call.
+        tag_pattern: regular expression with groups named think, call, tool, answer or turn, in place of the known tags.
+        window: on each side of a call.
         draws: sets of random boundaries of the null.
-        success_above: a reward above this is a success.
-        batch_size: responses per forward pass.
-        seed: of the null and of the bootstrap over items.
+        seed: null and the bootstrap over items.
     """
     if window < 1 or draws < 19:
         raise InputError(f"window={window}, draws={draws}; expected 1 token or more, 19 draws or more")
-    log = _segmented(model, rollouts, segments, pattern)
+    log = _segmented(model, rollouts, segments, tag_pattern)
     frame = _entropies(model, log, batch_size)
     frame["segment"], kinds = _segments(log)
     frame = frame[kinds != "tool"].reset_index(drop=True)

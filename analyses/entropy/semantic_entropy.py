@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 FORMS = ("frequency_nats", "mass_nats", "log_mean_nats")
 
 
-@analysis(renamed={"alpha": "scaling"})
+@analysis(renamed={"answer": "pattern", "alpha": "scaling"})
 def semantic_entropy(
     model: Model,
     rollouts: Rollouts,
     *,
-    answer: str | None = None,
+    pattern: str | None = None,
     scaling: float = 0.02,
     gram_words: int = 3,
     gram_share: float = 0.05,
@@ -62,17 +62,15 @@ def semantic_entropy(
     seed_scale (1 - scaling frequency / ln G, SEED-GRPO's linear form), answers (by cluster, most frequent first).
 
     Args:
-        answer: regular expression whose last match holds the answer in its first group; by default what a response
-            marks as its answer (a box, "answer is"), else its last formula or number; empty compares whole texts.
+        pattern: by default what a response marks as its answer (a box, "answer is"), else its last formula or number;
+            empty compares whole texts.
         scaling: strength of SEED-GRPO's scaling of advantages.
         gram_words: words per gram of a plan.
         gram_share: share of a step's rewarded responses that must contain a gram for it to count as a plan's.
-        batch_size: responses per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     rollouts = rollout_tokens.readable(rollouts, model)
-    responses = _responses(model, rollouts, answer, batch_size)
+    responses = _responses(model, rollouts, pattern, batch_size)
     keys = ["rollout_step", "item", "group", "group_uid"]
     rows = [
         {**dict(zip(keys, key, strict=True)), **_group(part, scaling)}
@@ -125,7 +123,7 @@ def final_answers(texts: Sequence[str], answer: str | None) -> tuple[list[str | 
         where = "a box, a statement, a number" if answer is None else f"a match of {answer!r}"
         raise InputError(
             f"none of {len(texts)} responses holds an answer that can be read ({where}): say where answers stand, "
-            r"for example answer='ans (\S+)', or compare whole texts, answer=''"
+            r"for example pattern='ans (\S+)', or compare whole texts, pattern=''"
         )
     return [f.answer for f in found], [f.same for f in found]
 

@@ -52,8 +52,6 @@ def sequence_ratios(
 
     Args:
         least_ess: effective samples below which the entropy is not measured.
-        batch_size: responses per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if least_ess < 1:
         raise InputError(f"least_ess={least_ess}; expected at least 1")

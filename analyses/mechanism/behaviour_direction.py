@@ -69,12 +69,10 @@ def behaviour_direction(
     effect, beyond (of the arm direction; missing elsewhere).
 
     Args:
-        layers: layers whose output is steered; default: all.
+        layers: their output is steered.
         strength: times the vector.
         draws: style and random vectors, each.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of the halves and the null vectors.
+        seed: halves and the null vectors.
     """
     twins = _twins(prompts)
     chosen = list(layers) or list(range(base.shape.n_layers))

@@ -55,12 +55,6 @@ def forgetting(
 
     Rows: item, group, answer_kind, variant (new or old task), kl_nats, nll_base, nll_tuned, forgotten_nats (of new
     items too, where it is what was learnt, with the sign turned), n_tokens.
-
-    Args:
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     warnings = reading.pair_warnings(base, tuned)
     plan: dict[str, object] = {"batch_size": batch_size, "template": template, "boundary": boundary}

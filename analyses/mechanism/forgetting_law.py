@@ -45,7 +45,7 @@ def forgetting_law(
     Rows: run (first or other), step, kl_nats, forgotten_nats, fitted_nats.
 
     Args:
-        seed: of the bootstrap over items.
+        seed: the bootstrap over items.
     """
     tables = {name: _of(r) for name, r in (("first", forgetting), ("other", other)) if r is not None}
     points = pd.concat([_points(t).assign(run=name) for name, t in tables.items()], ignore_index=True)

@@ -61,7 +61,7 @@ def rivals(
         evaluate: sweep of `evaluate`, of a model or a log.
         twin: the same of a run with a random reward, or of another control.
         draws: bootstrap draws over items.
-        seed: of the bootstrap.
+        seed: the bootstrap.
     """
     rows = _ends(evaluate.table)
     counts = {name: _counts(rows, name) for name in FEATURES}

@@ -94,10 +94,7 @@ def gains(
 
     Args:
         evaluate: a sweep of `evaluate` over the run.
-        seen: groups that training may have shown; by default the prompt file's column `seen` says which items are.
-        unseen: groups that it has not shown.
         draws: of the bootstrap over items, for intervals that hold for all steps together.
-        seed: of the same.
     """
     table = gained(evaluate.table)
     table["role"] = roles(table, seen, unseen)

@@ -61,10 +61,8 @@ def loss_choice(
         curves: columns `step, accuracy, perplexity` (one row per checkpoint; optional `run`).
         perplexity: a sweep of `perplexity` over the run; needs `evaluate` too, and gives intervals.
         evaluate: a sweep of `evaluate` over the same checkpoints.
-        mask: scored tokens of the perplexity result.
-        answer_kind: whose answers perplexity is of; needed where the result holds several.
-        splits: halvings of the items of the cross-fitted regret.
-        seed: of the halvings and the bootstrap over items.
+        splits: of the cross-fitted regret.
+        seed: halvings and the bootstrap over items.
     """
     if (curves is None) == (perplexity is None or evaluate is None):
         raise InputError(

@@ -48,14 +48,14 @@ if TYPE_CHECKING:
 CDD_WORDS = 100
 
 
-@analysis(renamed={"alpha": "same_within"})
+@analysis(renamed={"members": "seen", "nonmembers": "unseen", "alpha": "same_within"})
 def memorization(
     model: Model,
     prompts: Prompts,
     evaluate: Annotated[Result, "evaluate"] | None = None,
     *,
-    members: tuple[str, ...] = (),
-    nonmembers: tuple[str, ...] = (),
+    seen: tuple[str, ...] = (),
+    unseen: tuple[str, ...] = (),
     span: Literal["full", "prompt", "answer"] = "full",
     share: float = 0.2,
     prefixes: tuple[int, ...] = (8, 16, 32),
@@ -69,16 +69,15 @@ def memorization(
 
     Args:
         evaluate: responses of this checkpoint, greedy and sampled, for CDD.
-        members: groups that were trained on; by default the prompt file's column `seen` says which items were.
-        nonmembers: matched groups that were not.
+        seen: the members.
+        unseen: the non-members, matched to the members.
         span: tokens that are scored.
-        share: share of tokens in Min-K% and Min-K%++.
+        share: of Min-K% and Min-K%++.
         prefixes: prompt lengths, in tokens, of extractability.
         length: tokens that must be reproduced.
         candidates: number of other items' answers an answer is ranked among (0: exposure is not measured).
         same_within: edit distance that counts as the same response in CDD, as a share of the length.
-        batch_size: items per forward pass.
-        seed: of the candidates and of the bootstrap.
+        seed: candidates and the bootstrap.
     """
     tokens = _tokens(model, prompts, span, batch_size)
     table, stretches = _scores(tokens, prompts, span, share, prefixes, length)
@@ -90,7 +89,7 @@ def memorization(
     parts.append(stats.estimate(table, "exposure_bits", by, seed=seed, units="bits", long_name="exposure"))
     label = "texts whose continuation is reproduced"
     reproduced = stats.estimate(stretches, "extractable", [*by, "k"], seed=seed, units="1", long_name=label)
-    told, claims, warnings = _separations(table, prompts, members, nonmembers, seed)
+    told, claims, warnings = _separations(table, prompts, seen, unseen, seed)
     return Result.of(table, xr.merge([*parts, reproduced, told], join="outer"), claims=claims, warnings=warnings)
 
 

@@ -80,14 +80,11 @@ def over_memorization(
         evaluate: a sweep of `evaluate` over the same checkpoints.
         delta: tolerance of accuracy, as a fraction (.01 = one point).
         rho: relative tolerance of perplexity; the bound the recommendation is made under.
-        mask: scored tokens of the perplexity result.
-        answer_kind: whose answers perplexity is of; needed where the result holds several.
         training_kind: answer kind written by the generator of the training data, for the style control.
         rationales: at least 4 answer kinds, valid rationales of each item, for the style control.
         style: whose style perplexity is of; `foreign` to the training data is not assessable.
-        unparsed: responses without a readable answer are left out (reported apart), or counted as not correct.
+        unparsed: what is left out is reported apart.
         floor: accuracy of guessing.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if not 0 <= delta <= 1 or not rho > 0:
         raise InputError(f"delta={delta}, rho={rho}; expected 0 <= delta <= 1 (a fraction) and rho > 0")

@@ -66,15 +66,13 @@ def partial_prompt(
     """ROUGE-L, exact match and answer accuracy per share of the question shown, by group.
 
     Args:
-        fractions: shares of the question that are shown; 1 is skipped (nothing would be left to complete).
+        fractions: of the question that is shown; 1 is skipped (nothing would be left to complete).
         unit: what the share is counted in.
-        max_new_tokens: length of the continuation; longer remainders are marked `truncated`. Default: 256, or what the
-            context leaves behind the longest question.
-        grade: how the final answer is graded, as in evaluate.
-        pattern: where the answer stands, as in evaluate.
+        max_new_tokens: longer remainders are marked `truncated`; by default 256, or what the context leaves behind the
+            longest question.
         controls: RandomCalculation items per number of steps (5 and 10) added as groups of their own.
-        batch_size: items per generation batch.
-        seed: of the controls and of the bootstrap.
+        batch_size: of generation.
+        seed: controls and the bootstrap.
     """
     shown = tuple(f for f in fractions if f < 1)
     if not shown or not all(0 < f <= 1 for f in fractions):

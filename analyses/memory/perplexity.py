@@ -71,12 +71,9 @@ def perplexity(
     prompts say so. A mask without tokens has no row.
 
     Args:
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint, straddling ones in `full` only (offsets).
+        boundary: those count in `full` only.
         include_eos: score the end-of-sequence token as part of the answer.
-        score: every token, or the answer's alone: less work, no perplexity of the prompt and none of the full text.
-        batch_size: items per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        score: every token, or the answer's alone (less work, no perplexity of the prompt and none of the full text).
     """
 
     last = str(model.last_state)

@@ -3,7 +3,7 @@
 Definition: change(c) = ln PPL(c) - ln PPL(first checkpoint) for the answer and for the prompt, over items measured at
 both; index = change of the prompt - change of the answer. pattern per kind of answer, group and step: `fall and rise`
 where the answer falls and the prompt rises, `fall only`, `rise only`, `neither`; a change counts if its interval
-excludes 0 and it exceeds `floor`. contribution = the part of the answer's change due to a subset of its tokens,
+excludes 0 and it exceeds `least_change`. contribution = the part of the answer's change due to a subset of its tokens,
 (sum nll_c - sum nll_0) / number of answer tokens: `answer:first` (the choice of a mode) and `answer:rest` add up to the
 answer. contrast = seen items - unseen items. The claim `paradox` asks that at the last step answers of seen items fall,
 by more than those of unseen items both in nats and as a ratio of their start (equal nats from unequal starts differ in
@@ -47,7 +47,7 @@ NEITHER, UNJUDGED = "neither", "not judged"
 NATS = "nats per token"
 
 
-@analysis
+@analysis(renamed={"floor": "least_change"})
 def perplexity_paradox(
     perplexity: Annotated[Result, "perplexity"],
     control: Annotated[Result, "perplexity"] | None = None,
@@ -56,7 +56,7 @@ def perplexity_paradox(
     unseen: tuple[str, ...] = (),
     prompt_mask: Literal["prompt", "prompt_content"] = "prompt",
     aggregate: Literal["micro", "macro"] = "micro",
-    floor: float = 0.02,
+    least_change: float = 0.02,
     seed: int = 0,
 ) -> Result:
     """Index, contrast and contributions over a run, with paired intervals over items, and a verdict in words.
@@ -64,12 +64,9 @@ def perplexity_paradox(
     Args:
         perplexity: a sweep of `perplexity` over the run.
         control: a sweep of `perplexity` over a control run, on the same items.
-        seen: groups training may have shown; by default the prompt file's column `seen` says which items are.
-        unseen: groups it has not shown.
         prompt_mask: whole prompt with its template, or the user's text alone.
         aggregate: ln PPL over all tokens (micro), or the mean over items of their own (macro).
-        floor: smallest change that counts, in nats per token.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        least_change: smallest change that counts, in nats per token.
     """
     warnings: list[str] = []
     grids = answer_grids.grids(perplexity.table, prompt_mask, seed, seen, unseen)
@@ -81,9 +78,9 @@ def perplexity_paradox(
     for kind, grid in grids.items():
         one = _kind(grid, cells, prompt_mask, aggregate)
         parts.append(one.expand_dims(answer_kind=[kind]))
-        rows += _patterns(kind, one, prompt_mask, floor)
+        rows += _patterns(kind, one, prompt_mask, least_change)
         warnings += _unpaired(kind, grid, prompt_mask)
-        claims.append(judged(kind, grid, prompt_mask, floor, is_selected, seed))
+        claims.append(judged(kind, grid, prompt_mask, least_change, is_selected, seed))
     table = pd.DataFrame(rows)
     data: Any = xr.concat(parts, "answer_kind", join="outer", data_vars="all")
     if control is not None and control is not perplexity and (not control.key or control.key != perplexity.key):

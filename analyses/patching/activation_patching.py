@@ -62,16 +62,9 @@ def activation_patching(
     positions, variant, metric_clean, metric_corrupt, metric_patched, effect, recovery.
 
     Args:
-        sites: kinds to patch: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z (per head), mlp_post, q, k, v.
-        layers: blocks to patch; all if none are named.
-        heads: heads to patch at sites that have them; all if none are named.
         positions: each prompt token by itself, all of them at once, or the last.
         variant: clean values into the corrupt run (denoise), corrupt ones into the clean run (noise), or both.
-        corrupt: where corrupt prompts come from: the items' column of that name, or another item (rotate).
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per unpatched forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        batch_size: of passes that are not patched.
     """
 
     plan: dict[str, object] = {"batch_size": batch_size, "template": template, "boundary": boundary}

@@ -66,17 +66,10 @@ def attribution_patching(
     where not verified), chosen (top, random or no).
 
     Args:
-        sites: kinds to attribute: attn_out, mlp_out, z, q, k, v (per head), resid_pre, resid_post, mlp_post.
-        layers: blocks; all if none are named.
         positions: each prompt token by itself, or the sum over them (patched together when verified).
-        steps: 1 for the gradient at the corrupt run; more for integrated gradients over that many runs.
+        steps: the one run is the corrupt one.
         qk_fix: carry q and k through the softmax exactly.
-        verify: how many of the largest estimates, and how many random others, are patched exactly; 0 for none.
-        corrupt: where corrupt prompts come from: the items' column of that name, or another item (rotate).
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of the random choice and of the bootstrap over items.
+        seed: random choice and the bootstrap over items.
     """
     from analyses.patching._gradients import PromptPair
 

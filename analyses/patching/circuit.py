@@ -90,15 +90,10 @@ def circuit(
     where not replayed), chosen (changed, large, random, node or no), worth (M(clean) - M(corrupt) of that checkpoint).
 
     Args:
-        steps: 1 for the gradient at the clean run; more for integrated gradients over that many runs.
-        size: edges of a circuit.
-        verify: how many of the edges that changed most, of the largest, and of random others are replayed exactly.
+        steps: the one run is the clean one.
+        verify: edges; also so many of those that changed most.
         keep: most edges with rows (those of largest mean score in either checkpoint, and the replayed ones).
-        corrupt: where corrupt prompts come from: the items' column of that name, or another item (rotate).
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of the random edges, the splits of items and the bootstrap over items.
+        seed: random edges, the splits of items and the bootstrap over items.
     """
     from analyses.patching._edges import Graph
 

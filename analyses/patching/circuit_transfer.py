@@ -65,14 +65,9 @@ def circuit_transfer(
     metric_clean, metric_corrupt, metric_circuit, restored (circuit - corrupt), worth (clean - corrupt).
 
     Args:
-        steps: 1 for gradients at the clean run; more for integrated gradients over that many runs.
-        size: edges of a circuit.
+        steps: the one run is the clean one.
         draws: random circuits.
-        corrupt: where corrupt prompts come from: the items' column of that name, or another item (rotate).
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of the random circuits and the bootstrap over items.
+        seed: random circuits and the bootstrap over items.
     """
     from analyses.patching._edges import Graph, Runs
 

@@ -80,7 +80,7 @@ def _work(case: Case) -> Work:
     )
 
 
-@analysis(work=_work)
+@analysis(work=_work, renamed={"grader": "grade", "contrast": "groups"})
 def cross_patching(
     base: Model,
     tuned: Model,
@@ -93,9 +93,9 @@ def cross_patching(
     at: tuple[int, ...] = (),
     direction: Literal["tuned_to_base", "base_to_tuned", "both"] = "tuned_to_base",
     metric: Literal["answer_logprob", "accuracy"] = "answer_logprob",
-    grader: str = "number",
+    grade: str = "number",
     max_new_tokens: int = 64,
-    contrast: tuple[str, ...] = (),
+    groups: tuple[str, ...] = (),
     draws: int = 2000,
     template: Literal["none", "chat"] = "none",
     boundary: Literal["concat", "offsets"] = "concat",
@@ -108,28 +108,19 @@ def cross_patching(
     direction, metric_base, metric_tuned, metric_patched, effect, recovery, below_floor (rounding, not an effect).
 
     Args:
-        sites: kinds to patch, e.g. attn_out, mlp_out, resid_pre, resid_mid, resid_post, z (per head), mlp_post.
-        layers: blocks to patch; all if none are named.
-        heads: heads to patch at sites that have them; all if none are named.
-        positions: where: the whole prompt, its last token, or every token (the answer's too).
-        at: positions within the prompt in place of the named ones (0 = its first token, -1 = its last).
+        positions: the whole prompt, its last token, or every token (the answer's too).
         direction: which checkpoint is patched into which.
         metric: teacher-forced log-probability of the answer, or accuracy of greedy generation: the prompt is
             patched (phase prefill), decoding is not and goes on from the patched cache.
-        grader: of generated answers (math, number, exact or module:function).
-        max_new_tokens: most tokens generated.
-        contrast: two groups, the first minus the second; default: the only two there are.
         draws: bootstrap draws and label permutations.
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
-        batch_size: items per unpatched forward pass.
-        seed: of the bootstrap and the permutations.
+        batch_size: of passes that are not patched.
+        seed: the bootstrap and the permutations.
     """
     from analyses.patching._patched_generation import accuracy_rows
 
     warnings = reading.pair_warnings(base, tuned)
     places = reading.chosen_sites(base, sites, layers, heads)
-    groups = reading.contrasted_groups([i.group for i in prompts.items], contrast)
+    two_groups = reading.contrasted_groups([i.group for i in prompts.items], groups)
     batches = reading.same_ids(base, tuned, prompts, batch_size=batch_size, template=template, boundary=boundary)
     reading.refuse_outside(batches, at)
     ways = DIRECTIONS if direction == "both" else (direction,)
@@ -145,16 +136,16 @@ def cross_patching(
     if metric == "accuracy":
         positions = "all_prompt" if positions == "all" else positions  # the answer is generated
         plan: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "template": template}
-        frames = accuracy_rows((base, tuned), prompts, places, ways, (positions, at), grade=graded_by(grader), **plan)
+        frames = accuracy_rows((base, tuned), prompts, places, ways, (positions, at), grade=graded_by(grade), **plan)
         floor = 0.0
     where = "at " + ",".join(map(str, at)) if at else positions
     table = _table(frames, floor).assign(positions=where)
     unit = "nats/token" if metric == "answer_logprob" else "fraction"
-    data = _aggregate(table, groups, draws, seed, unit)
+    data = _aggregate(table, two_groups, draws, seed, unit)
     data.attrs |= {f"gate_{k}": max(getattr(g, k) for g in gates) for k in ("self_patch", "fast_vs_full", "floor")}
     asked = Asked(POSITIONS.get(where, where), unit, METRICS[metric], draws, seed)
     is_selected = any(i.meta.get("group_from") == OUTCOMES for i in prompts.items)
-    return Result.of(table, data, claims=claims(table, groups, asked, is_selected), warnings=warnings)
+    return Result.of(table, data, claims=claims(table, two_groups, asked, is_selected), warnings=warnings)
 
 
 class _Pair:

@@ -71,14 +71,11 @@ def path_patching(
     Args:
         senders: kinds (z for every head, mlp_out, attn_out, embed) or single ones such as z.2.5 and mlp_out.3.
         receivers: kinds (final, mlp, q, k, v) or single ones such as q.4.1 (layer 4, head 1) and mlp.5.
-        positions: where senders are set to new.
+        positions: there senders are set to new.
         freeze_mlps: keep all MLPs in between at orig; off, what they make of the change counts as direct.
         kv: whether a key or value receiver is that of a whole group of query heads or of one query head.
-        corrupt: without tuned, where new comes from: the items' column corrupt, or another item's prompt (rotate).
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per unedited forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        corrupt: without tuned, new is of them.
+        batch_size: of passes that are not edited.
     """
     pairs, warnings = _inputs(base, tuned, prompts, corrupt, batch_size, template, boundary)
     sent = _senders(base, senders)

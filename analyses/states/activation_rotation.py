@@ -55,14 +55,14 @@ def _work(case: Case) -> Work:
     return Work(block_rows=2 * case.full_pass, rows=states, row_bytes=17, sites=states, spilled=2 * states)
 
 
-@analysis(work=_work, takes_turns=True)
+@analysis(work=_work, takes_turns=True, renamed={"positions": "at"})
 def activation_rotation(
     base: Model,
     tuned: Model,
     prompts: Prompts,
     *,
     pooling: Pooling = "last_prompt",
-    positions: tuple[int, ...] = (),
+    at: tuple[int, ...] = (),
     components: int = 8,
     draws: int = 100,
     template: Literal["none", "chat"] = "none",
@@ -76,13 +76,10 @@ def activation_rotation(
     fit_held_out, gain with intervals over items.
 
     Args:
-        pooling: which tokens' states stand for an item; of the answer, the states that predict its tokens.
-        positions: instead, the mean over these positions (0: the first token, -1: the last of the prompt).
-        components: principal components seen (at most a third of the items).
+        at: the mean over them.
+        components: at most a third of the items.
         draws: subsamples of the items for the interval of unmoved.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of halves and subsamples.
+        seed: halves and subsamples.
     """
     if components < 2:
         raise InputError(f"components={components}: at least 2 are needed, a plane, for a rotation")
@@ -90,7 +87,7 @@ def activation_rotation(
     n = len({item.id for item in prompts.items})
     if n < 6:
         raise InputError(f"{n} items: at least 6 are needed (two halves, two components)")
-    plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "pooling": pooling, "positions": positions}
+    plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "pooling": pooling, "positions": at}
     before, after = (reading.pooled_states(m, prompts, what="rotation", **plan) for m in (base, tuned))
     k = min(components, n // 3, base.shape.d_model)
     kept = subsamples(n, draws, seed, least=4, clusters=clusters_of(before.ids))
@@ -104,7 +101,7 @@ def activation_rotation(
         rows.append(pd.DataFrame({"item": before.ids, "group": before.groups, "state": state, **residuals}))
     table = pd.concat(rows, ignore_index=True).sort_values(["item", "state"], kind="stable")
     data = _arrays(table, drawn, kept)
-    return Result.of(table, data, claims=[_claim(table, n, read_at(pooling, positions))], warnings=warnings)
+    return Result.of(table, data, claims=[_claim(table, n, read_at(pooling, at))], warnings=warnings)
 
 
 def reduced(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -91,15 +91,12 @@ def anchor_adapter(
     differences `effect` [family, layer] with intervals, and change points (descriptive).
 
     Args:
-        groups: first (expected larger) and second group; default: the only two there are, by name.
-        width: layers per window; default 3 for 24 blocks and more, 1 for fewer than 12, else 2.
+        groups: the first is expected larger.
+        width: by default 3 of 24 blocks and more, 1 of fewer than 12, else 2.
         sensitivity: other widths whose p-values Holm also counts and whose argmax is reported.
-        strata: columns of the prompt file within whose values labels are permuted (needs prompts).
+        strata: needs prompts.
         site: site of cross_patching to read; default mlp_out, or the only one there is.
-        answer_kind: kind of answer to read where the results hold several.
-        permutations: label permutations.
         draws: bootstrap draws.
-        seed: of both.
     """
     given = {"weight_reset": weight_reset, "cross_patching": cross_patching, "divergence": divergence}
     given |= {"trajectories": trajectories, "neural_ode": neural_ode, "linear_probe": linear_probe}

@@ -64,10 +64,6 @@ def attention_entropy(
     Args:
         collapsed_below: normalised entropy under which a head counts as collapsed.
         overloaded_above: normalised entropy over which it counts as overloaded.
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
 
     if not 0 <= collapsed_below <= overloaded_above <= 1:

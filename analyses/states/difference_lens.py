@@ -66,12 +66,9 @@ def difference_lens(
 
     Args:
         n_positions: first tokens read (positions counted without padding).
-        top_k: tokens listed.
         patchscope: prompt whose last state is replaced; empty: none is run.
         permutations: of token labels, for the p of `tied`.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of the permutations.
+        seed: permutations.
     """
     if n_positions < 2 or top_k < 1:
         raise InputError(f"n_positions={n_positions}, top_k={top_k}; expected at least 2 positions and 1 token")

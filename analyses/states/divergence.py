@@ -95,16 +95,12 @@ def divergence(
     total_variation. First and second are base and tuned, or layer and output, or component in and out.
 
     Args:
-        variant: what is compared with what (see the definition).
+        variant: what is compared with what.
         head: final norm and unembedding used: each checkpoint's own, or one for both (before_after only).
-        site: residual stream that is read (before_after and lens_to_final).
-        positions: tokens that are read.
+        site: the stream that is read (before_after and lens_to_final).
+        positions: those that are read.
         distance: add js_distance, the square root of the JSD.
-        legacy: also as the released code has it, as `legacy_js_distance`: that root, read without the final norm.
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        legacy: `legacy_js_distance`, the root of the JSD, read without the final norm.
     """
 
     warnings = reading.pair_warnings(base, tuned)

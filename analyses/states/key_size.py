@@ -48,13 +48,13 @@ def _work(case: Case) -> Work:
     return Work(block_rows=case.full_pass, rows=case.n_layers, row_bytes=40, sites=4 * case.n_layers)
 
 
-@analysis(work=_work)
+@analysis(work=_work, renamed={"positions": "at"})
 def key_size(
     model: Model,
     prompts: Prompts,
     *,
     pooling: Pooling = "last_prompt",
-    positions: tuple[int, ...] = (),
+    at: tuple[int, ...] = (),
     template: Literal["none", "chat"] = "none",
     batch_size: int = 8,
     seed: int = 0,
@@ -65,11 +65,8 @@ def key_size(
     (routed experts) have none.
 
     Args:
-        pooling: which tokens' keys are read; of the answer, those of states that predict its tokens.
-        positions: instead, these positions (0: the first token, -1: the last of the prompt).
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of the bootstrap of the claim.
+        pooling: their keys are read.
+        seed: the bootstrap of the claim.
     """
     from analyses.core.reading.pooled import position_weights
 
@@ -78,7 +75,7 @@ def key_size(
         model.site("mlp_post.0")  # says why there is none
     rows: list[dict[str, object]] = []
     for batch in reading.batches(model, prompts, "keys", batch_size=batch_size, template=template):
-        weights = position_weights(batch, pooling, positions)
+        weights = position_weights(batch, pooling, at)
         trace = model.run(batch, read=sites, logits="none")
         for site in sites:
             w = weights.to(trace[site].device)
@@ -92,7 +89,7 @@ def key_size(
     table = table[["item", "group", "answer_kind", "layer", *QUANTITIES]]
     by = ["layer", "group", "answer_kind"]
     data = xr.merge([estimate(table, q, by, seed=seed, units=u, long_name=t) for q, (u, t) in QUANTITIES.items()])
-    return Result.of(table, data, claims=_claims(table, read_at(pooling, positions), seed))
+    return Result.of(table, data, claims=_claims(table, read_at(pooling, at), seed))
 
 
 def sizes(keys: Any, weights: Any) -> dict[str, float]:

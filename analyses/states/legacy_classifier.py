@@ -40,14 +40,14 @@ ROWS = 3  # rows 0-2 are all that the encoder sees
 WARNING = "this classifier cannot localise: states of later layers do not enter it, so its time axis is not depth"
 
 
-@analysis
+@analysis(renamed={"width": "latent"})
 def legacy_classifier(
     model: Model,
     prompts: Prompts,
     *,
     groups: tuple[str, ...] = (),
     epochs: int = 50,
-    width: int = 128,
+    latent: int = 128,
     learning_rate: float = 1e-3,
     template: Literal["none", "chat"] = "none",
     batch_size: int = 8,
@@ -59,19 +59,17 @@ def legacy_classifier(
     time that the paper reads as layers): force, velocity, importance; no interval, since no item enters them twice.
 
     Args:
-        groups: the two groups, the first one scored positive; default: the only two there are.
+        groups: the first is scored positive.
         epochs: passes over the training items.
-        width: of z; hidden layers are twice as wide.
+        latent: of z; hidden layers are twice as wide.
         learning_rate: of Adam.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass of the model.
-        seed: of splits, initialisation and dropout.
+        seed: splits, initialisation and dropout.
     """
 
     first, second = reading.two_groups(prompts, groups)
     kept = prompts.where(group=[first, second])
     states = reading.pooled_states(model, kept, pooling="mean", what="states", batch_size=batch_size, template=template)
-    table, data = classified(states, states.groups == first, epochs, width, learning_rate, seed)
+    table, data = classified(states, states.groups == first, epochs, latent, learning_rate, seed)
     verdict = f"none found, and none could be: {WARNING}"
     return Result.of(table, data.assign_attrs(groups=[first, second]), verdict=verdict, warnings=[WARNING])
 

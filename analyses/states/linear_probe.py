@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
-@analysis
+@analysis(renamed={"positions": "at"})
 def linear_probe(
     model: Model,
     prompts: Prompts,
     *,
     groups: tuple[str, ...] = (),
     pooling: Pooling = "last_prompt",
-    positions: tuple[int, ...] = (),
+    at: tuple[int, ...] = (),
     covariates: tuple[str, ...] = (),
     strata: tuple[str, ...] = (),
     together: str | None = None,
@@ -71,33 +71,29 @@ def linear_probe(
     over it.
 
     Args:
-        groups: the two groups, the first one scored positive; default: the only two there are.
-        pooling: which tokens' states stand for an item; of the answer, the states that predict its tokens.
-        positions: instead, the mean over these positions (0: the first token, -1: the last of the prompt).
+        groups: the first is scored positive.
+        at: the mean over them.
         covariates: columns of the prompt file for the control, beside prompt length (text columns are one-hot).
-        strata: columns within whose values labels are permuted.
         together: column whose values are never split between folds, so that every score is of prompts (a source, a
             template) the probe has not seen.
-        folds: outer folds, stratified by group.
-        permutations: label permutations (each refits every state).
+        folds: outer ones, stratified by group.
+        permutations: each refits every state.
         draws: bootstrap draws.
-        legacy: also the published probe, as `legacy_auc`: all dimensions, one split, C = 1, no interval.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of folds, permutations and bootstrap.
+        legacy: `legacy_auc`, of all dimensions, one split, C = 1, without an interval.
+        seed: folds, permutations and bootstrap.
     """
 
     first, second = reading.two_groups(prompts, groups, needed=folds)
     kept = prompts.where(group=[first, second])
     plan = {"batch_size": batch_size, "template": template}
-    states = reading.pooled_states(model, kept, pooling=pooling, positions=positions, what="linear probe", **plan)
+    states = reading.pooled_states(model, kept, pooling=pooling, positions=at, what="linear probe", **plan)
     is_first = states.groups == first
     plain = covariate_matrix(states, covariates)
     fold = outer_folds(is_first, folds, seed, None if together is None else reading.strata_of(states, (together,)))
     table, data = probed(states, is_first, plain, reading.strata_of(states, strata), fold, permutations, draws, seed)
     if legacy:
         data = xr.merge([data, _published_probe.published(states, is_first)])
-    claim = _part_claims.told_apart(data, (first, second), _part_claims.read_at(pooling, positions))
+    claim = _part_claims.told_apart(data, (first, second), _part_claims.read_at(pooling, at))
     return Result.of(table, data.assign_attrs(groups=[first, second]), claims=[claim])
 
 

@@ -82,13 +82,9 @@ def logit_lens(
     model's own. A layer without that component has no rows.
 
     Args:
-        site: which residual stream, or which component alone, is read.
+        site: a residual stream, or one component alone.
         scaled: sites multiplied at every position, SITE=FACTOR or SITE[NEURON,...]=FACTOR: mlp_post.3[17,40]=0.5.
-        top_k: how many of the most likely tokens to keep per row (0: none).
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        top_k: per row; 0 for none.
     """
 
     planned = reading.batches(model, prompts, "logit lens", batch_size=batch_size, template=template, boundary=boundary)

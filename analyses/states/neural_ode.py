@@ -7,7 +7,7 @@ Definition: states h_l of an item, projected on the leading principal components
     integrating from h_0 (torchdiffeq), started from the regression (its numbers end in `_integrated`). r2 = 1 -
     SS(residual) / SS(mean update), on held-out items. force_squared = unbiased squared distance of the groups' mean f
     on held-out items (trajectory: of the integrated updates), averaged over seeds; velocity_difference from the same
-    vectors. With `at=means` both are of f at the groups' mean states instead (squared distance, not corrected for
+    vectors. With `field_of=means` both are of f at the groups' mean states instead (squared distance, not corrected for
     noise: read it against p).
     p by permuting labels, the squared force over the spread that each labelling leaves; intervals are over held-out
     items, the fits given.
@@ -59,19 +59,19 @@ if TYPE_CHECKING:
 Named: TypeAlias = dict[str, np.ndarray]
 
 
-@analysis
+@analysis(renamed={"positions": "at", "steps": "updates"})
 def neural_ode(
     model: Model,
     prompts: Prompts,
     *,
     groups: tuple[str, ...] = (),
     fit: Literal["auto", "both", "regression", "trajectory"] = "auto",
-    at: Literal["items", "means"] = "items",
+    field_of: Literal["items", "means"] = "items",
     pooling: Pooling = "last_prompt",
-    positions: tuple[int, ...] = (),
+    at: tuple[int, ...] = (),
     components: int = 16,
     hidden: int = 64,
-    steps: int = 150,
+    updates: int = 150,
     seeds: int = 10,
     held_out: float = 0.4,
     strata: tuple[str, ...] = (),
@@ -91,33 +91,27 @@ def neural_ode(
     [variant, group, state]: mean paths of the first split's held-out items, observed and integrated; scalar p_refit.
 
     Args:
-        groups: the two groups compared; default: the only two there are.
         fit: regression on updates, trajectory (integrated from the first state), or both; auto: both where that is
             affordable (items x blocks up to 20,000), else the regression.
-        at: mean of f over a group's items, or f at the group's mean state.
-        pooling: which tokens' states stand for an item; of the answer, the states that predict its tokens.
-        positions: instead, the mean over these positions (0: the first token, -1: the last of the prompt).
-        components: principal components kept (of training items; never more than they allow).
+        field_of: mean of f over a group's items, or f at the group's mean state.
+        at: the mean over them.
+        components: of training items, never more than they allow.
         hidden: width of the network.
-        steps: optimiser steps.
         seeds: splits and initialisations; results are averaged over them.
         held_out: share of items held out in each split, stratified by group.
-        strata: columns of the prompt file within whose values labels are permuted.
-        permutations: label permutations.
         refits: permutations under which everything is fitted anew, splits included (p_refit); each costs a whole fit.
         draws: bootstrap draws, and subsamples of the items for the intervals.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of splits, initialisations, permutations and bootstrap.
+        seed: splits, initialisations, permutations and bootstrap.
     """
 
     first, second = reading.two_groups(prompts, groups, needed=6)
     kept = prompts.where(group=[first, second])
     states = reading.pooled_states(
-        model, kept, pooling=pooling, positions=positions, what="states", batch_size=batch_size, template=template
+        model, kept, pooling=pooling, positions=at, what="states", batch_size=batch_size, template=template
     )
     is_first, labels = states.groups == first, reading.strata_of(states, strata)
-    settings = {"at": at, "components": components, "hidden": hidden, "steps": steps, "held_out": held_out}
+    settings = {"field_of": field_of, "components": components, "hidden": hidden}
+    settings |= {"updates": updates, "held_out": held_out}
     fits, warnings = _fits(fit, len(states.items), states.n_layers)
 
     def refit(y: np.ndarray) -> tuple[pd.DataFrame, xr.Dataset]:
@@ -126,7 +120,7 @@ def neural_ode(
     found = [fitted(states, is_first, labels, seeds, permutations, draws, seed, fit=f, **settings) for f in fits]
     table, data = found[0]
     data["p_refit"] = _integrated.refitted_p(refit, data, is_first, labels, refits, seed)
-    claim = _part_claims.parted(data, (first, second), _part_claims.read_at(pooling, positions), "fitted moves")
+    claim = _part_claims.parted(data, (first, second), _part_claims.read_at(pooling, at), "fitted moves")
     if len(fits) > 1:
         data = _integrated.beside(data, found[1][1])
     if "path_1" in data:
@@ -180,7 +174,7 @@ def fitted(
         sums["baseline"][test] += baseline.sum(-1)
         times[test] += 1
         r2[number] = 1 - residual.sum((0, 2)) / baseline.sum((0, 2))
-        measure = _at_items if settings["at"] == "items" else _at_means
+        measure = _at_items if settings["field_of"] == "items" else _at_means
         about = (field, z[test], predicted, settings["fit"])
         own, again, null = (_sides(counts[:, test], is_first[test]) for counts in (some, boot, labels))
         for name, values in measure(own, *about).items():
@@ -247,7 +241,7 @@ def _projected(states: States, train: np.ndarray, components: int) -> tuple[np.n
 def _fit(z: np.ndarray, settings: dict[str, Any], seed: list[int]) -> Any:
     from analyses.states._vector_field import fit_field
 
-    return fit_field(z, hidden=settings["hidden"], steps=settings["steps"], kind=settings["fit"], seed=seed)
+    return fit_field(z, hidden=settings["hidden"], steps=settings["updates"], kind=settings["fit"], seed=seed)
 
 
 def figures(result: Result) -> dict[str, Figure]:

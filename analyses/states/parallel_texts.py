@@ -58,13 +58,13 @@ def _work(case: Case) -> Work:
     return Work(block_rows=case.full_pass, rows=states / 2, row_bytes=40, sites=states, spilled=states)
 
 
-@analysis(work=_work)
+@analysis(work=_work, renamed={"strength": "regularisation"})
 def parallel_texts(
     model: Model,
     prompts: Prompts,
     *,
     pooling: Pooling = "mean_prompt",
-    strength: float = 0.01,
+    regularisation: float = 0.01,
     folds: int = 5,
     template: Literal["none", "chat"] = "none",
     batch_size: int = 8,
@@ -76,15 +76,13 @@ def parallel_texts(
     right_transfer, loss.
 
     Args:
-        pooling: which tokens' states stand for a sentence.
-        strength: of the probe's regularisation (scikit-learn's C; smaller is stronger).
+        regularisation: of the probe, scikit-learn's C (smaller is stronger).
         folds: of the problems, for the probe.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of the folds and the bootstrap.
+        seed: folds and the bootstrap.
     """
-    if strength <= 0 or folds < 2:
-        raise InputError(f"strength={strength}, folds={folds}; expected a positive strength and at least 2 folds")
+    if regularisation <= 0 or folds < 2:
+        given = f"regularisation={regularisation}, folds={folds}"
+        raise InputError(f"{given}; expected a positive strength and at least 2 folds")
     problems, languages = _parallel(prompts)
     plan: dict[str, object] = {"batch_size": batch_size, "template": template, "pooling": pooling}
     states = reading.pooled_states(model, prompts, what="parallel texts", **plan)  # pyright: ignore[reportArgumentType]
@@ -96,7 +94,7 @@ def parallel_texts(
     for state in range(states.n_layers + 1):
         x = states.layer(state)[at]
         named = {"item": problems, "group": groups, "state": state}
-        parts.append(pd.DataFrame({**named, **compared(x), **moved(x, groups, fold, strength)}))
+        parts.append(pd.DataFrame({**named, **compared(x), **moved(x, groups, fold, regularisation)}))
     table = pd.concat(parts, ignore_index=True)
     table["loss"] = table["right_within"] - table["right_transfer"]
     table = table.sort_values(["item", "state"], kind="stable", ignore_index=True)

@@ -58,14 +58,14 @@ def _work(case: Case) -> Work:
     return Work(block_rows=passes, rows=states, row_bytes=17, sites=states, spilled=2 * states)
 
 
-@analysis(work=_work, takes_turns=True)
+@analysis(work=_work, takes_turns=True, renamed={"positions": "at"})
 def similarity(
     base: Model,
     tuned: Model,
     prompts: Prompts,
     *,
     pooling: Pooling = "last_prompt",
-    positions: tuple[int, ...] = (),
+    at: tuple[int, ...] = (),
     draws: int = 200,
     template: Literal["none", "chat"] = "none",
     batch_size: int = 8,
@@ -77,12 +77,9 @@ def similarity(
     rotation_share; cosine and relative_change also by `group`.
 
     Args:
-        pooling: which tokens' states stand for an item; of the answer, the states that predict its tokens.
-        positions: instead, the mean over these positions (0: the first token, -1: the last of the prompt).
+        at: the mean over them.
         draws: subsamples of the items for the intervals of cka_unbiased and change.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of the subsamples.
+        seed: subsamples.
     """
 
     warnings = reading.pair_warnings(base, tuned)
@@ -90,7 +87,7 @@ def similarity(
     if n_items < 4:
         raise InputError(f"{n_items} items: at least 4 are needed (unbiased HSIC divides by n - 3)")
     plan: dict[str, Any] = {"batch_size": batch_size, "template": template, "pooling": pooling}
-    plan["positions"] = positions
+    plan["positions"] = at
     before, after = (reading.pooled_states(m, prompts, what="similarity", **plan) for m in (base, tuned))
     kept = subsamples(len(before.items), draws, seed, least=4, clusters=clusters_of(before.ids))  # HSIC needs four
     rows: list[pd.DataFrame] = []
@@ -104,7 +101,7 @@ def similarity(
     labels = {"cosine": "cosine of the two states", "relative_change": "|tuned - base| / |base|"}
     parts = [estimate(table, n, ["state", "group"], units="1", long_name=text, seed=seed) for n, text in labels.items()]
     curves = _curves(drawn, kept)
-    claims = [_alike(curves, _part_claims.read_at(pooling, positions))]
+    claims = [_alike(curves, _part_claims.read_at(pooling, at))]
     return Result.of(table, xr.merge([curves, *parts]), claims=claims, warnings=warnings)
 
 

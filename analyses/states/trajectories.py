@@ -57,14 +57,14 @@ def _work(case: Case) -> Work:
     return Work(block_rows=case.full_pass, rows=case.n_layers, row_bytes=20, sites=case.n_layers + 1)
 
 
-@analysis(work=_work)
+@analysis(work=_work, renamed={"positions": "at"})
 def trajectories(
     model: Model,
     prompts: Prompts,
     *,
     groups: tuple[str, ...] = (),
     pooling: Pooling = "last_prompt",
-    positions: tuple[int, ...] = (),
+    at: tuple[int, ...] = (),
     strata: tuple[str, ...] = (),
     draws: int = 1000,
     permutations: int = 1000,
@@ -81,25 +81,19 @@ def trajectories(
     in the plane where items differ most, off the mean path of all (the bifurcation picture).
 
     Args:
-        groups: the two groups compared, first minus second; default: the only two there are.
-        pooling: which tokens' states stand for an item; of the answer, the states that predict its tokens.
-        positions: instead, the mean over these positions (0: the first token, -1: the last of the prompt).
-        strata: columns of the prompt file within whose values labels are permuted.
+        at: the mean over them.
         draws: bootstrap draws, and subsamples of the items for the intervals.
-        permutations: label permutations.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of bootstrap and permutations.
+        seed: the bootstrap and permutations.
     """
 
     first, second = reading.two_groups(prompts, groups)
     kept = prompts.where(group=[first, second])
     plan = {"batch_size": batch_size, "template": template}
-    states = reading.pooled_states(model, kept, pooling=pooling, positions=positions, what="trajectories", **plan)
+    states = reading.pooled_states(model, kept, pooling=pooling, positions=at, what="trajectories", **plan)
     labels = reading.strata_of(states, strata)
     table, found = curves(states, states.groups == first, labels, draws, permutations, seed)
     found = xr.merge([found, _paths(states, first, second)]).assign_attrs(groups=[first, second])
-    claim = _part_claims.parted(found, (first, second), _part_claims.read_at(pooling, positions), "blocks")
+    claim = _part_claims.parted(found, (first, second), _part_claims.read_at(pooling, at), "blocks")
     return Result.of(table, found, claims=[claim])
 
 

@@ -8,7 +8,7 @@ Definition: v is added to resid_post of one layer at every token of base, and fi
 Units: share has none.
 Source: arXiv 2505.18706, 2509.06608 (one trained vector per layer against full tuning).
 Does not show: that tuning works by a vector: share says how much of the change of next-token distributions on this kind
-    of item one imitates. The fit may stop short of the best vector (steps, rate).
+    of item one imitates. The fit may stop short of the best vector (updates, rate).
 Control: random vectors; a change that is a rotation of states, of which one vector can do little.
 """
 
@@ -42,14 +42,14 @@ FEWEST = 8  # items
 MOST = 0.5  # of the change: what "most of it" takes
 
 
-@analysis
+@analysis(renamed={"steps": "updates"})
 def tuning_vector(
     base: Model,
     tuned: Model,
     prompts: Prompts,
     *,
     layers: tuple[int, ...] = (),
-    steps: int = 60,
+    updates: int = 60,
     rate: float = 0.03,
     template: Literal["none", "chat"] = "none",
     batch_size: int = 8,
@@ -62,20 +62,17 @@ def tuning_vector(
     interval over items.
 
     Args:
-        layers: layers the vector is added after; default: all.
-        steps: optimiser steps of a fit.
+        layers: the vector is added after them.
         rate: of Adam, in units of the mean norm of states divided by the root of d_model.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of halves and random vectors.
+        seed: halves and random vectors.
     """
     warnings = reading.pair_warnings(base, tuned)
     moved = not warnings or bool(base.open_edits or tuned.open_edits)
     chosen = list(layers) or list(range(base.shape.n_layers))
     bad = [layer for layer in chosen if not 0 <= layer < base.shape.n_layers]
-    if bad or steps < 0:
+    if bad or updates < 0:
         there = f"layers 0 to {base.shape.n_layers - 1}"
-        raise InputError(f"layers={chosen}, steps={steps}; expected {there}, and 0 or more steps")
+        raise InputError(f"layers={chosen}, updates={updates}; expected {there}, and 0 or more updates")
     if len(prompts.items) < 4:
         raise InputError(f"{len(prompts.items)} items: at least 4 are needed, in two halves")
     batches = base.batches(prompts, batch_size=batch_size, template=template)
@@ -84,7 +81,7 @@ def tuning_vector(
     for layer in progress(chosen, "tuning vectors", total=len(chosen)):
         for half in (True, False):
             fit = _Fit(base, tuned, layer, batches, first, half)
-            rows += fit.rows(steps, rate, seed) if moved else fit.rows_of_nothing()
+            rows += fit.rows(updates, rate, seed) if moved else fit.rows_of_nothing()
     table = pd.DataFrame(rows).sort_values(["item", "answer_kind", "layer", "arm"], kind="stable")
     data = _shares(table)
     return Result.of(table, data, claims=[_claim(data, len(chosen))], warnings=warnings)

@@ -70,12 +70,10 @@ def difference_steering(
 
     Args:
         texts: texts on which the difference is read; without them, half of the prompts, and the other half is measured.
-        layer: block whose output is read and added to; default the middle one.
-        betas: multiples of the difference; 0 is always among them.
+        layer: its output is read and added to.
+        betas: multiples of the difference.
         draws: of the random direction.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of the halves, the random directions and the bootstrap.
+        seed: halves, the random directions and the bootstrap.
     """
     from analyses.steering._arms import halves, responses
 

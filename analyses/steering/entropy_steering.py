@@ -74,17 +74,12 @@ def entropy_steering(
         rollouts: log to take states and the entropy of their answers from; without one, half of the prompts.
         vector: which direction is added.
         episode: states centred together: all, or those of one optimizer step (of a log) or group (of prompts).
-        targets: groups of prompts that `difference` points to; controls are the others. Needed for difference.
-        pattern: regular expression whose last match's group is a response's answer, for example `ans (\S+)`.
-        site: kind of site to read and to add at.
-        layer: its layer; default the middle one.
-        betas: sizes of the push as a share of the mean norm of the stream there; 0 is always added.
+        targets: `difference` points to them, and needs them.
+        site: read and added to.
+        betas: shares of the mean norm of the stream there.
         positions: add at all positions, or at the last prompt token only.
         draws: of the random direction.
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of the split, the random directions and the bootstrap.
+        seed: split, the random directions and the bootstrap.
     """
     from analyses.steering._arms import halves, responses
     from analyses.steering._uncertain_states import last_token_entropy, states_of_log, states_of_prompts

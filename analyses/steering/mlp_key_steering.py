@@ -88,24 +88,19 @@ def mlp_key_steering(
         neurons: CSV or Parquet with columns layer, neuron: steer these (found elsewhere) instead of choosing.
         layers: layer numbers, or all, or from-verdict (the window an anchor_adapter result found).
         alphas: factors of the keys; 1 (nothing changed) is always added.
-        targets: groups whose answers the neurons are chosen for; the others are controls. Empty: all groups.
+        targets: neurons are chosen for their answers. Empty: all groups.
         score: how neurons are ranked; also the name of the treatment arm.
         selection: choose on a held-out split of the target items, or for each item on itself.
         read_at: where keys are read: at the positions that predict answer tokens, or at the last prompt token.
-        top_n: neurons per layer; 0 for all of the layer: nothing is chosen, so all items are measured.
+        top_n: per layer; 0 for all of the layer: nothing is chosen, so all items are measured.
         bonus: lambda of key_overlap (0 ranks by |k|).
         selection_share: share of the target items to choose on.
         placebos: any of random_neurons, matched_neurons, random_direction.
         draws: of each placebo; below 19 no rank among them can reach p = .05.
         role: which window from-verdict takes.
-        max_new_tokens: tokens of greedy generation per arm and alpha; 0 for none.
+        max_new_tokens: greedy, per arm and alpha; 0 for none.
         steer_at: where responses are steered: prompt and generated tokens, or generated ones only.
-        grade: how responses are graded: exact, number, math or module:function.
-        pattern: regular expression whose last match's group is the answer in a response, for example `ans (\S+)`.
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokenise prompt and answer apart (concat) or jointly (offsets).
-        batch_size: items per forward pass.
-        seed: of the split, the placebos and the bootstrap.
+        seed: split, the placebos and the bootstrap.
     """
     from analyses.steering._arms import completions, key_arms, responses, target_groups
     from analyses.steering._plain_gate import prove_keys

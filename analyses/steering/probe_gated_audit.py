@@ -74,17 +74,14 @@ def probe_gated_audit(
     Rows: arm, draw, item, group, answer_kind, score, fires, metric, is_exact.
 
     Args:
-        targets: groups the probe is fitted to tell from all others; default: the first group by name.
-        layer: layer whose keys are probed and scaled; default the middle one.
+        targets: the probe is fitted to tell them from the others; by default the first group by name.
+        layer: its keys are probed and scaled.
         factor: of the chosen keys where the probe fires (1: nothing is done).
-        top_n: neurons scaled, at most half of the layer.
+        top_n: at most half of the layer.
         quantile: of control scores above which the probe fires.
         threshold: tau itself instead of a quantile (inf: never fires; -inf: always).
         draws: of random gates and of random neurons.
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of the split, the random arms and the bootstrap.
+        seed: split, the random arms and the bootstrap.
     """
     from analyses.steering._arms import target_groups
     from analyses.steering._key_gate import fitted, keys_at, labelled, parts, ranked, threshold_of

@@ -124,12 +124,9 @@ def context_gain(
     Args:
         extra: column of the prompts that holds the further text.
         place: before or after the prompt.
-        separator: between the two.
-        fractions: shares of the text's words that are shown; 1 is always among them.
+        fractions: of the text's words that are shown; 1 is always among them.
         tau: nats of a token's gain that do not count as `gated`.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of the other items, the shuffling and the bootstrap over items.
+        seed: other items, the shuffling and the bootstrap over items.
     """
     shares = sorted({*fractions, 1.0})
     if shares[0] < 0 or shares[-1] > 1:

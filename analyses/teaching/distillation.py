@@ -4,17 +4,18 @@ Definition: student s is `base`, teacher t is `tuned`; at every answer token for
 jsd = their Jensen-Shannon divergence (at most ln 2). share = a token class's part of the summed forward KL.
 forward_pull and reverse_pull = L1 norms of the gradients with respect to the student's logits, sum |s_j - t_j| and sum
 s_j |ln(s_j / t_j) - KL(s || t)|; unseen_mass = teacher's probability on tokens that the student gives less than
-`floor`, where the reverse gradient is all but 0. margin = lambda* = (logit(1 - delta) - logit b) / (logit p - logit b)
-for the teacher's likeliest token, p its probability under the teacher and b under the student: how far logits may be
-extrapolated past the teacher (1: to it) before that token exceeds 1 - delta; only where p > b. A class of tokens holds
-the divergence where its share, less its share of the tokens, exceeds 0 over items, all classes together.
+`unlikely_below`, where the reverse gradient is all but 0. margin = lambda* = (logit(1 - left_over) - logit b) /
+(logit p - logit b) for the teacher's likeliest token, p its probability under the teacher and b under the student: how
+far logits may be extrapolated past the teacher (1: to it) before that token exceeds 1 - left_over; only where p > b. A
+class of tokens holds the divergence where its share, less its share of the tokens, exceeds 0 over items, all classes
+together.
 
 Units: nats per token; shares; lambda has none.
 
 Source: TRACE (place of the divergence), MAD-OPD (JSD against reverse KL), extrapolation cliff (ListOPD, the margin).
 
 Does not show: what training would do: these are gradients at one point, on teacher-forced texts, with one teacher
-(several: `teachers`). How a clip per token becomes delta is not derived.
+(several: `teachers`). How a clip per token becomes left_over is not derived.
 
 Control: identical checkpoints (all 0, the margin undefined).
 """
@@ -98,14 +99,14 @@ def _every_class(table: pd.DataFrame, own: list[str]) -> pd.DataFrame:
     return wide.stack("token_class").reset_index()
 
 
-@analysis
+@analysis(renamed={"delta": "left_over", "floor": "unlikely_below"})
 def distillation(
     base: Model,
     tuned: Model,
     prompts: Prompts,
     *,
-    delta: float = 0.01,
-    floor: float = 1e-4,
+    left_over: float = 0.01,
+    unlikely_below: float = 1e-4,
     template: Literal["none", "chat"] = "none",
     boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
@@ -117,18 +118,16 @@ def distillation(
     answer tokens of every quantity (`forward_nats_sum` ...).
 
     Args:
-        delta: what must be left beside the teacher's likeliest token.
-        floor: probability below which the student hardly gives a token.
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        left_over: what must be left beside the teacher's likeliest token.
+        unlikely_below: probability below which the student hardly gives a token.
     """
-    if not 0 < delta < 1 or not 0 <= floor < 1:
-        raise InputError(f"delta={delta}, floor={floor}; expected 0 < delta < 1 and 0 <= floor < 1")
+    if not 0 < left_over < 1 or not 0 <= unlikely_below < 1:
+        given = f"left_over={left_over}, unlikely_below={unlikely_below}"
+        raise InputError(f"{given}; expected shares in (0, 1) and [0, 1)")
     warnings = _comparable(base, tuned)
     plan = {"batch_size": batch_size, "template": template, "boundary": boundary}
-    parts = [_rows(base, tuned, b, delta, floor) for b in reading.batches(base, prompts, "distillation", **plan)]
+    batches = reading.batches(base, prompts, "distillation", **plan)
+    parts = [_rows(base, tuned, batch, left_over, unlikely_below) for batch in batches]
     table = pd.concat(parts, ignore_index=True).merge(prompts.roles(), how="left")
     return _finished(table, {"seed": seed}).with_record(warnings=warnings)
 

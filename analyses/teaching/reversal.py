@@ -62,9 +62,8 @@ def reversal(model: Model, prompts: Prompts, *, separator: str = " ", batch_size
     without options).
 
     Args:
-        separator: put between the two texts, unless the second begins with white space.
-        batch_size: items per forward pass.
-        seed: of the other items and the bootstrap over items.
+        separator: left out where the second begins with white space.
+        seed: other items and the bootstrap over items.
     """
     partner = _partners(prompts.items, seed)
     asked: dict[tuple[int, str], Item] = {}

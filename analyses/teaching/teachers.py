@@ -1,7 +1,7 @@
 """Several teachers and one student: how much they disagree, and how far the student is from their mixture.
 
 Definition: at every answer token teacher k has the distribution t_k and the weight w_k, its likeliest token's
-probability over the sum of all teachers' (equal weights with `weights` = equal). m = sum of w_k t_k; disagreement =
+probability over the sum of all teachers' (equal weights with `weighting` = equal). m = sum of w_k t_k; disagreement =
 sum of w_k KL(t_k || m), the generalised Jensen-Shannon divergence, at most the entropy of the weights and so ln of
 the number of teachers. Student s: jsd = Jensen-Shannon divergence of s and m (at most ln 2), reverse = KL(s || m),
 forward = KL(m || s). nearest_nats = least forward KL(t_k || s) of one teacher alone; follows = share of tokens at
@@ -55,13 +55,13 @@ QUANTITIES = {
 }  # fmt: skip
 
 
-@analysis
+@analysis(renamed={"weights": "weighting"})
 def teachers(
     model: Model,
     checkpoints: Checkpoints,
     prompts: Prompts,
     *,
-    weights: Literal["confidence", "equal"] = "confidence",
+    weighting: Literal["confidence", "equal"] = "confidence",
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -71,9 +71,7 @@ def teachers(
     of every quantity (`disagreement_nats_sum` ...).
 
     Args:
-        weights: of the teachers: by how sure each is of its likeliest token, or equal.
-        batch_size: items per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
+        weighting: of the teachers: by how sure each is of its likeliest token, or equal.
     """
     if len(checkpoints) < 2:
         raise InputError(f"{len(checkpoints)} teacher(s): at least 2 are needed (one alone: `distillation`)")
@@ -83,7 +81,7 @@ def teachers(
     if any(t.tokenizer.get_vocab() != vocabulary or t.shape.d_vocab != model.shape.d_vocab for t in taught):
         raise InputError("student and teachers have different vocabularies: their distributions cannot be mixed")
     plan = {"batch_size": batch_size}
-    parts = [_rows(model, taught, b, weights) for b in reading.batches(model, prompts, "teachers", **plan)]
+    parts = [_rows(model, taught, b, weighting) for b in reading.batches(model, prompts, "teachers", **plan)]
     table = pd.concat(parts, ignore_index=True).merge(prompts.roles(), how="left")
     table = table.sort_values(["item", "answer_kind"], kind="stable", ignore_index=True)
     data: list[xr.Dataset] = []

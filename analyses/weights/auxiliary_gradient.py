@@ -82,13 +82,11 @@ def auxiliary_gradient(
         step: size of the update in `predicted`.
         weight: of the auxiliary gradient in `predicted`.
         smoothness: largest curvature of the objective in `predicted`.
-        parts: weights that gradients are taken of (as in weight_reset: all, mlp, attn, unembed, ...).
-        layers: blocks they are taken of; all, and what lies outside blocks, where none is named.
-        sketch: numbers a gradient is sketched to; 0: whole where that fits in 1 GB, else 4,096.
+        parts: as in weight_reset (all, mlp, attn, unembed, ...).
+        layers: all, with what lies outside blocks.
         draws: subsamples of the items for the intervals.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: not used (each response has a gradient of its own); every analysis of models has it.
-        seed: of sketch and subsamples.
+        batch_size: not used here, each response has a gradient of its own.
+        seed: sketch and subsamples.
     """
     del batch_size
     if auxiliary == "sft" and prompts is None:

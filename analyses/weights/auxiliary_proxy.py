@@ -53,8 +53,7 @@ def auxiliary_proxy(
 
     Args:
         draws: subsamples of the items.
-        batch_size: responses per forward pass.
-        seed: of the subsamples and the bootstrap over items.
+        seed: subsamples and the bootstrap over items.
     """
     warnings = reading.pair_warnings(base, tuned)
     rollouts.require("old_logp", "new_logp", by="auxiliary_proxy")

@@ -83,12 +83,9 @@ def counterfactual_mlp(
         parts: any of gate, up, down.
         ablations: any of weight_mean, norm_matched_random, seq_mean_act, zero, resample.
         readouts: any of direct, direct_norm, forward.
-        positions: tokens read: the last of the prompt, or all.
+        positions: the last of the prompt, or all.
         draws: seeded draws of each random ablation.
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of the random ablations and of the bootstrap over items.
+        seed: random ablations and the bootstrap over items.
     """
 
     _check(model, parts, ablations, readouts, draws)

@@ -68,13 +68,11 @@ def gradient_conflict(
     negative, cosine, spill; over [group]: cancellation, cancellation_chance; scalar cosine_error (of a sketch).
 
     Args:
-        parts: weights that gradients are taken of (as in weight_reset: all, mlp, attn, unembed, ...).
-        layers: blocks they are taken of; all, and what lies outside blocks, where none is named.
-        sketch: numbers a gradient is sketched to; 0: whole where that fits in 1 GB, else 4,096.
+        parts: as in weight_reset (all, mlp, attn, unembed, ...).
+        layers: all, with what lies outside blocks.
         draws: subsamples of the items for the intervals.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: not used (each item has a gradient of its own); every analysis of models has it.
-        seed: of sketch and subsamples.
+        batch_size: not used here, each item has a gradient of its own.
+        seed: sketch and subsamples.
     """
     del batch_size
     leaves = _item_gradients.Leaves(model, parts, layers)

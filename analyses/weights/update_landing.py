@@ -66,14 +66,14 @@ QUANTITIES = {
 DEGREES = ("rotation_left", "rotation_right")
 
 
-@analysis
+@analysis(renamed={"top_k": "rank"})
 def update_landing(
     base: Checkpoints,
     tuned: Checkpoints,
     other: Checkpoints | None = None,
     *,
     precision: Literal["bfloat16", "float16", "float32"] = "bfloat16",
-    top_k: int = 8,
+    rank: int = 8,
     fraction: float = 0.1,
     seed: int = 0,
 ) -> Result:
@@ -86,19 +86,19 @@ def update_landing(
 
     Args:
         precision: what weights are rounded to before entries are compared.
-        top_k: directions of the principal subspace (at most half the smaller side).
+        rank: the principal one.
         fraction: share of the entries that count as the largest weights.
-        seed: of the even update.
+        seed: even update.
     """
     from analyses.core.reading.comparable import IDENTICAL
 
-    if top_k < 1 or not 0 < fraction < 1:
-        raise InputError(f"top_k={top_k}, fraction={fraction}; expected at least 1 direction and a share in (0, 1)")
+    if rank < 1 or not 0 < fraction < 1:
+        raise InputError(f"rank={rank}, fraction={fraction}; expected at least 1 direction and a share in (0, 1)")
     stored = base_of(base)
     run, second = one_run(stored, tuned), one_run(stored, other) if other is not None else None
     if second is not None and len(run.steps) + len(second.steps) > 2 and second.steps != run.steps:
         raise InputError(f"tuned has steps {run.steps} and other {second.steps}: masks are compared at the same steps")
-    how = (precision, top_k, fraction, seed)
+    how = (precision, rank, fraction, seed)
     table = pd.DataFrame(_rows(stored, run, second, how))
     if all(s is None for s in run.steps):
         table = table.drop(columns="step")

@@ -67,8 +67,6 @@ def update_novelty(
     Args:
         scale: how much novelty changes a reward.
         collinear_above: cosine above which two responses count as one direction.
-        batch_size: responses per forward pass.
-        seed: of draws, where any are made; intervals over items are in closed form.
     """
     if not -1 <= collinear_above <= 1:
         raise InputError(f"collinear_above={collinear_above}; expected a cosine")

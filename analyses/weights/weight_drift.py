@@ -56,8 +56,8 @@ def _work(case: Case) -> Work:
     return Work(fixed=4 * case.size.weights * d + case.n_layers * 7 * 2 * 9 * d**3, sites=0)
 
 
-@analysis(work=_work)
-def weight_drift(base: Model, tuned: Model, *, top_k: int = 8, batch_size: int = 8, seed: int = 0) -> Result:
+@analysis(work=_work, renamed={"top_k": "rank"})
+def weight_drift(base: Model, tuned: Model, *, rank: int = 8, batch_size: int = 8, seed: int = 0) -> Result:
     """Relative norm, spectral norm, stable rank and principal angles of the update of every weight.
 
     Rows: matrix (parameter name), layer (missing outside blocks), n_rows, n_columns, relative_norm, spectral_norm,
@@ -65,19 +65,18 @@ def weight_drift(base: Model, tuned: Model, *, top_k: int = 8, batch_size: int =
     0 and no rank or angle.
 
     Args:
-        top_k: directions in the subspaces compared (at most half the smaller side is used).
-        batch_size: not used (weights have no items); every analysis of models has it.
-        seed: of the random subspaces of angle_chance_left and angle_chance_right.
+        batch_size: not used here, weights have no items.
+        seed: random subspaces of angle_chance_left and angle_chance_right.
     """
 
     del batch_size  # weights have no items
-    if top_k < 1:
-        raise InputError(f"top_k={top_k}: at least 1 direction is needed")
+    if rank < 1:
+        raise InputError(f"rank={rank}: at least 1 direction is needed")
     warnings = reading.pair_warnings(base, tuned)
     ours, theirs = _distinct(base), tuned.weights()
     chance = _Chance(seed)
     named = progress(ours.items(), "weight drift", total=len(ours))
-    table = pd.DataFrame([_drift(name, weight, theirs[name], top_k, chance) for name, weight in named])
+    table = pd.DataFrame([_drift(name, weight, theirs[name], rank, chance) for name, weight in named])
     table["layer"] = table["layer"].astype("Int64")
     return Result.of(table, _arrays(table), warnings=warnings)
 

@@ -95,18 +95,13 @@ def weight_reset(
 
     Args:
         variants: any of reset, keep_only, randomise, interpolate.
-        parts: kinds of weights: embed, attn.q/k/v/o, mlp.gate/up/down, norms, unembed, or all, mlp, attn.
-        width: number of consecutive layers in a window; every window of this width is tried.
-        layers: one set of layers to change together, in place of the windows.
+        parts: embed, attn.q/k/v/o, mlp.gate/up/down, norms, unembed, or all, mlp, attn.
+        width: every window of this width is tried.
+        layers: those named are changed together, in place of the windows.
         shares: of tuned weights, for interpolate (1 = tuned as it is).
         draws: of noise, for randomise.
-        max_new_tokens: tokens of greedy generation under every set of weights; 0 for none.
-        grade: how responses are graded: exact, number, math or module:function.
-        pattern: regular expression whose last match's group is the answer in a response, for example `ans (\S+)`.
-        template: put prompts through the tokenizer's chat template, or not.
-        boundary: tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets).
-        batch_size: items per forward pass.
-        seed: of the noise and of the bootstrap over items.
+        max_new_tokens: greedy, under every set of weights; 0 for none.
+        seed: noise and the bootstrap over items.
     """
 
     warnings = reading.pair_warnings(base, tuned)

@@ -115,7 +115,7 @@ def forces(states: States) -> list[Claim]:
 
 
 def fields(states: States) -> list[Claim]:
-    how = {"fit": "regression", "at": "items", "components": 8, "hidden": 8, "steps": 25, "held_out": 0.4}
+    how = {"fit": "regression", "field_of": "items", "components": 8, "hidden": 8, "updates": 25, "held_out": 0.4}
     return _parted(fitted(states, states.groups == "leak", None, 3, 200, 60, 0, **how)[1])
 
 

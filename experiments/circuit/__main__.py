@@ -27,7 +27,7 @@ def of_pair(folder: Path, name: str, store: Store) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for positions in ("all", "all_prompt"):
         result = run("cross_patching", base=str(folder / base), tuned=str(folder / tuned), prompts=prompts,
-                     positions=positions, direction="both", contrast=groups, batch_size=32, store=store)  # fmt: skip
+                     positions=positions, direction="both", groups=groups, batch_size=32, store=store)  # fmt: skip
         found[positions] = {"verdict": result.verdict, "effects": effects(result, groups[0]),
                             "first_difference": first_difference(result), "differences": differences(result.data),
                             "smallest_p": float(result.data["contrast_p"].min())}  # fmt: skip

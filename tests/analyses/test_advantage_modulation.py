@@ -83,10 +83,10 @@ def test_modulated_advantages_average_to_zero_and_last_segments_get_no_bonus(tmp
     given = example(tmp_path)
     table = run("advantage_modulation", **given).table
     assert table.groupby("rollout_step")["empg_advantage"].mean().abs().max() < 1e-12
-    plain = run("advantage_modulation", **given, k=0.0, zeta=0.0).table
+    plain = run("advantage_modulation", **given, k_own=0.0, zeta=0.0).table
     centred = plain["advantage"] - plain.groupby("rollout_step")["advantage"].transform("mean")
     np.testing.assert_allclose(plain["empg_advantage"], centred, atol=1e-6)
-    bonus = run("advantage_modulation", **given, k=0.0, zeta=1.0).table
+    bonus = run("advantage_modulation", **given, k_own=0.0, zeta=1.0).table
     raw = bonus["empg_advantage"] - centred
     keys = ["rollout_step", "item", "group_uid", "sample"]
     is_last = bonus.groupby(keys)["segment"].transform("max") == bonus["segment"]

@@ -70,5 +70,5 @@ def test_a_log_of_ids_needs_the_tokenizer(tmp_path: Path) -> None:
     rows = [{"step": 1, "prompt_id": "q", "prompt_token_ids": [3], "response_token_ids": i} for i in ids]
     with pytest.raises(InputError, match="token ids only"):
         run("cluster_rewards", rollouts=Rollouts.of(rows))
-    result = run("cluster_rewards", rollouts=Rollouts.of(rows), tokenizer=str(tmp_path), answer=r"ans (\S+)")
+    result = run("cluster_rewards", rollouts=Rollouts.of(rows), tokenizer=str(tmp_path), pattern=r"ans (\S+)")
     assert mean(result, "cluster_share") == pytest.approx(5 / 9)

@@ -168,7 +168,7 @@ def test_bad_input_is_refused(base: Model, tuned: Model, prompts: Prompts, words
         ({"sites": ("logits",)}, "cannot be patched by position"),
         ({"layers": (3,)}, "does not exist"),
         ({"sites": ("z",), "heads": (4,)}, "heads"),
-        ({"contrast": ("leaked", "absent")}, "two of the groups"),
+        ({"groups": ("leaked", "absent")}, "two of the groups"),
     ):
         with pytest.raises(InputError, match=message):
             run("cross_patching", **given, **options)
@@ -190,7 +190,7 @@ def test_generated_accuracy_under_patches(pair_of: Callable[..., Any], prompts: 
     base, tuned = pair_of(noise("model.layers.1.mlp.down_proj.weight", 1.0))
     first = {c.item.id: c.text for c in tuned.generate(prompts, max_new_tokens=1)}
     answered = Prompts(tuple(replace(i, answer=first[i.id]) for i in prompts.items))
-    options = {"sites": ("resid_post",), "layers": (0, 2), "metric": "accuracy", "grader": "exact", "max_new_tokens": 1}
+    options = {"sites": ("resid_post",), "layers": (0, 2), "metric": "accuracy", "grade": "exact", "max_new_tokens": 1}
     table = run("cross_patching", base=base, tuned=tuned, prompts=answered, **options, positions="last_prompt").table
     assert (table["metric_tuned"] == 1).all()
     assert (table[table["layer"] == 2]["metric_patched"] == 1).all()
@@ -257,7 +257,7 @@ def test_a_planted_difference_is_found_in_its_group(words: Any, pair_of: Callabl
         model.get_parameter("model.layers.1.mlp.down_proj.weight").add_(20 * torch.outer(answer, gate))
 
     base, tuned = pair_of(plant)
-    result = run("cross_patching", base=base, tuned=tuned, prompts=prompts, contrast=("marked", "plain"))
+    result = run("cross_patching", base=base, tuned=tuned, prompts=prompts, groups=("marked", "plain"))
     p = result.data["contrast_p"].sel(direction="tuned_to_base", answer_kind="given")
     assert float(p.sel(site="mlp_out", layer=1)) <= 0.05
     contrast = result.data["contrast"].sel(direction="tuned_to_base", answer_kind="given")

@@ -96,8 +96,8 @@ def test_a_teacher_of_another_depth_is_taken_and_one_of_another_vocabulary_refus
 
 
 def test_options_out_of_range_are_refused(models: dict[str, Any], prompts: Prompts) -> None:
-    with pytest.raises(InputError, match="delta=0"):
-        get("distillation")(models["base"], models["tuned"], prompts, delta=0.0)
+    with pytest.raises(InputError, match="left_over=0"):
+        get("distillation")(models["base"], models["tuned"], prompts, left_over=0.0)
 
 
 def spread(n: int, seed: int, extra: float) -> pd.DataFrame:

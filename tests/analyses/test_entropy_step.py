@@ -143,12 +143,12 @@ def test_checkpoints_that_are_not_adjacent_are_refused(tmp_path: Path) -> None:
         run("entropy_step", **{**given, "rollouts": late})
     (given["checkpoints"][1].folder / "optimizer.pt").unlink()
     with pytest.raises(InputError, match="no optimizer"):
-        run("entropy_step", **given, direction="optimizer")
+        run("entropy_step", **given, update="optimizer")
 
 
 def test_the_rebuilt_direction_needs_no_neighbour(tmp_path: Path) -> None:
     given = example(tmp_path)
-    result = run("entropy_step", **{**given, "checkpoints": given["checkpoints"][::2]}, direction="optimizer")
+    result = run("entropy_step", **{**given, "checkpoints": given["checkpoints"][::2]}, update="optimizer")
     assert result.data["step"].values.tolist() == [2, 4]
     assert float(abs(result.data["measured_nats"] - result.data["gradient_nats"]).max()) < 0.05
     adjacent = run("entropy_step", **given).data.sel(step=[2, 4])
@@ -165,5 +165,5 @@ def test_a_rebuilt_update_that_does_not_lead_from_its_neighbour_is_refused(tmp_p
     for state in saved["state"].values():
         state["exp_avg"] *= 2
     torch.save(saved, file)
-    with pytest.raises(InputError, match=r"rebuilt from optimizer.pt is 100% away.*direction='difference'"):
-        run("entropy_step", **given, direction="optimizer")
+    with pytest.raises(InputError, match=r"rebuilt from optimizer.pt is 100% away.*update='difference'"):
+        run("entropy_step", **given, update="optimizer")

@@ -19,7 +19,7 @@ def example(folder: Path) -> dict:
     """For the contract tests: two epochs."""
     from tests.tiny import twelve_items
 
-    return {"model": str(tiny.save(folder / "m")), "prompts": twelve_items(), "epochs": 2, "width": 8}
+    return {"model": str(tiny.save(folder / "m")), "prompts": twelve_items(), "epochs": 2, "latent": 8}
 
 
 def classified(states, epochs=8):
@@ -52,7 +52,7 @@ def test_it_does_learn_what_rows_0_to_2_hold():
 
 
 def test_docstring_verdict_and_figure_say_it(base, prompts):
-    result = legacy_classifier(base, prompts, epochs=1, width=8)
+    result = legacy_classifier(base, prompts, epochs=1, latent=8)
     assert "cannot localise" in result.verdict and "cannot localise" in result.warnings[0]
     assert "cannot localise" in module.__doc__.splitlines()[0]
     assert "CANNOT LOCALISE" in module.figures(result)["curves"].layout.title.text

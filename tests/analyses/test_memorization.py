@@ -54,15 +54,15 @@ def test_extractability_is_what_greedy_generation_does(tmp_path, prompts: Prompt
 
 def test_groups_that_are_not_there_and_no_groups_at_all(tuned: Model, prompts: Prompts):
     with pytest.raises(InputError, match=r"no groups \['nobody'\].*\['leaked', 'unseen'\]"):
-        analysed(tuned, prompts, members=("nobody",))
+        analysed(tuned, prompts, seen=("nobody",))
     with pytest.raises(InputError, match=r"\['leaked'\] cannot be both"):
-        analysed(tuned, prompts, members=("leaked",), nonmembers=("leaked", "unseen"))
+        analysed(tuned, prompts, seen=("leaked",), unseen=("leaked", "unseen"))
     alone = analysed(tuned, prompts.where(group="unseen"), prefixes=(2,), length=2)
     assert any("no AUROC" in w for w in alone.warnings)
     unsaid = analysed(tuned, prompts, prefixes=(2,), length=2)  # a group's name says nothing of what training saw
     assert any("no AUROC" in w for w in unsaid.warnings)
     assert "auroc" not in unsaid.data
-    both = analysed(tuned, prompts, members=("leaked",), nonmembers=("unseen",), prefixes=(2,), length=2)
+    both = analysed(tuned, prompts, seen=("leaked",), unseen=("unseen",), prefixes=(2,), length=2)
     assert any("zero false positives" in w for w in both.warnings)
     assert "auroc" in both.data
 

@@ -16,7 +16,7 @@ from probe.errors import InputError
 from tests import tiny
 from tests.planted import states_of
 
-FAST = {"components": 4, "hidden": 8, "steps": 10, "seeds": 2, "permutations": 60, "draws": 30}
+FAST = {"components": 4, "hidden": 8, "updates": 10, "seeds": 2, "permutations": 60, "draws": 30}
 
 
 def example(folder: Path) -> dict:
@@ -41,7 +41,14 @@ def bit_system(seed: int = 0, *, n: int = 60, n_layers: int = 8, at: int = 5, si
 
 
 def run(states, fit="regression", **changes):
-    settings = {"fit": fit, "at": "items", "components": 4, "hidden": 16, "steps": 150, "held_out": 0.4} | changes
+    settings = {
+        "fit": fit,
+        "field_of": "items",
+        "components": 4,
+        "hidden": 16,
+        "updates": 150,
+        "held_out": 0.4,
+    } | changes
     seeds = settings.pop("seeds", 3)
     return module.fitted(states, states.groups == "leak", None, seeds, 200, 100, 0, **settings)[1]
 
@@ -62,11 +69,11 @@ def test_a_planted_bifurcation_is_found_at_its_layer(fit):
 
 
 def test_the_field_at_group_means_finds_it_too_and_the_null_is_not_found():
-    data = run(bit_system(), at="means", seeds=2)
+    data = run(bit_system(), field_of="means", seeds=2)
     assert int(data["force_squared"].argmax("layer")) == 5 and float(data["p_value"].sel(layer=5)) < 0.02
     permuted = bit_system(seed=3)
     mixed = states_of(permuted.values, np.random.default_rng(0).permutation(permuted.groups == "leak"))
-    assert not (run(mixed, at="means", seeds=2)["p_value"] <= 0.02).any()
+    assert not (run(mixed, field_of="means", seeds=2)["p_value"] <= 0.02).any()
 
 
 def test_a_linear_field_at_means_is_its_mean_over_items():
@@ -90,7 +97,7 @@ def test_a_linear_field_at_means_is_its_mean_over_items():
 
 def test_without_predictable_updates_nothing_is_localised():
     """Updates that are noise: R2 <= 0, force not measured."""
-    data = run(bit_system(size=0.0), steps=40)
+    data = run(bit_system(size=0.0), updates=40)
     hidden = data["r2"].to_numpy() <= 0
     assert hidden.sum() >= 6
     assert (
@@ -108,21 +115,21 @@ def test_permuted_labels_find_nothing():
 def test_shuffled_later_states_change_the_answer():
     """A fit that ignores states 3..L cannot localise: here they matter."""
     states = bit_system()
-    before = run(states, steps=20, seeds=1)["force_squared"].to_numpy()
+    before = run(states, updates=20, seeds=1)["force_squared"].to_numpy()
     states.values[:, 3:] = states.values[:, 3:][:, ::-1]
-    after = run(states, steps=20, seeds=1)["force_squared"].to_numpy()
+    after = run(states, updates=20, seeds=1)["force_squared"].to_numpy()
     assert np.nan_to_num(before - after).any()
 
 
 def test_r2_is_of_items_the_fit_has_not_seen():
     """Wide network, pure noise: a fit scored on its own items would have R2 near 1."""
-    data = run(bit_system(size=0.0, n=24), hidden=64, steps=150, seeds=2)
+    data = run(bit_system(size=0.0, n=24), hidden=64, updates=150, seeds=2)
     assert float(data["r2"].mean()) < 0.1
 
 
 def test_refitting_under_permuted_labels_is_a_null_too():
     states = bit_system(n=40, n_layers=3, at=1)
-    settings = {"fit": "regression", "at": "items", "components": 4, "hidden": 4, "steps": 5, "held_out": 0.4}
+    settings = {"fit": "regression", "field_of": "items", "components": 4, "hidden": 4, "updates": 5, "held_out": 0.4}
 
     def fit(y):
         return module.fitted(states, y, None, 1, 40, 2, 0, **settings)

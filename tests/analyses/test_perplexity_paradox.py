@@ -145,11 +145,11 @@ def test_significant_but_below_the_floor_is_trivial_not_a_paradox():
     result = analysed(tiny)
     assert pattern(result, "unseen") == "neither"
     assert result.table["is_trivial"].any()
-    assert pattern(analysed(tiny, floor=0.0), "unseen") == "fall and rise"
+    assert pattern(analysed(tiny, least_change=0.0), "unseen") == "fall and rise"
 
 
 def test_null_runs_are_rarely_flagged():
-    words = [pattern(analysed(sweep({"unseen": {}}, seed=s, noise=0.3), floor=0.0), "unseen") for s in range(20)]
+    words = [pattern(analysed(sweep({"unseen": {}}, seed=s, noise=0.3), least_change=0.0), "unseen") for s in range(20)]
     assert words.count("fall and rise") == 0
     assert words.count("neither") >= 15
 

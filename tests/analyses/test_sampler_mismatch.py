@@ -31,7 +31,7 @@ def test_rounding_of_a_bf16_copy_is_recovered() -> None:
     rows = logs.full()
     for r in rows:
         r["sampling_logp"] = torch.tensor(r["old_logp"]).bfloat16().float().numpy()
-    result = run("sampler_mismatch", rollouts=Rollouts.of(rows), delta=1e-3)
+    result = run("sampler_mismatch", rollouts=Rollouts.of(rows), beyond=1e-3)
     for r in rows:
         d = (r["old_logp"] - r["sampling_logp"])[r["response_mask"]].astype(float)
         same = result.table[np.isclose(result.table["sequence_log_ratio"], d.sum(), atol=1e-9)]
@@ -71,8 +71,8 @@ def test_what_is_missing_or_at_another_temperature_is_told() -> None:
     assert any("has no value in sampling_logp" in w for w in result.warnings)
     hot = [{**r, "temperature": np.float32(0.7)} for r in logs.full()]
     assert any("another temperature" in w for w in run("sampler_mismatch", rollouts=Rollouts.of(hot)).warnings)
-    with pytest.raises(InputError, match="delta"):
-        run("sampler_mismatch", rollouts=Rollouts.of(logs.full()), delta=0.0)
+    with pytest.raises(InputError, match="beyond"):
+        run("sampler_mismatch", rollouts=Rollouts.of(logs.full()), beyond=0.0)
 
 
 def test_page_run_shows_it_over_steps_beside_the_training_log(tmp_path: Path) -> None:

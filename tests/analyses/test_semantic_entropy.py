@@ -85,7 +85,7 @@ def test_answers() -> None:
 
 def test_unparsed_answers_are_each_their_own_beside_parsed_ones(tmp_path: Path) -> None:
     given = planted(tmp_path, {"a": ["ans 3", "ans 3", "3 ans", "7 ans"], "b": ["7 ans"] * 4})
-    made = run("semantic_entropy", **given, answer=r"ans (\S+)")
+    made = run("semantic_entropy", **given, pattern=r"ans (\S+)")
     found = made.table.set_index("item")["frequency_nats"]
     assert found["a"] == pytest.approx(1.5 * np.log(2))
     assert found["b"] == pytest.approx(np.log(4))
@@ -103,7 +103,7 @@ def test_plans_have_the_entropy_of_their_grams() -> None:
 
 
 def test_planted_groups(tmp_path: Path) -> None:
-    result = run("semantic_entropy", **example(tmp_path), answer=r"ans (\S+)")
+    result = run("semantic_entropy", **example(tmp_path), pattern=r"ans (\S+)")
     a, b = result.table.set_index("item").loc[["a", "b"]].to_dict("records")
     assert (a["n_clusters"], a["n_unparsed"], b["n_clusters"]) == (3, 1, 1)
     assert a["frequency_nats"] == pytest.approx(entropy_of(np.array([0.5, 0.25, 0.25])))
@@ -117,4 +117,4 @@ def test_bad_patterns_are_refused(tmp_path: Path) -> None:
     given = example(tmp_path)
     for pattern in ("(", "ans"):
         with pytest.raises(InputError, match="pattern"):
-            run("semantic_entropy", **given, answer=pattern)
+            run("semantic_entropy", **given, pattern=pattern)

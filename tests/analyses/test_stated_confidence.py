@@ -117,6 +117,6 @@ def test_what_cannot_be_read_is_told() -> None:
     with pytest.raises(InputError, match="no column"):
         get("stated_confidence")(rows, source="column")
     with pytest.raises(InputError, match="no group"):
-        get("stated_confidence")(rows, pattern="sure")
+        get("stated_confidence")(rows, confidence_pattern="sure")
     few = get("stated_confidence")(Result.of(said(0.5, 4, 0)))
     assert set(answers(few).values()) == {UNJUDGED}

@@ -18,7 +18,7 @@ from tests import tiny
 def example(folder: Path) -> dict[str, Any]:
     made = tiny.series(folder, steps=(0, 10))
     pair = {"base": str(made / "checkpoint-0"), "tuned": str(made / "checkpoint-10")}
-    return {**pair, "prompts": tiny.twelve_items().limit(4), "layers": (1,), "steps": 1}
+    return {**pair, "prompts": tiny.twelve_items().limit(4), "layers": (1,), "updates": 1}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_planted_bias_is_one_vector(pair: Any) -> None:
     base, tuned = pair
     vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
     with tuned.edited(add("mlp_out.1", vector)):
-        result = tuning_vector(base, tuned, tiny.twelve_items(), layers=(0, 1), steps=5, batch_size=12)
+        result = tuning_vector(base, tuned, tiny.twelve_items(), layers=(0, 1), updates=5, batch_size=12)
     share = result.data["share"]
     assert float(share.sel(layer=1, arm="fitted")) == pytest.approx(1, abs=1e-4)
     assert float(share.sel(layer=1, arm="mean_difference")) == pytest.approx(1, abs=1e-4)
@@ -45,7 +45,7 @@ def test_a_rotation_is_not(pair: Any) -> None:
     base, tuned = pair
     turn = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(1))).Q
     with tuned.edited(Edit("resid_post.1", lambda x: x @ turn)):
-        result = tuning_vector(base, tuned, tiny.twelve_items(), layers=(1,), steps=15, batch_size=12)
+        result = tuning_vector(base, tuned, tiny.twelve_items(), layers=(1,), updates=15, batch_size=12)
     assert float(result.data["share"].sel(layer=1, arm="fitted")) < 0.6
     assert result.claims[0].answer == "none found"
 

@@ -32,7 +32,7 @@ def example(folder: Path) -> dict[str, Any]:
     made = tiny.series(folder, steps=(0, 10))
     other = moved(made / "checkpoint-0", folder / "other" / "checkpoint-10", seed=5)
     return {"base": [Checkpoint.of(made / "checkpoint-0")], "tuned": [Checkpoint.of(made / "checkpoint-10")],
-            "other": [Checkpoint.of(other)], "top_k": 2}  # fmt: skip
+            "other": [Checkpoint.of(other)], "rank": 2}  # fmt: skip
 
 
 def moved(base: Path, out: Path, seed: int = 0, change: Any = None, dtype: Any = torch.float32) -> Path:
@@ -53,7 +53,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def landed(base: Path, *tuned: Path, **options: Any) -> Any:
     named = dict(zip(("tuned", "other"), ([Checkpoint.of(t)] for t in tuned), strict=False))
-    return run("update_landing", base=[Checkpoint.of(base)], **named, **{"top_k": 2, **options})
+    return run("update_landing", base=[Checkpoint.of(base)], **named, **{"rank": 2, **options})
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -159,8 +159,8 @@ def test_what_was_stored_rounded_is_not_judged_sparse(base: Path, tmp_path: Path
 
 
 def test_bad_input_is_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="top_k=0"):
-        landed(base, base, top_k=0)
+    with pytest.raises(InputError, match="rank=0"):
+        landed(base, base, rank=0)
     with pytest.raises(InputError, match="one checkpoint is what updates are counted from"):
         run("update_landing", base=[Checkpoint.of(base)] * 2, tuned=[Checkpoint.of(base)])
     nan = moved(base, tmp_path / "nan", change=lambda w, g: torch.full_like(w, torch.nan))

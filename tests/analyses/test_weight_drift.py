@@ -55,17 +55,17 @@ def test_a_rank_one_update_has_rank_one_and_its_angle(pair):
     change(tuned, GATE, 0.5 * np.outer(u[:, 0], vt[0]))
     found = row(weight_drift(base, tuned))
     assert found["stable_rank"] == pytest.approx(1.0, abs=1e-4)
-    one = row(weight_drift(base, tuned, top_k=1))
+    one = row(weight_drift(base, tuned, rank=1))
     assert one["angle_left"] < 0.5 and one["angle_right"] < 0.5
     change(tuned, GATE, 0.5 * np.outer(u[:, -1], vt[-1]) - 0.5 * np.outer(u[:, 0], vt[0]))
-    weakest = row(weight_drift(base, tuned, top_k=1))
+    weakest = row(weight_drift(base, tuned, rank=1))
     assert weakest["angle_left"] > 89 and weakest["angle_right"] > 89
 
 
 def test_a_random_update_has_the_angle_of_chance(pair):
     base, tuned = pair
     change(tuned, GATE, np.random.default_rng(1).normal(size=base.weights()[GATE].shape))
-    found = row(weight_drift(base, tuned, top_k=4))
+    found = row(weight_drift(base, tuned, rank=4))
     for side in ("left", "right"):
         assert found[f"angle_{side}"] == pytest.approx(found[f"angle_chance_{side}"], abs=12), side
     assert 40 < found["angle_chance_left"] < 90
@@ -105,8 +105,8 @@ def test_tied_weights_are_counted_once(tmp_path):
 
 def test_bad_input_is_refused(pair, tmp_path):
     base, tuned = pair
-    with pytest.raises(InputError, match="top_k=0"):
-        weight_drift(base, tuned, top_k=0)
+    with pytest.raises(InputError, match="rank=0"):
+        weight_drift(base, tuned, rank=0)
     change(tuned, GATE, np.full(base.weights()[GATE].shape, np.nan))
     with pytest.raises(InputError, match=r"gate_proj\.weight is not finite"):
         weight_drift(base, tuned)

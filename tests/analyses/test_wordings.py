@@ -54,14 +54,16 @@ def test_the_same_answers_differ_by_nothing() -> None:
 
 
 def test_a_reference_by_name_turns_the_sign_and_a_lonely_wording_is_told() -> None:
-    assert cell(wordings(answered(), reference="story"), "difference", variant="as written") == pytest.approx(0.4)
+    assert cell(wordings(answered(), reference_wording="story"), "difference", variant="as written") == pytest.approx(
+        0.4
+    )
     some = answered()
     fewer = Result.of(some.table.drop(index=0), some.data)
     made = wordings(fewer)
     assert made.warnings == ["1 problem(s) without the wording 'as written' beside: p0"]
     assert int(made.data["difference_n"].sel(variant="story").squeeze()) == 9
     with pytest.raises(InputError, match="the wordings are"):
-        wordings(answered(), reference="poem")
+        wordings(answered(), reference_wording="poem")
     with pytest.raises(InputError, match="column `variant`"):
         wordings(Result.of(some.table.drop(columns="variant"), some.data))
 

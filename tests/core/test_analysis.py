@@ -23,6 +23,7 @@ def sample(
     *,
     kind: Literal["a", "b"] = "a",
     layers: tuple[int, ...] | None = None,
+    words: tuple[str, ...] = (),
     on: bool = True,
 ) -> Result:
     """A sample.
@@ -31,6 +32,7 @@ def sample(
         kind: which one, told
             over two lines.
         layers: which layers.
+        words: any.
         on: whether.
     """
     raise NotImplementedError
@@ -45,15 +47,17 @@ def test_inputs_and_options_are_read_off_the_signature_without_torch_types() -> 
         "earlier": ("Result", True, "perplexity"),
     }
     assert sample.arity == "pair"
-    assert [o.name for o in sample.options] == ["kind", "layers", "on"]
+    assert [o.name for o in sample.options] == ["kind", "layers", "words", "on"]
     assert sample.option("kind").choices == ("a", "b")
     assert sample.option("kind").help == "which one, told over two lines."
 
 
 def test_options_are_completed_and_checked() -> None:
-    assert checked_options(sample, {"on": False}) == {"kind": "a", "layers": None, "on": False}
+    assert checked_options(sample, {"on": False}) == {"kind": "a", "layers": None, "words": (), "on": False}
     with pytest.raises(InputError, match=r"kind='c' is not one of \['a', 'b'\]"):
         checked_options(sample, {"kind": "c"})
+    with pytest.raises(InputError, match=r"words='one' is one text; a list is expected, such as \['one'\]"):
+        checked_options(sample, {"words": "one"})
     with pytest.raises(InputError, match="Did you mean layers"):
         checked_options(sample, {"layer": 3})
 

@@ -55,7 +55,7 @@ QUICK = {
     "cross_patching": {"draws": 20},
     "counterfactual_mlp": {"draws": 1, "ablations": ("zero",)},
     "trajectories": {"draws": 10, "permutations": 10},
-    "neural_ode": {"components": 3, "hidden": 4, "steps": 4, "seeds": 1, "permutations": 10, "draws": 10},
+    "neural_ode": {"components": 3, "hidden": 4, "updates": 4, "seeds": 1, "permutations": 10, "draws": 10},
     "linear_probe": {"folds": 2, "permutations": 2, "draws": 10},
     "mlp_key_steering": {"draws": 1, "alphas": (0.0, 1.0), "top_n": 2},
 }
