@@ -80,9 +80,9 @@ def key_size(
         for site in sites:
             w = weights.to(trace[site].device)
             for row, item in enumerate(batch.items):
-                at = w[row] > 0
+                read = w[row] > 0
                 named = {"item": item.id, "group": item.group, "answer_kind": item.answer_kind, "layer": site.layer}
-                rows.append({**named, **sizes(trace[site][row, at].float(), w[row, at])})
+                rows.append({**named, **sizes(trace[site][row, read].float(), w[row, read])})
     table = pd.DataFrame(rows).sort_values(["item", "answer_kind", "layer"], kind="stable")
     total = table.groupby(["item", "answer_kind"])["key_mean"].transform("sum")
     table["key_share"] = (table["key_mean"] / total.where(total > 0)).to_numpy()

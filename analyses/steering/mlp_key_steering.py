@@ -20,18 +20,15 @@ Control: random neurons, neurons of equal |k|, random directions of equal norm a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-import probe
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve, heatmap
-from analyses.core.reading.grading import grader
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.steering._dose_response import dose_response
@@ -42,10 +39,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame as Table
     from plotly.graph_objects import Figure
 
-    from analyses.steering._arms import Placebos, Run
     from analyses.steering._neurons import Selection
-    from probe import Model, Prompts, TokenBatch
-    from probe.replay import Clean
+    from probe import Model, Prompts
 
 Cells: TypeAlias = dict[str, Any]
 """Cells of a row by column."""
@@ -102,39 +97,31 @@ def mlp_key_steering(
         steer_at: where responses are steered: prompt and generated tokens, or generated ones only.
         seed: split, the placebos and the bootstrap.
     """
-    from analyses.steering._arms import completions, key_arms, responses, target_groups
-    from analyses.steering._plain_gate import prove_keys
+    from analyses.steering._arms import target_groups
+    from analyses.steering._choosing import OWN, Choosing, given, layers_of
+    from analyses.steering._steered_keys import Steering, placebos_of
 
-    if max_new_tokens and selection == "item":
+    is_own, doses = selection == "item", _doses(alphas)
+    if max_new_tokens and is_own:
         raise InputError("max_new_tokens with selection='item' is not possible: one generation has one set of neurons")
-    doses = _doses(alphas)
-    wanted, warnings = _layers(model, layers, anchor_adapter, role)
+    wanted, warnings = layers_of(model, layers, anchor_adapter, role)
     groups = target_groups(prompts, targets)
-    is_split = neurons is None and selection == "split"
-    chooses, measures = _split(prompts, targets, selection_share, seed, top_n) if is_split else (prompts, prompts)
     tokenized: Cells = {"batch_size": batch_size, "template": template, "boundary": boundary}
-    pick: Cells = {"score": score, "bonus": bonus, "read_at": read_at, "is_own": selection == "item"}
-    chosen = _chosen(model, model.batches(chooses, **tokenized), wanted, top_n, pick, neurons)
-    against = {n: _placebos(chosen, n, placebos, draws, seed, warnings) for n in wanted}
-    if selection == "item" and neurons is None:
-        warnings.append("selection=item: each item's neurons were chosen with the answer they are measured on")
-    treatment = score if neurons is None else "given"
-
-    def runs(clean: Clean) -> Iterator[Run]:
-        for layer in wanted:
-            yield from key_arms(clean, layer, doses, treatment, chosen.mask(layer, clean.batch), against[layer])
-
-    measured = model.batches(measures, **tokenized)
-    prove_keys(model, measured[0], {n: chosen.mask(n, measured[0]) for n in (wanted[0], wanted[-1])})
-    table = responses(model, measured, runs, what="MLP key steering")
+    if neurons is None:
+        choosing = Choosing(wanted, targets, score, bonus, read_at, top_n, is_own, selection_share, seed)
+        chosen, measures = choosing.chosen(model, prompts, tokenized)
+    else:
+        chosen, measures = given(model, model.batches(prompts, **tokenized), wanted, neurons), prompts
+    against = {n: placebos_of(chosen, n, placebos, draws, seed, warnings) for n in wanted}
+    warnings += [OWN] if is_own and neurons is None else []
+    steering = Steering(score if neurons is None else "given", chosen, doses, against)
+    table = steering.measured(model, measures, tokenized)
     if max_new_tokens:
-        arms = {n: (treatment, chosen, against[n]) for n in wanted}
         how: Cells = {"max_new_tokens": max_new_tokens, "steer_at": steer_at}
         how |= {"template": template, "batch_size": batch_size}
-        answered = completions(model, measures, arms, doses, grader(grade, pattern), **how)
-        table = table.merge(answered, how="left")
+        table = table.merge(steering.answered(model, measures, grade, pattern, **how), how="left")
     table = table.sort_values(["layer", "arm", "draw", "alpha", "group", "item", "answer_kind"], kind="stable")
-    return _result(table, chosen, treatment, groups, seed, warnings)
+    return _result(table, chosen, steering.treatment, groups, seed, warnings)
 
 
 def _doses(alphas: Sequence[float]) -> list[float]:
@@ -142,95 +129,6 @@ def _doses(alphas: Sequence[float]) -> list[float]:
     if bad or not alphas:
         raise InputError(f"alphas={list(alphas)}: {bad or 'none'}; expected finite numbers (1 changes nothing)")
     return sorted({*map(float, alphas), 1.0})
-
-
-def _layers(model: Model, layers: Sequence[str], verdict: Result | None, role: str) -> tuple[list[int], list[str]]:
-    """Layers to steer, and what to know about them."""
-
-    if tuple(layers) == ("from-verdict",):
-        return _found(model, verdict, role)
-    if tuple(layers) == ("all",):
-        return list(range(model.shape.n_layers)), []
-    wrong = [x for x in layers if not str(x).lstrip("-").isdigit()]
-    if wrong or not layers:
-        raise InputError(f"layers={list(layers)}: {wrong or 'none'}; expected layer numbers, all or from-verdict")
-    return probe.weights.check_layers(model, sorted({int(x) for x in layers})), []
-
-
-def _found(model: Model, verdict: Result | None, role: str) -> tuple[list[int], list[str]]:
-    if verdict is None:
-        raise InputError(
-            "layers=from-verdict needs an anchor_adapter result: give --anchor-adapter KEY, or name layers"
-        )
-    depth = verdict.data.sizes.get("layer", model.shape.n_layers)
-    if depth != model.shape.n_layers:
-        raise InputError(
-            f"the verdict is about a model of {depth} layers, this one has {model.shape.n_layers}; name layers"
-        )
-    rows = verdict.table[verdict.table["role"] == role]
-    if rows.empty or rows["first_layer"].isna().all():
-        raise InputError(f"the verdict is: {verdict.verdict} There is no {role} to steer; name layers to steer anyway")
-    row = rows.iloc[0]
-    note = (
-        [] if row["verdict"] == role else [f"the verdict on the {role} is {row['verdict']}: its best window is steered"]
-    )
-    return list(range(int(row["first_layer"]), int(row["last_layer"]) + 1)), note
-
-
-def _split(prompts: Prompts, targets: Sequence[str], share: float, seed: int, top_n: int) -> tuple[Prompts, Prompts]:
-    """Items to choose neurons on and items to measure; of a whole layer nothing is chosen, so all are measured."""
-    from analyses.steering._arms import halves, target_groups
-
-    if not top_n:
-        return prompts.where(group=target_groups(prompts, targets)), prompts
-    return halves(prompts, targets, share, seed)
-
-
-def _chosen(
-    model: Model,
-    batches: Sequence[TokenBatch],
-    layers: Sequence[int],
-    top_n: int,
-    pick: Cells,
-    neurons: pd.DataFrame | None,
-) -> Selection:
-
-    from analyses.steering._arms import as_mask
-    from analyses.steering._neurons import choose
-
-    if neurons is None:
-        return choose(model, batches, layers, top_n, **pick)
-    missing = sorted({"layer", "neuron"} - set(neurons.columns))
-    if missing:
-        raise InputError(f"neurons has no column {missing}; it has {list(neurons.columns)}")
-    without = sorted(set(layers) - set(neurons["layer"]))
-    if without:
-        raise InputError(
-            f"neurons names none in layers {without}; name the layers it has: {sorted(set(neurons['layer']))}"
-        )
-    d_mlp = model.shape.d_mlp
-    given = {n: as_mask(neurons.loc[neurons["layer"] == n, "neuron"].astype(int).tolist(), d_mlp) for n in layers}
-    return replace(choose(model, batches, layers, 1, bonus=0.0), fixed=given, score={}, own={})
-
-
-def _placebos(
-    chosen: Selection, layer: int, names: Sequence[str], draws: int, seed: int, warnings: list[str]
-) -> Placebos:
-    """A layer's placebos; one for which too few other neurons are left is left out, which `warnings` then says."""
-    from analyses.steering._arms import PLACEBOS, Placebos, drawn_neurons
-
-    unknown = [name for name in names if name not in PLACEBOS]
-    if unknown or (names and draws < 1):
-        raise InputError(
-            f"placebos={list(names)}, draws={draws}; expected some of {', '.join(PLACEBOS)}, 1 draw or more"
-        )
-    mask = chosen.fixed[layer]
-    kinds = [name for name in names if name != "random_direction"]
-    if kinds and 2 * int(mask.sum()) > len(mask):
-        warnings.append(f"layer {layer}: {int(mask.sum())} of {len(mask)} neurons steered, too few left for {kinds}")
-        kinds = []
-    drawn = {kind: drawn_neurons(kind, chosen, layer, draws, seed) for kind in kinds}
-    return Placebos(drawn, draws if "random_direction" in names else 0, seed)
 
 
 def _result(
