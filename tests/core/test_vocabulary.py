@@ -11,7 +11,7 @@ import analyses
 from analyses.core import vocabulary
 from analyses.core.analysis import Option, analysis
 from analyses.core.result import Result
-from analyses.core.running.functions import _AROUND as AROUND
+from analyses.core.running.functions import _AROUND as AROUND  # pyright: ignore[reportPrivateUsage]
 from analyses.core.vocabulary import OTHERWISE, WORDS, Word
 from apps.command.options import ENGINE_SETTINGS, MODEL_SETTINGS, PLAN_SETTINGS, analysis_command, flags
 
