@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -63,7 +64,7 @@ def shards(store: Store) -> dict[Path, int]:
 
 
 def workers() -> list[int]:
-    """Process ids of the Ray workers that this process has started."""
+    """Process ids of the Ray workers below this process, in a cluster started by a sweep or by `crew`."""
     found: list[int] = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -75,6 +76,20 @@ def workers() -> list[int]:
 @pytest.fixture(scope="module")
 def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     return swept(folder, Store(tmp_path_factory.mktemp("alone")))
+
+
+@pytest.fixture(scope="module")
+def crew(tmp_path_factory: pytest.TempPathFactory):
+    """Two workers of one cluster for the tests here: starting a cluster takes longer than what most of them ask."""
+    home = tmp_path_factory.mktemp("crew")
+    with ExitStack() as ended:
+        yield Engine("ray", 2, standing(home, {"PYTHONPATH": str(ROOT)}, ended))
+
+
+@pytest.fixture(scope="module")
+def one(crew: Engine) -> Engine:
+    """One of them: what starts in a worker is nearly all the time these tests take."""
+    return replace(crew, workers=1)
 
 
 def same(a, b) -> None:
@@ -95,7 +110,7 @@ def test_two_workers_give_what_one_process_gives(folder: Path, alone, tmp_path: 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.verify)])
 def test_killed_workers_lose_nothing_and_repeat_nothing_finished(
-    folder: Path, alone, tmp_path: Path, kills: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, alone, tmp_path: Path, kills: int, monkeypatch: pytest.MonkeyPatch, crew: Engine
 ) -> None:
     store, seen, left = Store(tmp_path), {}, [kills]
     ended = threading.Event()
@@ -111,7 +126,7 @@ def test_killed_workers_lose_nothing_and_repeat_nothing_finished(
     hunter = threading.Thread(target=hunt)
     hunter.start()
     try:
-        found = swept(folder, store, engine=Engine("ray", 2))
+        found = swept(folder, store, engine=crew)
     finally:
         ended.set()
         hunter.join()
@@ -120,7 +135,7 @@ def test_killed_workers_lose_nothing_and_repeat_nothing_finished(
     assert {p: t for p, t in shards(store).items() if p in seen} == seen  # what was there was not written again
 
 
-def test_a_killed_driver_resumes(folder: Path, alone) -> None:
+def test_a_killed_driver_resumes(folder: Path, alone, one: Engine) -> None:
     quiet = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     store = Store(folder / "killed")
     command = [sys.executable, "-c", DRIVER, str(folder)]
@@ -128,7 +143,7 @@ def test_a_killed_driver_resumes(folder: Path, alone) -> None:
         until(lambda: shards(store), driver)
         driver.kill()
     before = shards(store)
-    same(swept(folder, store, engine=Engine("ray", 2)), alone)
+    same(swept(folder, store, engine=one), alone)
     assert {p: t for p, t in shards(store).items() if p in before} == before
 
 
@@ -149,12 +164,17 @@ def other_code(tmp_path_factory: pytest.TempPathFactory):
             for name in ("probe", "analyses", "apps"):
                 shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
             change(home / "analyses" / "core" / "running" / "workers.py")
-            ours = {"PYTHONPATH": str(home), "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(home)}
-            while (address := head(home, {**os.environ, **module.PATIENT, **ours}, ended)) is None:
-                pass
-            return address
+            return standing(home, {"PYTHONPATH": str(home)}, ended)
 
         yield cluster
+
+
+def standing(home: Path, environment: dict[str, str], ended: ExitStack) -> str:
+    """Address of a cluster that lasts as long as `ended`."""
+    ours = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(home), **environment}
+    while (address := head(home, {**os.environ, **module.PATIENT, **ours}, ended)) is None:
+        pass
+    return address
 
 
 def head(home: Path, environment: dict[str, str], ended: ExitStack) -> str | None:
@@ -162,7 +182,7 @@ def head(home: Path, environment: dict[str, str], ended: ExitStack) -> str | Non
     port, log = free_port(), home / "ray.log"
     # Names of sockets are short, and pytest's folders lie deep.
     folder = ended.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
-    words = [f"--port={port}", "--num-cpus=1", "--include-dashboard=false", f"--temp-dir={folder}"]
+    words = [f"--port={port}", "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={folder}"]
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", *words]
     with log.open("w") as out:
         ray = ended.enter_context(started(command, env=environment, cwd=home, stdout=out, stderr=subprocess.STDOUT))
@@ -211,15 +231,17 @@ def test_workers_with_other_code_are_refused_with_both_versions(folder: Path, ot
     assert not shards(Store(folder / "refused"))
 
 
-def test_no_room_for_a_worker_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_a_worker_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: Engine
+) -> None:
     monkeypatch.setattr(module, "PLACING", 2.0)
     monkeypatch.setattr("analyses.core.running.sweep._weights", lambda *_: 1e12)
     with pytest.raises(ProbeError, match=r"no worker started in 2 s: each needs .*'memory': 1000000000000\b"):
-        swept(folder, Store(tmp_path), engine=Engine("ray", 1))
+        swept(folder, Store(tmp_path), engine=one)
 
 
 def test_a_worker_that_stands_still_holds_nobody_up(
-    folder: Path, alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crew: Engine
 ) -> None:
     """One of two workers is stopped (not killed) in the middle; the other one takes its task too."""
     monkeypatch.setattr(module, "PATIENCE", 1.0)
@@ -234,21 +256,24 @@ def test_a_worker_that_stands_still_holds_nobody_up(
     hunter = threading.Thread(target=stop_one)
     hunter.start()
     try:
-        found = swept(folder, Store(tmp_path), engine=Engine("ray", 2))
+        found = swept(folder, Store(tmp_path), engine=crew)
     finally:
         ended.set()
         hunter.join()
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)  # the cluster is needed on
     assert stopped
     same(found, alone)
 
 
-def test_a_checkpoint_that_a_worker_cannot_load_is_told_at_the_end(folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_a_worker_cannot_load_is_told_at_the_end(folder: Path, tmp_path: Path, one: Engine) -> None:
     series = shutil.copytree(folder / "series", tmp_path / "series")
     broken = load_file(series / "checkpoint-10" / "model.safetensors")
     broken["model.norm.weight"] *= float("nan")
     save_file(broken, series / "checkpoint-10" / "model.safetensors", {"format": "pt"})
     given = {"checkpoints": series, "prompts": folder / "items.jsonl"}
-    found = sweep("perplexity", **given, store=Store(tmp_path / "results"), engine=Engine("ray", 2))
+    found = sweep("perplexity", **given, store=Store(tmp_path / "results"), engine=one)
     alone = sweep("perplexity", **given)
     same(found, alone)
     assert sorted(set(found.table["step"])) == [0, 20, 30]
@@ -256,18 +281,20 @@ def test_a_checkpoint_that_a_worker_cannot_load_is_told_at_the_end(folder: Path,
     assert "not finite" in found.record["failed"][0]["error"]
 
 
-def test_shards_of_items_go_to_workers_and_are_joined(folder: Path, tmp_path: Path) -> None:
+def test_shards_of_items_go_to_workers_and_are_joined(folder: Path, tmp_path: Path, crew: Engine) -> None:
     """One checkpoint, more items than a shard holds: both workers have something to do."""
     lines = [f'{{"id": "q{n}", "prompt": "{n} + 1?", "answer": " {n + 1}"}}' for n in range(SHARD_ITEMS + 9)]
     (tmp_path / "many.jsonl").write_text("\n".join(lines))
     given = {"checkpoints": [str(folder / "series" / "checkpoint-10")], "prompts": tmp_path / "many.jsonl"}
     store = Store(tmp_path / "results")
-    found = sweep("perplexity", **given, store=store, engine=Engine("ray", 2))
+    found = sweep("perplexity", **given, store=store, engine=crew)
     same(found, sweep("perplexity", **given))
     assert len(shards(store)) == 3, "two shards and what was made of them"
 
 
-def test_a_full_disk_is_told_as_it_is_and_what_is_finished_stays(folder: Path, alone, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_as_it_is_and_what_is_finished_stays(
+    folder: Path, alone, tmp_path: Path, one: Engine
+) -> None:
     """A file system of one megabyte, nearly full: a worker's member does not fit."""
     small = tmp_path / "small"
     small.mkdir()
@@ -278,31 +305,31 @@ def test_a_full_disk_is_told_as_it_is_and_what_is_finished_stays(folder: Path, a
         filler = small / "filler"
         filler.write_bytes(b"0" * (900 * 1024))
         with pytest.raises(StoreError, match="the disk is full"):
-            swept(folder, Store(small), engine=Engine("ray", 1))
+            swept(folder, Store(small), engine=one)
         filler.unlink()
-        same(swept(folder, Store(small), engine=Engine("ray", 1)), alone)
+        same(swept(folder, Store(small), engine=one), alone)
     finally:
         subprocess.run(["umount", "-l", small], check=False)
 
 
-def test_an_unreadable_shard_is_computed_again(folder: Path, alone, tmp_path: Path) -> None:
+def test_an_unreadable_shard_is_computed_again(folder: Path, alone, tmp_path: Path, one: Engine) -> None:
     store = Store(tmp_path)
-    swept(folder, store, engine=Engine("ray", 1))
+    swept(folder, store, engine=one)
     (result,) = store.records()
     store.drop("perplexity", result["key"])
     broken = min(shards(store)).parent / "table.parquet"
     broken.write_bytes(broken.read_bytes()[:100])
     others = {p: t for p, t in shards(store).items() if p.parent != broken.parent}
-    same(swept(folder, store, engine=Engine("ray", 1)), alone)
+    same(swept(folder, store, engine=one), alone)
     assert {p: t for p, t in shards(store).items() if p in others} == others
 
 
-def test_a_store_without_write_rights_is_refused(folder: Path) -> None:
+def test_a_store_without_write_rights_is_refused(folder: Path, one: Engine) -> None:
     with pytest.raises(StoreError, match=r"cannot write /proc/.*"):
-        swept(folder, Store(Path("/proc/results")), engine=Engine("ray", 1))
+        swept(folder, Store(Path("/proc/results")), engine=one)
 
 
-def test_a_bad_input_found_by_a_worker_is_told_as_it_is(folder: Path, tmp_path: Path) -> None:
+def test_a_bad_input_found_by_a_worker_is_told_as_it_is(folder: Path, tmp_path: Path, one: Engine) -> None:
     (folder / "long.jsonl").write_text(f'{{"id": "long", "prompt": "{"word " * 5000}", "answer": " 1"}}')
     with pytest.raises(InputError, match="long"):
         sweep(
@@ -310,5 +337,5 @@ def test_a_bad_input_found_by_a_worker_is_told_as_it_is(folder: Path, tmp_path: 
             checkpoints=folder / "series",
             prompts=folder / "long.jsonl",
             store=Store(tmp_path),
-            engine=Engine("ray", 1),
+            engine=one,
         )
