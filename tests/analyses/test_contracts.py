@@ -13,6 +13,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests import crowded
 from tests.conftest import ROOT
 
 Inputs = Callable[[str], dict[str, Any]]
+Plain = Callable[[str], Result]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,12 @@ def inputs(models: dict[str, Any], prompts: Prompts, tmp_path_factory: pytest.Te
         return made[name]
 
     return of
+
+
+@pytest.fixture(scope="module")
+def plain(inputs: Inputs) -> Plain:
+    """The result of an analysis on its inputs, computed once for all tests here."""
+    return cache(lambda name: run(name, **inputs(name)))
 
 
 def _example(name: str, folder: Path) -> dict[str, Any] | None:
@@ -106,8 +114,8 @@ def test_documented(name: str) -> None:
 
 
 @every
-def test_runs_twice_the_same_and_survives_the_store(name: str, inputs: Inputs, tmp_path: Path) -> None:
-    first = run(name, **inputs(name))
+def test_runs_twice_the_same_and_survives_the_store(name: str, inputs: Inputs, plain: Plain, tmp_path: Path) -> None:
+    first = plain(name)
     second = run(name, store=Store(tmp_path), **inputs(name))
     same(first, second)
     assert first.key == second.key
@@ -119,8 +127,8 @@ def test_runs_twice_the_same_and_survives_the_store(name: str, inputs: Inputs, t
 
 
 @every
-def test_figures_build_and_are_labelled(name: str, inputs: Inputs) -> None:
-    result = run(name, **inputs(name))
+def test_figures_build_and_are_labelled(name: str, plain: Plain) -> None:
+    result = plain(name)
     drawn = [result]
     if get(name).arity != "result":  # what a sweep over two checkpoints gives is drawn by the same function
         drawn.append(join([{"step": 0}, {"step": 10}], [result, result]).with_record(**result.record))
@@ -140,8 +148,8 @@ def can_be_read(name: str, result: Result, size: dict[str, int]) -> None:
 
 @every
 @pytest.mark.verify
-def test_figures_of_a_real_run_can_be_read(name: str, inputs: Inputs) -> None:
-    can_be_read(name, run(name, **inputs(name)), crowded.LARGE)
+def test_figures_of_a_real_run_can_be_read(name: str, plain: Plain) -> None:
+    can_be_read(name, plain(name), crowded.LARGE)
 
 
 @every
@@ -162,18 +170,16 @@ NEEDS_MORE: dict[tuple[str, str], tuple[Any, ...]] = {
 
 
 @on_models
-def test_batch_size_changes_nothing(name: str, inputs: Inputs) -> None:
-    given = inputs(name)
-    same(run(name, **{**given, "batch_size": 5}), run(name, **{**given, "batch_size": 3}), tolerance=1e-5)
+def test_batch_size_changes_nothing(name: str, inputs: Inputs, plain: Plain) -> None:
+    same(plain(name), run(name, **{**inputs(name), "batch_size": 3}), tolerance=1e-5)
 
 
 @on_models
-def test_padding_side_changes_nothing(name: str, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = inputs(name)
-    left = run(name, **given)
+def test_padding_side_changes_nothing(name: str, inputs: Inputs, plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = plain(name)
     batches = Model.batches
     monkeypatch.setattr(Model, "batches", lambda self, p, **o: batches(self, p, **{**o, "padding": "right"}))
-    same(left, run(name, **given), tolerance=1e-5)
+    same(left, run(name, **inputs(name)), tolerance=1e-5)
 
 
 @on_pairs
