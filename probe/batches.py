@@ -80,6 +80,13 @@ def plan(
     """The batches: sorted by length (stable), every item exactly once; fixed by the inputs alone.
 
     Items of at most `turn` tokens share no batch with longer ones (see `probe.families.frequency_turn`).
+
+    Args:
+        encoded: tokenized items.
+        batch_size: items in a batch.
+        padding: side on which it is padded.
+        pad_id: id of the padding.
+        turn: number of tokens at which rotary frequencies change, None for never.
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}; expected at least 1")
@@ -107,7 +114,13 @@ def refuse_mixed(batch: TokenBatch, turn: int | None) -> None:
 
 
 def padded(chunk: Sequence[Encoded], padding: Padding = "left", pad_id: int = 0) -> TokenBatch:
-    """One batch of these items, rows in the order given."""
+    """One batch of these items, rows in the order given.
+
+    Args:
+        chunk: tokenized items.
+        padding: side on which it is padded.
+        pad_id: id of the padding.
+    """
     width = max(len(e.ids) for e in chunk)
 
     def rows(values: Sequence[Sequence[int]], fill: int, dtype: torch.dtype) -> Tensor:

@@ -91,13 +91,25 @@ class ByText(Handle):
         return logits
 
     def lens(self, text: Text, *, top_k: int = 5, template: Template | None = None) -> Lens:
-        """What every layer would say next at every position of one text (the logit lens); a table in a notebook."""
+        """What every layer would say next at every position of one text (the logit lens); a table in a notebook.
+
+        Args:
+            text: one text, or turns of a conversation.
+            top_k: most likely tokens kept at each position.
+            template: whether it goes through the chat template; by default where it is turns.
+        """
         return lens_of(self, self._one(text, "lens", template), top_k)
 
     def attention(
         self, text: Text, layer: int, *, heads: Sequence[int] | None = None, template: Template | None = None
     ) -> Attention:
         """Where the heads of a layer look in one text; `heads` chooses some of them.
+
+        Args:
+            text: one text, or turns of a conversation.
+            layer: the block, from 0.
+            heads: heads from 0, all by default.
+            template: whether it goes through the chat template; by default where it is turns.
 
         Raises:
             InputError: no such layer or head, several texts.
@@ -194,7 +206,13 @@ class ByText(Handle):
 
     @contextmanager
     def steered(self, dose: Dose, strength: float = 1.0, positions: Positions = "all") -> Generator[Self]:
-        """Within the block every run and generation is steered; nothing remains afterwards."""
+        """Within the block every run and generation is steered; nothing remains afterwards.
+
+        Args:
+            dose: a direction or neurons.
+            strength: how much of it; 0 of a direction changes nothing.
+            positions: which positions are changed.
+        """
         with self.edited(*dose.edits(strength, positions)):
             yield self
 

@@ -44,6 +44,11 @@ class Written:
 def asked(tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[str, object]) -> Written:
     """The conversation up to where the model's answer begins.
 
+    Args:
+        tokenizer: has the template.
+        item: the conversation.
+        options: variables of the template.
+
     Raises:
         InputError: no chat template, a template that refuses the conversation or rewrites its last text.
     """
@@ -56,6 +61,11 @@ def answered(tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[st
     """The conversation with the item's answer as the assistant's turn, cut behind the answer.
 
     What the template writes between its generation prompt and the answer is part of it, as in training.
+
+    Args:
+        tokenizer: has the template.
+        item: the conversation.
+        options: variables of the template.
 
     Raises:
         InputError: as `asked`; an answer of which the template leaves nothing.

@@ -171,6 +171,11 @@ def fitted(more: Float[Tensor, "pair d"], less: Float[Tensor, "pair d"], method:
     `mean difference`: mean of more - less (arXiv 2312.06681). `pca`: first right singular vector of the differences,
     not centred (arXiv 2310.01405). `logistic`: weights of a logistic regression (C = 1) of the side on the states.
 
+    Args:
+        more: states of the side that is led to.
+        less: states of the other side, pair by pair.
+        method: how it is fitted.
+
     Raises:
         InputError: an unknown method, or sides that do not differ.
     """
@@ -208,6 +213,11 @@ def ordered(more: Float[Tensor, "pair d"], less: Float[Tensor, "pair d"], method
     """Share of pairs whose `more` lies ahead of its `less` along the direction of all other pairs; NaN of one pair.
 
     Half is chance. It is of these texts: pairs that share a template are easy to tell apart.
+
+    Args:
+        more: states of the side that is led to.
+        less: states of the other side, pair by pair.
+        method: how it is fitted.
     """
     if len(more) < 2:
         return math.nan

@@ -60,6 +60,12 @@ def label(model: Handle) -> str:
 def require(values: Mapping[Site, Tensor], batch: TokenBatch, model: Handle, edited: bool = False) -> None:
     """Refuse values at sites [item pos ...] that are not finite at a real token.
 
+    Args:
+        values: site -> what was read there [item pos ...].
+        batch: the tokens.
+        model: the handle, named in the error.
+        edited: True where edits were open: the advice then names them.
+
     Raises:
         NotFiniteError: the earliest such site, its first item and position.
     """
@@ -105,7 +111,16 @@ def require_logits(logits: Float[Tensor, "row vocab"], where: Where, advice: str
 def require_run(
     model: Handle, batch: TokenBatch, read: Mapping[Site, Tensor], out: Tensor | None, which: str, edited: bool
 ) -> None:
-    """Refuse a run whose values at sites, or whose logits (`which`: all positions, or last), are not finite."""
+    """Refuse a run whose values at sites, or whose logits (`which`: all positions, or last), are not finite.
+
+    Args:
+        model: the handle, named in the error.
+        batch: the tokens.
+        read: site -> what was read there.
+        out: the logits, None where none were asked for.
+        which: `all` positions or the `last` prompt token.
+        edited: True where edits were open: the advice then names them.
+    """
     require(read, batch, model, edited)
     if out is not None and which == "all":
         require({Site("logits"): out}, batch, model, edited)
@@ -115,7 +130,14 @@ def require_run(
 
 
 def require_stream(model: Handle, tokens: Tokens, batch: TokenBatch, edits: Sequence[Edit]) -> None:
-    """The run again, the whole residual stream read: an error names the first state that is not finite."""
+    """The run again, the whole residual stream read: an error names the first state that is not finite.
+
+    Args:
+        model: the handle, named in the error.
+        tokens: ids, mask and positions of the run.
+        batch: the tokens.
+        edits: edits of the run.
+    """
     from probe.backends.visits import visitors
 
     stream = [Site("embed"), *(s for kind in ("resid_pre", "resid_mid", "resid_post") for s in model.sites(kind))]

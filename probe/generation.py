@@ -33,7 +33,17 @@ def generate(
     template: Template | None,
     on_text: OnText | None = None,
 ) -> Completions:
-    """Every completion, in the order of the prompts, then by sample (see `Model.generate`)."""
+    """Every completion, in the order of the prompts, then by sample (see `Model.generate`).
+
+    Args:
+        model: the handle.
+        prompts: texts, items or a batch.
+        edits: edits open while it generates.
+        sampling: temperature, top_p, samples, seed and lengths.
+        batch_size: prompts computed together, None for what fits.
+        template: whether prompts go through the chat template.
+        on_text: is called with texts while they grow.
+    """
     if isinstance(prompts, TokenBatch):
         (batch,) = prompt_batches(model, prompts, sampling, len(prompts), "none")
         return Completions(_done(model, [(encoded_of(batch), len(batch))], edits, sampling, on_text))
@@ -65,7 +75,13 @@ def _done(
 
 
 def prompts_at_once(model: Handle, encoded: Sequence[Encoded], sampling: Sampling) -> int:
-    """Prompts to compute together if nobody says: up to `MOST_ROWS` rows that take at most `MOST_BYTES`."""
+    """Prompts to compute together if nobody says: up to `MOST_ROWS` rows that take at most `MOST_BYTES`.
+
+    Args:
+        model: the handle.
+        encoded: the tokenized prompts.
+        sampling: temperature, top_p, samples, seed and lengths.
+    """
     shape = model.shape
     longest = max((len(e.ids) for e in encoded), default=1) + sampling.max_new_tokens
     row = 2 * shape.n_layers * shape.n_kv_heads * shape.d_head * longest * model.dtype.itemsize
@@ -97,7 +113,15 @@ def _parts(
 def prompt_batches(
     model: Handle, prompts: Prompts | TokenBatch, sampling: Sampling, batch_size: int, template: Template
 ) -> list[TokenBatch]:
-    """Left-padded batches of prompts alone; every prompt leaves room for the new tokens."""
+    """Left-padded batches of prompts alone; every prompt leaves room for the new tokens.
+
+    Args:
+        model: the handle.
+        prompts: items or a batch.
+        sampling: temperature, top_p, samples, seed and lengths.
+        batch_size: prompts in a batch.
+        template: whether prompts go through the chat template.
+    """
     if isinstance(prompts, TokenBatch):
         batch = _without_answers(prompts, model.shape.n_ctx - sampling.max_new_tokens, model.pad_id)
         if model.turn is not None and len(batch) > 1 and _classes(batch.mask.sum(-1).tolist(), sampling, model.turn):

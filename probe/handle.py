@@ -120,7 +120,17 @@ class Handle:
         include_eos: bool = False,
         padding: Padding = "left",
     ) -> list[TokenBatch]:
-        """The prompts as padded batches for this tokenizer and context (see `probe.tokens`)."""
+        """The prompts as padded batches for this tokenizer and context (see `probe.tokens`).
+
+        Args:
+            prompts: the items.
+            batch_size: items in a batch.
+            template: whether prompts go through the chat template.
+            boundary: how prompt and answer are joined.
+            bos: put BOS before, or not; None as the handle does.
+            include_eos: end each answer with the end token.
+            padding: side on which it is padded.
+        """
         encoded = tokenize(
             self.tokenizer,
             prompts,

@@ -21,7 +21,13 @@ class Cell:
 
 
 def table(rows: Iterable[Sequence[object]], head: Sequence[str], caption: str = "") -> str:
-    """Rows of plain text under a head."""
+    """Rows of plain text under a head.
+
+    Args:
+        rows: cells of each row, escaped here.
+        head: names of the columns.
+        caption: text above it, "" for none.
+    """
     top = "".join(f"<th style='{_CELL}'>{escape(name)}</th>" for name in head)
     body = "".join(
         "<tr>" + "".join(f"<td style='{_CELL}'>{escape(str(value))}</td>" for value in row) + "</tr>" for row in rows
@@ -30,7 +36,13 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str], caption: str = 
 
 
 def grid(rows: Sequence[tuple[str, Sequence[Cell]]], head: Sequence[str], caption: str = "") -> str:
-    """A coloured grid: one named row of cells after another, columns named by `head`; wide ones scroll."""
+    """A coloured grid: one named row of cells after another, columns named by `head`; wide ones scroll.
+
+    Args:
+        rows: (name, cells) of each row.
+        head: names of the columns.
+        caption: text above it, "" for none.
+    """
     top = "".join(f"<th style='{_CELL}'>{escape(name)}</th>" for name in ("", *head))
     body = "".join(
         f"<tr><th style='{_CELL}'>{escape(name)}</th>{''.join(map(_td, cells))}</tr>" for name, cells in rows
@@ -88,7 +100,13 @@ def _caption(text: str) -> str:
 
 
 def table_of_html(rows: Iterable[Sequence[str]], head: Sequence[str], caption: str = "") -> str:
-    """Rows of cells that are HTML already, text wrapped and aligned to the left."""
+    """Rows of cells that are HTML already, text wrapped and aligned to the left.
+
+    Args:
+        rows: cells of each row, which are HTML already.
+        head: names of the columns.
+        caption: text above it, "" for none.
+    """
     style = "text-align:left;vertical-align:top;white-space:pre-wrap;padding:2px 8px"
     top = "".join(f"<th style='{style}'>{escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td style='{style}'>{cell}</td>" for cell in row) + "</tr>" for row in rows)
@@ -101,7 +119,13 @@ _DASHES = ("", "4 3", "1 3", "7 3")
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_name: str, y_name: str) -> str:
-    """A small line picture: one line a name, told apart by colour and dash; points say their values."""
+    """A small line picture: one line a name, told apart by colour and dash; points say their values.
+
+    Args:
+        series: name -> points (x, y) of its line; what is not finite is left out.
+        x_name: name of the horizontal axis.
+        y_name: name of the vertical axis.
+    """
     points = [p for line in series.values() for p in line if all(map(math.isfinite, p))]
     if not points:
         return ""

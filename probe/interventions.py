@@ -62,7 +62,14 @@ class Edit:
 
 
 def patch(site: Site | str, value: Tensor, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
-    """An edit that puts `value` (the site's shape, or one that broadcasts to it) in place."""
+    """An edit that puts `value` (the site's shape, or one that broadcasts to it) in place.
+
+    Args:
+        site: where, a `Site` or its name.
+        value: what takes its place, in the units of the site.
+        positions: `all`, named positions, or a mask [item pos].
+        phase: every step of a generation, or the prompt alone.
+    """
     place = Site.parse(site)
     what = f"patch at {place} {list(place.dims)}"
 
@@ -76,12 +83,25 @@ def patch(site: Site | str, value: Tensor, positions: Positions = "all", phase: 
 
 
 def zero(site: Site | str, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
-    """An edit that sets the site to 0 (zero ablation)."""
+    """An edit that sets the site to 0 (zero ablation).
+
+    Args:
+        site: where, a `Site` or its name.
+        positions: `all`, named positions, or a mask [item pos].
+        phase: every step of a generation, or the prompt alone.
+    """
     return Edit(Site.parse(site), lambda x: x.new_zeros(x.shape), positions, phase)
 
 
 def mean(site: Site | str, value: Tensor, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
-    """An edit that puts a mean the caller measured in place (mean ablation)."""
+    """An edit that puts a mean the caller measured in place (mean ablation).
+
+    Args:
+        site: where, a `Site` or its name.
+        value: the mean, of the site's shape or one that broadcasts to it.
+        positions: `all`, named positions, or a mask [item pos].
+        phase: every step of a generation, or the prompt alone.
+    """
     return patch(site, value, positions, phase)
 
 
@@ -92,7 +112,15 @@ def scale(
     positions: Positions = "all",
     phase: Phase = "every_step",
 ) -> Edit:
-    """An edit that multiplies the site by `alpha`, or only `neurons` (indices of its last dimension)."""
+    """An edit that multiplies the site by `alpha`, or only `neurons` (indices of its last dimension).
+
+    Args:
+        site: where, a `Site` or its name.
+        alpha: the factor; 1 changes nothing.
+        neurons: indices of the last dimension that are multiplied; all by default.
+        positions: `all`, named positions, or a mask [item pos].
+        phase: every step of a generation, or the prompt alone.
+    """
 
     def scaled(x: Tensor) -> Tensor:
         if neurons is None:
@@ -110,12 +138,26 @@ def add(
     positions: Positions = "all",
     phase: Phase = "every_step",
 ) -> Edit:
-    """An edit that adds `vector` (broadcast to the site's shape) to the site (steering)."""
+    """An edit that adds `vector` (broadcast to the site's shape) to the site (steering).
+
+    Args:
+        site: where, a `Site` or its name.
+        vector: what is added [d_model] or of a shape that broadcasts to the site, in its units.
+        positions: `all`, named positions, or a mask [item pos].
+        phase: every step of a generation, or the prompt alone.
+    """
     return Edit(Site.parse(site), lambda x: x + vector.to(x), positions, phase)
 
 
 def project_out(site: Site | str, direction: Tensor, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
-    """An edit that removes the span of `direction` ([d] or [k d], need not be orthonormal)."""
+    """An edit that removes the span of `direction` ([d] or [k d], need not be orthonormal).
+
+    Args:
+        site: where, a `Site` or its name.
+        direction: [d] or [k d] of any length above 0.
+        positions: `all`, named positions, or a mask [item pos].
+        phase: every step of a generation, or the prompt alone.
+    """
     rows = torch.atleast_2d(direction).detach().double()
     if not bool((rows.norm(dim=-1) > 0).all()):
         raise InputError("project_out: a direction is 0 (norm 0 has no direction)")

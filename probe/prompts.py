@@ -93,6 +93,12 @@ class Prompts:
         """The items of a table in memory; the other arguments and the errors are those of `read`.
 
         `rows`: a sequence of mappings, a pandas or polars frame, a pyarrow table, a `datasets` dataset.
+
+        Args:
+            rows: a sequence of mappings, a pandas or polars frame, a pyarrow table, a `datasets` dataset.
+            columns: how its columns are called, or the name of a schema.
+            answer_kind: kind of its answers.
+            source: what it is called in errors.
         """
         return cls(item_rows.items(tables.memory_rows(rows, source), columns, answer_kind, source), source)
 

@@ -110,7 +110,13 @@ def named_as_logged(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def check(model: Model, rollouts: Rollouts, at_temperature: bool = False) -> None:
-    """Raise if the log cannot be read by this model: context, empty prompts, temperature."""
+    """Raise if the log cannot be read by this model: context, empty prompts, temperature.
+
+    Args:
+        model: the checkpoint that reads them.
+        rollouts: the log.
+        at_temperature: divide logits by each response's sampling temperature.
+    """
     index = rollouts.index
     total = index["n_prompt"] + index["n_response"]
     long = index.loc[total > model.shape.n_ctx, "item"].unique()
@@ -210,6 +216,11 @@ def _reduced(logits: list[Tensor], ids: Tensor, reduce: Reduce, fine: int) -> li
 def response_batches(model: Model, table: pa.Table, batch_size: int) -> list[TokenBatch]:
     """Prompt and response ids of a table's rows as padded batches; `items[i].id` is the row's number.
 
+    Args:
+        model: the checkpoint that reads them.
+        table: rows with prompt_token_ids and response_token_ids.
+        batch_size: responses per forward pass.
+
     Raises:
         InputError: an id the model or its tokenizer does not have (another tokenizer's log).
     """
@@ -242,6 +253,13 @@ def recompute(
     Numbers are fp32 on the logged prefixes; tokens that are masked out get NaN. `logp_temperature` becomes the
     sampling temperature (or 1 with `at_temperature=False`). Columns of the same names are replaced: the model
     should be the checkpoint that sampled.
+
+    Args:
+        rollouts: the log.
+        model: the checkpoint that reads them.
+        out: Parquet file that is written.
+        batch_size: responses per forward pass.
+        at_temperature: divide logits by each response's sampling temperature.
 
     Raises:
         InputError: as in `token_values`.

@@ -49,6 +49,11 @@ def sample(
 
     Ids are ranked by probability first, so that a draw near a boundary moves to a token of like weight. Only the most
     probable are ranked where the draw is clearly one of them.
+
+    Args:
+        logits: of the next token.
+        sampling: temperature, top_p, seed and lengths.
+        uniform: a quantile in [0, 1) for each row.
     """
     probs = torch.softmax(logits.double() / sampling.temperature, -1)
     if probs.shape[-1] <= 2 * RANKED:
@@ -84,7 +89,13 @@ def _among(
 
 
 def ranked(probs: Float[Tensor, "row vocab"], top_p: float, uniform: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
-    """Ids at the given quantiles, all ranked."""
+    """Ids at the given quantiles, all ranked.
+
+    Args:
+        probs: probabilities, which need not sum to 1.
+        top_p: mass that may be drawn from.
+        uniform: a quantile in [0, 1) for each row.
+    """
     ranked, ids = torch.sort(probs, dim=-1, descending=True, stable=True)
     below = ranked.cumsum(-1)
     kept = ranked.masked_fill(below - ranked >= top_p, 0.0).cumsum(-1)
@@ -94,7 +105,13 @@ def ranked(probs: Float[Tensor, "row vocab"], top_p: float, uniform: Float[Tenso
 
 
 def uniforms(item: Item, number: int, sampling: Sampling) -> Float[Tensor, " step"]:
-    """Quantiles of a sample's tokens: one stream per (seed, item, sample), whatever else is computed beside it."""
+    """Quantiles of a sample's tokens: one stream per (seed, item, sample), whatever else is computed beside it.
+
+    Args:
+        item: whose sample.
+        number: which sample of it, from 0.
+        sampling: temperature, top_p, seed and lengths.
+    """
     digest = hashlib.sha256(f"{sampling.seed}|{item.id}|{number}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.rand(sampling.max_new_tokens, generator=generator, dtype=torch.float64)

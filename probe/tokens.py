@@ -117,6 +117,14 @@ def tokenize_prompts(
 ) -> list[Encoded]:
     """Each item's prompt alone (no answer), as generation meets it.
 
+    Args:
+        tokenizer: gives the ids.
+        prompts: the items.
+        template: whether prompts go through the chat template.
+        bos: put BOS before, or not; None as the tokenizer does.
+        template_options: variables of the template.
+        max_length: most tokens.
+
     Raises:
         InputError: prompts longer than `max_length` (their ids), a conversation without a template.
     """

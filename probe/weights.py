@@ -118,6 +118,11 @@ def select(model: Model, parts: Sequence[str], layers: Iterable[int] | None = No
 
     Without `layers`: everywhere, parts without a layer (embed, unembed, final norm) included.
 
+    Args:
+        model: the checkpoint.
+        parts: parts or groups of them, by name.
+        layers: blocks from 0, None for everywhere.
+
     Raises:
         InputError: an unknown part, one this family lacks, a layer out of range, `embed` or `unembed` alone
             where they are tied.
@@ -174,6 +179,11 @@ def revised(model: Model, chosen: Iterable[Place], change: Change) -> dict[str, 
     """New values, by parameter name, of the chosen places; the model itself stays as it is.
 
     Parameters that `change` returns unchanged are still listed; tied names get one and the same tensor.
+
+    Args:
+        model: the checkpoint.
+        chosen: the places.
+        change: (slot, value) -> new value of the same shape.
     """
     own, have = model.weights(), places(model)
     new: dict[str, Tensor] = {}

@@ -140,7 +140,13 @@ def _scored(
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, response: Any, pattern: str | None) -> slice | None:
-    """The response tokens that write the answer; None where it has none."""
+    """The response tokens that write the answer; None where it has none.
+
+    Args:
+        tokenizer: decodes the ids.
+        response: text and ids of a response.
+        pattern: where the answer stands, None for what the response marks.
+    """
     span = answer_span(response.text, pattern)
     if span is None:
         return None
@@ -163,7 +169,13 @@ def answer_span(text: str, pattern: str | None) -> tuple[int, int] | None:
 
 
 def calibration_error(confidence: Float[np.ndarray, " item"], correct: Float[np.ndarray, " item"], bins: int) -> float:
-    """Equal-mass ECE in [0, 1]: mean over items of |bin accuracy - bin confidence|; NaN for no items."""
+    """Equal-mass ECE in [0, 1]: mean over items of |bin accuracy - bin confidence|; NaN for no items.
+
+    Args:
+        confidence: in [0, 1].
+        correct: 1 right, 0 wrong.
+        bins: bins of equal mass.
+    """
     if not len(confidence):
         return float("nan")
     return float(np.abs(np.bincount(equal_mass(confidence, bins), correct - confidence)).sum() / len(confidence))

@@ -111,14 +111,26 @@ def _of(of: pd.DataFrame, at: Sequence[str], names: Any, k: int) -> list[dict[st
 
 
 def shared_pass(n: Sequence[int], c: Sequence[int], k: int) -> float:
-    """pass@k of k samples shared evenly by the temperatures, the remainder by the first ones."""
+    """pass@k of k samples shared evenly by the temperatures, the remainder by the first ones.
+
+    Args:
+        n: samples at each temperature.
+        c: right ones among them.
+        k: samples of the shared budget.
+    """
     each = [k // len(n) + (i < k % len(n)) for i in range(len(n))]
     missed = [1 - pass_at_k(size, right, own) if own else 1.0 for size, right, own in zip(n, c, each, strict=True)]
     return 1 - float(np.prod(missed))
 
 
 def vote(of: pd.DataFrame, cells: dict[float, pd.DataFrame], *, is_weighted: bool) -> float:
-    """Chance that the answer with most votes is right, ties shared; unreadable answers have no vote."""
+    """Chance that the answer with most votes is right, ties shared; unreadable answers have no vote.
+
+    Args:
+        of: all of an item's samples, with answer and right.
+        cells: temperature -> its samples.
+        is_weighted: weigh a temperature by how much its samples agree.
+    """
     votes: dict[Any, float] = defaultdict(float)
     right = {name for name, flag in zip(clusters(of["answer"].tolist()), of["right"], strict=True) if flag == 1}
     for part in cells.values():

@@ -27,7 +27,13 @@ class Size:
 
     @classmethod
     def of(cls, shape: ModelShape, *, matrices_of_mlp: int = 3, tied: bool = False) -> Size:
-        """The sizes that a shape implies (three MLP matrices: a gated MLP)."""
+        """The sizes that a shape implies (three MLP matrices: a gated MLP).
+
+        Args:
+            shape: sizes of the model.
+            matrices_of_mlp: matrices of an MLP.
+            tied: True where embedding and unembedding are one.
+        """
         block = _attention(shape) + matrices_of_mlp * shape.d_model * shape.d_mlp
         embeddings = (1 if tied else 2) * shape.d_vocab * shape.d_model
         return cls(shape, block, shape.n_layers * block + embeddings)
@@ -144,7 +150,13 @@ class Work:
 
 
 def replayed(case: Case, kind: str, layer: int) -> tuple[float, float]:
-    """Rows times blocks that a replayed run with one patched site takes, and rows unembedded (`probe.replay`)."""
+    """Rows times blocks that a replayed run with one patched site takes, and rows unembedded (`probe.replay`).
+
+    Args:
+        case: items, model and options.
+        kind: kind of the patched site.
+        layer: its block, from 0.
+    """
     size, last = case.size, case.n_layers - 1
     patched = 1.0 if case.options["positions"] == "last_prompt" else case.prompt
     after = case.answer if case.options["positions"] == "last_prompt" else case.tokens - 1

@@ -109,7 +109,13 @@ def heat_derivative(logits: Float[Tensor, "*row vocab"], temperature: float) -> 
 
 
 def temperature_for(target: float, heats: Sequence[float], entropies: Sequence[float]) -> float:
-    """Temperature of a target mean entropy, interpolated (entropy rises with T); NaN outside what was read."""
+    """Temperature of a target mean entropy, interpolated (entropy rises with T); NaN outside what was read.
+
+    Args:
+        target: mean entropy in nats.
+        heats: temperatures, rising.
+        entropies: mean entropy at each, nats.
+    """
     if not entropies[0] <= target <= entropies[-1]:
         return float("nan")
     return float(np.interp(target, entropies, heats))
@@ -118,7 +124,13 @@ def temperature_for(target: float, heats: Sequence[float], entropies: Sequence[f
 def empg_weights(
     entropies: Float[np.ndarray, " segment"], k: float, k_future: float
 ) -> tuple[Float[np.ndarray, " segment"], Float[np.ndarray, " segment"]]:
-    """(g, f): g = exp(-k Hn) with mean 1, f = exp(-k' Hn), Hn the entropy between the batch's least and most."""
+    """(g, f): g = exp(-k Hn) with mean 1, f = exp(-k' Hn), Hn the entropy between the batch's least and most.
+
+    Args:
+        entropies: mean entropy of each segment of one step, nats.
+        k: strength of the weight on a segment's own entropy.
+        k_future: strength of the bonus for the next segment's.
+    """
     least, most = entropies.min(), entropies.max()
     hn = (entropies - least) / (most - least + 1e-8)
     g = np.exp(-k * hn)
@@ -151,6 +163,11 @@ def outside_band(table: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
     the band: constant ones, 0 too, never leave. The history of a turn is the mean over earlier steps of that turn's
     mean entropy. (The released code pads its history on the left, which misaligns turns:
     not repeated here.)
+
+    Args:
+        table: rows with rollout_step, segment, entropy_nats.
+        low: lower end of the band, as a multiple of the history.
+        high: upper end.
     """
     turns = table.pivot_table(
         index="rollout_step", columns="segment", values="entropy_nats", aggfunc="mean"

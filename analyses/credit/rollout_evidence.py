@@ -89,13 +89,25 @@ def _decayed(table: pd.DataFrame, counts: np.ndarray, decay: float) -> np.ndarra
 def variance_reduction(
     a: Float[np.ndarray, " item"], b: Float[np.ndarray, " item"], k: int
 ) -> Float[np.ndarray, " item"]:
-    """Expected fall of the variance of Beta(a, b) from k outcomes."""
+    """Expected fall of the variance of Beta(a, b) from k outcomes.
+
+    Args:
+        a: successes, the prior among them.
+        b: failures, the prior among them.
+        k: further outcomes.
+    """
     n = a + b
     return a * b / n**2 * k / ((n + 1) * (n + k))
 
 
 def information(a: Float[np.ndarray, " item"], b: Float[np.ndarray, " item"], k: int) -> Float[np.ndarray, " item"]:
-    """Mutual information in nats of k outcomes and the rate under Beta(a, b)."""
+    """Mutual information in nats of k outcomes and the rate under Beta(a, b).
+
+    Args:
+        a: successes, the prior among them.
+        b: failures, the prior among them.
+        k: further outcomes.
+    """
     x = np.arange(k + 1)
     log_choose = scipy.special.gammaln(k + 1) - scipy.special.gammaln(x + 1) - scipy.special.gammaln(k - x + 1)
     p = scipy.stats.betabinom.pmf(x[None], k, a[:, None], b[:, None])

@@ -132,7 +132,16 @@ def signals(
     advantage: Float[np.ndarray, " token"],
     ratio: Float[np.ndarray, " token"] | float = 1.0,
 ) -> dict[str, Float[np.ndarray, " token"]]:
-    """Every signal as a predicted change of entropy (negative: a fall), per unit of step size."""
+    """Every signal as a predicted change of entropy (negative: a fall), per unit of step size.
+
+    Args:
+        logp: log-probability of the token, nats.
+        entropy: entropy at the token, nats.
+        s: S, what raising the token does to the entropy.
+        b: B, its mean under the policy.
+        advantage: advantage of each token.
+        ratio: probability ratio of the update, 1 on policy.
+    """
     push, p = -ratio * advantage, np.clip(np.exp(logp), 1e-8, 1 - 1e-8)
     gap = logp + entropy
     return {
@@ -151,7 +160,13 @@ def steer_exp(size: Float[np.ndarray, " token"], low: float) -> Float[np.ndarray
 
 
 def steer_linear(size: Float[np.ndarray, " token"], low: float, high: float) -> Float[np.ndarray, " token"]:
-    """`high` at the smallest |omega| falling linearly to `low` at the largest; the middle where all are equal."""
+    """`high` at the smallest |omega| falling linearly to `low` at the largest; the middle where all are equal.
+
+    Args:
+        size: |omega| of each token.
+        low: weight at the largest.
+        high: weight at the smallest.
+    """
     least, most = float(size.min(initial=np.inf)), float(size.max(initial=0.0))
     if most <= least:
         return np.full(len(size), (low + high) / 2)
@@ -161,7 +176,13 @@ def steer_linear(size: Float[np.ndarray, " token"], low: float, high: float) -> 
 def clip_b(
     s: Float[np.ndarray, " token"], advantage: Float[np.ndarray, " token"], mu: float
 ) -> Bool[np.ndarray, " token"]:
-    """Tokens Clip_B drops: A < 0 and S more than mu (population) standard deviations below the call's mean."""
+    """Tokens Clip_B drops: A < 0 and S more than mu (population) standard deviations below the call's mean.
+
+    Args:
+        s: S, what raising the token does to the entropy.
+        advantage: advantage of each token.
+        mu: threshold in standard deviations.
+    """
     z, spread = s - s.mean(), s.std()
     return (advantage < 0) & (z < -mu * spread) if spread >= 1e-12 else np.zeros(len(s), bool)
 
@@ -169,7 +190,14 @@ def clip_b(
 def clip_v(
     d: Float[np.ndarray, " token"], advantage: Float[np.ndarray, " token"], mu: float, max_fraction: float
 ) -> Bool[np.ndarray, " token"]:
-    """Tokens Clip_V drops: A < 0 and D = B - S > mu std(D); of more than max(1, max_fraction N), the largest D."""
+    """Tokens Clip_V drops: A < 0 and D = B - S > mu std(D); of more than max(1, max_fraction N), the largest D.
+
+    Args:
+        d: D = B - S of each token.
+        advantage: advantage of each token.
+        mu: threshold in standard deviations.
+        max_fraction: largest share of tokens that is dropped.
+    """
     over = (advantage < 0) & (d > mu * d.std())
     cap = max(1, int(max_fraction * len(d)))
     if over.sum() <= cap:

@@ -142,14 +142,27 @@ def ppo_clipped(part: pd.DataFrame) -> Bool[np.ndarray, " token"]:
 def clip_cov_eligible(
     c: Float[np.ndarray, " token"], clipped: Bool[np.ndarray, " token"], low: float, high: float
 ) -> Bool[np.ndarray, " token"]:
-    """Tokens that Clip-Cov may drop: low < c < high, not already clipped by PPO."""
+    """Tokens that Clip-Cov may drop: low < c < high, not already clipped by PPO.
+
+    Args:
+        c: covariance of each token.
+        clipped: True where PPO clips already.
+        low: smallest covariance.
+        high: largest.
+    """
     return (c > low) & (c < high) & ~clipped
 
 
 def clip_cov(
     eligible: Bool[np.ndarray, " token"], ratio: float, rng: np.random.Generator
 ) -> Bool[np.ndarray, " token"]:
-    """The tokens Clip-Cov drops: max(floor(ratio N), 1) of the eligible ones, uniformly at random."""
+    """The tokens Clip-Cov drops: max(floor(ratio N), 1) of the eligible ones, uniformly at random.
+
+    Args:
+        eligible: tokens that may be dropped.
+        ratio: share of all tokens that is dropped.
+        rng: draws them.
+    """
     wanted = min(max(int(ratio * len(eligible)), 1), int(eligible.sum()))
     chosen = np.zeros(len(eligible), bool)
     chosen[rng.choice(np.flatnonzero(eligible), wanted, replace=False)] = True

@@ -115,6 +115,12 @@ def top_p_entropy(
 
     `forced` keeps tokens while the cumulative mass is at most p, and always the first: the released helper's form,
     which at p = 1 is the full entropy.
+
+    Args:
+        logp: log-probabilities in nats.
+        p: cumulative mass.
+        cap: most tokens looked at.
+        forced: keep the first token always.
     """
     kept = _kept(logp, p, cap, forced)
     total = kept.sum(-1, keepdim=True)
@@ -125,7 +131,14 @@ def nucleus(
     logp: Float[Tensor, "row vocab"], p: float, *, cap: int = 10_000, forced: bool = False
 ) -> dict[str, Float[Tensor, " row"]]:
     """How many tokens top-p entropy is taken over, and the mass they hold (at most p; 0 and 0 where the first alone
-    reaches p and is left out)."""
+    reaches p and is left out).
+
+    Args:
+        logp: log-probabilities in nats.
+        p: cumulative mass.
+        cap: most tokens looked at.
+        forced: keep the first token always.
+    """
     kept = _kept(logp, p, cap, forced)
     return {"nucleus_size": (kept > 0).sum(-1).to(logp.dtype), "nucleus_mass": kept.sum(-1)}
 

@@ -97,7 +97,13 @@ def _of_items(scores: pd.DataFrame, marks: pd.DataFrame, mask: str, kind: str | 
 
 
 def measures(step: Array, accuracy: Array, log_ppl: Array) -> tuple[Array, Array, Array]:
-    """Lag, rank correlation and regret along the last axis, for any number of draws; NaN where one curve is flat."""
+    """Lag, rank correlation and regret along the last axis, for any number of draws; NaN where one curve is flat.
+
+    Args:
+        step: step of each checkpoint.
+        accuracy: of each checkpoint [... step].
+        log_ppl: mean of ln PPL of each checkpoint [... step], nats per token.
+    """
     best, least = accuracy.argmax(-1), log_ppl.argmin(-1)
     at_least = np.take_along_axis(accuracy, np.expand_dims(least, -1), -1)[..., 0]
     return step[least] - step[best], _spearman(-log_ppl, accuracy), accuracy.max(-1) - at_least
@@ -111,7 +117,14 @@ def _spearman(first: Array, second: Array) -> Array:
 
 
 def cross_fitted(correct: Array, least: int, splits: int, seed: int) -> Array:
-    """Regret of every item at the checkpoint that the other half of the items prefers [item]; NaN: never measured."""
+    """Regret of every item at the checkpoint that the other half of the items prefers [item]; NaN: never measured.
+
+    Args:
+        correct: [item step]; NaN is not measured.
+        least: number of the checkpoint of least loss.
+        splits: random halvings.
+        seed: of the halvings.
+    """
     rng, n = np.random.default_rng(seed), len(correct)
     seen = ~np.isnan(correct)
     total, count = np.zeros(n), np.zeros(n)

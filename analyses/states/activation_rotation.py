@@ -105,7 +105,13 @@ def activation_rotation(
 
 
 def reduced(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets of states, each centred, in the k components in which the two together vary most."""
+    """Both sets of states, each centred, in the k components in which the two together vary most.
+
+    Args:
+        x: base's states [item d_model].
+        y: tuned's states of the same items.
+        k: components kept.
+    """
     a, b = x - x.mean(0), y - y.mean(0)
     basis = np.linalg.svd(np.concatenate([a, b]), full_matrices=False)[2][:k].T
     return a @ basis, b @ basis
@@ -129,7 +135,13 @@ def unmoved(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def rotated(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
-    """Every quantity that is fitted to all items given; NaN where a state does not vary."""
+    """Every quantity that is fitted to all items given; NaN where a state does not vary.
+
+    Args:
+        x: base's states [item d_model].
+        y: tuned's states of the same items.
+        k: components kept.
+    """
     a, b = reduced(x, y, k)
     total = float((b**2).sum())
     if total <= 1e-24 or float((a**2).sum()) <= 1e-24:
@@ -149,7 +161,14 @@ def rotated(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
 
 
 def held_out(x: np.ndarray, y: np.ndarray, k: int, halves: np.ndarray) -> dict[str, np.ndarray]:
-    """Per item: squared distance to tuned of the state rotated by the other half's map, and as it is; tuned's size."""
+    """Per item: squared distance to tuned of the state rotated by the other half's map, and as it is; tuned's size.
+
+    Args:
+        x: base's states [item d_model].
+        y: tuned's states of the same items.
+        k: components kept.
+        halves: True for items of one half.
+    """
     out = {name: np.full(len(x), np.nan) for name in ("residual", "residual_unmoved", "size")}
     for half in (halves, ~halves):
         fitted = ~half

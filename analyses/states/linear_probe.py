@@ -120,7 +120,18 @@ def probed(
     draws: int,
     seed: int,
 ) -> tuple[pd.DataFrame, xr.Dataset]:
-    """Scores and AUC of every state, one state in memory at a time."""
+    """Scores and AUC of every state, one state in memory at a time.
+
+    Args:
+        states: pooled states of all items.
+        is_first: True for items of the first group.
+        plain: covariates [item feature] of the control.
+        strata: labels within which permutations stay, None for all items.
+        fold: outer fold of each item, from 0.
+        permutations: label permutations for p.
+        draws: bootstrap draws.
+        seed: of folds, permutations and bootstrap.
+    """
 
     labels = permuted_labels(is_first, permutations, seed, strata)
     rows: list[pd.DataFrame] = []
@@ -148,6 +159,12 @@ def probed(
 
 def outer_folds(is_first: np.ndarray, folds: int, seed: int, together: np.ndarray | None = None) -> np.ndarray:
     """Outer fold of each item, stratified by group; the same for all states. `together`: labels no fold boundary cuts.
+
+    Args:
+        is_first: True for items of the first group.
+        folds: how many.
+        seed: of the dealing.
+        together: labels no fold boundary cuts, None for single items.
 
     Raises:
         InputError: a group (or the labels kept together) too small for so many folds.
@@ -185,7 +202,14 @@ def reduced(x: np.ndarray) -> np.ndarray:
 
 
 def nested_scores(x: np.ndarray, y: np.ndarray, fold: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
-    """Out-of-fold log-odds, and the C chosen inside each training part by inner cross-validation on the deviance."""
+    """Out-of-fold log-odds, and the C chosen inside each training part by inner cross-validation on the deviance.
+
+    Args:
+        x: features [item feature].
+        y: True for items of the first group.
+        fold: outer fold of each item, from 0.
+        seed: of the inner folds.
+    """
     if not x.any():  # nothing varies: no evidence either way, and nothing to fit
         return np.zeros(len(y)), [STRENGTHS[0]] * (int(fold.max()) + 1)
     strengths: list[float] = []
@@ -221,6 +245,12 @@ def partial_correlation(x: np.ndarray, residual: np.ndarray, fold: np.ndarray, c
     """Held-out correlation of ridge predictions with the residualised label, for every row of item counts.
 
     Centred within folds: predictions of different folds come from different fits.
+
+    Args:
+        x: features [item feature].
+        residual: label less what the covariates predict [item].
+        fold: outer fold of each item, from 0.
+        counts: weights [draw item], each row one resampling.
     """
     predicted, wanted = np.zeros(len(x)), np.zeros(len(x))
     for number in range(fold.max() + 1):

@@ -136,14 +136,26 @@ def _ratio(size: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def compared(x: np.ndarray, y: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
-    """Every quantity of all items (entry 0), and of each subsample those that have an interval; else NaN."""
+    """Every quantity of all items (entry 0), and of each subsample those that have an interval; else NaN.
+
+    Args:
+        x: base's states [item d_model].
+        y: tuned's states of the same items.
+        kept: items of each subsample [draw item].
+    """
     whole = likeness(x, y, NAMES)
     some = [likeness(x[w], y[w], WITH_INTERVAL) for w in kept]
     return {name: np.asarray([value, *(draw.get(name, np.nan) for draw in some)]) for name, value in whole.items()}
 
 
 def likeness(x: np.ndarray, y: np.ndarray, wanted: Collection[str]) -> dict[str, float]:
-    """The quantities wanted of states [item, d_model]: all of `NAMES`, or those `WITH_INTERVAL`."""
+    """The quantities wanted of states [item, d_model]: all of `NAMES`, or those `WITH_INTERVAL`.
+
+    Args:
+        x: base's states [item d_model].
+        y: tuned's states of the same items.
+        wanted: names of quantities.
+    """
     a, b = x - x.mean(0), y - y.mean(0)
     sizes = float((a**2).sum()), float((b**2).sum())
     if min(sizes) <= 1e-24 * len(x) * max(1.0, float(np.abs(x).max()) ** 2):  # a constant state resembles nothing

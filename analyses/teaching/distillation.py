@@ -165,7 +165,16 @@ def measured(
     delta: float,
     floor: float,
 ) -> dict[str, np.ndarray]:
-    """Every quantity of each row of last states; a few rows of logits are there at once."""
+    """Every quantity of each row of last states; a few rows of logits are there at once.
+
+    Args:
+        base: the student.
+        tuned: the teacher.
+        before: the student's last states.
+        after: the teacher's.
+        delta: what must be left beside the teacher's likeliest token.
+        floor: probability below which the student hardly gives a token.
+    """
     size = max(1, min(64, ELEMENTS_AT_ONCE // base.shape.d_vocab))
     found = {name: np.empty(len(before)) for name in QUANTITIES}
     for c in reading.row_chunks(len(before), size):  # results go into place: kept apart they would pin freed logits
@@ -177,7 +186,14 @@ def measured(
 def measures(
     student: Float[Tensor, "row vocab"], teacher: Float[Tensor, "row vocab"], delta: float, floor: float
 ) -> dict[str, np.ndarray]:
-    """Every quantity of each row of logits; `margin` is NaN where the teacher's token is not likelier than before."""
+    """Every quantity of each row of logits; `margin` is NaN where the teacher's token is not likelier than before.
+
+    Args:
+        student: logits of the student.
+        teacher: logits of the teacher, of the same vocabulary.
+        delta: what must be left beside the teacher's likeliest token.
+        floor: probability below which the student hardly gives a token.
+    """
     apart = reading.divergences(student, teacher)
     log_s, log_t = (reading.log_softmax(z.to(student.device)) for z in (student, teacher))
     s, t = log_s.exp(), log_t.exp()
@@ -194,14 +210,26 @@ def measures(
 
 
 def margin(p: Float[Tensor, " row"], b: Float[Tensor, " row"], delta: float) -> Float[Tensor, " row"]:
-    """lambda* of a token of probability p under the teacher and b under the student; NaN unless p > b and p < 1."""
+    """lambda* of a token of probability p under the teacher and b under the student; NaN unless p > b and p < 1.
+
+    Args:
+        p: probability under the teacher.
+        b: probability under the student.
+        delta: what must be left beside the teacher's likeliest token.
+    """
     bound = torch.logit(torch.tensor(1 - delta, dtype=torch.float64, device=p.device))
     found = (bound - torch.logit(b)) / (torch.logit(p) - torch.logit(b))
     return torch.where((p > b) & (p < 1) & (b > 0), found, torch.nan)
 
 
 def extrapolated(p: float, b: float, strength: float) -> float:
-    """logit of a token whose logit is extrapolated from b through p (strength 1: p, 0: b)."""
+    """logit of a token whose logit is extrapolated from b through p (strength 1: p, 0: b).
+
+    Args:
+        p: probability under the teacher.
+        b: probability under the student.
+        strength: 1 gives p, 0 gives b, more goes past p.
+    """
     return float(strength * np.log(p / (1 - p)) + (1 - strength) * np.log(b / (1 - b)))
 
 

@@ -129,7 +129,13 @@ def rounded(x: Tensor, precision: str) -> Tensor:
 
 
 def changed_mask(base: Tensor, tuned: Tensor, precision: str) -> Tensor:
-    """True where the rounded weights differ."""
+    """True where the rounded weights differ.
+
+    Args:
+        base: weights before.
+        tuned: weights after, of the same shape.
+        precision: what both are rounded to, as bfloat16.
+    """
     return rounded(base, precision) != rounded(tuned, precision)
 
 
@@ -194,7 +200,13 @@ def _directions(base: Tensor, tuned: Tensor, sub: tuple[Tensor, Tensor, Tensor] 
 
 
 def energy(update: Tensor, left: Tensor, right: Tensor) -> dict[str, float]:
-    """Share of |update|^2 in the union of both subspaces (principal), and in both at once (core)."""
+    """Share of |update|^2 in the union of both subspaces (principal), and in both at once (core).
+
+    Args:
+        update: change of a matrix [row column].
+        left: orthonormal directions of its rows [row k].
+        right: orthonormal directions of its columns [column k].
+    """
     d = update.double()
     rows, columns = left.T @ d, d @ right
     core, total = float((rows @ right).square().sum()), float(d.square().sum())
@@ -203,12 +215,24 @@ def energy(update: Tensor, left: Tensor, right: Tensor) -> dict[str, float]:
 
 
 def subspace_size(m: int, n: int, k: int) -> int:
-    """Dimension of the space of m x n matrices whose rows or columns lie in k given directions: k (m + n - k)."""
+    """Dimension of the space of m x n matrices whose rows or columns lie in k given directions: k (m + n - k).
+
+    Args:
+        m: rows.
+        n: columns.
+        k: directions on either side.
+    """
     return k * (m + n - k)
 
 
 def chance_interval(dimension: int, entries: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of the share of a Gaussian vector's energy in a subspace: Beta(dimension / 2, rest / 2)."""
+    """Interval of the share of a Gaussian vector's energy in a subspace: Beta(dimension / 2, rest / 2).
+
+    Args:
+        dimension: of the subspace.
+        entries: of the whole space.
+        level: share of draws inside.
+    """
     if dimension >= entries:
         return 1.0, 1.0
     low, high = scipy.stats.beta.interval(level, dimension / 2, (entries - dimension) / 2)
@@ -220,6 +244,12 @@ def overlap(base: Tensor, tuned: Tensor, other: Tensor, precision: str) -> dict[
 
     By chance: two sets of these sizes drawn from all entries, hypergeometric; `expected_by_size` draws them within
     each power of two of |base|, since rounding keeps changes of small weights and swallows those of large ones.
+
+    Args:
+        base: weights before.
+        tuned: weights after, of the same shape.
+        other: the second run's weights after.
+        precision: what both are rounded to, as bfloat16.
     """
     a, b = (changed_mask(base, x, precision).flatten() for x in (tuned, other))
     n, both = a.numel(), int((a & b).sum())

@@ -122,7 +122,13 @@ def _rows(name: str, stored: Any, runs: Any, config: Any, maps: tuple[int, int])
 
 
 def spectrum(before: Tensor, after: Sequence[Tensor], maps: tuple[int, int]) -> dict[str, Any]:
-    """All quantities of one matrix, of which there are several runs."""
+    """All quantities of one matrix, of which there are several runs.
+
+    Args:
+        before: the matrix before [row column].
+        after: the matrix after, of each run.
+        maps: how many promoting and how many suppressing maps.
+    """
     updates = [w - before for w in after]
     mean = torch.stack(updates).mean(0)
     scale, size = float(before.double().norm()), float(mean.double().norm())
@@ -168,6 +174,11 @@ def chance_rank(rows: int, columns: int, points: int = 4001) -> float:
     """Effective rank of a Gaussian matrix of this shape: r E[s] exp(-E[s ln s] / E[s]).
 
     The mean is over the law of Marchenko and Pastur. Its error is about 1 / r, r being the smaller side.
+
+    Args:
+        rows: of the matrix.
+        columns: of the matrix.
+        points: of the numeric mean.
     """
     small, large = sorted((rows, columns))
     ratio = small / large

@@ -131,6 +131,12 @@ def check_same_model(source: Checkpoint, fresh: Any, held: Any, label: str) -> N
     """Raise unless both are checkpoints of one model: the sizes of one family, context and vocabulary apart.
 
     A fine-tune may lengthen the context and add tokens; blocks, heads and widths stay.
+
+    Args:
+        source: the checkpoint that is read.
+        fresh: its model.
+        held: the model held.
+        label: what the model held is called.
     """
     one, two = ModelShape.of(fresh.config), ModelShape.of(held.config)
     if replace(one, n_ctx=two.n_ctx, d_vocab=two.d_vocab) != two:
@@ -140,7 +146,14 @@ def check_same_model(source: Checkpoint, fresh: Any, held: Any, label: str) -> N
 
 
 def check_same_shapes(source: Checkpoint, new: Mapping[str, Tensor], own: Mapping[str, Tensor], label: str) -> None:
-    """Raise unless names and shapes of the parameters are those held."""
+    """Raise unless names and shapes of the parameters are those held.
+
+    Args:
+        source: the checkpoint that is read.
+        new: name -> its parameter.
+        own: name -> parameter held.
+        label: what the model held is called.
+    """
     other = [n for n in own.keys() | new.keys() if n not in own or n not in new]
     other += [n for n in own.keys() & new.keys() if own[n].shape != new[n].shape]
     if other:

@@ -21,6 +21,11 @@ def snapshot(repo: str, revision: str | None, weights: bool = True) -> Path:
 
     Asked of the Hub once per process, so that a branch that moves meanwhile is one commit here.
 
+    Args:
+        repo: owner/name.
+        revision: branch, tag or commit, None for the default.
+        weights: fetch weights too.
+
     Raises:
         InputError: no such repository or revision, or not in the cache while offline.
     """

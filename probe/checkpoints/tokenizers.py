@@ -148,7 +148,14 @@ class OneTokenizer:
 
 
 def same_tokenizer(source: Checkpoint, held: Any, label: str, *, trust_remote_code: bool = False) -> Any:
-    """The checkpoint's own tokenizer (its template and end tokens with it), which must give the ids of the one held."""
+    """The checkpoint's own tokenizer (its template and end tokens with it), which must give the ids of the one held.
+
+    Args:
+        source: the checkpoint that is read.
+        held: the tokenizer held.
+        label: what the model held is called.
+        trust_remote_code: run code shipped with the checkpoint.
+    """
     other = read_tokenizer(source, trust_remote_code=trust_remote_code)
     one, two = held.get_vocab(), other.get_vocab()
     # A family's tokenizer class may add special tokens of its own (a pad, an end of text); that moves no id.

@@ -22,7 +22,13 @@ PLACES = ("step", "item", "group", "group_uid", "sample")
 
 
 def token_frame(rows: pd.DataFrame, table: pa.Table, columns: Sequence[str]) -> pd.DataFrame:
-    """Masked-in response tokens of a window as a long frame; `response` is the row of the window."""
+    """Masked-in response tokens of a window as a long frame; `response` is the row of the window.
+
+    Args:
+        rows: the window's rows of the index.
+        table: a window of the log.
+        columns: columns per token (or per response) that are put beside.
+    """
     counts = lengths(table, "response_token_ids")
     response = np.repeat(np.arange(len(rows)), counts)
     out: dict[str, object] = {"response": response}
@@ -40,7 +46,13 @@ def token_frame(rows: pd.DataFrame, table: pa.Table, columns: Sequence[str]) -> 
 
 
 def per_token(table: pa.Table, name: str, counts: Array) -> Array:
-    """A column's value at every token of responses of these lengths; NaN where a response has none."""
+    """A column's value at every token of responses of these lengths; NaN where a response has none.
+
+    Args:
+        table: a window of the log.
+        name: the column.
+        counts: tokens of each response.
+    """
     if not is_list(table[name].type):
         return np.repeat(table[name].to_numpy(), counts)
     own = lengths(table, name)
@@ -53,6 +65,11 @@ def per_token(table: pa.Table, name: str, counts: Array) -> Array:
 
 def index_rows(table: pa.Table, start: int, source: str) -> pd.DataFrame:
     """One row per response: row, step, item, group, group_uid, n_prompt, n_response, n_tokens, digest.
+
+    Args:
+        table: a window of the log.
+        start: number of its first row in the log.
+        source: name of the log, for errors.
 
     Raises:
         InputError: a row without step or ids, or lists that do not share the response's length (named).

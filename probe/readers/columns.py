@@ -67,6 +67,12 @@ def text(value: object) -> str:
 def value_of(source: Source, row: Row, n: int, where: str) -> Any:
     """What the source says of a row; `MISSING` where its column is absent.
 
+    Args:
+        source: column, "#", "=text", pattern, format or function, or a list of them.
+        row: the row.
+        n: its number.
+        where: how the row is named in errors.
+
     Raises:
         InputError: a pattern that matches nothing, a format string that cannot be filled.
     """
@@ -116,6 +122,11 @@ def _filled(source: str, row: Row, where: str) -> str:
 
 def extract(pattern: str, given: str, where: str) -> str:
     """Group 1 of the last match, or the content of the last box.
+
+    Args:
+        pattern: regular expression, or `\boxed{}`.
+        given: the text.
+        where: how the row is named in errors.
 
     Raises:
         InputError: nothing matches.

@@ -30,6 +30,11 @@ PER_SEGMENT = ("segment_type", "segment_id", "segment_outcome")
 def check_segments(table: pa.Table, counts: np.ndarray, where: Sequence[str]) -> None:
     """Raise unless segments are sorted stretches of their responses, and what is said of them has their number.
 
+    Args:
+        table: a window of the log.
+        counts: tokens of each response.
+        where: how each row is named in errors.
+
     Raises:
         InputError: starts that are null, do not begin with 0, are not sorted, repeat or leave the response; lists of
             other lengths; unknown types (each with its row).
@@ -131,7 +136,13 @@ def from_tags(
 def tool_masked(
     masks: Sequence[Sequence[bool]], starts: Sequence[Sequence[int]], types: Sequence[Sequence[str]]
 ) -> list[list[bool]]:
-    """The masks with the tokens of tools' segments taken out."""
+    """The masks with the tokens of tools' segments taken out.
+
+    Args:
+        masks: True at tokens that count, by response.
+        starts: first tokens of the segments, by response.
+        types: types of the segments, by response.
+    """
     out: list[list[bool]] = []
     for mask, begins, kinds in zip(masks, starts, types, strict=True):
         kept = [bool(m) for m in mask]
@@ -146,6 +157,11 @@ def segmented(table: pa.Table, tokenizer: Any, pattern: str) -> pa.Table:
     """The table with segments made anew from its masks, or from the tags (or the pattern) in its text.
 
     What a tag says a tool wrote is masked out.
+
+    Args:
+        table: a window of the log.
+        tokenizer: the model's, None to go by the masks.
+        pattern: regular expression with named groups, "" for the known tags.
     """
     table = table.drop_columns([c for c in table.column_names if c in ("segment_starts", *PER_SEGMENT)])
     ids = table["response_token_ids"].to_pylist()

@@ -44,7 +44,14 @@ class Frozen:
     mask: Tensor | None
 
     def bias(self, items: Tensor, positions: Sequence[int], stop: int, device: torch.device) -> Tensor:
-        """The mask rows of queries at `positions` over keys before `stop` [lane|1 1 query key]."""
+        """The mask rows of queries at `positions` over keys before `stop` [lane|1 1 query key].
+
+        Args:
+            items: items of the lanes.
+            positions: padded positions of the queries.
+            stop: first key position that is left out.
+            device: where the result lies.
+        """
         at = torch.tensor(positions, device=device)
         if self.mask is None:  # the kernel was told "causal" instead
             return torch.arange(stop, device=device)[None, :].le(at[:, None])[None, None]
@@ -53,7 +60,16 @@ class Frozen:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """z [lane head query d_head] of q [lane head query d_head], k and v [lane kv_head key d_head]."""
+    """z [lane head query d_head] of q [lane head query d_head], k and v [lane kv_head key d_head].
+
+    Args:
+        q: queries [lane head query d_head], rotated.
+        k: keys [lane kv_head key d_head], rotated.
+        v: values [lane kv_head key d_head].
+        bias: what is added to scores, or True where keys are seen [lane|1 1 query key].
+        scale: factor of the scores.
+        softcap: bound of the scores (tanh), None for none.
+    """
     if softcap is not None:
         return explicit(q, k, v, bias, scale, softcap)
     groups = q.shape[1] // k.shape[1]
@@ -63,12 +79,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, softcap:
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """The same, step by step."""
+    """The same, step by step.
+
+    Args:
+        q: queries [lane head query d_head], rotated.
+        k: keys [lane kv_head key d_head], rotated.
+        v: values [lane kv_head key d_head].
+        bias: what is added to scores, or True where keys are seen [lane|1 1 query key].
+        scale: factor of the scores.
+        softcap: bound of the scores (tanh), None for none.
+    """
     return weigh(softmax(scores(q, k, bias, scale, softcap), q.dtype), v)
 
 
 def scores(q: Tensor, k: Tensor, bias: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Scores [lane head query key], capped and masked, before the softmax."""
+    """Scores [lane head query key], capped and masked, before the softmax.
+
+    Args:
+        q: queries [lane head query d_head], rotated.
+        k: keys [lane kv_head key d_head], rotated.
+        bias: what is added to scores, or True where keys are seen [lane|1 1 query key].
+        scale: factor of the scores.
+        softcap: bound of the scores (tanh), None for none.
+    """
     out = q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).transpose(-1, -2) * scale
     if softcap is not None:
         out = torch.tanh(out / softcap) * softcap
@@ -92,6 +125,11 @@ def joined(lanes: Sequence[Lane], frozen: Frozen, keys: tuple[Tensor, Tensor] | 
 
     `keys`: new keys and values [1 kv_head row d_head] computed beforehand, for every position from each lane's
     start to its stop, where the stream's own rows are only some of these.
+
+    Args:
+        lanes: the lanes, those of equal shape next to each other.
+        frozen: the unedited run's keys, values and mask.
+        keys: new keys and values computed beforehand.
     """
 
     def run(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:

@@ -69,7 +69,15 @@ class _Read(Exception):
 
 
 def nothing(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Attention that gives zeros [item row head d_head]."""
+    """Attention that gives zeros [item row head d_head].
+
+    Args:
+        q: queries [item head row d_head].
+        k: not used.
+        v: values, of which only the width counts.
+        scale: not used.
+        softcap: not used.
+    """
     del k, scale, softcap
     return q.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
 
@@ -126,7 +134,13 @@ class Decoder:
     def enter(
         self, ids: Int[Tensor, "item pos"], mask: Bool[Tensor, "item pos"], position_ids: Int[Tensor, "item pos"]
     ) -> tuple[list[Float[Tensor, "item pos d_model"]], list[Call], Float[Tensor, "item pos d_model"]]:
-        """One ordinary forward pass: each block's input, each block's other arguments, the last block's output."""
+        """One ordinary forward pass: each block's input, each block's other arguments, the last block's output.
+
+        Args:
+            ids: token ids [item pos].
+            mask: True at real tokens.
+            position_ids: positions as the model counts them.
+        """
         inputs: list[Tensor] = []
         calls: list[Call] = []
         last: list[Tensor] = []
@@ -150,13 +164,26 @@ class Decoder:
         return inputs, calls, last[0]
 
     def block(self, layer: int, x: Tensor, call: Mapping[str, object], attend: Attend) -> Tensor:
-        """The output of block `layer` for the rows `x` [1 row d_model] (or [item pos d_model])."""
+        """The output of block `layer` for the rows `x` [1 row d_model] (or [item pos d_model]).
+
+        Args:
+            layer: the block, from 0.
+            x: rows of its input [1 row d_model], or [item pos d_model].
+            call: the block's other arguments, as `enter` gives them.
+            attend: attention function that takes the place of its own.
+        """
         with self._attending(attend):
             out = self.layers[layer](x, **call)
         return out[0] if isinstance(out, tuple) else out
 
     def projections(self, layer: int, x: Tensor, call: Mapping[str, object]) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v [item head pos d_head] as attention gets them (normed and rotated); the block stops there."""
+        """q, k, v [item head pos d_head] as attention gets them (normed and rotated); the block stops there.
+
+        Args:
+            layer: the block, from 0.
+            x: rows of its input [1 row d_model], or [item pos d_model].
+            call: the block's other arguments, as `enter` gives them.
+        """
         try:
             self.block(layer, x, call, _stop)
         except _Stopped as stopped:
@@ -178,6 +205,12 @@ class Decoder:
         """z [item pos head d_head] if the attention function gives `attended` [item pos head d_head].
 
         They are the same tensor but where a family norms or gates what attention gives before its heads are mixed.
+
+        Args:
+            layer: the block, from 0.
+            x: rows of its input [1 row d_model], or [item pos d_model].
+            call: the block's other arguments, as `enter` gives them.
+            attended: what the attention function gives.
         """
         seen: list[Tensor] = []
 
@@ -253,7 +286,13 @@ class _Accepts:
 
 
 def rows_of(call: Mapping[str, object], item: Int[Tensor, " row"], pos: Int[Tensor, " row"]) -> dict[str, object]:
-    """A block's arguments for rows (item, pos) joined on the position axis; the mask is left to attention."""
+    """A block's arguments for rows (item, pos) joined on the position axis; the mask is left to attention.
+
+    Args:
+        call: a block's arguments for whole items.
+        item: item of each row.
+        pos: padded position of each row.
+    """
     return {k: None if k == "attention_mask" else _gather(v, item, pos) for k, v in call.items()}
 
 

@@ -90,7 +90,13 @@ def _refuse_non_finite(
 
 
 def clean_metric(clean: CleanPass, metric: Metric, *, max_bytes: int | None = None) -> Float[Tensor, " item"]:
-    """The metric of the unedited run."""
+    """The metric of the unedited run.
+
+    Args:
+        clean: the unedited run.
+        metric: what is read off the logits.
+        max_bytes: memory that may be used, None for what is free.
+    """
     return replay(clean, [()], metric, max_bytes=max_bytes)[0]
 
 

@@ -53,7 +53,14 @@ def rank(where: Map, site: Site) -> int:
 
 
 def advance(wave: Wave, layer: int, steps: Sequence[Step], read: Tensor) -> None:
-    """Runs with an edit inside block `layer` through that block."""
+    """Runs with an edit inside block `layer` through that block.
+
+    Args:
+        wave: the runs that are under way.
+        layer: the block, from 0.
+        steps: edits inside it.
+        read: True at the positions [item pos] that are read afterwards.
+    """
     joined: list[Rows] = []
     ready: dict[int, Tensor] = {}
     for run, own in groupby(sorted(steps, key=lambda s: (s.run, s.order)), key=lambda s: s.run):
@@ -174,7 +181,14 @@ class Stream:
     x: Tensor
 
     def write(self, wave: Wave, step: Step, x: Tensor, ready: Tensor | None) -> Tensor:
-        """Rows [row ...] of a site with one step's edit applied to the rows of its run that it selects."""
+        """Rows [row ...] of a site with one step's edit applied to the rows of its run that it selects.
+
+        Args:
+            wave: the runs that are under way.
+            step: one edit of one run.
+            x: rows [row ...] of its site.
+            ready: the edited site of the whole batch where it is known already.
+        """
         own = (self.run == step.run).nonzero().flatten()
         item, pos = self.item[own], self.pos[own]
         if ready is None:
@@ -257,7 +271,15 @@ def open_tail(wave: Wave, step: Step) -> None:
 
 
 def tail_head(wave: Wave, tail: Sequence[Step], run: Tensor, item: Tensor, pos: Tensor) -> Callable[[Tensor], Tensor]:
-    """Final residual rows to logits with edits of `ln_final` and `logits` on the way."""
+    """Final residual rows to logits with edits of `ln_final` and `logits` on the way.
+
+    Args:
+        wave: the runs that are under way.
+        tail: edits of `ln_final` and `logits`.
+        run: run of each row.
+        item: item of each row.
+        pos: padded position of each row.
+    """
     decoder = wave.clean.decoder
 
     def head(resid: Tensor) -> Tensor:

@@ -56,7 +56,13 @@ def answer_logprob(batch: TokenBatch) -> Metric:
 
 
 def logit_difference(batch: TokenBatch, target: Int[Tensor, " item"], foil: Int[Tensor, " item"]) -> Metric:
-    """Logit of `target` minus logit of `foil` at each item's last prompt token."""
+    """Logit of `target` minus logit of `foil` at each item's last prompt token.
+
+    Args:
+        batch: the items.
+        target: token id of each item.
+        foil: the other token id.
+    """
     rows = torch.zeros_like(batch.mask)
     rows[torch.arange(len(rows), device=rows.device), batch.last_prompt] = True
 
@@ -75,7 +81,16 @@ def logit_difference(batch: TokenBatch, target: Int[Tensor, " item"], foil: Int[
 def of_rows(
     metric: Metric, decoder: Decoder, resid: Float[Tensor, "row d_model"], item: Tensor, pos: Tensor, at_once: int
 ) -> Float[Tensor, " row"]:
-    """The metric's score of each final residual row, unembedded `at_once` rows at a time."""
+    """The metric's score of each final residual row, unembedded `at_once` rows at a time.
+
+    Args:
+        metric: the metric.
+        decoder: unembeds.
+        resid: final residual rows.
+        item: item of each row.
+        pos: padded position of each row.
+        at_once: rows unembedded together.
+    """
     if metric.tokens is not None and metric.few is not None:
         return metric.few(decoder.logits_of(resid, metric.tokens.to(resid.device)[item]))
     parts = [

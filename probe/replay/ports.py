@@ -21,7 +21,13 @@ _BETWEEN_BLOCKS = ("resid_pre", "resid_mid", "resid_post")
 
 
 def ports(hf_model: nn.Module, where: Map, layer: int) -> dict[str, Port]:
-    """The ports of one block by kind of site (attn_scores and pattern are seen in the attention function)."""
+    """The ports of one block by kind of site (attn_scores and pattern are seen in the attention function).
+
+    Args:
+        hf_model: the model.
+        where: where sites lie in it.
+        layer: the block, from 0.
+    """
     here = {kind: where.places.get(Site(kind, layer)) for kind in KINDS if _is_inside(kind)}
     return {kind: Port(hf_model.get_submodule(p.path), p) for kind, p in here.items() if p is not None}
 
@@ -32,6 +38,12 @@ def _is_inside(kind: str) -> bool:
 
 @contextmanager
 def changed(found: Mapping[str, Port], changes: Mapping[str, Change], n_items: int = 1) -> Iterator[None]:
-    """Within the block, each change is applied at its port, in a pass of `n_items` items."""
+    """Within the block, each change is applied at its port, in a pass of `n_items` items.
+
+    Args:
+        found: kind of site -> its port.
+        changes: kind of site -> what is done to it.
+        n_items: items in the pass.
+    """
     with attached({found[kind]: change for kind, change in changes.items()}, n_items):
         yield

@@ -101,6 +101,11 @@ def write_step(pending: Pending, path: Path, meta: Mapping[str, Any]) -> None:
     """Write one rollout step as Parquet, under a temporary name and renamed.
 
     Log-probs of another policy (the engine's, the reference's) that the trainer did not have are no column.
+
+    Args:
+        pending: what was recorded of the step.
+        path: the file.
+        meta: what stands in the file's metadata.
     """
 
     columns = dict(pending.columns)
@@ -148,7 +153,13 @@ def weighted(row: np.ndarray, weights: np.ndarray) -> float:
 
 
 def check_agreement(ours: torch.Tensor, theirs: torch.Tensor, dtype: str) -> None:
-    """Raise ProbeError where log-probs of the same tokens are further apart than rounding in `dtype` explains."""
+    """Raise ProbeError where log-probs of the same tokens are further apart than rounding in `dtype` explains.
+
+    Args:
+        ours: log-probs in nats.
+        theirs: log-probs of the same tokens in nats.
+        dtype: the dtype trained in, by name.
+    """
     worst = float((ours - theirs).abs().max()) if len(ours) else 0.0
     if not worst <= TOLERANCE.get(dtype, 1e-3):
         raise ProbeError(

@@ -87,6 +87,13 @@ class Compared:
 def compared(base: Handle, tuned: Handle, batch: TokenBatch, other: TokenBatch, top_k: int) -> Compared:
     """Both checkpoints on a batch of one text, which `tuned`'s tokenizer gives as `other`.
 
+    Args:
+        base: one checkpoint.
+        tuned: the other.
+        batch: the text as base reads it.
+        other: the text as tuned reads it.
+        top_k: most likely tokens kept.
+
     Raises:
         InputError: tokenizers that give other ids, other numbers of blocks.
     """

@@ -90,6 +90,11 @@ class Lens:
 def lens_of(model: Handle, batch: TokenBatch, top_k: int) -> Lens:
     """The lens of a batch of one text, over the states before the first block and after each.
 
+    Args:
+        model: the handle.
+        batch: one text.
+        top_k: most likely tokens kept.
+
     Raises:
         InputError: `top_k` outside 1 to the vocabulary's size.
     """

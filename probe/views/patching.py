@@ -113,6 +113,13 @@ def patched(
 ) -> Patched:
     """The effects of every site of these kinds, at every position (heads: at all positions at once).
 
+    Args:
+        model: the handle.
+        clean: the text patched from.
+        corrupt: the text patched into.
+        kinds: kinds of sites.
+        answers: (right, wrong) next words, None for the likeliest of either text.
+
     Raises:
         InputError: texts of unequal length in tokens, no difference to give back, an unknown kind.
     """

@@ -143,7 +143,16 @@ class How:
 def steered_texts(
     model: Handle, prompt: Text, dose: Dose, strengths: Sequence[float], batch: TokenBatch, how: How
 ) -> list[SteeredText]:
-    """Completions at every strength under the intervention and each placebo, the unchanged one first."""
+    """Completions at every strength under the intervention and each placebo, the unchanged one first.
+
+    Args:
+        model: the handle.
+        prompt: the text.
+        dose: a direction or neurons.
+        strengths: how much of it.
+        batch: the prompt as tokens.
+        how: sampling, draws of placebos and seed.
+    """
     base = _logp(model, batch)
     arms: list[tuple[str, int, Dose]] = [(dose.name, 0, dose)]
     for draw in range(how.draws):

@@ -62,20 +62,44 @@ def empty(title: str, reason: str = "nothing to draw: no measured values in this
 
 
 def mark(figure: go.Figure, x: float, text: str = "", *, color: str = NEUTRAL) -> go.Figure:
-    """``figure`` with a vertical line at ``x`` in every panel, labelled above the first."""
+    """``figure`` with a vertical line at ``x`` in every panel, labelled above the first.
+
+    Args:
+        figure: the figure, which is changed in place.
+        x: where, in the units of the horizontal axis.
+        text: label above the first panel, "" for none.
+        color: its colour.
+    """
     figure.add_vline(x, line={"color": color, "width": 1.5, "dash": "dash"})
     return _named(figure, x, text, color) if text else figure
 
 
 def shade(figure: go.Figure, start: float, end: float, text: str = "", *, color: str = NEUTRAL) -> go.Figure:
-    """``figure`` with a span of ``x`` shaded in every panel (a training stage, layers), labelled above the first."""
+    """``figure`` with a span of ``x`` shaded in every panel (a training stage, layers), labelled above the first.
+
+    Args:
+        figure: the figure, which is changed in place.
+        start: first value of the horizontal axis.
+        end: last value.
+        text: label above the first panel, "" for none.
+        color: its colour.
+    """
     look: dict[str, Any] = {"fillcolor": color, "opacity": 0.1, "line_width": 0}
     figure.add_vrect(start, end, **look)
     return _named(figure, start, text, color) if text else figure
 
 
 def star(figure: go.Figure, x: float, y: float, text: str, *, color: str = NEUTRAL, **place: int) -> go.Figure:
-    """``figure`` with a star at a point, named in the legend; ``row`` and ``col`` say in which panel."""
+    """``figure`` with a star at a point, named in the legend; ``row`` and ``col`` say in which panel.
+
+    Args:
+        figure: the figure, which is changed in place.
+        x: where, in the units of the horizontal axis.
+        y: where, in those of the vertical one.
+        text: its name in the legend.
+        color: its colour.
+        place: `row` and `col` of the panel, from 1.
+    """
     look = {"symbol": "star", "size": 15, "color": color, "line": {"color": "white", "width": 1}}
     hover = f"{html.escape(text)}: %{{x}}, %{{y:.4g}}<extra></extra>"
     told: dict[str, Any] = {"name": html.escape(text), "hovertemplate": hover, "cliponaxis": False}  # whole at an edge
@@ -99,7 +123,13 @@ def peaks(figure: go.Figure) -> go.Figure:
 
 
 def keyed(figure: go.Figure, text: str, color: str) -> go.Figure:
-    """``figure`` with a shade named in its legend."""
+    """``figure`` with a shade named in its legend.
+
+    Args:
+        figure: the figure, which is changed in place.
+        text: the name in the legend.
+        color: its colour.
+    """
     look = {"symbol": "square", "size": 14, "color": color, "opacity": 0.35}
     figure.add_scatter(x=[None], y=[None], mode="markers", marker=look, name=html.escape(text), hoverinfo="skip")
     return figure
@@ -124,7 +154,14 @@ def joined(rows: pd.DataFrame, *wanted: Columns) -> tuple[pd.DataFrame, list[str
 
 
 def checked(rows: pd.DataFrame, used: Sequence[str | None], facet: str | None, value: str) -> str | None:
-    """The facet to use; quantities never share a panel, and rows the columns do not tell apart are refused."""
+    """The facet to use; quantities never share a panel, and rows the columns do not tell apart are refused.
+
+    Args:
+        rows: tidy rows of a summary.
+        used: columns that tell rows apart, None among them for none.
+        facet: column of panels, None for one panel.
+        value: column that is drawn.
+    """
     exist(rows, (*used, value))
     named = [c for c in used if c]
     if facet is None and "quantity" not in named and several(rows, "quantity"):
@@ -153,7 +190,13 @@ def several(rows: pd.DataFrame, column: str) -> bool:
 def panels_of(
     rows: pd.DataFrame, facet: str | None, columns: int = 3
 ) -> tuple[Any, list[tuple[pd.DataFrame, dict[str, int]]]]:
-    """Subplots by facet; panels side by side of one quantity share the vertical axis, stacked ones the horizontal."""
+    """Subplots by facet; panels side by side of one quantity share the vertical axis, stacked ones the horizontal.
+
+    Args:
+        rows: tidy rows of a summary.
+        facet: column of panels, None for one panel.
+        columns: most panels side by side.
+    """
     if facet is None:
         return go.Figure(), [(rows, {})]
     groups = list(rows.groupby(facet, sort=False, dropna=False))
@@ -220,7 +263,15 @@ def _named(figure: Any, x: float, text: str, color: str) -> go.Figure:
 def coloraxis(
     values: object, signed: bool | None, limit: float | None, unit: str, fixed: scales.Scale | None = None
 ) -> dict[str, Any]:
-    """Colours and their bar; ``fixed``: the scale of the quantity itself, whatever the values are."""
+    """Colours and their bar; ``fixed``: the scale of the quantity itself, whatever the values are.
+
+    Args:
+        values: what is coloured.
+        signed: True: centred on 0; None: where values have both signs.
+        limit: largest size shown, None: that of the values.
+        unit: unit beside the bar.
+        fixed: the scale of the quantity itself, whatever the values are.
+    """
     bar = {"title": {"text": html.escape(fixed.unit or unit if fixed else unit), "side": "right"}, "thickness": 14}
     bar |= {"len": 1, "lenmode": "fraction", "x": 1.01, "xpad": 4}
     if fixed:

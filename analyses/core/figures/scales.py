@@ -47,7 +47,14 @@ def fixed_scale(rows: pd.DataFrame, z: str) -> Scale | None:
 
 
 def shared_scale(rows: pd.DataFrame, z: str, signed: bool | None, limit: float | None) -> dict[str, Any]:
-    """``signed`` and ``limit`` with which every part of ``rows`` has the colours of the whole."""
+    """``signed`` and ``limit`` with which every part of ``rows`` has the colours of the whole.
+
+    Args:
+        rows: rows of all parts.
+        z: column that is coloured.
+        signed: True: centred on 0; None: where values have both signs.
+        limit: largest size shown, None: that of the values.
+    """
     if limit is not None or (not signed and fixed_scale(rows, z)):
         return {"signed": signed, "limit": limit}
     whole = color_scale(rows[z], signed)
@@ -68,6 +75,11 @@ def color_scale(values: object, signed: bool | None = None, limit: float | None 
     """Plotly coloraxis settings: centred on zero where values have both signs, from smallest to largest otherwise.
 
     With ``limit`` values of one sign go from zero to it, so that two figures share a scale.
+
+    Args:
+        values: what is coloured; what is not finite is left out.
+        signed: True: centred on 0; None: where values have both signs.
+        limit: largest size shown, None: that of the values.
     """
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]

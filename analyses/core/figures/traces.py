@@ -57,7 +57,14 @@ Trace = dict[str, Any]
 def lines(
     part: pd.DataFrame, whole: pd.DataFrame, color: str | None, dash: str | None
 ) -> Iterator[tuple[str, pd.DataFrame, dict[str, str]]]:
-    """(name, rows, style) of each line; a value keeps its colour in every panel."""
+    """(name, rows, style) of each line; a value keeps its colour in every panel.
+
+    Args:
+        part: rows of one panel.
+        whole: rows of all panels.
+        color: column told apart by colour, None for none.
+        dash: column told apart by dash, None for none.
+    """
     order = axis_values(whole[color]) if color else []
     hues, dashes = numbered(order), numbered(whole[dash] if dash else [])
     ordered = len(order) > 3 and color is not None and is_numeric(whole[color])
@@ -98,7 +105,17 @@ def banded(count: int, *, is_ramp: bool) -> set[int]:
 def line_traces(
     line: pd.DataFrame, x: str, y: str, name: str, style: dict[str, str], legend: bool, has_band: bool = True
 ) -> list[Trace]:
-    """A line with its band; where ``x`` is a category, dots with error bars."""
+    """A line with its band; where ``x`` is a category, dots with error bars.
+
+    Args:
+        line: rows of one line.
+        x: column of the horizontal axis.
+        y: column of the vertical axis.
+        name: its name in the legend.
+        style: its colour, dash and symbol.
+        legend: True where the legend names it.
+        has_band: draw the interval, where there is one.
+    """
     spread = y == "value" and "ci_low" in line and bool(line["ci_low"].notna().any())
     ordered = is_numeric(line[x])
     main: Trace = {
@@ -160,7 +177,15 @@ def band(line: pd.DataFrame, x: str, color: str, name: str) -> Trace:
 
 
 def cells(part: pd.DataFrame, x: str, y: str, z: str, scale: Scale | None = None) -> Trace:
-    """A heatmap of ``z``, coloured on ``scale`` if given; a cell without a row is NaN and says so on hover."""
+    """A heatmap of ``z``, coloured on ``scale`` if given; a cell without a row is NaN and says so on hover.
+
+    Args:
+        part: rows of one panel, one a cell.
+        x: column of the horizontal axis.
+        y: column of the vertical axis.
+        z: column that is coloured.
+        scale: the quantity's own scale, None for its values as they are.
+    """
     xs, ys = axis_values(part[x]), axis_values(part[y])
     at = pd.Index(ys).get_indexer(pd.Index(part[y])), pd.Index(xs).get_indexer(pd.Index(part[x]))
     grid = np.full((len(ys), len(xs)), np.nan)
@@ -184,7 +209,17 @@ def cells(part: pd.DataFrame, x: str, y: str, z: str, scale: Scale | None = None
 def dots(
     rows: pd.DataFrame, label: str, labels: list[str], offset: float, name: str, style: dict[str, str], legend: bool
 ) -> Trace:
-    """Dots with horizontal intervals at the places of their labels."""
+    """Dots with horizontal intervals at the places of their labels.
+
+    Args:
+        rows: one row a dot, with `value` and its interval.
+        label: column of the places on the vertical axis.
+        labels: all places, from below.
+        offset: how far above its place a dot lies, in places.
+        name: its name in the legend.
+        style: its colour, dash and symbol.
+        legend: True where the legend names it.
+    """
     return {
         "type": "scatter",
         "x": rows["value"],

@@ -39,6 +39,11 @@ def covariates(item: Item) -> dict[str, object]:
 def readable(prompts: Prompts, grader: Grader, skip: bool = False) -> tuple[list[Item], list[Item]]:
     """Items whose gold answer the grader reads, and those whose it does not.
 
+    Args:
+        prompts: items with gold answers.
+        grader: what reads and compares answers.
+        skip: leave out what cannot be read instead of refusing.
+
     Raises:
         InputError: unreadable ones (their ids), unless they are to be skipped.
     """
@@ -49,7 +54,14 @@ def readable(prompts: Prompts, grader: Grader, skip: bool = False) -> tuple[list
 
 
 def refuse_unreadable(bad: Sequence[tuple[str, str]], n: int, grader: Grader, skip: bool) -> None:
-    """Raises: InputError naming items whose gold answer cannot be read, unless they are skipped."""
+    """Raises: InputError naming items whose gold answer cannot be read, unless they are skipped.
+
+    Args:
+        bad: (id, gold) of items that cannot be read.
+        n: items in all.
+        grader: what reads and compares answers.
+        skip: leave out what cannot be read instead of refusing.
+    """
     if not bad or skip:
         return
     named = ", ".join(f"{name} ({gold[:30]!r})" for name, gold in bad[:LIMIT])
@@ -179,6 +191,11 @@ def _one_gold(rows: pd.DataFrame) -> None:
 
 def graded(rows: pd.DataFrame, grader: Grader, skip: bool = False) -> pd.DataFrame:
     """The rows with status, correct, answer (equal where the grader calls answers equal), graded_as, boxed, code.
+
+    Args:
+        rows: responses with item, text, expected (and verdict, where another program judged).
+        grader: what reads and compares answers.
+        skip: leave out what cannot be read instead of refusing.
 
     Raises:
         InputError: gold answers that cannot be read, unless they are to be skipped.

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 def answer_logprob(model: Model, batch: TokenBatch, edits: Sequence[Edit] = ()) -> Float[np.ndarray, " item"]:
     """Mean log-probability of each item's answer tokens, in nats per token (<= 0), the answer being forced.
 
+    Args:
+        model: the checkpoint.
+        batch: items with answers.
+        edits: edits of the run.
+
     Raises:
         InputError: the logits are not finite (an intervention overflowed).
     """
@@ -40,6 +45,12 @@ def responses_graded(model: Model, prompts: Prompts, grade: Grader, **how: Any) 
 
     Not through `kept_responses`: those are keyed by the checkpoint, which changed weights and open edits do not
     touch.
+
+    Args:
+        model: the checkpoint.
+        prompts: the items.
+        grade: grades a response against its item.
+        how: as in `Model.generate`.
     """
     asked = one_per_id(prompts)
     texts = {c.item.id: c.text for c in model.generate(asked, **how)}
@@ -57,6 +68,11 @@ def graded(prompts: Prompts, texts: Mapping[str, str], grade: Grader) -> pd.Data
 
     `correct` is 0 also where a response holds no answer: an intervention that destroys the text is not left out.
     It is NaN only where the gold answer cannot be read.
+
+    Args:
+        prompts: the items.
+        texts: id -> response.
+        grade: grades a response against its item.
     """
     found = [(item, grade(texts[item.id], item)) for item in prompts.items]
     rows = [(i.id, i.answer_kind, texts[i.id], 0.0 if g.status == "unparsed" else g.correct) for i, g in found]

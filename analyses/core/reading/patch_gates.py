@@ -32,6 +32,12 @@ FLOOR_FP32 = 1e-5
 def same_ids(base: Model, tuned: Model, prompts: Prompts, **plan: Any) -> list[TokenBatch]:
     """The batches both checkpoints read.
 
+    Args:
+        base: one checkpoint.
+        tuned: the other.
+        prompts: the items.
+        plan: how batches are made, as in `Model.batches`.
+
     Raises:
         InputError: items whose ids differ between the two tokenizers; all are listed.
     """
@@ -55,7 +61,13 @@ def same_ids(base: Model, tuned: Model, prompts: Prompts, **plan: Any) -> list[T
 
 
 def place(batch: TokenBatch, positions: str, at: Sequence[int]) -> str | Bool[Tensor, "item pos"]:
-    """Positions as an edit takes them: by name, or a mask of the `at` given, counted within each item's prompt."""
+    """Positions as an edit takes them: by name, or a mask of the `at` given, counted within each item's prompt.
+
+    Args:
+        batch: items with their prompts marked.
+        positions: positions by name, taken where `at` is empty.
+        at: positions within each prompt (0: its first token, -1: its last).
+    """
     if not at:
         return positions
     out = torch.zeros_like(batch.mask)
@@ -86,6 +98,12 @@ def chosen_sites(model: Model, kinds: Sequence[str], layers: Sequence[int], head
     """Sites of these kinds, one per head where the kind has heads.
 
     Without `layers`: in every block that has the kind (blocks of a hybrid differ).
+
+    Args:
+        model: whose sites.
+        kinds: kinds of sites, as resid_post or z.
+        layers: blocks from 0, all where none is named.
+        heads: heads from 0 of kinds that have heads, all where none is named.
 
     Raises:
         InputError: a kind, layer or head this model does not have.
@@ -126,6 +144,11 @@ def gate(clean: Clean, metric: Metric, edits: Sequence[Edit]) -> Gate:
 
     `edits`: real patches, a few of which are also run as full forward passes.
 
+    Args:
+        clean: the unedited run of one batch.
+        metric: what is read off the logits, one number an item.
+        edits: real patches, a few of which are also run as full forward passes.
+
     Raises:
         ProbeError: either proof fails.
     """
@@ -152,7 +175,13 @@ def _largest(x: Tensor) -> float:
 
 
 def full_run(clean: Clean, metric: Metric, edits: Sequence[Edit]) -> Float[Tensor, " item"]:
-    """The metric of one ordinary edited forward pass of the model, everything computed."""
+    """The metric of one ordinary edited forward pass of the model, everything computed.
+
+    Args:
+        clean: the unedited run of one batch.
+        metric: what is read off the logits, one number an item.
+        edits: edits of the one run.
+    """
     logits = clean.model.run(clean.batch, edits=edits).logits
     assert logits is not None
     return metric_of(logits, metric)
@@ -170,7 +199,13 @@ def metric_of(logits: Float[Tensor, "item pos vocab"], metric: Metric) -> Float[
 
 
 def share(change: np.ndarray, gap: np.ndarray, smallest: float = SMALLEST_GAP) -> np.ndarray:
-    """change / gap, NaN where the gap is too small to be divided by."""
+    """change / gap, NaN where the gap is too small to be divided by.
+
+    Args:
+        change: what a patch changed, in the units of the metric.
+        gap: what there was to change, in the same units.
+        smallest: size of a gap below which nothing is divided.
+    """
     safe = np.abs(gap) >= smallest
     return np.divide(change, gap, out=np.full(np.shape(change), np.nan), where=safe) + 0.0  # no -0.0
 

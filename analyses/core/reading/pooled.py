@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 def two_groups(prompts: Prompts, groups: tuple[str, ...], needed: int = 4) -> tuple[str, str]:
     """The two groups to compare.
 
+    Args:
+        prompts: the items.
+        groups: two names, or none for the only two.
+        needed: fewest items of a group.
+
     Raises:
         InputError: not exactly two, or fewer than `needed` items in one.
     """
@@ -161,6 +166,11 @@ def _pool(model: Model, batch: TokenBatch, pooling: Pooling, positions: tuple[in
 
 def position_weights(batch: TokenBatch, pooling: Pooling, positions: tuple[int, ...] = ()) -> Float[Tensor, "item pos"]:
     """Weights over positions that sum to 1 in each item: of a pooling, or equal ones over chosen positions.
+
+    Args:
+        batch: the items.
+        pooling: pooling by name, taken where `positions` is empty.
+        positions: positions within each prompt.
 
     Raises:
         InputError: a span or position that an item has not.

@@ -43,7 +43,13 @@ def baseline(logp: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
 def covariance(
     logp: Float[Tensor, "*row vocab"], f: Float[Tensor, "*row vocab"], g: Float[Tensor, "*row vocab"]
 ) -> Float[Tensor, "*row"]:
-    """Cov_p(f, g), both centred under p first: the difference of raw moments cancels badly."""
+    """Cov_p(f, g), both centred under p first: the difference of raw moments cancels badly.
+
+    Args:
+        logp: log-probabilities in nats.
+        f: one quantity of each token of the vocabulary.
+        g: the other.
+    """
     p = logp.exp()
     return (p * (f - (p * f).sum(-1, keepdim=True)) * (g - (p * g).sum(-1, keepdim=True))).sum(-1)
 
@@ -102,6 +108,11 @@ def sampled_change(
 
     alpha = step size x ratio x advantage. Zero in expectation over k ~ p. Without B the answer is wrong by orders
     of magnitude on rare tokens, however small the step.
+
+    Args:
+        logp: log-probabilities in nats.
+        token: id that was sampled.
+        alpha: step size x ratio x advantage.
     """
     s = discriminator(logp).gather(-1, token[..., None])[..., 0]
     return -alpha * (s - baseline(logp))
@@ -115,6 +126,11 @@ def visitation(
     (log q - log p of the token, centred by its mean -KL(p || q)) x (entropies of the later states). Its mean over
     responses sampled from p is sum over states of P(visit) Cov_p(dz, entropy still to come): what fixed prefixes
     miss. Valid for responses sampled from p at temperature 1 without truncation of its distribution.
+
+    Args:
+        dlogp: log q - log p of each token, nats.
+        kl_forward: KL(p || q) at each token, nats.
+        entropies: entropy at each token, nats.
     """
     later = entropies.flip(-1).cumsum(-1).flip(-1) - entropies
     return (dlogp + kl_forward) * later

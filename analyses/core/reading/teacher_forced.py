@@ -55,7 +55,13 @@ class Scored:
         return activations[self.item, self.column]
 
     def named(self, items: Sequence[Item], *sites: str, first: int = 0) -> Where:
-        """What errors call row `first` + n of these tokens' readouts, stacked site by site."""
+        """What errors call row `first` + n of these tokens' readouts, stacked site by site.
+
+        Args:
+            items: items of the batch.
+            sites: sites in the order they are stacked.
+            first: number of the first row.
+        """
 
         def of(row: int) -> tuple[str, str, int]:
             number, token = divmod(row + first, len(self.target))
@@ -78,7 +84,14 @@ def scored(batch: TokenBatch) -> Scored:
 
 
 def batches(model: Model, prompts: Prompts, what: str, **options: Any) -> Iterator[TokenBatch]:
-    """The batch plan with a progress bar; options as in ``Model.batches``."""
+    """The batch plan with a progress bar; options as in ``Model.batches``.
+
+    Args:
+        model: whose tokenizer and context.
+        prompts: the items.
+        what: name on the progress bar.
+        options: as in `Model.batches`.
+    """
     planned = model.batches(prompts, **options)
     yield from progress(planned, what, total=len(planned))
 

@@ -12,7 +12,13 @@ from probe.errors import InputError
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Unbiased chance that at least one of k samples is correct, 1 - C(n-c, k) / C(n, k); NaN where k > n."""
+    """Unbiased chance that at least one of k samples is correct, 1 - C(n-c, k) / C(n, k); NaN where k > n.
+
+    Args:
+        n: samples.
+        correct: right ones among them.
+        k: samples that are looked at.
+    """
     if not 0 <= correct <= n or k < 1:
         raise InputError(f"pass@{k} of {correct} correct in {n}; expected 0 <= correct <= n and k >= 1")
     return float("nan") if k > n else 1.0 - comb(n - correct, k) / comb(n, k)
@@ -31,6 +37,11 @@ def majority(answers: Sequence[str | None], is_correct: Sequence[float], k: int)
 
     The mean over all C(n, k) subsets, computed from the sizes of the clusters: exact, so that maj@1 = pass@1. NaN
     where k > n. Equal texts are one answer (give answers that are equal where the grader calls them equal).
+
+    Args:
+        answers: answer of each sample, None where none can be read.
+        is_correct: 1 right, 0 wrong, of each.
+        k: samples that vote.
     """
     n = len(answers)
     if k < 1:

@@ -45,7 +45,13 @@ def shards(call: Call, pool: ModelPool) -> list[Call]:
 
 
 def computed(call: Call, store: Store | None, pool: ModelPool) -> Result:
-    """The result of `call`; with a store, its shards are taken from there and kept there."""
+    """The result of `call`; with a store, its shards are taken from there and kept there.
+
+    Args:
+        call: what is asked for.
+        store: where results are kept, None for nowhere.
+        pool: models that are loaded.
+    """
     parts = shards(call, pool) if store is not None else []
     if store is None or not parts:
         return execute(call, pool)
@@ -54,7 +60,13 @@ def computed(call: Call, store: Store | None, pool: ModelPool) -> Result:
 
 
 def shard(part: Call, store: Store, pool: ModelPool) -> Result:
-    """One part, computed unless the store has it."""
+    """One part, computed unless the store has it.
+
+    Args:
+        part: the call of some of the items.
+        store: where results are kept, None for nowhere.
+        pool: models that are loaded.
+    """
     found = stored(part, store)
     if found is None:
         found = execute(part, pool)
@@ -63,7 +75,13 @@ def shard(part: Call, store: Store, pool: ModelPool) -> Result:
 
 
 def joined(call: Call, parts: Sequence[Result], pool: ModelPool) -> Result:
-    """The result of `call` from those of its shards: rows one after the other, estimates made from all of them."""
+    """The result of `call` from those of its shards: rows one after the other, estimates made from all of them.
+
+    Args:
+        call: what is asked for.
+        parts: results of all shards, in order.
+        pool: models that are loaded.
+    """
     assert call.analysis.by_item is not None
     whole = call.analysis.by_item(pd.concat([p.table for p in parts], ignore_index=True), call.options)
     # What one shard alone says is about its items; the whole says it of all of them.

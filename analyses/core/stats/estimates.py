@@ -100,6 +100,12 @@ def mean_of_items(
 
     With weights the mean is `sum(w v) / sum(w)`: for a micro average of per-token means give the token counts
     as weights. If `values` are already per-item *sums*, use `ratio_of_sums(sums, counts)`.
+
+    Args:
+        values: [item cell] or [item]; NaN is not measured.
+        weights: [item cell] or [item], equal where none are given.
+        clusters: label of each item; those of one label are one unit.
+        level: share that the interval covers.
     """
     values = np.asarray(values, dtype=float)
     weights = np.asarray(1.0 if weights is None else weights, dtype=float)
@@ -219,7 +225,15 @@ def _clusters(table: pd.DataFrame, items: Array, item: str, cluster: str | None)
 def paired_difference(
     first: Values, second: Values, *, clusters: Labels | None = None, seed: int = 0, level: float = 0.95
 ) -> Estimate:
-    """Mean over items of `first - second`, measured on the same items, with its interval (`seed` is not used)."""
+    """Mean over items of `first - second`, measured on the same items, with its interval (`seed` is not used).
+
+    Args:
+        first: [item cell] or [item].
+        second: the same items, in the same order.
+        clusters: label of each item; those of one label are one unit.
+        seed: not used: the interval is in closed form.
+        level: share that the interval covers.
+    """
     del seed
     if np.shape(first) != np.shape(second):
         raise InputError(f"paired values have shapes {np.shape(first)} and {np.shape(second)}: pair them by item")
@@ -242,6 +256,14 @@ def group_difference(
     """Mean of the first group minus mean of the rest, per cell, from the interval of each group's own mean.
 
     `n` is the smaller of the two groups' numbers of measured units. `seed` and `draws` are not used.
+
+    Args:
+        values: [item cell] or [item]; NaN is not measured.
+        is_first: True for items of the first group.
+        clusters: label of each item; those of one label are one unit.
+        seed: not used: the interval is in closed form.
+        draws: not used.
+        level: share that the interval covers.
     """
     del seed, draws
     values, is_first = np.asarray(values, float), np.asarray(is_first, bool)
@@ -255,7 +277,15 @@ def group_difference(
 
 
 def widened(value: float, low: float, high: float, *, n: int, looks: int) -> tuple[float, float, float]:
-    """An interval of one of many looks, widened so that those of all looks hold together (Bonferroni)."""
+    """An interval of one of many looks, widened so that those of all looks hold together (Bonferroni).
+
+    Args:
+        value: the estimate.
+        low: lower bound of its .95 interval.
+        high: upper bound.
+        n: units it rests on.
+        looks: how many such intervals must hold together.
+    """
     if looks < 2 or n < 2:
         return value, low, high
     wide, narrow = (float(scipy.stats.t.ppf(1 - 0.025 / k, n - 1)) for k in (looks, 1))
@@ -263,7 +293,13 @@ def widened(value: float, low: float, high: float, *, n: int, looks: int) -> tup
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
-    """A proportion of items with its Wilson score interval (n counts items, not their rollouts)."""
+    """A proportion of items with its Wilson score interval (n counts items, not their rollouts).
+
+    Args:
+        successes: items that are right.
+        n: items.
+        level: share that the interval covers.
+    """
     from statsmodels.stats.proportion import proportion_confint
 
     if not 0 <= successes <= n:

@@ -117,7 +117,13 @@ def _bound(
 
 
 def proportion(successes: Array, n: Array, level: float = 0.95) -> tuple[Array, Array]:
-    """(low, high) of successes / n: Clopper and Pearson's, from `MANY` on Wilson's; NaN where n is 0."""
+    """(low, high) of successes / n: Clopper and Pearson's, from `MANY` on Wilson's; NaN where n is 0.
+
+    Args:
+        successes: units that are right.
+        n: units.
+        level: share that the interval covers.
+    """
     n = np.asarray(n, float)
     p = _divide(np.asarray(successes, float), n)
     z = float(scipy.stats.norm.ppf((1 + level) / 2))
@@ -133,7 +139,14 @@ def proportion(successes: Array, n: Array, level: float = 0.95) -> tuple[Array, 
 
 
 def trinomial(up: Array, down: Array, n: Array, level: float = 0.95) -> tuple[Array, Array]:
-    """(low, high) of (up - down) / n, of n units that each went up, down or neither: Tango's score interval."""
+    """(low, high) of (up - down) / n, of n units that each went up, down or neither: Tango's score interval.
+
+    Args:
+        up: units that went up.
+        down: units that went down.
+        n: units.
+        level: share that the interval covers.
+    """
     b, c, n = (np.asarray(v, float) for v in (up, down, np.maximum(n, 1)))
     z = np.asarray(scipy.stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)))
     value = (b - c) / n
@@ -172,6 +185,12 @@ def percentiles(drawn: Array, n: int, level: float = 0.95, method: Any = "linear
 
     Plain .025 and .975 are narrow below some 50 units: they lack n / (n - 1), and are the normal's. NaN below `LEAST`
     units and where no draw is defined; draws that are NaN do not count. Plain quantiles where n is 0: not given.
+
+    Args:
+        drawn: the statistic in each draw.
+        n: units drawn from, 0 where that is not known.
+        level: share that the interval covers.
+        method: of `numpy.quantile`.
     """
     drawn = np.asarray(drawn, float)
     bounds = np.full((2, *drawn.shape[1:]), np.nan)

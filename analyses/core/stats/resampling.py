@@ -26,7 +26,15 @@ Labels: TypeAlias = Sequence[Any] | Array
 def resample_counts(
     n: int, draws: int, seed: int, strata: Labels | None = None, clusters: Labels | None = None
 ) -> Float[np.ndarray, "draw item"]:
-    """How often each of `n` items is taken in each bootstrap draw; within strata, whole clusters at a time."""
+    """How often each of `n` items is taken in each bootstrap draw; within strata, whole clusters at a time.
+
+    Args:
+        n: number of items.
+        draws: number of draws.
+        seed: of the draws.
+        strata: label of each item within which it is drawn, None: all together.
+        clusters: label of each item; those of one label are drawn together.
+    """
     rng = np.random.default_rng(seed)
     counts = np.zeros((draws, n))
     if clusters is not None:
@@ -49,6 +57,14 @@ def subsamples(
 
     For statistics of pairs of items. A bootstrap puts doubles of an item beside it, which raises similarities and
     distances of groups until the value of all items lies outside its own interval.
+
+    Args:
+        n: number of items.
+        draws: number of draws.
+        seed: of the draws.
+        strata: label of each item within which it is drawn, None: all together.
+        least: fewest items (or clusters) kept of a stratum.
+        clusters: label of each item; those of one label are drawn together.
     """
     if clusters is not None:
         codes = codes_of(clusters)
@@ -71,6 +87,11 @@ def subsample_interval(
 
     Source: the delete-d jackknife (Shao and Wu, Annals of Statistics 17, 1989): sd * sqrt(kept / deleted). Does not
     cover the bias that a statistic itself has with few items.
+
+    Args:
+        values: statistic of all items (entry 0) and of each subsample.
+        kept: which items each subsample holds.
+        level: share that the interval covers.
     """
     used = float(kept.sum(1).mean()) if len(kept) else float(kept.shape[1])
     spread = np.full(values.shape[1], np.nan)
@@ -139,7 +160,14 @@ def permuted_labels(
     seed: int,
     strata: Labels | None = None,
 ) -> Bool[np.ndarray, "draw item"]:
-    """Group labels permuted within strata, one row per draw; each stratum keeps its group sizes."""
+    """Group labels permuted within strata, one row per draw; each stratum keeps its group sizes.
+
+    Args:
+        is_first: True for items of the first group.
+        draws: number of draws.
+        seed: of the draws.
+        strata: label of each item within which it is drawn, None: all together.
+    """
     rng = np.random.default_rng(seed)
     is_first = np.asarray(is_first, bool)
     out = np.tile(is_first, (draws, 1))
@@ -164,6 +192,11 @@ def two_sample_t(
 
     Where both groups are constant, t is 0 if the means agree and +-inf if they do not; NaN where a group has
     fewer than two measured items.
+
+    Args:
+        values: quantity of each item in each cell; NaN is left out.
+        first: weights of the first group in each draw.
+        second: weights of the second group.
     """
     measured = ~np.isnan(values)
     center = np.where(measured.any(0), np.nanmean(np.where(measured.any(0), values, 0.0), axis=0), 0.0)

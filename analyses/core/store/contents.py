@@ -39,6 +39,11 @@ class Placed(Protocol):
 def claims(root: Path, name: str, key: str) -> tuple[Claim, ...]:
     """What a result claims, as data; read from its record, not from its arrays.
 
+    Args:
+        root: folder or URL of the store.
+        name: the analysis.
+        key: the result's key.
+
     Raises:
         StoreError: the record is damaged or gone.
     """
@@ -51,6 +56,11 @@ def claims(root: Path, name: str, key: str) -> tuple[Claim, ...]:
 @lru_cache(maxsize=20_000)
 def verdict(root: Path, name: str, key: str) -> str:
     """The claims of a result in words, "" where it makes none; an older result's lie in one attribute.
+
+    Args:
+        root: folder or URL of the store.
+        name: the analysis.
+        key: the result's key.
 
     Raises:
         StoreError: a file is damaged or gone.
@@ -66,6 +76,11 @@ def verdict(root: Path, name: str, key: str) -> str:
 def array_names(root: Path, name: str, key: str) -> frozenset[str]:
     """Names of a result's variables and dims, without reading its numbers.
 
+    Args:
+        root: folder or URL of the store.
+        name: the analysis.
+        key: the result's key.
+
     Raises:
         StoreError: the file is damaged or gone.
     """
@@ -76,6 +91,11 @@ def array_names(root: Path, name: str, key: str) -> frozenset[str]:
 @lru_cache(maxsize=20_000)
 def table_columns(root: Path, name: str, key: str) -> dict[str, str]:
     """Columns of a result's table with their kinds, without reading its rows.
+
+    Args:
+        root: folder or URL of the store.
+        name: the analysis.
+        key: the result's key.
 
     Raises:
         StoreError: the file is damaged or gone.
