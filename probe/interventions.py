@@ -114,6 +114,10 @@ def scale(
 ) -> Edit:
     """An edit that multiplies the site by `alpha`, or only `neurons` (indices of its last dimension).
 
+    >>> import torch
+    >>> scale("mlp_post.0", 0.5, neurons=[1]).function(torch.ones(3))
+    tensor([1.0000, 0.5000, 1.0000])
+
     Args:
         site: where, a `Site` or its name.
         alpha: the factor; 1 changes nothing.
@@ -151,6 +155,10 @@ def add(
 
 def project_out(site: Site | str, direction: Tensor, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
     """An edit that removes the span of `direction` ([d] or [k d], need not be orthonormal).
+
+    >>> import torch
+    >>> project_out("resid_post.0", torch.tensor([2.0, 0.0])).function(torch.tensor([[3.0, 4.0]]))
+    tensor([[0., 4.]])
 
     Args:
         site: where, a `Site` or its name.

@@ -132,6 +132,9 @@ class Site:
         Accepts `resid_post.5`, `z.5.3`, `logits`; TransformerLens spellings
         (`blocks.5.hook_resid_pre`); `L5H3` (the output of a head before W_O, `z.5.3`); module
         paths of a checkpoint (`model.layers.5.mlp`: what that block's MLP adds to the residual).
+
+        >>> Site.parse("blocks.5.hook_resid_post"), Site.parse("L5H3").head
+        (Site(kind='resid_post', layer=5, head=None), 3)
         """
         if isinstance(text, Site):
             return text

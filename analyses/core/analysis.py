@@ -237,7 +237,11 @@ def docstring_sections(doc: str, headings: Iterable[str]) -> dict[str, str]:
 
 
 def argument_help(doc: str) -> dict[str, str]:
-    """One help line per argument of a Google-style ``Args:`` section."""
+    r"""One help line per argument of a Google-style ``Args:`` section.
+
+    >>> argument_help("A sum.\n\nArgs:\n    a: one number.")
+    {'a': 'one number.'}
+    """
     text = docstring_sections(doc, ("Args", "Returns", "Raises")).get("Args", "")
     found: dict[str, list[str]] = {}
     current = ""

@@ -105,7 +105,11 @@ class Claim:
 
 
 def sentence(claim: Claim) -> str:
-    """One plain sentence: who did what, since when, with one interval; at most `MOST_WORDS` words (`words`)."""
+    """One plain sentence: who did what, since when, with one interval; at most `MOST_WORDS` words (`words`).
+
+    >>> sentence(Claim("memory", NONE, "none of the layers holds it", n=12))
+    'None found: none of the layers holds it.'
+    """
     if claim.answer == UNJUDGED:
         return f"Cannot be judged whether {claim.what}: {claim.why}."
     clause = claim.what if claim.answer == NONE else _capital(claim.what)

@@ -24,7 +24,11 @@ LEFT_OUT = tuple(f"analyses.core.{name}" for name in ("running", "store", "cost"
 
 
 def digest(value: object) -> str:
-    """16 hex digits of a JSON-serialisable value."""
+    """16 hex digits of a JSON-serialisable value.
+
+    >>> digest({"a": 1}) == digest({"a": 1}), len(digest("text"))
+    (True, 16)
+    """
     return _hashed(json.dumps(value, sort_keys=True, default=str).encode())
 
 

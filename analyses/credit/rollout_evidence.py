@@ -91,6 +91,9 @@ def variance_reduction(
 ) -> Float[np.ndarray, " item"]:
     """Expected fall of the variance of Beta(a, b) from k outcomes.
 
+    >>> variance_reduction(np.array([1.0]), np.array([1.0]), 1).round(4)  # a sixth of 1/12 is left out of Beta(1, 1)
+    array([0.0278])
+
     Args:
         a: successes, the prior among them.
         b: failures, the prior among them.

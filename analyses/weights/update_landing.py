@@ -217,6 +217,9 @@ def energy(update: Tensor, left: Tensor, right: Tensor) -> dict[str, float]:
 def subspace_size(m: int, n: int, k: int) -> int:
     """Dimension of the space of m x n matrices whose rows or columns lie in k given directions: k (m + n - k).
 
+    >>> subspace_size(4, 3, 3), subspace_size(4, 3, 1)  # all of the 12 entries; one direction on either side
+    (12, 6)
+
     Args:
         m: rows.
         n: columns.

@@ -14,6 +14,9 @@ from probe.errors import InputError
 def pass_at_k(n: int, correct: int, k: int) -> float:
     """Unbiased chance that at least one of k samples is correct, 1 - C(n-c, k) / C(n, k); NaN where k > n.
 
+    >>> pass_at_k(4, 1, 2)  # one of four is right: half of the pairs hold it
+    0.5
+
     Args:
         n: samples.
         correct: right ones among them.
@@ -37,6 +40,9 @@ def majority(answers: Sequence[str | None], is_correct: Sequence[float], k: int)
 
     The mean over all C(n, k) subsets, computed from the sizes of the clusters: exact, so that maj@1 = pass@1. NaN
     where k > n. Equal texts are one answer (give answers that are equal where the grader calls them equal).
+
+    >>> majority(["4", "4", "5"], [1, 1, 0], 3)
+    1.0
 
     Args:
         answers: answer of each sample, None where none can be read.

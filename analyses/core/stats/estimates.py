@@ -227,6 +227,9 @@ def paired_difference(
 ) -> Estimate:
     """Mean over items of `first - second`, measured on the same items, with its interval (`seed` is not used).
 
+    >>> float(paired_difference([1.0, 2.0, 4.0], [1.0, 1.0, 1.0]).value)
+    1.3333333333333333
+
     Args:
         first: [item cell] or [item].
         second: the same items, in the same order.
@@ -294,6 +297,10 @@ def widened(value: float, low: float, high: float, *, n: int, looks: int) -> tup
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     """A proportion of items with its Wilson score interval (n counts items, not their rollouts).
+
+    >>> found = wilson(8, 10)
+    >>> round(float(found.ci_low), 2), round(float(found.ci_high), 2)
+    (0.49, 0.94)
 
     Args:
         successes: items that are right.

@@ -162,6 +162,9 @@ def permuted_labels(
 ) -> Bool[np.ndarray, "draw item"]:
     """Group labels permuted within strata, one row per draw; each stratum keeps its group sizes.
 
+    >>> permuted_labels([True, False, False], draws=2, seed=0).sum(1)  # each draw has as many of the first group
+    array([1, 1])
+
     Args:
         is_first: True for items of the first group.
         draws: number of draws.
