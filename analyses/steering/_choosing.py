@@ -57,9 +57,11 @@ class Choosing:
             tokenized: how batches are made of them (batch_size, template, boundary).
         """
         chooses, measures = self.split(prompts)
-        how = {"score": self.score, "bonus": self.bonus, "read_at": self.read_at, "is_own": self.is_own}
-        batches = model.batches(chooses, **tokenized)
-        return choose(model, batches, self.layers, self.top_n, **how), measures
+        found = choose(
+            model, model.batches(chooses, **tokenized), self.layers, self.top_n,
+            score=self.score, bonus=self.bonus, read_at=self.read_at, is_own=self.is_own,
+        )  # fmt: skip
+        return found, measures
 
 
 def given(model: Model, batches: Sequence[TokenBatch], layers: Sequence[int], neurons: pd.DataFrame) -> Selection:
