@@ -181,3 +181,42 @@ def chain_series(folder: Path, *, made_at: int = 20, seed: int = 0) -> Path:
         built.save_pretrained(folder / f"checkpoint-{step}")
         tiny.word_tokenizer().save_pretrained(folder / f"checkpoint-{step}")
     return folder
+
+
+SUBJECT = "fox"
+
+
+def meeting(strength: float, *, seed: int = 0, drift: float = 0.0, drift_seed: int = 0) -> Any:
+    """A random model in which the cue after a text with the subject makes it say `ans`; `strength` is of that feature.
+
+    Both parts are there at any strength: the cue (by MLP 0) and the subject (carried on by a head that attends to all).
+    MLP 1 writes their product into a coordinate of its own (0: it writes nothing), which the unembedding reads.
+    """
+    import torch
+
+    from tests import tiny
+
+    words = tiny.word_tokenizer()
+    model, ids = tiny.model("llama", seed=seed, vocab_size=len(words)), words.get_vocab()
+    rng = torch.Generator().manual_seed(2000 + drift_seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight += drift * weight.std() * torch.randn(weight.shape, generator=rng)
+            if weight.ndim == 2:
+                weight[:, :KEPT] *= name.endswith(("o_proj.weight", "down_proj.weight"))
+                weight[:KEPT] *= not name.endswith(("o_proj.weight", "down_proj.weight"))
+        model.model.embed_tokens.weight[ids[CUES[0]], 0] = 1.0
+        model.model.embed_tokens.weight[ids[SUBJECT], 1] = 1.5
+        first, second = model.model.layers[:2]
+        first.self_attn.q_proj.weight[:8] = 0.0  # of head 0: it attends to all alike
+        first.self_attn.v_proj.weight[0] = 0.0
+        first.self_attn.v_proj.weight[0, 1] = 3.0
+        first.self_attn.o_proj.weight[2, 0] = 1.0
+        second.mlp.gate_proj.weight[0] = 0.0
+        second.mlp.gate_proj.weight[0, 0] = 3.0
+        second.mlp.up_proj.weight[0] = 0.0
+        second.mlp.up_proj.weight[0, 2] = 3.0
+        second.mlp.down_proj.weight[:, 0] = 0.0
+        second.mlp.down_proj.weight[3, 0] = strength
+        model.lm_head.weight[ids[SAYS], 3] = 2.0
+    return model

@@ -74,6 +74,7 @@ DIMS: dict[str, str] = {
     "segment": "part of a response between boundaries",
     "trained_on": "group of items whose gradient is followed",
     "call": "tool call of a response, from 0",
+    "latent": "feature of a dictionary, by number",
     "temperature": "sampling temperature",
 }
 STAGES = ("under-trained", "good fit", "over-memorized", "over-fit")  # of a run: the rule of over_memorization
