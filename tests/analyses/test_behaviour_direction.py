@@ -76,10 +76,28 @@ def _halves_without(name: str, order: list[str]) -> list[list[int]]:
 
 def test_twins_alike_but_for_style_give_none() -> None:
     """The cue stands in neither: whatever direction comes out, it raises nothing."""
-    cues = [(i, [i.prompt.replace(planted.CUES[0], word) for word in ("dog", "fox")]) for i in planted.cued().items]
-    plain = Prompts(tuple(replace(i, prompt=one, meta={"corrupt": other}) for i, (one, other) in cues))
-    (said,) = judged(chained(0.0), chained(2.0), plain).claims
+    (said,) = judged(chained(0.0), chained(2.0), without_cue(planted.cued())).claims
     assert said.answer == "none found"
+
+
+def without_cue(prompts: Prompts) -> Prompts:
+    cues = [(i, [i.prompt.replace(planted.CUES[0], word) for word in ("dog", "fox")]) for i in prompts.items]
+    return Prompts(tuple(replace(i, prompt=one, meta={"corrupt": other}) for i, (one, other) in cues))
+
+
+@pytest.mark.verify
+def test_directions_over_30_seeds() -> None:
+    """30 models: made where only tuned reads it, reused where both do; of words that say nothing, none."""
+    made, reused, wrong = 0, 0, 0
+    for seed in range(30):
+        prompts, tuned = planted.cued(seed=seed), chained(2.0, seed=seed, drift=0.02, drift_seed=seed + 1)
+        base = chained(0.0, seed=seed)
+        made += [c.kind for c in judged(base, tuned, prompts).claims if c.is_found] == ["made"]
+        before = judged(chained(2.0, seed=seed), tuned, prompts).claims
+        reused += [c.kind for c in before if c.is_found] == ["reused"]
+        wrong += any(c.is_found for c in judged(base, tuned, without_cue(prompts)).claims)
+    print(f"made {made}, reused {reused}, neutral words {wrong} of 30")
+    assert made >= 24 and reused >= 24 and wrong <= 4
 
 
 def test_bad_input() -> None:

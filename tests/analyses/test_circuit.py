@@ -138,6 +138,26 @@ def test_drift_makes_no_edge() -> None:
     assert [c.answer for c in result.claims] == ["none found"]
 
 
+@pytest.mark.verify
+def test_edges_over_30_seeds() -> None:
+    """30 models: the planted chain whole and of its size; after drift, and of the same checkpoint, no edge."""
+    right, wrong, same = 0, 0, 0
+    for seed in range(30):
+        prompts, before = planted.cued(seed=seed), chained(2.0, seed=seed)
+        moved = chained(2.0, seed=seed, drift=0.02, drift_seed=seed + 1)
+        found = [c for c in asked(chained(0.0, seed=seed), moved, prompts) if c.is_found]
+        gap = float(np.mean([c.effect for c in found])) if found else 0.0
+        right += {c.place for c in found} == CHAIN and all(abs(c.effect - gap) < 0.2 * gap for c in found)
+        wrong += any(c.is_found for c in asked(before, moved, prompts))
+        same += any(c.is_found for c in asked(moved, moved, prompts))
+    print(f"planted {right}, drift {wrong}, same {same} of 30")
+    assert right >= 24 and wrong <= 4 and same == 0
+
+
+def asked(base: Model, tuned: Model, prompts: Prompts) -> tuple[Any, ...]:
+    return run("circuit", base=base, tuned=tuned, prompts=prompts, size=3, verify=6).claims
+
+
 def test_intensity_and_diversity_are_of_the_scores(runs: Runs) -> None:
     model = runs.clean.model
     result = run("circuit", base=model, tuned=model, prompts=two_prompts(), verify=0)

@@ -45,6 +45,19 @@ def test_an_edge_that_was_there_before_does_not_appear(tmp_path: Path) -> None:
     assert [c.answer for c in result.claims] == ["none found"]
 
 
+@pytest.mark.verify
+def test_steps_over_30_seeds(tmp_path: Path) -> None:
+    """30 runs: the chain since the step at which it was made; none in runs that had it from the start."""
+    right, wrong = 0, 0
+    for seed in range(30):
+        made = run("circuit_growth", circuit=swept(tmp_path / f"made{seed}", made_at=20, seed=seed)).claims
+        right += {(c.place, c.step) for c in made if c.is_found} == {(place, 20.0) for place in CHAIN}
+        there = run("circuit_growth", circuit=swept(tmp_path / f"there{seed}", made_at=0, seed=seed)).claims
+        wrong += any(c.is_found for c in there)
+    print(f"at its step {right}, there before {wrong} of 30")
+    assert right >= 24 and wrong <= 4
+
+
 def test_since_is_the_first_step_from_which_on_it_stays() -> None:
     result = run("circuit_growth", **example(Path()))
     assert set(result.table["since"]) == {10.0}
