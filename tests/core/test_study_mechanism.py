@@ -11,7 +11,7 @@ from analyses.core.store import Store
 from probe import Prompts
 from tests import planted
 
-NAMES = ("circuit", "circuit_transfer", "behaviour_direction")
+NAMES = ("circuit", "circuit_transfer", "behaviour_direction", "crosscoder")
 
 
 def test_the_mechanism_is_asked_by_name_of_prompts_with_twins(tmp_path: Path) -> None:
