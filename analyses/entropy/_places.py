@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from analyses.core.claim import Claim, Fields
-from analyses.core.stats import estimate, ratio_of_sums
+from analyses.core.stats import clusters_of, estimate, mean_max_t
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,15 +60,14 @@ def change_claims(
         return [Claim("place", "cannot be judged", what, why=why, needs=needs, n=len(items))]
     tops = near.pivot_table(index="item", columns="pos", values=quantity, aggfunc="sum")
     tops = tops.reindex(index=items, columns=positions).fillna(0.0).to_numpy()  # no token of a place: exactly 0 of it
-    count = tokens.groupby("item").size().reindex(items).to_numpy(float)[:, None]
-    level = 1 - 0.05 / len(positions)  # holds for all positions looked at
-    found = ratio_of_sums(tops, np.broadcast_to(count, tops.shape), level=level)
-    best = int(np.argmax(np.abs(found.value)))
-    low, high = float(found.ci_low[best]), float(found.ci_high[best])
+    parts = tops / tokens.groupby("item").size().mean()  # whose mean over items is sum over tokens
+    found = mean_max_t(parts, clusters=clusters_of(items), draws=1000)
+    best = int(np.argmax(np.where(np.isnan(found.t), 0.0, np.abs(found.t))))
+    low, high = float(found.low[best]), float(found.high[best])
     said: Fields = {
         "estimand": "part of the change of mean entropy per token that this position's tokens make up",
         "effect": float(found.value[best]), "low": min(low, float(found.value[best])),
-        "high": max(high, float(found.value[best])), "unit": "nats", "n": len(items),
+        "high": max(high, float(found.value[best])), "unit": "nats", "n": len(items), "p": float(found.p_cell[best]),
         "family": f"{len(positions)} positions", "place": f"position {positions[best]}",
         "control": "no change at all (0)",
     }  # fmt: skip
