@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 import xarray as xr
+from jaxtyping import Bool, Float
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.result import Result
-from analyses.core.stats import mean_of_items
+from analyses.core.stats import group_max_t, mean_of_items
 from probe import Item, Prompts, patch
 from probe.errors import InputError
 from probe.lazily import torch
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 COPYING = "cat -> cat ; 1135 -> 1135 ; hello -> hello ; ?"
 FEWEST = 8  # tokens of either kind
+WHAT = "the difference stands for tokens of the training texts"
 
 
 @analysis
@@ -67,8 +69,8 @@ def difference_lens(
     Args:
         n_positions: first tokens read (positions counted without padding).
         patchscope: prompt whose last state is replaced; empty: none is run.
-        permutations: of token labels, for the p of `tied`.
-        seed: permutations.
+        permutations: times that tokens are drawn again, each kind among its own, for the claim.
+        seed: the draws of tokens.
     """
     if n_positions < 2 or top_k < 1:
         raise InputError(f"n_positions={n_positions}, top_k={top_k}; expected at least 2 positions and 1 token")
@@ -205,31 +207,32 @@ def _tied(
     """Mean lens logit of tokens of the training texts alone over those of the prompts alone, by layer; the claim."""
     ids = [_ids(model, p) for p in (training, prompts)]
     first, second = sorted(ids[0] - ids[1]), sorted(ids[1] - ids[0])
-    what = "the difference stands for tokens of the training texts"
     if min(len(first), len(second)) < FEWEST:
         why = f"{len(first)} and {len(second)} tokens are in one alone"
         needs = f"texts with at least {FEWEST} tokens of their own"
-        return np.full(len(mean), np.nan), Claim("tokens", UNJUDGED, what, why=why, needs=needs)
+        return np.full(len(mean), np.nan), Claim("tokens", UNJUDGED, WHAT, why=why, needs=needs)
     if not mean.any():
         return np.zeros(len(mean)), Claim("tokens", NONE, "that states differ at all", n=len(first))
     logits = _logits(model, mean)[:, [*first, *second]].astype(float)
-    is_first = np.arange(logits.shape[1]) < len(first)
-    rng = np.random.default_rng(seed)
-    labels = np.stack([is_first, *(rng.permutation(is_first) for _ in range(permutations))])
-    gaps = (labels / labels.sum(1, keepdims=True) - ~labels / (~labels).sum(1, keepdims=True)) @ logits.T
-    spread = gaps[1:].std(0)
-    z = np.divide(gaps, spread, out=np.zeros_like(gaps), where=spread > 0)
-    best = int(z[0].argmax())
-    p = float((1 + (z[1:].max(1) >= z[0, best]).sum()) / (1 + permutations))
+    return told_apart(logits, np.arange(logits.shape[1]) < len(first), permutations, seed)
+
+
+def told_apart(
+    logits: Float[np.ndarray, "layer token"], is_first: Bool[np.ndarray, " token"], permutations: int, seed: int
+) -> tuple[np.ndarray, Claim]:
+    """Mean logit of the first tokens over that of the others, by layer, and the claim for all layers together."""
+    test = group_max_t(logits.T, is_first, seed=seed, draws=permutations)
+    best = int(np.argmax(np.where(np.isnan(test.low), -np.inf, test.low)))
     said: Fields = {
-        "effect": float(gaps[0, best]), "p": p, "n": min(len(first), len(second)), "unit": "logits",
-        "family": f"{len(mean)} layers", "place": f"layer {best}", "control": "token labels permuted",
+        "effect": float(test.value[best]), "p": float(test.p_cell[best]), "n": min(np.bincount(is_first).tolist()),
+        "low": float(test.low[best]), "high": float(test.high[best]), "unit": "logits",
+        "family": f"{len(logits)} layers", "place": f"layer {best}", "control": "tokens of the prompts alone",
         "estimand": "lens logit of training tokens over tokens of the prompts",
         "caveat": "tokens of one kind (digits, names) rise together, trained on or not",
     }  # fmt: skip
-    if p > 0.05:
-        return gaps[0], Claim("tokens", NONE, f"that {what}", **said)
-    return gaps[0], Claim("tokens", FOUND, f"{what}, most at layer {best}", **said)
+    if not test.low[best] > 0:
+        return test.value, Claim("tokens", NONE, f"that {WHAT}", **said)
+    return test.value, Claim("tokens", FOUND, f"{WHAT}, most at layer {best}", **said)
 
 
 def _ids(model: Model, prompts: Prompts) -> set[int]:
