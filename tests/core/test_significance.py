@@ -172,6 +172,19 @@ def test_a_cell_without_spread_is_found_and_silences_no_other(rng: np.random.Gen
     assert false <= 14  # 5 % expected, 7 % allowed
 
 
+def test_many_cells_of_rare_effects_leave_the_others_their_intervals(rng: np.random.Generator) -> None:
+    """In a draw without any of a cell's few items its t had no end, and with enough such cells no interval had one."""
+    values = rng.normal(size=(64, 40)) * (rng.random((64, 40)) < 0.1)
+    values[:, 3] = rng.normal(2, 0.5, 64)
+    found = stats.mean_max_t(values)
+    assert np.isfinite(found.low).all() and np.isfinite(found.high).all()
+    assert found.low[3] > 0 and ((found.low <= 0) & (found.high >= 0)).sum() >= 38
+    first = np.arange(64) < 32
+    values[first, 3] += 4
+    pair = stats.group_max_t(values, first)
+    assert np.isfinite(pair.high).all() and pair.low[3] > 0
+
+
 def _rarely(rng: np.random.Generator) -> np.ndarray:
     """Cells of mean 0: two of noise, two in which few items are not 0, of either sign."""
     values = rng.normal(0, 0.1, (24, 4))

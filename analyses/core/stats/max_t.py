@@ -6,8 +6,9 @@ its null distribution is that of the largest |t| over all cells when items are d
 measured from their own group's mean: one draw for all cells, which keeps the correlation over cells, and a standard
 error anew in every draw, which keeps unequal spreads and skew. A cell in which all but a few items
 are equal says too little of its own spread (drawn again, it often has none): its variance is raised by what `UNSEEN`
-more items could bring, each as far off as the values of the family reach. NaN means "not measured". Never imports
-torch.
+more items could bring, each as far off as the values of the family reach. A cell of more such items has that variance
+in the draws that hold none of them, where it would have none: its t would be infinite, and so would every interval of
+the family. NaN means "not measured". Never imports torch.
 """
 
 from __future__ import annotations
@@ -179,9 +180,9 @@ def _mean(flat: Array, draws: int, rng: np.random.Generator) -> _Sums:
         variance = np.where(n > 1, (e**2).sum(0) / (n * (n - 1.0)), np.nan)
     known = flat[measured]
     farthest = np.maximum(known.max(initial=0.0) - mean, mean - known.min(initial=0.0))
-    return _Sums(
-        mean, variance, moved, variances, np.where(_alike(e, measured), UNSEEN * divide(farthest, n) ** 2, 0.0)
-    )
+    doubt = UNSEEN * divide(farthest, n) ** 2
+    variances = np.where((variances == 0) & (moved != 0), doubt, variances)
+    return _Sums(mean, variance, moved, variances, np.where(_alike(e, measured), doubt, 0.0))
 
 
 def _alike(e: Array, measured: Array) -> Array:
