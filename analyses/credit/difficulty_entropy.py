@@ -3,7 +3,8 @@
 Definition: half of a prompt's rollouts of a step (those of even number) say whether it is easy (at least 2/3 succeed),
 medium or hard (below 1/3); entropy is the mean over tokens, then over the other half of its rollouts, so that a
 rollout's own success does not choose its class. u_shape = (H_easy + H_hard) / 2 - H_medium over prompts, its p by
-permuting the classes over prompts (within a step).
+permuting the classes over prompts (within a step), as a multiple of its standard error: classes of unlike spread
+are no finding.
 Units: nats.
 Source: DiffAdapt (U-shaped entropy over difficulty; its probe of hidden states is `linear_probe`).
 Does not show: that entropy follows difficulty: longer responses, or cut ones, differ in both. Few rollouts mistake the
@@ -93,19 +94,25 @@ def u_shape(table: pd.DataFrame, draws: int, seed: int) -> tuple[float, float, d
     if min(counts.values(), default=0) == 0:
         return float("nan"), float("nan"), counts
 
-    def index(of: np.ndarray) -> float:
-        means = np.bincount(of, entropy, 3) / np.bincount(of, minlength=3)
-        return float((means[0] + means[2]) / 2 - means[1])
-
-    value, rng = index(codes), np.random.default_rng(seed)
+    (value, t), rng = contrast(entropy, codes), np.random.default_rng(seed)
     steps = [np.flatnonzero(kept["rollout_step"].to_numpy() == s) for s in kept["rollout_step"].unique()]
     beyond = 0
     for _ in range(draws):
         mixed = codes.copy()
         for members in steps:
             mixed[members] = rng.permutation(codes[members])
-        beyond += abs(index(mixed)) >= abs(value) - 1e-12
+        beyond += abs(contrast(entropy, mixed)[1]) >= abs(t) * (1 - 1e-9)
     return value, (1 + beyond) / (1 + draws), counts
+
+
+def contrast(entropy: np.ndarray, codes: np.ndarray) -> tuple[float, float]:
+    """(easy + hard) / 2 - medium, and it over its standard error: classes may differ in spread and size."""
+    weight = np.array([0.5, -1.0, 0.5])
+    n = np.bincount(codes, minlength=3)
+    means = np.bincount(codes, entropy, 3) / n
+    spread = np.bincount(codes, (entropy - means[codes]) ** 2, 3) / np.maximum(n - 1, 1)
+    value, error = float(weight @ means), float(weight**2 @ (spread / n)) ** 0.5
+    return value, value / error if error > 0 else float(np.copysign(np.inf, value)) if value else 0.0
 
 
 def _claim(value: float, p: float, counts: dict[str, int]) -> Claim:
