@@ -2,13 +2,14 @@
 
 Intervals and p hold for all places, directions, kinds of answers and groups together (`stats.max_t`). Blocks
 after the one that acts carry its effect on, so the place named is the earliest whose effect is not clearly smaller than
-the largest; the others are counted, as downstream. Never imports torch.
+the largest; the others are counted, as downstream. A place whose own weights are the same in both checkpoints is
+downstream whatever its effect, and is never named. Never imports torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -42,13 +43,17 @@ CAVEAT = "a causal effect, no proof of storage"
 
 @dataclass(frozen=True)
 class Asked:
-    """What was patched and measured: positions in words, unit and name of the metric, the bootstrap."""
+    """What was patched and measured: positions in words, unit and name of the metric, the bootstrap.
+
+    `unchanged` are the (site, layer) whose own weights are the same in both checkpoints.
+    """
 
     positions: str
     unit: str
     metric: str
     draws: int
     seed: int
+    unchanged: frozenset[tuple[str, int]] = frozenset()
 
 
 def claims(table: pd.DataFrame, groups: tuple[str, str] | None, asked: Asked, selected: bool) -> list[Claim]:
@@ -61,6 +66,7 @@ def claims(table: pd.DataFrame, groups: tuple[str, str] | None, asked: Asked, se
         selected: the groups were made from outcomes.
     """
     rows = table.assign(layer=table["layer"].fillna(-1).astype(int), head=table["head"].fillna(-1).astype(int))
+    rows, left_out = _changed(rows, asked.unchanged)
     names = [str(g) for g in sorted(rows["group"].unique())]
     grids = {g: rows[rows["group"] == g].pivot_table(index="item", columns=CELL, values="effect") for g in names}
     places: dict[str, tuple[Hashable, ...] | None] = {}
@@ -71,7 +77,19 @@ def claims(table: pd.DataFrame, groups: tuple[str, str] | None, asked: Asked, se
     said = agreeing(said)
     if groups is not None:
         said.append(_contrast([grids[g] for g in groups], groups, places[groups[0]], asked, selected))
-    return said
+    return [replace(c, assumptions=(*c.assumptions, *left_out)) for c in said]
+
+
+def _changed(rows: pd.DataFrame, unchanged: frozenset[tuple[str, int]]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows of places that training changed, and what was left out; all rows where it changed none of them."""
+    of = list(zip(rows["site"].astype(str), rows["layer"].astype(int), strict=True))
+    there = set(of)
+    if not unchanged & there or there <= unchanged:
+        return rows, ()
+    kept = rows[[at not in unchanged for at in of]]
+    return kept, (
+        f"{len(there & unchanged)} of {len(there)} parts have the same weights in both: downstream, not named",
+    )
 
 
 def _largest(

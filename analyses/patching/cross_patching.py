@@ -35,6 +35,7 @@ from analyses.core.reading.grading import grader as graded_by
 from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.core.work import Case, Work, replayed
+from analyses.patching import _own_weights
 from analyses.patching._group_contrast import contrast
 from analyses.patching._place_claims import METRICS, POSITIONS, Asked, claims
 from probe.errors import InputError
@@ -143,7 +144,8 @@ def cross_patching(
     unit = "nats/token" if metric == "answer_logprob" else "fraction"
     data = _aggregate(table, two_groups, draws, seed, unit)
     data.attrs |= {f"gate_{k}": max(getattr(g, k) for g in gates) for k in ("self_patch", "fast_vs_full", "floor")}
-    asked = Asked(POSITIONS.get(where, where), unit, METRICS[metric], draws, seed)
+    same = _own_weights.unchanged(base, tuned, places)
+    asked = Asked(POSITIONS.get(where, where), unit, METRICS[metric], draws, seed, same)
     is_selected = any(i.meta.get("group_from") == OUTCOMES for i in prompts.items)
     return Result.of(table, data, claims=claims(table, two_groups, asked, is_selected), warnings=warnings)
 

@@ -313,10 +313,14 @@ def effects(*groups: tuple[str, np.ndarray], gap: float = 1.0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def told(table: pd.DataFrame, groups: tuple[str, str] | None = None, selected: bool = False) -> list[Claim]:
-    return claims(
-        table, groups, Asked("at every token", "nats/token", "the answer's log-probability", 400, 0), selected
-    )
+def told(
+    table: pd.DataFrame,
+    groups: tuple[str, str] | None = None,
+    selected: bool = False,
+    unchanged: frozenset[tuple[str, int]] = frozenset(),
+) -> list[Claim]:
+    asked = Asked("at every token", "nats/token", "the answer's log-probability", 400, 0, unchanged)
+    return claims(table, groups, asked, selected)
 
 
 def shifted(seed: int, n: int, *means: float, spread: float = 0.3) -> np.ndarray:
