@@ -104,7 +104,7 @@ def _loaded(model: Any, folder: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return PeftModel.from_pretrained(model, folder).eval()
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}: the adapter does not fit {type(model).__name__}: {error}") from error
 
 

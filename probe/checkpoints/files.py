@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from safetensors import SafetensorError, safe_open
+
 from probe.errors import InputError
 
 _NUMBERED = re.compile(r"^(?:model|pytorch_model)-\d+-of-(\d+)\.(?:safetensors|bin)$")
@@ -44,6 +46,13 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{file}: malformed (no JSON object); copy the checkpoint again")
     return cast("dict[str, Any]", found)
+
+
+def misread() -> tuple[type[Exception], ...]:
+    """What transformers raises at a file of a checkpoint that says what it does not expect."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return ValueError, OSError, LookupError, TypeError, AttributeError, StrictDataclassError
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -129,6 +138,11 @@ def _check_whole(file: Path) -> None:
     end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
     if start + end != size:
         raise InputError(f"{file}: truncated ({size} bytes, its header describes {start + end}); copy it again")
+    try:
+        with safe_open(file, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise InputError(f"{file}: damaged ({error}); copy the checkpoint again") from error
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int, int]:
@@ -139,7 +153,21 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
         if 8 + length > size:
             raise InputError(f"{file}: truncated or not safetensors ({size} bytes); copy the checkpoint again")
-        return json.loads(handle.read(length)), 8 + length, size
+        return _described(file, handle.read(length)), 8 + length, size
+
+
+def _described(file: Path, raw: bytes) -> dict[str, Any]:
+    """The header's tensors by name, each with where its data lie."""
+    try:
+        found = json.loads(raw)
+        for name, entry in found.items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                if not 0 <= start <= end:
+                    raise ValueError(f"data of {name} from {start} to {end}")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"{file}: damaged, or not safetensors ({error}); copy the checkpoint again") from error
+    return found
 
 
 def tensor_names(file: Path) -> list[str]:

@@ -43,6 +43,8 @@ _OTHER_HEAD = re.compile(r"For[A-Z]|Reward|Critic|ValueModel|Classif")
 def refuse_other_heads(folder: Path) -> None:
     """Raise for a folder whose model gives scores or classes, not tokens (its head would be made up)."""
     named = config_of(folder).get("architectures") or []
+    if not isinstance(named, list):
+        raise InputError(f"{folder / 'config.json'}: architectures is {named!r:.60}; expected a list of names")
     wrong = [str(n) for n in named if _OTHER_HEAD.search(str(n)) and not _GENERATES.search(str(n))]
     wrong += [str(n) for n in named if re.search(r"Reward|Critic|ValueModel", str(n)) and str(n) not in wrong]
     if wrong:

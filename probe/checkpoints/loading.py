@@ -15,7 +15,7 @@ from torch import nn
 from probe import devices
 from probe.checkpoints.adapters import attached
 from probe.checkpoints.classes import reader_of
-from probe.checkpoints.files import has_weights, pickle_files, weight_files
+from probe.checkpoints.files import has_weights, misread, pickle_files, weight_files
 from probe.checkpoints.fit import check_loaded, refuse_other_heads
 from probe.checkpoints.quantised import missing_package
 from probe.checkpoints.series import Checkpoint
@@ -155,7 +155,7 @@ def _quietly(checkpoint: Checkpoint, read: Callable[[], Any]) -> Any:
         raise
     except ImportError as error:
         raise InputError(missing_package(checkpoint.config_folder, error)) from error
-    except (ValueError, OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+    except (*misread(), RuntimeError, pickle.UnpicklingError) as error:
         raise InputError(f"{checkpoint.path}: transformers cannot load it: {error}") from error
     finally:
         if bars:
@@ -166,6 +166,8 @@ def eos_ids(hf_model: object, tokenizer: Any) -> frozenset[int]:
     """Ids that end a text, for the model or for its tokenizer."""
     given = [getattr(getattr(hf_model, n, None), "eos_token_id", None) for n in ("generation_config", "config")]
     listed = [i for value in given if value is not None for i in (value if isinstance(value, list) else [value])]
+    if wrong := [i for i in listed if i is not None and not isinstance(i, int)]:
+        raise InputError(f"eos_token_id is {wrong[0]!r:.60}; expected a token's number (config or generation_config)")
     return frozenset(int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None)
 
 

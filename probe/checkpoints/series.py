@@ -208,7 +208,7 @@ def _under(adapter: Path) -> Checkpoint:
 def _base_of(adapter: Path) -> Checkpoint:
     config = read_json(adapter / "adapter_config.json")
     base = config.get("base_model_name_or_path")
-    if not base:
+    if not base or not isinstance(base, str):
         raise InputError(
             f"{adapter}: its adapter_config.json names no base model; name it with --base FOLDER, or write "
             f"BASE+{adapter}"

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe.checkpoints.files import read_json, weight_files
+from probe.checkpoints.files import misread, read_json, weight_files
 from probe.checkpoints.series import Checkpoint
 from probe.ends import declare
 from probe.errors import InputError
@@ -35,7 +35,7 @@ def read_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     folder = checkpoint.tokenizer_folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError, ImportError) as error:
+    except (*misread(), ImportError) as error:
         weight_files(checkpoint.folder)  # a folder that is no checkpoint at all is told as that
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise InputError(

@@ -129,7 +129,7 @@ def _parquet(file: Path) -> list[Row]:
 
     try:
         return list(memory_rows(pq.read_table(file), str(file)))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: truncated or not Parquet ({error})") from error
 
 

@@ -98,6 +98,8 @@ def _harness(row: Row, where: str) -> Iterable[Mapping[str, object]]:
     strata = {n: doc[n] for n in STRATA if isinstance(doc.get(n), str | int | float)}
     group = next((str(strata[n]) for n in STRATA[:3] if n in strata), "all")
     shared = {"item": _said(row.get("doc_id", "")), "prompt": _harness_prompt(row), "group": group, **strata}
+    if not isinstance(row.get("resps"), list):
+        raise InputError(f"{where}: resps is {row.get('resps')!r:.60}; expected a list of the model's responses")
     texts = [text for request in row["resps"] for text in (request if isinstance(request, list) else [request])]
     if not all(isinstance(t, str) for t in texts):
         yield from _harness_choices(row, shared, where)

@@ -80,7 +80,7 @@ def _one_schema(files: Sequence[Path], source: str) -> pa.Schema:
     for file in files:
         try:
             schemas[file] = pq.read_schema(file)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             broken[file] = str(error).splitlines()[0]
     if broken:
         named = "; ".join(f"{f.name} ({why})" for f, why in broken.items())

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from probe.errors import InputError
-from probe.readers.lines import json_objects, text_of
+from probe.readers.lines import json_objects, parsed, text_of
 from probe.readers.run_values import STEP_NAMES, Row
 from probe.readers.tensorboard import scalars, started
 from probe.readers.wandb_file import history
@@ -268,10 +268,17 @@ def _trackio(file: Path, run: str | None) -> Iterator[Row]:
         named = sorted(set(runs.values())) if len(set(runs.values())) == len(runs) else sorted(runs.items())
         raise InputError(f"{file}: holds runs {named}; say which with run= (a name, or an id where names repeat)")
     return (
-        Row({"step": step, **json.loads(metrics)}, f"{file}, row {n}")
+        Row({"step": step, **_metrics(metrics, f"{file}, row {n}")}, f"{file}, row {n}")
         for n, (key, _, step, metrics) in enumerate(found, start=1)
         if str(key) == fits[0]
     )
+
+
+def _metrics(text: object, where: str) -> dict[str, Any]:
+    found = parsed(text, where) if isinstance(text, str) else None
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: metrics are {text!r:.60}; expected a JSON object of scalars")
+    return found
 
 
 BY_NAME: tuple[tuple[tuple[str, ...], Reader], ...] = (

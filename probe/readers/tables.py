@@ -83,7 +83,7 @@ def _parquet_rows(file: Path) -> list[Row]:
 
     try:
         return memory_rows(pq.read_table(file), str(file))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not a readable table ({error})") from error
 
 

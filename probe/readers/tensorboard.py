@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import InputError
-from probe.readers.protobuf import fields, signed
+from probe.readers.protobuf import fields, real, signed, text
 
 
 def started(file: Path) -> tuple[float, list[int | str]]:
@@ -52,7 +52,7 @@ def _event(data: bytes) -> Iterator[tuple[int, str, float]]:
     step, summaries = 0, []
     for number, value in fields(data):
         if number == 2:
-            step = signed(int(value))
+            step = signed(value)
         elif number == 5:
             summaries.append(value)
     for summary in summaries:
@@ -67,9 +67,9 @@ def _value(data: bytes) -> tuple[str, float | None]:
     tag, scalar = "", None
     for number, value in fields(data):
         if number == 1:
-            tag = bytes(value).decode()
+            tag = text(value)
         elif number == 2 and not isinstance(value, int):
-            scalar = struct.unpack("<f", value)[0]
+            scalar = real(value, "<f")
         elif number == 8:
             scalar = _tensor(value)
     return tag, scalar

@@ -8,14 +8,14 @@ since 2026, as itself (4-8), and the number of the call (2).
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from probe.errors import InputError
-from probe.readers.protobuf import fields, signed
+from probe.readers.lines import parsed
+from probe.readers.protobuf import fields, real, signed, text
 
 MAGIC = b":W&B"
 _BLOCK, _HEAD = 32768, 7
@@ -84,17 +84,17 @@ def _item(data: bytes) -> tuple[str, Any]:
     value: Any = None
     for field, content in fields(data):
         if field == 1:
-            key = content.decode()
+            key = text(content)
         elif field == 2:
-            nested.append(content.decode())
+            nested.append(text(content))
         elif field in (8, 16):
-            value = json.loads(content)
+            value = parsed(text(content), "a value")
         elif field == 4:
             value = bool(content)
         elif field == 5:
             value = signed(content)
         elif field == 6:
-            value = struct.unpack("<d", content)[0]
+            value = real(content, "<d")
         elif field == 7:
-            value = content.decode()
+            value = text(content)
     return key or ".".join(nested), value

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -207,6 +208,9 @@ def _with_single_reward(table: pa.Table) -> pa.Table:
     return table.append_column("reward", pc.cast(table[numbers[0]], pa.float64()))
 
 
+_DAMAGED = (TypeError, AttributeError, OverflowError)  # what a pickle cut or changed in its middle raises besides
+
+
 def slime_rows(file: Path) -> pa.Table:
     """slime's debug dump of one rollout: ids, masks and the sampler's log-probs of every sample.
 
@@ -215,12 +219,15 @@ def slime_rows(file: Path) -> pa.Table:
     """
     try:
         saved = torch.load(file, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, LookupError, *_DAMAGED) as error:
         raise InputError(f"{file}: not a slime rollout dump that can be read safely ({error})") from error
     samples = saved.get("samples") if isinstance(saved, dict) else None
     if not samples or not all(isinstance(s, dict) and "tokens" in s for s in samples):
         raise InputError(f"{file}: not a slime rollout dump; expected rollout_id and samples with tokens")
-    return pa.Table.from_pylist([_slime_row(s, int(saved.get("rollout_id", step_of(file) or 0))) for s in samples])
+    try:
+        return pa.Table.from_pylist([_slime_row(s, int(saved.get("rollout_id", step_of(file) or 0))) for s in samples])
+    except (ValueError, KeyError, *_DAMAGED) as error:
+        raise InputError(f"{file}: a sample of another form than slime's ({error!r})") from error
 
 
 def _slime_row(sample: Mapping[str, Any], step: int) -> dict[str, object]:

@@ -194,8 +194,12 @@ def unreadable(path: Path | str, error: Exception) -> StoreError:
 
 def read_arrays(path: Path) -> xr.Dataset:
     """The arrays of a result, in memory."""
-    with readable(path) as file, xr.open_dataset(file, engine="h5netcdf") as data:
-        return data.load()
+    with readable(path) as file:
+        try:
+            with xr.open_dataset(file, engine="h5netcdf") as data:
+                return data.load()
+        except (KeyError, RuntimeError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+            raise unreadable(path, error) from error  # HDF5 damaged in its middle
 
 
 @contextmanager

@@ -45,6 +45,16 @@ Record: TypeAlias = dict[str, Any]
 
 __all__ = ["SCHEMA", "Store", "StoreError"]
 
+KINDS: Mapping[str, Any] = {
+    "schema": int,
+    "kind": str,
+    "started": str,
+    "inputs": dict,
+    "options": dict,
+    "warnings": list,
+}
+"""What parts of a record are, where they are there: a record that says other things is damaged."""
+
 SCHEMA = 1
 
 
@@ -141,6 +151,8 @@ class Store:
             found = json.loads(path.read_text())
             if not isinstance(found, dict) or (found.get("analysis"), found.get("key")) != (name, key):
                 raise ValueError("this is not the record of the result in this folder")
+            if wrong := [n for n, kind in KINDS.items() if not isinstance(found.get(n, kind()), kind)]:
+                raise ValueError(f"its {wrong[0]} is {found[wrong[0]]!r:.60}")
         except (OSError, ValueError) as error:
             raise unreadable(path, error) from error
         return found
