@@ -6,8 +6,8 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Case:
         padded: tokens computed per item: the width of its batch.
         n_items: number of items.
         options: of the analysis, defaults filled in.
+        choices: options of an item that is a choice.
     """
 
     size: Size
@@ -94,6 +95,7 @@ class Case:
     padded: float
     n_items: int
     options: Mapping[str, Any]
+    choices: float = 4.0
 
     @property
     def tokens(self) -> float:
@@ -149,6 +151,10 @@ class Work:
     spilled: float = 0.0
 
 
+ADDED = ("block_rows", "unembedded", "projected", "generated", "fixed", "spilled")
+"""Fields that add up where work is done one part after the other."""
+
+
 def replayed(case: Case, kind: str, layer: int) -> tuple[float, float]:
     """Rows times blocks that a replayed run with one patched site takes, and rows unembedded (`probe.replay`).
 
@@ -168,3 +174,52 @@ def replayed(case: Case, kind: str, layer: int) -> tuple[float, float]:
     # In the last block only rows that are read go past their keys and values.
     final = after * size.kv / size.block + case.answer
     return here + after * (last - layer - 1) + final, case.answer
+
+
+def passes(case: Case, unembedded: str = "answer", times: float = 1.0, models: int | None = None, **more: Any) -> Work:
+    """Forward passes over the item, with what is unembedded of each.
+
+    Args:
+        case: the item.
+        unembedded: `none`, `last` (one row), `answer` (the answer's tokens) or `all` (all tokens but the first).
+        times: passes of each model.
+        models: models that make them; by default all of the case.
+        more: further fields of `Work`.
+    """
+    count = times * (case.models if models is None else models)
+    rows = {"none": 0.0, "last": 1.0, "answer": case.answer, "all": case.tokens - 1}[unembedded]
+    return Work(block_rows=count * case.full_pass, unembedded=count * rows, **more)
+
+
+def generation(case: Case, times: float = 1.0, prompts: float | None = None) -> Work:
+    """Responses to the item's prompt, each of as many tokens as are asked for.
+
+    `times`: responses of each model. `prompts`: passes over the prompt, which samples share; by default one each.
+    """
+    read = case.models * (times if prompts is None else prompts)
+    return Work(
+        block_rows=read * case.prompt * case.n_layers, unembedded=read, generated=times * case.new_tokens * case.models
+    )
+
+
+def replays(case: Case, layers: Iterable[int], times: float, *, rows: float | None = None) -> Work:
+    """Runs replayed from a block on, once for each of `layers` and `times`, the answer's tokens unembedded.
+
+    `rows`: of the item that change behind the edit; by default all of its tokens.
+    """
+    behind = [case.n_layers - layer - 1 for layer in layers]
+    changed = case.tokens if rows is None else rows
+    return Work(block_rows=times * changed * sum(behind), unembedded=times * case.answer * len(behind))
+
+
+def together(*parts: Work) -> Work:
+    """All of the parts, one after the other."""
+    found = {name: sum(getattr(p, name) for p in parts) for name in ADDED}
+    rows = [p.rows for p in parts if p.rows is not None]
+    first = max(parts, key=lambda p: p.sites)
+    return replace(first, **found, rows=sum(rows) if rows else None)
+
+
+def scaled(part: Work, share: float) -> Work:
+    """A part of the work: that of some of the items."""
+    return replace(part, **{name: share * getattr(part, name) for name in ADDED})

@@ -136,7 +136,7 @@ def plan(
     series = probe.discover(checkpoints)
     size, stored = sizes(series[0])
     chosen = checked_options(of, options)
-    case = _case(size, models, series[0], _items(of, prompts, limit), chosen)
+    case = case_of(size, models, series[0], _items(of, prompts, limit), chosen)
     dtype = dtype_named(dtype)
     one = cost(of, case, dtype, stored)
     found = rates or measured(dtype, device, series[0])
@@ -221,7 +221,7 @@ def _items(of: Analysis, prompts: probe.Prompts | str | Path | None, limit: int 
     return read if limit is None else read.limit(limit)
 
 
-def _case(
+def case_of(
     size: Size,
     models: int,
     checkpoint: Checkpoint,
