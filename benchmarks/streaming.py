@@ -75,7 +75,7 @@ def _values(pool: torch.Tensor, shape: torch.Size, start: int) -> torch.Tensor:
 
 def _row(root: Path, name: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks._streamed", str(root), name]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
     return {
         "name": f"{name}, own memory in GB",
         "ratio": told["gigabytes"],

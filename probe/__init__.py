@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from probe import recompute as recompute
     from probe import replay as replay
     from probe import served as served
+    from probe import shared as shared
     from probe import turns as turns
     from probe import weights as weights
     from probe.checkpoints.search import discover
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from probe.directions import Direction
     from probe.doses import Neurons
     from probe.errors import InputError, ProbeError
-    from probe.interventions import Edit, add, mean, patch, project_out, scale, zero
+    from probe.interventions import Edit, add, look, mean, patch, project_out, scale, zero
     from probe.model import Model
     from probe.prompts import Chat, Item, Prompts, TokenBatch
     from probe.readers.runlog import RunLog
@@ -37,6 +38,7 @@ _HOME = {
     "ProbeError": "errors",
     "Edit": "interventions",
     "add": "interventions",
+    "look": "interventions",
     "mean": "interventions",
     "patch": "interventions",
     "project_out": "interventions",
@@ -75,6 +77,7 @@ __all__ = [
     "add",
     "compare",
     "discover",
+    "look",
     "mean",
     "patch",
     "project_out",
@@ -84,6 +87,6 @@ __all__ = [
 
 
 # Modules by their own names, as `probe.replay`.
-_ROOMS = ("generation", "recompute", "replay", "served", "turns", "weights")
+_ROOMS = ("generation", "recompute", "replay", "served", "shared", "turns", "weights")
 
 __getattr__, __dir__ = face(__name__, _HOME, _ROOMS)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from probe.backends import Tokens
     from probe.handle import Handle
     from probe.interventions import Edit
     from probe.tokens import TokenBatch
@@ -129,17 +128,18 @@ def require_run(
         require_logits(out.detach(), lambda row: (what, batch.items[row].id, at[row]), advice(model, edited))
 
 
-def require_stream(model: Handle, tokens: Tokens, batch: TokenBatch, edits: Sequence[Edit]) -> None:
+def require_stream(model: Handle, batch: TokenBatch, edits: Sequence[Edit]) -> None:
     """The run again, the whole residual stream read: an error names the first state that is not finite.
 
     Args:
         model: the handle, named in the error.
-        tokens: ids, mask and positions of the run.
         batch: the tokens.
         edits: edits of the run.
     """
+    from probe.backends.protocol import Tokens
     from probe.backends.visits import visitors
 
+    tokens = Tokens(batch.ids, batch.mask, batch.position_ids)
     stream = [Site("embed"), *(s for kind in ("resid_pre", "resid_mid", "resid_post") for s in model.sites(kind))]
     visits = visitors(stream, edits, batch, model.site)
     visits.pop(Site("logits"), None)

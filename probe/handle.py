@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 
-from probe import backends, check, families, finite, identity
+from probe import backends, check, families, finite, identity, shared
 from probe.backends.visits import Visitor, check_passed, visitors
 from probe.batches import refuse_mixed
 from probe.checkpoints.loading import Reading
@@ -185,7 +185,28 @@ class Handle:
         batch = batch.to(self.device)
         refuse_mixed(batch, self.turn)
         wanted = [s for named in ([read] if isinstance(read, str | Site) else read) for s in self._named(named)]
-        visits = visitors(wanted, [*self._open, *edits], batch, self.site, keep_graph=grad)
+        every, passes = [*self._open, *edits], shared.current()
+
+        def make(sites: Sequence[Site]) -> tuple[dict[Site, Tensor], Tensor | None]:
+            return self._pass(batch, sites, every, logits, grad=grad)
+
+        if passes is None or grad or logits != "none" or not all(edit.looks for edit in every):
+            read_off, out = make(wanted)
+        else:
+            read_off, out = passes.read(self, batch, wanted, lambda s: make(s)[0], must=bool(every)), None
+        try:
+            finite.require_run(self, batch, read_off, out, logits, bool(self._open or edits))
+        except finite.NotFiniteError:
+            with self._lock:
+                finite.require_stream(self, batch, every)
+            raise
+        return Trace(out, read_off, batch, self.tokenizer)
+
+    def _pass(
+        self, batch: TokenBatch, wanted: Sequence[Site], edits: Sequence[Edit], logits: Logits, *, grad: bool
+    ) -> tuple[dict[Site, Tensor], Tensor | None]:
+        """Values at the sites, and logits, of one pass."""
+        visits = visitors(wanted, edits, batch, self.site, keep_graph=grad)
         final = visits.pop(Site("logits"), None)
         if final is not None and logits != "all":
             raise InputError(f"the site 'logits' was asked for with logits={logits!r}; use logits='all'")
@@ -198,14 +219,7 @@ class Handle:
         everything = visits if final is None else {**visits, Site("logits"): final}
         # Blocks may compute on several devices; what is read off them is put side by side.
         read_off = {site: value.to(self.device) for site, value in _collect(wanted, everything).items()}
-        out = None if out is None else out.to(self.device)
-        try:
-            finite.require_run(self, batch, read_off, out, logits, bool(self._open or edits))
-        except finite.NotFiniteError:
-            with self._lock:
-                finite.require_stream(self, tokens, batch, [*self._open, *edits])
-            raise
-        return Trace(out, read_off, batch, self.tokenizer)
+        return read_off, None if out is None else out.to(self.device)
 
     def _named(self, named: Site | str) -> list[Site]:
         """The site a text names, or all sites of a kind of which each block has one."""

@@ -37,12 +37,14 @@ class Edit:
     answer), a mask [item pos], or positions within each item (0 = its first real token, -1 = its last).
     `phase` matters in generation only: `prefill` edits the prompt's pass; `every_step` edits generated
     tokens too, where `positions` reaches them (`all`, `from_last_prompt`; the others name prompt tokens).
+    `looks`: the function is shown the whole tensor, and whatever it returns changes nothing (see `look`).
     """
 
     site: Site
     function: Callable[[Tensor], Tensor]
     positions: Positions = "all"
     phase: Phase = "every_step"
+    looks: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", Site.parse(self.site))
@@ -59,6 +61,16 @@ class Edit:
         """True if generated tokens are edited too."""
         named = isinstance(self.positions, str) and self.positions in ("all", "from_last_prompt")
         return named and self.phase == "every_step"
+
+
+def look(site: Site | str, see: Callable[[Tensor], object]) -> Edit:
+    """An edit that changes nothing: `see` is called with the site's tensor as it passes."""
+
+    def shown(x: Tensor) -> Tensor:
+        see(x)
+        return x
+
+    return Edit(Site.parse(site), shown, looks=True)
 
 
 def patch(site: Site | str, value: Tensor, positions: Positions = "all", phase: Phase = "every_step") -> Edit:

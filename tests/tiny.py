@@ -117,7 +117,7 @@ def series(folder: Path, steps: tuple[int, ...] = (0, 10, 20), family: str = "ll
     import torch
 
     toks = tokenizer(family)
-    start = model(family, vocab_size=len(toks), **changes)
+    start = model(family, vocab_size=changes.pop("vocab_size", len(toks)), **changes)
     for step in steps:
         rng = torch.Generator().manual_seed(step)
         with torch.no_grad():

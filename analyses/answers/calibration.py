@@ -41,6 +41,7 @@ from analyses.core.reading.grading import grader
 from analyses.core.reading.kept_responses import Decoding, asked_as, question, responses
 from analyses.core.result import Result
 from analyses.core.stats import clusters_of, subsample_interval, subsamples
+from analyses.core.work import Case, Work, generation, together
 from probe.errors import InputError
 from probe.tokens import SPANS, Encoded, plan, tokenize_prompts
 
@@ -53,7 +54,13 @@ if TYPE_CHECKING:
 BY = ["group", "answer_kind"]
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A response, and one pass over it."""
+    said = case.new_tokens
+    return together(generation(case), Work(block_rows=(case.prompt + said) * case.n_layers, unembedded=said))
+
+
+@analysis(work=_work)
 def calibration(
     model: Model,
     prompts: Prompts,

@@ -36,6 +36,7 @@ from analyses.core.reading.grading import Expected, grader
 from analyses.core.reading.kept_responses import Decoding, question, responses
 from analyses.core.reading.votes import majority, pass_at_k
 from analyses.core.result import Result
+from analyses.core.work import Case, Work, generation
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +64,12 @@ def _readable(prompts: Prompts, options: Mapping[str, Any]) -> None:
     readable(prompts, grader(options["grade"], options["pattern"], options["abstain"]), options["skip_unreadable"])
 
 
-@analysis(by_item=_finished, check=_readable)
+def _work(case: Case) -> Work:
+    """A greedy response, and the samples."""
+    return generation(case, 1 + int(case.options["samples"]), prompts=1 + bool(case.options["samples"]))
+
+
+@analysis(work=_work, by_item=_finished, check=_readable)
 def evaluate(
     model: Model | None = None,
     prompts: Prompts | None = None,

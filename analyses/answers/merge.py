@@ -34,6 +34,7 @@ from analyses.core.reading.grading import Grader, grader
 from analyses.core.reading.kept_responses import Decoding, question, responses
 from analyses.core.reading.votes import clusters
 from analyses.core.result import Result
+from analyses.core.work import Case, Work, generation, passes, together
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +45,16 @@ if TYPE_CHECKING:
 BY = ["group", "answer_kind", "alpha"]
 
 
-@analysis(renamed={"keep": "kept_weight"})
+def _work(case: Case) -> Work:
+    """A pass at every weight, and the responses there."""
+    options = case.options
+    n = len(options["weights"])
+    scored = passes(case, "answer", times=n, models=1)
+    written = n * (1 + int(options["samples"])) / case.models if options["generate"] else 0
+    return together(scored, generation(case, written))
+
+
+@analysis(renamed={"keep": "kept_weight"}, work=_work)
 def merge(
     base: Model,
     tuned: Model,

@@ -31,6 +31,7 @@ from analyses.core import reading, stats
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve, forest
 from analyses.core.result import Result
+from analyses.core.work import Case, Work, passes
 from probe.errors import InputError
 from probe.readers.columns import letter
 
@@ -47,7 +48,12 @@ def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
     return Result.of(table, _aggregate(table, options["seed"]))
 
 
-@analysis(by_item=_finished)
+def _work(case: Case) -> Work:
+    """A pass an option."""
+    return passes(case, "answer", times=case.choices)
+
+
+@analysis(work=_work, by_item=_finished)
 def multiple_choice(
     model: Model,
     prompts: Prompts,

@@ -33,6 +33,7 @@ from analyses.core.reading.answered import readable
 from analyses.core.reading.grading import Grader, grader
 from analyses.core.reading.kept_responses import Decoding, question, responses
 from analyses.core.result import Result
+from analyses.core.work import Case, Work, generation
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -43,7 +44,12 @@ BY = ["group", "answer_kind", "variant"]
 AS_IS = "as is"
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A response as it is, and one under each perturbation."""
+    return generation(case, 1 + len(case.options["perturbations"]))
+
+
+@analysis(work=_work)
 def robustness(
     model: Model,
     prompts: Prompts,

@@ -56,17 +56,16 @@ def heads(model: Model, batch: TokenBatch, spans: Mapping[Any, Any], queries: st
     found: dict[int, list[np.ndarray]] = {}
 
     def looking_at(layer: int) -> Any:
-        def look(pattern: Tensor) -> Tensor:
+        def look(pattern: Tensor) -> None:
             found[layer] = [
                 measures(pattern[n, :, offsets[n] :, offsets[n] :], asked[n], inside[n], _shift(batch, n, seed))
                 for n in range(len(batch.items))
             ]
-            return pattern
 
         return look
 
     layers = [site.layer or 0 for site in model.sites("pattern")] or [int(model.site("pattern.0").layer or 0)]
-    looks = [probe.Edit(probe.Site("pattern", layer), looking_at(layer)) for layer in layers]
+    looks = [probe.look(probe.Site("pattern", layer), looking_at(layer)) for layer in layers]
     model.run(batch, read=[probe.Site("resid_post", model.shape.n_layers - 1)], edits=looks, logits="none")
     rows = []
     for layer in layers:

@@ -30,6 +30,7 @@ from analyses.core import reading, stats
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.work import Case, Work, passes
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -61,7 +62,12 @@ def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
     return Result.of(table, xr.merge(parts, join="outer"))
 
 
-@analysis(by_item=_finished)
+def _work(case: Case) -> Work:
+    """One pass."""
+    return passes(case, "none")
+
+
+@analysis(work=_work, by_item=_finished, reads=lambda _: ("pattern", "last_state"))
 def attention_length(
     model: Model, prompts: Prompts, *, trained: int = 16, batch_size: int = 8, seed: int = 0
 ) -> Result:
@@ -88,15 +94,14 @@ def _rows(model: Model, batch: TokenBatch, trained: int) -> pd.DataFrame:
     found: dict[int, list[pd.DataFrame]] = {}
 
     def looking_at(layer: int) -> Any:
-        def look(pattern: Tensor) -> Tensor:
+        def look(pattern: Tensor) -> None:
             own = [slice(o, o + n) for o, n in zip(offsets, lengths, strict=True)]
             found[layer] = [binned(measures(pattern[n, :, at, at], trained)) for n, at in enumerate(own)]
-            return pattern
 
         return look
 
     layers = [site.layer or 0 for site in model.sites("pattern")] or [int(model.site("pattern.0").layer or 0)]
-    looks = [probe.Edit(probe.Site("pattern", layer), looking_at(layer)) for layer in layers]
+    looks = [probe.look(probe.Site("pattern", layer), looking_at(layer)) for layer in layers]
     model.run(batch, read=[probe.Site("resid_post", model.shape.n_layers - 1)], edits=looks, logits="none")
     return pd.concat(
         [

@@ -36,6 +36,7 @@ from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve, heatmap
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -121,7 +122,12 @@ def _claim(rows: pd.DataFrame, of: Any, seed: int) -> Claim:
     return Claim("evidence", FOUND if found else NONE, what, **values, **said, **more)
 
 
-@analysis(by_item=_finished)
+def _work(case: Case) -> Work:
+    """One pass."""
+    return passes(case, "none")
+
+
+@analysis(work=_work, by_item=_finished, reads=lambda _: ("pattern", "last_state"))
 def evidence_attention(
     model: Model,
     prompts: Prompts,

@@ -19,6 +19,7 @@ Control: alpha = beta = 0 (the last layer itself); evidence that is none.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.work import Case, Work, passes
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -47,7 +49,12 @@ LABELS = {"final": "right at the last layer", "combined": "right with spotlight 
 WHAT = "decoding with the layers of the evidence gets more first tokens right"
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass that looks at attention and one read at every layer, whose first answer token is unembedded."""
+    return replace(passes(case, "none", times=2), unembedded=case.n_layers, sites=case.n_layers)
+
+
+@analysis(work=_work)
 def spotlight_lens(
     model: Model,
     prompts: Prompts,

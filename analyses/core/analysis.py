@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DOC_SECTIONS = ("Definition", "Units", "Source", "Does not show", "Control")
 ByItem = Callable[[pd.DataFrame, Mapping[str, Any]], Result]
 Check = Callable[[Any, Mapping[str, Any]], None]
+Reads = Callable[[Mapping[str, Any]], tuple[str, ...]]
 
 
 class Kind:
@@ -92,6 +93,8 @@ class Analysis:
     item whatever the others are; from the rows of all items and the options, it makes the result of all of them.
     `check`: what must hold of all prompts, under the options, before anything is computed for some of them.
     `renamed`: former names of options and the names they have now; a former one is answered with the new one.
+    `reads`: what its passes over the prompts read under these options (kinds, sites, `last_state`), so that others can
+    be answered from them.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Analysis:
     by_item: ByItem | None = None
     check: Check | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
+    reads: Reads | None = None
 
     def __call__(self, *args: object, **kwargs: object) -> Result:
         return self.function(*args, **kwargs)
@@ -153,6 +157,7 @@ def analysis(
     by_item: ByItem | None = None,
     check: Check | None = None,
     renamed: Mapping[str, str] = ...,
+    reads: Reads | None = None,
 ) -> Callable[[Callable[..., Result]], Analysis]: ...
 def analysis(function: Callable[..., Result] | None = None, **declared: object) -> Any:
     """Register ``function`` under its own name (one analysis per file, file named alike).
@@ -162,7 +167,8 @@ def analysis(function: Callable[..., Result] | None = None, **declared: object) 
         declared: what the signature does not say, as `@analysis(work=...)`: see `Analysis`. `work`: what one item
             takes. `takes_turns`: it does all it does with base before it turns to tuned, or spills what it needs of
             base. `by_item`: the result from the rows of all items, where each row needs its own item alone. `check`:
-            raises InputError on prompts of which some cannot be computed. `renamed`: former name -> option.
+            raises InputError on prompts of which some cannot be computed. `renamed`: former name -> option. `reads`:
+            what its passes over the prompts read, where they are under no edit.
 
     Raises:
         TypeError: an input without a known type, an option without annotation or default, or one that shares its name

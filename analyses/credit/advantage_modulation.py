@@ -27,6 +27,7 @@ from analyses.core.figures import curve, scatter
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +41,12 @@ RESPONSE = ["rollout_step", "item", "group", "group_uid", "sample"]
 TEMPERATURES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0)
 
 
-@analysis(renamed={"k": "k_own"})
+def _work(case: Case) -> Work:
+    """A pass over every response."""
+    return passes(case, "answer")
+
+
+@analysis(renamed={"k": "k_own"}, work=_work)
 def advantage_modulation(
     model: Model,
     rollouts: Rollouts,

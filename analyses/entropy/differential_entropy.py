@@ -28,6 +28,7 @@ from analyses.core.figures import curve, scatter
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -44,7 +45,12 @@ QUANTITIES = {
 }
 
 
-@analysis(renamed={"gamma": "trim"})
+def _work(case: Case) -> Work:
+    """A pass of each checkpoint over every response."""
+    return passes(case, "answer")
+
+
+@analysis(renamed={"gamma": "trim"}, work=_work)
 def differential_entropy(
     base: Model,
     tuned: Model,

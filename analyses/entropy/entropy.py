@@ -26,6 +26,7 @@ from analyses.core.figures import curve, forest, tokens
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -37,7 +38,12 @@ SHOWN = ("entropy_nats", "logged_entropy_nats", "surprisal_nats")
 LAST_POS = 64  # positions shown as a curve; later ones are in the token rows
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass over every response."""
+    return passes(case, "answer")
+
+
+@analysis(work=_work)
 def entropy(
     model: Model,
     rollouts: Rollouts,

@@ -30,6 +30,7 @@ from analyses.core.figures import curve, forest, heatmap
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -42,7 +43,12 @@ SIGNALS = ("token_step", "s_only", "surprisal_gap", "omega", "omega2")
 AGREEMENTS = ("pearson", "spearman", "same_sign")
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass and its gradient over every response, of each checkpoint."""
+    return passes(case, "all", times=3)
+
+
+@analysis(work=_work)
 def entropy_attribution(
     base: Model,
     tuned: Model,

@@ -28,6 +28,7 @@ from analyses.core.figures import TEMPLATE, curve, forest
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate, ratio_of_sums
+from analyses.core.work import Case, Work, passes
 from analyses.entropy import _places
 
 if TYPE_CHECKING:
@@ -46,7 +47,12 @@ PARTS = {
 }
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass of each checkpoint over every response."""
+    return passes(case, "answer")
+
+
+@analysis(work=_work)
 def entropy_change(
     base: Model,
     tuned: Model,

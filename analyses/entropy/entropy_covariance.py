@@ -30,6 +30,7 @@ from analyses.core.figures import curve, scatter
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -41,7 +42,12 @@ if TYPE_CHECKING:
 FRACTIONS = (0.0002, 0.002, 0.02, 0.2, 0.5, 1.0)
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass of each checkpoint over every response."""
+    return passes(case, "answer")
+
+
+@analysis(work=_work)
 def entropy_covariance(
     base: Model,
     tuned: Model,

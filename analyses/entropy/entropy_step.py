@@ -34,6 +34,7 @@ from analyses.core.progress import progress
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from analyses.entropy import _over_updates, _places, _step_claims
 from probe.errors import InputError
 from probe.lazily import torch
@@ -54,7 +55,12 @@ PLACED = ("measured_nats", "gradient_nats")
 SIGNALS = ("gradient_nats", "first_order_nats", *CLAIMED, *(f"{c}_used" for c in CLAIMED))
 
 
-@analysis(renamed={"direction": "update"})
+def _work(case: Case) -> Work:
+    """A pass of two checkpoints over every response."""
+    return passes(case, "answer", models=2)
+
+
+@analysis(renamed={"direction": "update"}, work=_work)
 def entropy_step(
     checkpoints: Checkpoints,
     rollouts: Rollouts,

@@ -27,6 +27,7 @@ from analyses.core.figures import curve, heatmap
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from probe.lazily import torch
 
 if TYPE_CHECKING:
@@ -41,7 +42,12 @@ SAME = 1e-5  # nats: entropies closer than fp32 can tell, as samples of one prom
 RESPONSE = ["rollout_step", "item", "group_uid", "sample"]
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass over every response."""
+    return passes(case, "answer")
+
+
+@analysis(work=_work)
 def forking_tokens(
     model: Model,
     rollouts: Rollouts,

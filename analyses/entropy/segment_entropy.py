@@ -26,6 +26,7 @@ from analyses.core.figures import curve
 from analyses.core.reading import rollout_tokens as reading
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from analyses.entropy import _calls as sides
 from probe.errors import InputError
 from probe.readers.arrow import lengths, per_token
@@ -41,7 +42,12 @@ SIDES = ("before", "after", "delta")
 NAMES = ["rollout_step", "item", "group", "group_uid", "sample"]
 
 
-@analysis(renamed={"pattern": "tag_pattern"})
+def _work(case: Case) -> Work:
+    """A pass over every response."""
+    return passes(case, "answer")
+
+
+@analysis(renamed={"pattern": "tag_pattern"}, work=_work)
 def segment_entropy(
     model: Model | None,
     rollouts: Rollouts,

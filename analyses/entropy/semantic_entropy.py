@@ -31,6 +31,7 @@ from analyses.core.reading import rollout_tokens, votes
 from analyses.core.reading.grading import read
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,12 @@ if TYPE_CHECKING:
 FORMS = ("frequency_nats", "mass_nats", "log_mean_nats")
 
 
-@analysis(renamed={"answer": "pattern", "alpha": "scaling"})
+def _work(case: Case) -> Work:
+    """A pass over every response."""
+    return passes(case, "answer")
+
+
+@analysis(renamed={"answer": "pattern", "alpha": "scaling"}, work=_work)
 def semantic_entropy(
     model: Model,
     rollouts: Rollouts,

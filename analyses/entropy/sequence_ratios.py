@@ -28,6 +28,7 @@ from analyses.core.figures import curve
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +42,12 @@ LABELS = {"entropy_nats": ("nats", "entropy of pi* / pi_ref"), "ess": ("response
           "displacement_nats": ("nats", "ln pi* - ln pi_ref of responses")}  # fmt: skip
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass of each checkpoint over every response."""
+    return passes(case, "answer")
+
+
+@analysis(work=_work)
 def sequence_ratios(
     base: Model, tuned: Model, rollouts: Rollouts, *, least_ess: float = 10.0, batch_size: int = 8, seed: int = 0
 ) -> Result:

@@ -32,6 +32,7 @@ from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import clusters_of, estimate, mean_of_items, widened
+from analyses.core.work import Case, Work, passes, replays, together
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -50,7 +51,15 @@ LEAST = 0.1  # nats: an effect worth a word
 WHAT = "the direction raises the behaviour's words beyond style and chance"
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Prompts and twins under base; in both checkpoints the twins as they are and, replayed, under every arm."""
+    layers = case.options["layers"] or range(case.n_layers)
+    arms = 1 + 2 * int(case.options["draws"])
+    plain = passes(case, "answer", times=len(layers))
+    return together(passes(case, "none", times=2, models=1), plain, replays(case, layers, 2 * arms, rows=case.answer))
+
+
+@analysis(work=_work)
 def behaviour_direction(
     base: Model,
     tuned: Model,

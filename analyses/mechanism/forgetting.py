@@ -26,6 +26,7 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -39,7 +40,12 @@ TASKS = ("new", "old")
 ROWS_AT_ONCE = 64  # of logits of each model
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass of each checkpoint; the old items are not counted."""
+    return passes(case, "answer")
+
+
+@analysis(work=_work)
 def forgetting(
     base: Model,
     tuned: Model,

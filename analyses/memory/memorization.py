@@ -36,6 +36,7 @@ from analyses.core.claim import UNJUDGED, Claim
 from analyses.core.figures import curve, forest
 from analyses.core.reading.roles import NEEDS_ROLES, SEEN, roles
 from analyses.core.result import Result
+from analyses.core.work import Case, Work, passes
 from analyses.memory import _membership as membership
 from analyses.memory._membership_claim import SCORES, SHIFTED, TELLS, told_apart
 from probe.lazily import torch
@@ -48,7 +49,16 @@ if TYPE_CHECKING:
 CDD_WORDS = 100
 
 
-@analysis(renamed={"members": "seen", "nonmembers": "unseen", "alpha": "same_within"})
+def _work(case: Case) -> Work:
+    """One pass, every scored token unembedded."""
+    return passes(case, "all")
+
+
+@analysis(
+    renamed={"members": "seen", "nonmembers": "unseen", "alpha": "same_within"},
+    work=_work,
+    reads=lambda _: ("last_state",),
+)
 def memorization(
     model: Model,
     prompts: Prompts,

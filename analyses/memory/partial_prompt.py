@@ -35,7 +35,7 @@ from analyses.core.reading.answered import readable
 from analyses.core.reading.grading import Grader, grader
 from analyses.core.reading.kept_responses import Decoding, responses
 from analyses.core.result import Result
-from analyses.core.work import ROOM
+from analyses.core.work import ROOM, Case, Work, generation
 from analyses.memory._random_calculation import random_calculation
 from probe.errors import InputError
 from probe.tokens import tokenize_prompts
@@ -49,7 +49,12 @@ WORD = re.compile(r"\w+|[^\w\s]")
 BY = ["group", "answer_kind", "fraction"]
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A continuation for each share that is shown."""
+    return generation(case, sum(f < 1 for f in case.options["fractions"]))
+
+
+@analysis(work=_work)
 def partial_prompt(
     model: Model,
     prompts: Prompts,

@@ -53,7 +53,7 @@ def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
     return Result.of(table, _aggregate(table, options["seed"]))
 
 
-@analysis(work=_work, by_item=_finished)
+@analysis(work=_work, by_item=_finished, reads=lambda _: ("last_state",))
 def perplexity(
     model: Model,
     prompts: Prompts,

@@ -29,6 +29,7 @@ from analyses.core.figures import curve, heatmap
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes, replays, together
 from analyses.patching._clean_and_corrupt import paired_batches
 
 if TYPE_CHECKING:
@@ -40,7 +41,18 @@ if TYPE_CHECKING:
 HELD_BYTES = 2**29
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Both prompts as they are; a run replayed for every site of every block, at every position if so asked."""
+    options = case.options
+    times = (2 if options["variant"] == "both" else 1) * (case.prompt if options["positions"] == "each" else 1)
+    rows = {"each": case.answer + case.prompt / 2, "last_prompt": case.answer}.get(options["positions"])
+    heads = len(options["heads"]) or case.size.shape.n_heads
+    each = sum(heads if kind in ("z", "q", "k", "v") else 1 for kind in options["sites"])
+    replayed = replays(case, options["layers"] or range(case.n_layers), times * each, rows=rows)
+    return together(passes(case, "answer", times=2 * (2 if options["variant"] == "both" else 1)), replayed)
+
+
+@analysis(work=_work)
 def activation_patching(
     model: Model,
     prompts: Prompts,

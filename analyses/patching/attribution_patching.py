@@ -30,6 +30,7 @@ from analyses.core.figures import curve, heatmap, scatter
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes, replays, together
 from analyses.patching._clean_and_corrupt import paired_batches
 from probe.errors import InputError
 
@@ -43,7 +44,16 @@ FEWEST = 8  # random places verified
 RANKS = "estimates rank places as exact patches do"
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Both prompts, a pass and its gradient a step, and the cells that are verified by replay."""
+    options = case.options
+    steps = 1 + (int(options["steps"]) if int(options["steps"]) > 1 else 0)
+    gradients = passes(case, "answer", times=3 * steps)
+    exact = replays(case, range(case.n_layers), 2 * int(options["verify"]) / case.n_layers)
+    return together(passes(case, "answer", times=3), gradients, exact)
+
+
+@analysis(work=_work)
 def attribution_patching(
     model: Model,
     prompts: Prompts,

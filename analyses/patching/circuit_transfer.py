@@ -14,6 +14,7 @@ Control: random circuits of equal size; the checkpoint's own circuit; the same c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ from analyses.core.figures import curve, forest
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import clusters_of, estimate, mean_of_items
+from analyses.core.work import Case, Work, passes
 from analyses.patching._clean_and_corrupt import paired_batches
 from analyses.patching._overlaps import circuit_of
 from probe.errors import InputError
@@ -44,7 +46,17 @@ FEWEST = 8  # items
 WHAT = "tuned works through base's circuit"
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Per checkpoint what `circuit` takes to score edges, and a run wired anew for every circuit."""
+    shape, options = case.size.shape, case.options
+    reads = 1 + (shape.n_heads + 2 * shape.n_kv_heads + 1) * case.size.qkv / case.size.block
+    wired = (2 + int(options["draws"])) * reads
+    times = 4 + 3 * int(options["steps"]) * reads + wired
+    scored = passes(case, "none", times=times)
+    return replace(scored, unembedded=2 * (4 + 2 * int(options["steps"]) + 2 + int(options["draws"])) * case.answer)
+
+
+@analysis(work=_work)
 def circuit_transfer(
     base: Model,
     tuned: Model,

@@ -32,6 +32,7 @@ from analyses.core.figures import forest, heatmap
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes, replays, scaled, together
 from analyses.patching._clean_and_corrupt import paired_batches
 from probe.errors import InputError
 from probe.interventions import Edit, selected
@@ -46,7 +47,16 @@ if TYPE_CHECKING:
 HELD_BYTES = 2**29  # patched values waiting to be run together
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Both runs; one replayed for every sender and receiver."""
+    shape, options = case.size.shape, case.options
+    each = sum(shape.n_heads if kind == "z" else 1 for kind in options["senders"])
+    replayed = replays(case, range(case.n_layers), each * len(options["receivers"]))
+    frozen = scaled(replayed, case.size.mlp / case.size.block)  # attention stays as it was
+    return together(passes(case, "answer", times=2 / case.models), frozen)
+
+
+@analysis(work=_work)
 def path_patching(
     base: Model,
     prompts: Prompts,

@@ -26,6 +26,7 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import curve, heatmap
 from analyses.core.result import Result
 from analyses.core.stats import estimate, resample_counts
+from analyses.core.work import Case, Work, passes
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -43,7 +44,12 @@ def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
     return Result.of(table, _aggregate(table, *bands, options["seed"]))
 
 
-@analysis(by_item=_finished)
+def _work(case: Case) -> Work:
+    """One pass; a row a head."""
+    return passes(case, "none", rows=case.n_layers * case.size.shape.n_heads, row_bytes=12)
+
+
+@analysis(work=_work, by_item=_finished, reads=lambda _: ("pattern", "last_state"))
 def attention_entropy(
     model: Model,
     prompts: Prompts,
@@ -108,7 +114,7 @@ def _reduced(model: Model, batch: TokenBatch) -> dict[int, tuple[np.ndarray, np.
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def looking_at(layer: int) -> Any:
-        def look(pattern: Tensor) -> Tensor:
+        def look(pattern: Tensor) -> None:
             off = float((pattern.float().sum(-1) - 1).abs().masked_fill(~real, 0.0).max())
             if off > 0.05:
                 raise InputError(
@@ -117,13 +123,12 @@ def _reduced(model: Model, batch: TokenBatch) -> dict[int, tuple[np.ndarray, np.
                 )
             raw, normalised = head_entropy(pattern, batch.mask.to(pattern.device))
             found[layer] = raw.cpu().numpy(), normalised.cpu().numpy()
-            return pattern
 
         return look
 
     layers = [site.layer or 0 for site in model.sites("pattern")] or [int(model.site("pattern.0").layer or 0)]
     real = batch.mask[:, None].to(model.device)
-    looks = [probe.Edit(probe.Site("pattern", layer), looking_at(layer)) for layer in layers]
+    looks = [probe.look(probe.Site("pattern", layer), looking_at(layer)) for layer in layers]
     # The last state is read to be refused where it is not finite: a softmax of NaN may have been made 0.
     model.run(batch, read=[probe.Site("resid_post", model.shape.n_layers - 1)], edits=looks, logits="none")
     return {layer: found[layer] for layer in layers}

@@ -31,6 +31,7 @@ from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.result import Result
 from analyses.core.stats import group_max_t, mean_of_items
+from analyses.core.work import Case, Work, passes
 from probe import Item, Prompts, patch
 from probe.errors import InputError
 from probe.lazily import torch
@@ -45,7 +46,12 @@ FEWEST = 8  # tokens of either kind
 WHAT = "the difference stands for tokens of the training texts"
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass of each checkpoint."""
+    return passes(case, "none", sites=case.n_layers)
+
+
+@analysis(work=_work)
 def difference_lens(
     base: Model,
     tuned: Model,

@@ -64,6 +64,13 @@ def _work(case: Case) -> Work:
                 sites=2 * case.n_layers, spilled=spilled)  # fmt: skip
 
 
+def _reads(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The states that are compared."""
+    if options["variant"] == "in_out":
+        return "resid_pre", "resid_mid", "attn_out", "mlp_out"
+    return tuple(dict.fromkeys((options["site"], *(["resid_post"] if options["variant"] == "lens_to_final" else []))))
+
+
 def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
     """The result from the rows of all items."""
     keys = ["item", "answer_kind", "checkpoint", "site", "pos", "layer"]
@@ -71,7 +78,7 @@ def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
     return Result.of(table, _aggregate(table, options["seed"]))
 
 
-@analysis(work=_work, takes_turns=True, by_item=_finished)
+@analysis(work=_work, takes_turns=True, by_item=_finished, reads=_reads)
 def divergence(
     base: Model,
     tuned: Model,

@@ -48,7 +48,7 @@ def _work(case: Case) -> Work:
     return Work(block_rows=case.full_pass, rows=case.n_layers, row_bytes=40, sites=4 * case.n_layers)
 
 
-@analysis(work=_work, renamed={"positions": "at"})
+@analysis(work=_work, renamed={"positions": "at"}, reads=lambda _: ("mlp_post",))
 def key_size(
     model: Model,
     prompts: Prompts,

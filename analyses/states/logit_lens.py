@@ -56,13 +56,18 @@ def _work(case: Case) -> Work:
     return Work(block_rows=case.full_pass, unembedded=cells, rows=cells, row_bytes=row, sites=case.n_layers)
 
 
+def _reads(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """One site of every block; under an edit, passes of its own."""
+    return () if options["scaled"] else ("z" if options["site"] == "head" else options["site"],)
+
+
 def _finished(table: pd.DataFrame, options: Mapping[str, Any]) -> Result:
     """The result from the rows of all items."""
     table = table.sort_values(["item", "answer_kind", "pos", "layer"], kind="stable")
     return Result.of(table, _aggregate(table, options["seed"]))
 
 
-@analysis(work=_work, by_item=_finished)
+@analysis(work=_work, by_item=_finished, reads=_reads)
 def logit_lens(
     model: Model,
     prompts: Prompts,

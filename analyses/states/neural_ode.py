@@ -42,6 +42,7 @@ from analyses.core.stats import (
     resample_counts,
     subsamples,
 )
+from analyses.core.work import Case, Work, passes
 from analyses.states import _integrated, _part_claims
 from analyses.states._bifurcation import bifurcation
 from analyses.states._field_arrays import NAMES, collected, tested
@@ -59,7 +60,12 @@ if TYPE_CHECKING:
 Named: TypeAlias = dict[str, np.ndarray]
 
 
-@analysis(renamed={"positions": "at", "steps": "updates"})
+def _work(case: Case) -> Work:
+    """One pass; fitting the fields is not counted."""
+    return passes(case, "none", sites=case.n_layers + 1)
+
+
+@analysis(renamed={"positions": "at", "steps": "updates"}, work=_work, reads=lambda _: ("resid_pre.0", "resid_post"))
 def neural_ode(
     model: Model,
     prompts: Prompts,

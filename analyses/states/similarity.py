@@ -58,7 +58,7 @@ def _work(case: Case) -> Work:
     return Work(block_rows=passes, rows=states, row_bytes=17, sites=states, spilled=2 * states)
 
 
-@analysis(work=_work, takes_turns=True, renamed={"positions": "at"})
+@analysis(work=_work, takes_turns=True, renamed={"positions": "at"}, reads=lambda _: ("resid_pre.0", "resid_post"))
 def similarity(
     base: Model,
     tuned: Model,

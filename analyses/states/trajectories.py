@@ -57,7 +57,7 @@ def _work(case: Case) -> Work:
     return Work(block_rows=case.full_pass, rows=case.n_layers, row_bytes=20, sites=case.n_layers + 1)
 
 
-@analysis(work=_work, renamed={"positions": "at"})
+@analysis(work=_work, renamed={"positions": "at"}, reads=lambda _: ("resid_pre.0", "resid_post"))
 def trajectories(
     model: Model,
     prompts: Prompts,

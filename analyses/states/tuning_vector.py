@@ -14,6 +14,7 @@ Control: random vectors; a change that is a rotation of states, of which one vec
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import ratio_of_sums, widened
+from analyses.core.work import Case, Work, passes
 from probe import Edit
 from probe.errors import InputError
 from probe.lazily import torch
@@ -42,7 +44,14 @@ FEWEST = 8  # items
 MOST = 0.5  # of the change: what "most of it" takes
 
 
-@analysis(renamed={"steps": "updates"})
+def _work(case: Case) -> Work:
+    """For every layer: the fit, a pass of both and base's gradient a step, and the scores of four arms, twice."""
+    layers, steps = len(case.options["layers"]) or case.n_layers, int(case.options["updates"])
+    fitted = passes(case, "none", times=2 * layers * (2 + 4 * steps + 8), models=1)
+    return replace(fitted, unembedded=2 * layers * (4 * steps + 8) * case.padded)
+
+
+@analysis(renamed={"steps": "updates"}, work=_work)
 def tuning_vector(
     base: Model,
     tuned: Model,

@@ -30,6 +30,7 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import curve
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes, replays, scaled, together
 from analyses.steering import _direction_claims
 from analyses.steering._dose_response import dose_response
 from probe.errors import InputError
@@ -49,7 +50,15 @@ if TYPE_CHECKING:
 KEYS, PAIR = ["item", "group", "answer_kind"], ["item", "answer_kind"]
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Half of the items are read in both checkpoints, the others replayed under every dose of every direction."""
+    runs = (1 + int(case.options["draws"])) * sum(b != 0 for b in case.options["betas"])
+    layer = case.n_layers // 2 if case.options["layer"] is None else int(case.options["layer"])
+    asked = together(passes(case, "answer"), replays(case, [layer], runs))
+    return together(scaled(passes(case, "none"), 0.5), scaled(asked, 0.5))
+
+
+@analysis(work=_work)
 def difference_steering(
     base: Model,
     tuned: Model,

@@ -28,6 +28,7 @@ import probe
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
 from analyses.core.result import Result
+from analyses.core.work import Case, Work, passes, replays, scaled, together
 from analyses.steering import _direction_claims
 from analyses.steering._dose_response import dose_response
 from probe.errors import InputError
@@ -45,7 +46,15 @@ if TYPE_CHECKING:
 ROWS = ["layer", "arm", "draw", "beta", "item", "group", "answer_kind"]
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Half of the items give the direction, the others are replayed under every dose of every direction, twice."""
+    runs = (1 + int(case.options["draws"])) * sum(b != 0 for b in case.options["betas"])
+    layer = case.n_layers // 2 if case.options["layer"] is None else int(case.options["layer"])
+    asked = together(passes(case, "answer", times=2), replays(case, [layer], 2 * runs))
+    return together(scaled(passes(case, "last"), 0.5), scaled(asked, 0.5))
+
+
+@analysis(work=_work)
 def entropy_steering(
     model: Model,
     prompts: Prompts,

@@ -31,6 +31,7 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import curve, heatmap
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, generation, passes, replays, scaled, together
 from analyses.steering._dose_response import dose_response
 from analyses.steering._selective import claims
 from probe.errors import InputError
@@ -46,7 +47,20 @@ Cells: TypeAlias = dict[str, Any]
 """Cells of a row by column."""
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Half of the items choose neurons; the others are replayed under every dose of every arm of every layer."""
+    options, named = case.options, case.options["layers"]
+    layers = range(case.n_layers) if named in (("all",), ("from-verdict",)) else [int(n) for n in named]
+    doses = len({*options["alphas"], 1.0})
+    runs = (1 + len(options["placebos"]) * int(options["draws"])) * doses
+    sized = len(layers) * doses if "random_direction" in options["placebos"] else 0
+    asked = together(passes(case, "answer"), passes(case, "none", times=sized), replays(case, layers, runs))
+    written = generation(case, len(layers) * len(options["alphas"]) * (1 + len(options["placebos"])))
+    chosen = together(passes(case, "answer"), asked) if options["selection"] == "split" else asked
+    return scaled(together(chosen, written), 0.5)
+
+
+@analysis(work=_work)
 def mlp_key_steering(
     model: Model,
     prompts: Prompts,

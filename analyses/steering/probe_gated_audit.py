@@ -33,6 +33,7 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate, mcnemar_exact, paired_difference, wilson
+from analyses.core.work import Case, Work, passes, replays, scaled, together
 from analyses.steering import _audit_claims
 from analyses.steering._dose_response import matched_pairs
 from probe.errors import InputError
@@ -52,7 +53,14 @@ Cells: TypeAlias = dict[str, Any]
 KEYS = ["item", "group", "answer_kind"]
 
 
-@analysis(renamed={"alpha": "factor"})
+def _work(case: Case) -> Work:
+    """Keys of all items; those that are measured replayed with the chosen and with other neurons, for two metrics."""
+    layer = case.n_layers // 2 if case.options["layer"] is None else int(case.options["layer"])
+    asked = together(passes(case, "answer", times=2), replays(case, [layer], 2 * (1 + int(case.options["draws"]))))
+    return together(passes(case, "none"), scaled(asked, 0.5))
+
+
+@analysis(work=_work, renamed={"alpha": "factor"})
 def probe_gated_audit(
     model: Model,
     prompts: Prompts,

@@ -36,6 +36,7 @@ from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -102,7 +103,12 @@ def _claim(data: xr.Dataset, of: Any) -> Claim:
     return Claim("informs", FOUND if low > 0 else NONE, WHAT, effect=value, low=low, high=high, unit="nats", **said)
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass alone, under every share of the further text, and under two controls; its own tokens are not counted."""
+    return passes(case, "answer", times=3 + len({*case.options["fractions"], 1.0}))
+
+
+@analysis(work=_work)
 def context_gain(
     model: Model,
     prompts: Prompts,

@@ -35,6 +35,7 @@ from analyses.core.claim import Claim
 from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from analyses.teaching import _said
 from probe.errors import InputError
 from probe.lazily import torch
@@ -99,7 +100,12 @@ def _every_class(table: pd.DataFrame, own: list[str]) -> pd.DataFrame:
     return wide.stack("token_class").reset_index()
 
 
-@analysis(renamed={"delta": "left_over", "floor": "unlikely_below"})
+def _work(case: Case) -> Work:
+    """A pass of each checkpoint."""
+    return passes(case, "answer")
+
+
+@analysis(renamed={"delta": "left_over", "floor": "unlikely_below"}, work=_work)
 def distillation(
     base: Model,
     tuned: Model,

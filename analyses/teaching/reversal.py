@@ -35,6 +35,7 @@ from analyses.core.claim import Claim
 from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from analyses.teaching import _said
 from probe.errors import InputError
 
@@ -53,7 +54,13 @@ LABELS = {
 }  # fmt: skip
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Both directions, alone and behind another item; the text that is scored is the answer or the prompt."""
+    once = passes(case, "none", times=4)
+    return replace(once, unembedded=2 * (case.answer + case.prompt))
+
+
+@analysis(work=_work)
 def reversal(model: Model, prompts: Prompts, *, separator: str = " ", batch_size: int = 8, seed: int = 0) -> Result:
     """Log-probability of every pair forwards and backwards, and what the pair itself is worth in each direction.
 

@@ -31,6 +31,7 @@ from analyses.core.claim import Claim
 from analyses.core.figures import curve, forest
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from analyses.teaching import _said
 from probe.errors import InputError
 from probe.lazily import torch
@@ -55,7 +56,12 @@ QUANTITIES = {
 }  # fmt: skip
 
 
-@analysis(renamed={"weights": "weighting"})
+def _work(case: Case) -> Work:
+    """A pass of the student and of each teacher."""
+    return passes(case, "answer")
+
+
+@analysis(renamed={"weights": "weighting"}, work=_work)
 def teachers(
     model: Model,
     checkpoints: Checkpoints,

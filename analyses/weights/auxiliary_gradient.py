@@ -31,6 +31,7 @@ from analyses.core.progress import progress
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import subsample_interval, subsamples
+from analyses.core.work import Case, Work, passes
 from analyses.weights import _item_gradients, _log_gradients
 from probe.errors import InputError
 
@@ -50,7 +51,12 @@ NAMES = {
 }
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass and its gradient over every response, of each checkpoint."""
+    return passes(case, "all", times=3)
+
+
+@analysis(work=_work)
 def auxiliary_gradient(
     base: Model,
     tuned: Model,

@@ -32,6 +32,7 @@ from analyses.core.figures import forest
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate, subsample_interval, subsamples
+from analyses.core.work import Case, Work, passes
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -42,7 +43,12 @@ FEWEST = 8  # items
 EPS = 1e-12
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass of each checkpoint over every response."""
+    return passes(case, "answer")
+
+
+@analysis(work=_work)
 def auxiliary_proxy(
     base: Model, tuned: Model, rollouts: Rollouts, *, draws: int = 500, batch_size: int = 8, seed: int = 0
 ) -> Result:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -34,6 +34,7 @@ from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -60,7 +61,17 @@ class Condition:
     draw: int
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A clean pass, and one under every ablation of every part of every block; both sides of a readout unembedded."""
+    options = case.options
+    draws = sum(int(options["draws"]) if name in RANDOM else 1 for name in options["ablations"])
+    conditions = case.n_layers * len(options["parts"]) * draws
+    read = case.tokens if options["positions"] == "all" else 1
+    once = passes(case, "none", times=1 + conditions)
+    return replace(once, unembedded=2 * conditions * len(options["readouts"]) * read)
+
+
+@analysis(work=_work)
 def counterfactual_mlp(
     model: Model,
     prompts: Prompts,

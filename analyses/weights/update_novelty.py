@@ -29,6 +29,7 @@ from analyses.core.progress import progress
 from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import estimate
+from analyses.core.work import Case, Work, passes
 from probe.errors import InputError
 from probe.lazily import torch
 from probe.rollouts import WINDOW
@@ -49,7 +50,12 @@ QUANTITIES = {
 }
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass and its gradient over every response."""
+    return passes(case, "answer", times=3)
+
+
+@analysis(work=_work)
 def update_novelty(
     model: Model,
     rollouts: Rollouts,

@@ -31,6 +31,7 @@ from analyses.core.analysis import analysis
 from analyses.core.figures import curve, heatmap
 from analyses.core.progress import progress
 from analyses.core.result import Result
+from analyses.core.work import Case, Work
 from analyses.weights import _names, _newton_schulz, _spectra, _spectrum_claims
 from analyses.weights._attention_heads import head_parts
 from analyses.weights._no_sample import without_interval
@@ -63,7 +64,12 @@ DRAWN = {
 }
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Singular values of the weights' change; no item is read."""
+    return Work(sites=0, fixed=20 * case.size.weights * case.size.shape.d_model)
+
+
+@analysis(work=_work)
 def update_spectrum(
     base: Checkpoints, tuned: Checkpoints, *, promotions: int = 3, suppressions: int = 2, by_head: bool = True
 ) -> Result:

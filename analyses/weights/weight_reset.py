@@ -33,6 +33,7 @@ from analyses.core.progress import progress
 from analyses.core.reading.grading import grader
 from analyses.core.result import Result
 from analyses.core.stats import estimate, mean_max_t
+from analyses.core.work import Case, Work, generation, passes, together
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +68,17 @@ class Condition:
         return {**named, "draw": self.draw, "alpha": self.alpha}
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """A pass under every condition of every window, and of both checkpoints as they are."""
+    options = case.options
+    each = {"randomise": int(options["draws"]), "interpolate": len(options["shares"])}
+    windows = 1 if options["layers"] else case.n_layers - int(options["width"]) + 1
+    conditions = 2 + windows * sum(each.get(name, 1) for name in options["variants"])
+    written = generation(case, conditions / case.models) if options["max_new_tokens"] else Work()
+    return together(passes(case, "answer", times=conditions, models=1), written)
+
+
+@analysis(work=_work)
 def weight_reset(
     base: Model,
     tuned: Model,

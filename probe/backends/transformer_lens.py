@@ -121,7 +121,9 @@ class TransformerLensBackend(HuggingFaceBackend):
 
     def forward(self, tokens: Tokens, visits: Mapping[Site, Visit]) -> Float[Tensor, "item pos d_model"]:
         """Final hidden state after the final norm; each visit runs once, in the order of the pass."""
-        ports = self._bridged(visits) if self.looks_inside(visits) else None
+        # The model's own pass goes on beside what only looks at it: its states are bitwise those of any other pass.
+        inside = self.looks_inside(visits) and not _only_looks(visits)
+        ports = self._bridged(visits) if inside else None
         if ports is None:
             return self._plainly(tokens, visits)
         with attached({ports[site]: visit for site, visit in visits.items()}):
@@ -149,6 +151,11 @@ class TransformerLensBackend(HuggingFaceBackend):
         super().load_weights(weights)
         for block in self._bridge.blocks if self._bridge is not None else ():
             _split_again(block.attn)
+
+
+def _only_looks(visits: Mapping[Site, Visit]) -> bool:
+    """Whether nothing is changed or kept inside attention, only shown to an edit that looks."""
+    return all(getattr(visit, "looks", False) for site, visit in visits.items() if site.kind in INSIDE_ATTENTION)
 
 
 def _shifted_row(row: int) -> Visit:

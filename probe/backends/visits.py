@@ -32,15 +32,21 @@ class Visitor:
     seen: Tensor | None = None
     count: int = 0
 
+    @property
+    def looks(self) -> bool:
+        """Whether something looks on here, and nothing is changed."""
+        return bool(self.edits) and all(edit.looks for edit, _ in self.edits)
+
     def __call__(self, x: Tensor) -> Tensor | None:
         """The edited tensor, or None if nothing is edited here."""
         self.count += 1
         new = x
         for edit, mask in self.edits:
-            new = _apply(edit, mask, new)
+            changed = _apply(edit, None if edit.looks else mask, new)
+            new = new if edit.looks else changed
         if self.keep:
             self.seen = new if self.keep_graph else new.detach()
-        return new if self.edits else None
+        return None if self.looks or not self.edits else new
 
     def value(self, site: Site) -> Tensor:
         """The kept value: all heads, or the one the site names."""

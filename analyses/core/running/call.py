@@ -20,7 +20,7 @@ from analyses.core.running import seams
 from analyses.core.running.inputs import Given, ModelPool
 from analyses.core.stats.resampling import clusters
 from analyses.core.store import SCHEMA, Store, StoreError
-from probe import devices
+from probe import devices, shared
 from probe.errors import ProbeError
 from probe.tokens import tokenised
 
@@ -142,6 +142,8 @@ def within_memory(call: Call, arguments: Mapping[str, object]) -> tuple[Result, 
             if not devices.is_out_of_memory(error):
                 raise
             told = " ".join(str(error).split())[:200]
+        if (passes := shared.current()) is not None:
+            passes.give_up()
         size = options.get("batch_size", 1)
         if size <= 1:
             raise ProbeError(

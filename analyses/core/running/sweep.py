@@ -24,6 +24,7 @@ from analyses.core.running.inputs import Loading, ModelPool
 from analyses.core.running.run import Request, prepare
 from analyses.core.running.series import Pairs, join, members_of, record_of, series_of
 from analyses.core.running.shards import computed, shards
+from analyses.core.running.sharing import Sharing, budget_of, goes_first, is_there
 from analyses.core.running.workers import Engine, Task, compute
 from analyses.core.store import Store
 from probe.checkpoints import Series
@@ -193,11 +194,12 @@ class Sweep:
         return digest([self.name, "sweep", self.pairs, there, *([lacking] if lacking else [])])
 
 
-def go_over(sweeps: Sequence[Sweep], engine: Engine) -> list[Sweep]:
+def go_over(sweeps: Sequence[Sweep], engine: Engine, memory: float | None = None) -> list[Sweep]:
     """Compute all sweeps together, checkpoint by checkpoint; each keeps the error that ended it.
 
     Checkpoints come in the order of their series. While one is in memory all sweeps do what they have to do with it,
-    so with pairs `first` or `adjacent` each is read once.
+    so with pairs `first` or `adjacent` each is read once; and they share its forward passes (`running.sharing`),
+    keeping at most `memory` bytes of what was read (None: a part of what is free).
     """
     for one in sweeps:
         one.engine = engine
@@ -206,7 +208,7 @@ def go_over(sweeps: Sequence[Sweep], engine: Engine) -> list[Sweep]:
         except ProbeError as error:
             one.error = error
     open_ones = [s for s in sweeps if s.error is None and s.found is None]
-    visits = sorted(_visits(open_ones), key=lambda visit: visit[0])
+    visits = sorted(_visits(open_ones), key=lambda v: (v[0], not goes_first(v[1].calls[v[2]])))
     places = sorted({place for place, *_ in visits})
     total = f"of {len(places)} checkpoints"
 
@@ -218,10 +220,12 @@ def go_over(sweeps: Sequence[Sweep], engine: Engine) -> list[Sweep]:
             ended.callback(one.announce, None)
         if engine.name == "ray":
             _distribute(open_ones, engine)
+        together = _shared(visits, memory)
         for number, (_, one, member) in enumerate(progress(visits, total, said=said)):
             if one.error is None:
                 _read_ahead(visits, number)
-                one.compute(member)
+                with together.of(number):
+                    one.compute(member)
     return list(sweeps)
 
 
@@ -231,6 +235,13 @@ def _visits(sweeps: Sequence[Sweep]) -> Iterator[tuple[int, Sweep, int]]:
         places = {checkpoint: place for place, checkpoint in enumerate(one.series)}
         for number, (_, models) in enumerate(one.members):
             yield max(places[c] for c in models.values()), one, number
+
+
+def _shared(visits: Sequence[tuple[int, Sweep, int]], memory: float | None) -> Sharing:
+    """The passes of all that is to be computed in this process."""
+    rows = [(s.calls[n], tuple(s.members[n][1].values()), is_there(s.calls[n], s.asked.store)) for _, s, n in visits]
+    budget = memory if memory is not None or not visits else budget_of(visits[0][1].asked.pool.loading)
+    return Sharing(rows, budget or 0.0)
 
 
 def _distribute(sweeps: Sequence[Sweep], engine: Engine) -> None:

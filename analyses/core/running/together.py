@@ -31,9 +31,12 @@ def sweep_together(
     loading: Loading | None = None,
     limit: int | None = None,
     engine: Engine | None = None,
+    memory: float | None = None,
     **given: object,
 ) -> dict[str, Result]:
-    """The results of several sweeps by the name of their analysis; each is what `sweep` of it alone gives.
+    """The results of several sweeps by the name of their analysis; each is bitwise what `sweep` of it alone gives.
+
+    Every checkpoint is read once, and analyses that read the same batches share its forward passes.
 
     Args:
         names: analyses, as in ``probe list``.
@@ -43,6 +46,7 @@ def sweep_together(
         loading: backend, dtype and device.
         limit: use only the first items of the prompts.
         engine: who computes the members.
+        memory: bytes of states that may be kept from one analysis to the next; None: a quarter of what is free.
         given: other inputs and options; each goes to the analyses that have it, one that none has is an error.
 
     Raises:
@@ -62,7 +66,7 @@ def sweep_together(
         Sweep(Request(get(n), {k: v for k, v in given.items() if k in known[n]}, store, pool, limit), series, pairs)
         for n in names
     ]
-    for one in go_over(sweeps, engine or Engine()):
+    for one in go_over(sweeps, engine or Engine(), memory):
         if one.error is not None:
             raise one.error
     return {one.name: one.result() for one in sweeps}
