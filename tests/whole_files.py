@@ -70,9 +70,8 @@ def _tables(folder: Path) -> dict[str, tuple[Path, Read]]:
         frame.to_csv(files[".csv"], index=False)
         frame.to_csv(files[".tsv"], index=False, sep="\t")
         frame.to_parquet(files[".parquet"], index=False)
-        found |= {
-            f"{name}{s}": (file, read) for s, file in files.items() if name != "rollouts" or s in (".jsonl", ".parquet")
-        }
+        written_as = {"rollouts": (".jsonl", ".parquet"), "harness": (".jsonl", ".json")}.get(name, tuple(files))
+        found |= {f"{name}{suffix}": (files[suffix], read) for suffix in written_as}
     return found
 
 

@@ -275,7 +275,10 @@ def _trackio(file: Path, run: str | None) -> Iterator[Row]:
 
 
 def _metrics(text: object, where: str) -> dict[str, Any]:
-    found = parsed(text, where) if isinstance(text, str) else None
+    try:
+        found = parsed(text.decode() if isinstance(text, bytes) else str(text), where)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: metrics are no text ({error})") from error
     if not isinstance(found, dict):
         raise InputError(f"{where}: metrics are {text!r:.60}; expected a JSON object of scalars")
     return found

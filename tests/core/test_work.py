@@ -20,9 +20,9 @@ from tests.core.test_cost import PROMPTS
 LITTLE = {"draws": 2, "permutations": 5, "steps": 3, "updates": 3, "seeds": 2, "fit": "regression", "betas": (0.0, 0.5)}
 LITTLE |= {"groups": ("leaked", "unseen"), "generate": False, "verify": 2}
 COUNTED = (
-    "attention_entropy", "attention_length", "counterfactual_mlp", "difference_lens", "difference_steering",
+    "attention_entropy", "attention_length", "difference_lens", "difference_steering",
     "distillation", "entropy_steering", "linear_probe", "memorization", "neural_ode",
-    "reversal", "tuning_vector", "weight_reset",
+    "reversal", "weight_reset",
 )  # fmt: skip
 
 
