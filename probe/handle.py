@@ -186,14 +186,11 @@ class Handle:
         refuse_mixed(batch, self.turn)
         wanted = [s for named in ([read] if isinstance(read, str | Site) else read) for s in self._named(named)]
         every, passes = [*self._open, *edits], shared.current()
-
-        def make(sites: Sequence[Site]) -> tuple[dict[Site, Tensor], Tensor | None]:
-            return self._pass(batch, sites, every, logits, grad=grad)
-
         if passes is None or grad or logits != "none" or not all(edit.looks for edit in every):
-            read_off, out = make(wanted)
+            read_off, out = self._pass(batch, wanted, every, logits, grad=grad)
         else:
-            read_off, out = passes.read(self, batch, wanted, lambda s: make(s)[0], must=bool(every)), None
+            make: shared.Make = lambda sites: self._pass(batch, sites, every, logits, grad=False)[0]  # noqa: E731
+            read_off, out = passes.read(self, batch, wanted, make, must=bool(every)), None
         try:
             finite.require_run(self, batch, read_off, out, logits, bool(self._open or edits))
         except finite.NotFiniteError:

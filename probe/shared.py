@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from probe.tokens import TokenBatch
 
     Kept: TypeAlias = dict[Site, tuple[Tensor, int]]  # a value, and how often it had been written to
-    Make: TypeAlias = Callable[[Sequence[Site]], dict[Site, Tensor]]
+
+Make: TypeAlias = "Callable[[Sequence[Site]], dict[Site, Tensor]]"
+"""Makes a pass and reads sites."""
 
 LAST_STATE = "last_state"
 STREAM = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "ln_final")

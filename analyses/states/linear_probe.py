@@ -31,7 +31,7 @@ from analyses.core.progress import progress
 from analyses.core.reading.where_read import Pooling
 from analyses.core.result import Result
 from analyses.core.stats import permuted_labels, resample_counts
-from analyses.core.work import Case, Work, passes
+from analyses.core.work import passes
 from analyses.states import _part_claims, _published_probe
 from probe.errors import InputError
 from probe.lazily import sklearn
@@ -45,12 +45,11 @@ if TYPE_CHECKING:
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
-def _work(case: Case) -> Work:
-    """One pass; fitting the probes is not counted."""
-    return passes(case, "none", sites=case.n_layers + 1)
-
-
-@analysis(renamed={"positions": "at"}, work=_work, reads=lambda _: ("resid_pre.0", "resid_post"))
+@analysis(
+    renamed={"positions": "at"},
+    work=lambda case: passes(case, "none", sites=case.n_layers + 1),
+    reads=lambda _: ("resid_pre.0", "resid_post"),
+)
 def linear_probe(
     model: Model,
     prompts: Prompts,

@@ -93,8 +93,7 @@ def _said(value: object) -> str:
 
 def _harness(row: Row, where: str) -> Iterable[Mapping[str, object]]:
     """`resps` is a list over requests of lists over repeats; requests of a choice task are log-likelihoods."""
-    doc = row.get("doc") if isinstance(row.get("doc"), dict) else {}
-    assert isinstance(doc, dict)
+    doc: Fields = row["doc"] if isinstance(row.get("doc"), dict) else {}
     strata = {n: doc[n] for n in STRATA if isinstance(doc.get(n), str | int | float)}
     group = next((str(strata[n]) for n in STRATA[:3] if n in strata), "all")
     shared = {"item": _said(row.get("doc_id", "")), "prompt": _harness_prompt(row), "group": group, **strata}
@@ -316,7 +315,6 @@ def _number(value: Any, name: str, where: str) -> float | None:
 
 
 def _whole(value: object, name: str, where: str) -> int:
-    number = _number(value, name, where)
-    if number is None or not math.isfinite(number) or not number.is_integer():
+    if (number := _number(value, name, where)) is None or not math.isfinite(number) or not number.is_integer():
         raise InputError(f"{where}: {name} is {value!r}; expected a whole number")
     return int(number)
