@@ -191,6 +191,11 @@ def passes(case: Case, unembedded: str = "answer", times: float = 1.0, models: i
     return Work(block_rows=count * case.full_pass, unembedded=count * rows, **more)
 
 
+def every_state(case: Case) -> Work:
+    """One pass read at every state; what is fitted to the states is not counted."""
+    return passes(case, "none", sites=case.n_layers + 1)
+
+
 def generation(case: Case, times: float = 1.0, prompts: float | None = None) -> Work:
     """Responses to the item's prompt, each of as many tokens as are asked for.
 

@@ -27,7 +27,7 @@ from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
-from analyses.core.reading.where_read import Pooling
+from analyses.core.reading.where_read import Pooling, pooled_sites
 from analyses.core.result import Result
 from analyses.core.stats import clusters_of, estimate, mean_of_items, subsample_interval, subsamples
 from analyses.core.work import Case, Work
@@ -55,7 +55,7 @@ def _work(case: Case) -> Work:
     return Work(block_rows=2 * case.full_pass, rows=states, row_bytes=17, sites=states, spilled=2 * states)
 
 
-@analysis(work=_work, takes_turns=True, renamed={"positions": "at"}, reads=lambda _: ("resid_pre.0", "resid_post"))
+@analysis(work=_work, takes_turns=True, renamed={"positions": "at"}, reads=pooled_sites)
 def activation_rotation(
     base: Model,
     tuned: Model,

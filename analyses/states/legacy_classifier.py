@@ -25,8 +25,9 @@ import xarray as xr
 from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
+from analyses.core.reading.where_read import pooled_sites
 from analyses.core.result import Result
-from analyses.core.work import Case, Work, passes
+from analyses.core.work import every_state
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -41,12 +42,7 @@ ROWS = 3  # rows 0-2 are all that the encoder sees
 WARNING = "this classifier cannot localise: states of later layers do not enter it, so its time axis is not depth"
 
 
-def _work(case: Case) -> Work:
-    """One pass; fitting the classifier is not counted."""
-    return passes(case, "none", sites=case.n_layers + 1)
-
-
-@analysis(renamed={"width": "latent"}, work=_work, reads=lambda _: ("resid_pre.0", "resid_post"))
+@analysis(renamed={"width": "latent"}, work=every_state, reads=pooled_sites)
 def legacy_classifier(
     model: Model,
     prompts: Prompts,

@@ -28,10 +28,10 @@ from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
 from analyses.core.progress import progress
-from analyses.core.reading.where_read import Pooling
+from analyses.core.reading.where_read import Pooling, pooled_sites
 from analyses.core.result import Result
 from analyses.core.stats import permuted_labels, resample_counts
-from analyses.core.work import passes
+from analyses.core.work import every_state
 from analyses.states import _part_claims, _published_probe
 from probe.errors import InputError
 from probe.lazily import sklearn
@@ -45,11 +45,7 @@ if TYPE_CHECKING:
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
-@analysis(
-    renamed={"positions": "at"},
-    work=lambda case: passes(case, "none", sites=case.n_layers + 1),
-    reads=lambda _: ("resid_pre.0", "resid_post"),
-)
+@analysis(renamed={"positions": "at"}, work=every_state, reads=pooled_sites)
 def linear_probe(
     model: Model,
     prompts: Prompts,

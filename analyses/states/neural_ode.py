@@ -33,7 +33,7 @@ from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
 from analyses.core.progress import progress
-from analyses.core.reading.where_read import Pooling
+from analyses.core.reading.where_read import Pooling, pooled_sites
 from analyses.core.result import Result
 from analyses.core.stats import (
     clusters_of,
@@ -42,7 +42,7 @@ from analyses.core.stats import (
     resample_counts,
     subsamples,
 )
-from analyses.core.work import Case, Work, passes
+from analyses.core.work import every_state
 from analyses.states import _integrated, _part_claims
 from analyses.states._bifurcation import bifurcation
 from analyses.states._field_arrays import NAMES, collected, tested
@@ -60,12 +60,7 @@ if TYPE_CHECKING:
 Named: TypeAlias = dict[str, np.ndarray]
 
 
-def _work(case: Case) -> Work:
-    """One pass; fitting the fields is not counted."""
-    return passes(case, "none", sites=case.n_layers + 1)
-
-
-@analysis(renamed={"positions": "at", "steps": "updates"}, work=_work, reads=lambda _: ("resid_pre.0", "resid_post"))
+@analysis(renamed={"positions": "at", "steps": "updates"}, work=every_state, reads=pooled_sites)
 def neural_ode(
     model: Model,
     prompts: Prompts,

@@ -28,7 +28,7 @@ from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve
-from analyses.core.reading.where_read import Pooling
+from analyses.core.reading.where_read import Pooling, pooled_sites
 from analyses.core.result import Result
 from analyses.core.stats import clusters_of, estimate, subsample_interval, subsamples
 from analyses.core.work import Case, Work
@@ -58,7 +58,7 @@ def _work(case: Case) -> Work:
     return Work(block_rows=passes, rows=states, row_bytes=17, sites=states, spilled=2 * states)
 
 
-@analysis(work=_work, takes_turns=True, renamed={"positions": "at"}, reads=lambda _: ("resid_pre.0", "resid_post"))
+@analysis(work=_work, takes_turns=True, renamed={"positions": "at"}, reads=pooled_sites)
 def similarity(
     base: Model,
     tuned: Model,

@@ -28,7 +28,7 @@ import xarray as xr
 from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
-from analyses.core.reading.where_read import Pooling
+from analyses.core.reading.where_read import Pooling, pooled_sites
 from analyses.core.result import Result
 from analyses.core.stats import clusters_of, permuted_labels, resample_counts, subsample_interval, subsamples
 from analyses.core.work import Case, Work
@@ -57,7 +57,7 @@ def _work(case: Case) -> Work:
     return Work(block_rows=case.full_pass, rows=case.n_layers, row_bytes=20, sites=case.n_layers + 1)
 
 
-@analysis(work=_work, renamed={"positions": "at"}, reads=lambda _: ("resid_pre.0", "resid_post"))
+@analysis(work=_work, renamed={"positions": "at"}, reads=pooled_sites)
 def trajectories(
     model: Model,
     prompts: Prompts,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 Pooling: TypeAlias = Literal[
     "last_prompt", "mean_prompt", "mean", "answer_first", "answer", "answer_last", "rationale"
@@ -13,3 +14,8 @@ that predict its tokens."""
 
 OF_PROMPT = ("last_prompt", "mean_prompt")
 """Poolings that are the same whatever the answer is."""
+
+
+def pooled_sites(_: Mapping[str, Any]) -> tuple[str, ...]:
+    """What `pooled_states` reads: the embedding and what every block leaves."""
+    return "resid_pre.0", "resid_post"
