@@ -153,20 +153,54 @@ def test_figures_of_a_real_run_can_be_read(name: str, plain: Plain) -> None:
 
 
 @every
-def test_every_choice_and_switch_runs(name: str, inputs: Inputs) -> None:
-    given = inputs(name)
+def test_every_choice_and_switch_runs_and_some_change_something(name: str, inputs: Inputs, plain: Plain) -> None:
+    """An option none of whose other values changes the result of these inputs says in `ALIKE` why."""
+    given, idle = inputs(name), set[str]()
     for option in get(name).options:
         values = option.choices or ((True, False) if isinstance(option.default, bool) else ())
-        for value in values:
-            if value == given.get(option.name, option.default) or value in NEEDS_MORE.get((name, option.name), ()):
-                continue
-            run(name, **{**given, option.name: value})
+        needs_more = {given.get(option.name, option.default), *NEEDS_MORE.get((name, option.name), ())}
+        results = [run(name, **{**given, option.name: value}) for value in values if value not in needs_more]
+        if results and not any(differs(plain(name), result) for result in results):
+            idle.add(option.name)
+    assert idle == {option for analysis, option in ALIKE if analysis == name}
+
+
+def differs(first: Result, second: Result) -> bool:
+    """True where two results are not the same in rows, arrays, claims or warnings."""
+    try:
+        same(first, second)
+    except AssertionError:
+        return True
+    return repr(first.claims) != repr(second.claims) or first.warnings != second.warnings
 
 
 NEEDS_MORE: dict[tuple[str, str], tuple[Any, ...]] = {
     **{(n, "pooling"): ("rationale",) for n in names()},  # the items have none
     **{(n, "template"): ("chat",) for n in names()},  # the tiny tokenizer has no chat template: tested apart
 }
+NONE_STRADDLES = "no token of these items straddles: tests/analyses/test_boundary.py has some that do"
+ALIKE = {
+    **{
+        (n, "boundary"): NONE_STRADDLES
+        for n in names()
+        if "boundary" in {o.name for o in get(n).options} and n != "path_patching"
+    },
+    ("attribution_patching", "qk_fix"): "q and k are not among the sites",
+    ("entropy", "at_temperature"): "the log was sampled at temperature 1",
+    ("entropy_change", "at_temperature"): "the log was sampled at temperature 1",
+    ("forking_tokens", "at_temperature"): "the log was sampled at temperature 1",
+    ("forking_tokens", "siren_form"): "no token is likelier than siren_p, and only there the two forms differ",
+    ("entropy_attribution", "centre"): "advantages average to zero in their groups",
+    ("evaluate", "skip_unreadable"): "every gold answer can be read",
+    ("labels", "rule"): "every item is clear by every rule",
+    ("mlp_key_steering", "role"): "no window of a verdict is steered",
+    ("mlp_key_steering", "steer_at"): "nothing is generated",
+    ("ood", "unparsed"): "every response has an answer",
+    ("over_memorization", "unparsed"): "curves are given, no answers",
+    ("path_patching", "corrupt"): "new is that of another checkpoint",
+    ("path_patching", "kv"): "no key or value is a receiver",
+}
+"""(analysis, option) none of whose values changes the contract tests' result, and why."""
 
 
 @on_models
