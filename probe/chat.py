@@ -25,7 +25,7 @@ _OPEN, _CLOSE = "\ue000", "\ue001"  # private use: around the number of the turn
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenChat:
     """A rendered conversation.
 
     Attributes:
@@ -41,7 +41,7 @@ class Written:
     end: str = ""
 
 
-def asked(tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[str, object]) -> Written:
+def asked(tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[str, object]) -> WrittenChat:
     """The conversation up to where the model's answer begins.
 
     Args:
@@ -54,10 +54,10 @@ def asked(tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[str, 
     """
     template = _Template(tokenizer, item, options)
     text = template.open(template.turns)
-    return Written(text, len(text), template.own(text, text))
+    return WrittenChat(text, len(text), template.own(text, text))
 
 
-def answered(tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[str, object]) -> Written:
+def answered(tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[str, object]) -> WrittenChat:
     """The conversation with the item's answer as the assistant's turn, cut behind the answer.
 
     What the template writes between its generation prompt and the answer is part of it, as in training.
@@ -73,7 +73,7 @@ def answered(tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[st
     template = _Template(tokenizer, item, options)
     opened = template.open(template.turns)
     if template.continues:
-        return Written(opened + item.answer, len(opened), template.own(opened, opened))
+        return WrittenChat(opened + item.answer, len(opened), template.own(opened, opened))
     head, _, tail = template.closed(_mark(len(template.turns))).partition(_mark(len(template.turns)))
     whole = template.closed(item.answer)
     stop = len(whole) - len(tail)
@@ -83,7 +83,7 @@ def answered(tokenizer: PreTrainedTokenizerBase, item: Item, options: Mapping[st
         raise InputError(
             f"item {item.id}: the chat template leaves nothing of its answer {item.answer[:40]!r}; use template='none'"
         )
-    return Written(whole[:stop], start, template.own(opened, whole[:start]), tail)
+    return WrittenChat(whole[:stop], start, template.own(opened, whole[:start]), tail)
 
 
 class _Template:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from probe import backends, check
 from probe.backends.hooks import edited_module
 from probe.by_text import ByText
-from probe.checkpoints import fit, tokenizers
-from probe.checkpoints import loading as huggingface
+from probe.checkpoints import fit, loading, tokenizers
 from probe.checkpoints.series import Checkpoint
 from probe.dtypes import dtype_named
 from probe.errors import InputError
@@ -83,9 +82,9 @@ class Model(ByText):
         framing = Framing(bos, dict(template_options or {}))
         if remote:
             return cls._remote(source, backend, dtype_named(dtype), framing)
-        reading = huggingface.Reading(dtype, device, attn_implementation, device_map, allow_pickle, trust_remote_code)
+        reading = loading.Reading(dtype, device, attn_implementation, device_map, allow_pickle, trust_remote_code)
         tokenizer = tokenizers.read_tokenizer(source, trust_remote_code=trust_remote_code)
-        model = cls._build(huggingface.read_model(source, reading), tokenizer, backend, source, prove=check)
+        model = cls._build(loading.read_model(source, reading), tokenizer, backend, source, prove=check)
         model.reading, model.framing = reading, framing
         return model
 
@@ -112,8 +111,8 @@ class Model(ByText):
         training steps that write into them show here, and `swap` here changes nothing there. Compiled, data-parallel
         and PEFT models (and TRL's value heads) are taken apart; an adapter's layers stay inside, not merged.
         """
-        hf_model = huggingface.unwrapped(hf_model)
-        return cls._build(huggingface.own_copy(hf_model), tokenizer, backend, None, prove=check)
+        hf_model = loading.unwrapped(hf_model)
+        return cls._build(loading.own_copy(hf_model), tokenizer, backend, None, prove=check)
 
     @classmethod
     def _build(
@@ -129,7 +128,7 @@ class Model(ByText):
         reference = check.refer(hf_model) if prove else None
         model = cls(backends.wrap(backend, hf_model), tokenizer, source)
         model.reference = reference
-        model.eos_ids = huggingface.eos_ids(hf_model, tokenizer)
+        model.eos_ids = loading.eos_ids(hf_model, tokenizer)
         if prove:
             check.prove_closed(model)
             model._owe(check.prove_opened)
@@ -170,7 +169,7 @@ class Model(ByText):
                 "swap cannot run remotely (nothing was sent); load the other revision as a model of its own"
             )
         tokenizer = self._tokenizer_of(source)
-        fresh = huggingface.read_model(source, replace(self.reading, allow_pickle=allow_pickle))
+        fresh = loading.read_model(source, replace(self.reading, allow_pickle=allow_pickle))
         plain = self.backend.plain
         fit.check_same_model(source, fresh, plain, self._label)
         anew = fit.differing(fresh, plain)
@@ -178,7 +177,7 @@ class Model(ByText):
         if not anew:
             fit.check_same_shapes(source, weights, self.weights(), self._label)
         reference = check.refer(fresh) if prove else None
-        eos_ids = huggingface.eos_ids(fresh, tokenizer)
+        eos_ids = loading.eos_ids(fresh, tokenizer)
         opened = not anew and self.backend.owed is None  # the road inside attention was proven with other weights
         with self._lock:
             if anew:
@@ -218,7 +217,7 @@ class Model(ByText):
         if self.backend.is_remote:
             raise InputError("a model on a server has no Hugging Face module here; use model.generate")
         with edited_module(
-            huggingface.sharing_copy(self.backend.plain), self.backend.map, [*self.open_edits, *edits], self.site
+            loading.sharing_copy(self.backend.plain), self.backend.map, [*self.open_edits, *edits], self.site
         ) as plain:
             yield plain
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 import pandas as pd
 import xarray as xr
 
-from analyses.answers import _variety as variety
+from analyses.answers import _response_diversity
 from analyses.answers._since_a_step import has_series, since
 from analyses.core import stats
 from analyses.core.analysis import analysis
@@ -84,17 +84,17 @@ def _of(responses: pd.DataFrame, max_words: int) -> dict[str, object]:
     texts = [str(t).split()[:max_words] for t in responses["text"]]
     flags = responses["correct"].tolist()
     answers = responses["answer"].tolist()
-    f = variety.frequencies(clusters(answers))
+    f = _response_diversity.frequencies(clusters(answers))
     n, right = len(texts), sum(c == 1.0 for c in flags)
     return {
         "n_samples": n,
-        "distinct_1": variety.distinct_n(texts, 1),
-        "distinct_2": variety.distinct_n(texts, 2),
-        "self_bleu": variety.self_bleu(texts),
+        "distinct_1": _response_diversity.distinct_n(texts, 1),
+        "distinct_2": _response_diversity.distinct_n(texts, 2),
+        "self_bleu": _response_diversity.self_bleu(texts),
         "n_answers": float(len(f)),
         "unparsed": float(sum(not isinstance(a, str) for a in answers)) / n,
-        "semantic_entropy_nats": variety.semantic_entropy_nats(f),
-        "modes": variety.modes(f),
+        "semantic_entropy_nats": _response_diversity.semantic_entropy_nats(f),
+        "modes": _response_diversity.modes(f),
         "best_of_n": pass_at_k(n, right, n),
         "maj_of_n": majority(answers, flags, n),
         "pass_slope": pass_at_k(n, right, n) - pass_at_k(n, right, 1),

@@ -28,8 +28,8 @@ import xarray as xr
 from jaxtyping import Float
 
 from analyses.answers import _judged
+from analyses.answers._response_diversity import frequencies, semantic_entropy_nats
 from analyses.answers._samples import BY, sampled
-from analyses.answers._variety import frequencies, semantic_entropy_nats
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.claim import Claim, Fields

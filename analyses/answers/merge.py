@@ -24,7 +24,7 @@ import pandas as pd
 import xarray as xr
 
 import probe
-from analyses.answers import _variety as variety
+from analyses.answers import _response_diversity
 from analyses.answers._checkpoint_average import merge_checkpoints
 from analyses.core import reading, stats
 from analyses.core.analysis import analysis
@@ -156,11 +156,11 @@ def _responses(
         drawn = responses(model, asked, sampling, batch_size=batch_size, what="merge (samples)")
     out: dict[tuple[str, str], dict[str, float]] = {}
     for item in prompts.items:
-        f = variety.frequencies(
+        f = _response_diversity.frequencies(
             clusters([g.same for g in graded_by.many([(r.text, item) for r in drawn.get(item.id, [])])])
         )
         right = graded_by(greedy[item.id][0].text, item).correct
-        out[item.id, item.answer_kind] = {"correct": right, "modes": variety.modes(f)}
+        out[item.id, item.answer_kind] = {"correct": right, "modes": _response_diversity.modes(f)}
     return out
 
 

@@ -26,8 +26,8 @@ import pandas as pd
 import xarray as xr
 
 from analyses.answers import _judged
+from analyses.answers._response_diversity import frequencies, semantic_entropy_nats
 from analyses.answers._samples import BY, sampled
-from analyses.answers._variety import frequencies, semantic_entropy_nats
 from analyses.core import stats
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve

@@ -22,7 +22,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Grid:
+class AnswerGrid:
     """One kind of answer: per mask summed NLL and token counts [item, step]; the draws' weights [draw, item].
 
     `role` is seen, unseen or None per item, `clusters` a label per item or None.
@@ -83,7 +83,7 @@ class Grid:
 
 def grids(
     table: pd.DataFrame, prompt_mask: str, seed: int, seen: Sequence[str] = (), unseen: Sequence[str] = ()
-) -> dict[str, Grid]:
+) -> dict[str, AnswerGrid]:
     """The table as grids, one per kind of answer: kinds are never pooled; roles as in `analyses.core.reading.roles`.
 
     Raises:
@@ -94,7 +94,7 @@ def grids(
     missing = {prompt_mask, "answer"} - set(table["mask"])
     if missing:
         raise InputError(f"the perplexity result has no rows of mask {sorted(missing)}")
-    found: dict[str, Grid] = {}
+    found: dict[str, AnswerGrid] = {}
     table = table.assign(role=roles(table, seen, unseen))
     for kind, rows in table.groupby("answer_kind", sort=True):
         steps = np.sort(rows["step"].unique())
@@ -121,11 +121,11 @@ def grids(
         counts = resample_counts(len(groups), DRAWS, seed, groups.to_numpy(), clusters)
         counts = np.concatenate([np.ones((1, len(groups))), counts])
         role = known["role"].to_numpy()
-        found[str(kind)] = Grid(groups.index, groups.to_numpy(), role, clusters, steps, nll, tokens, counts)
+        found[str(kind)] = AnswerGrid(groups.index, groups.to_numpy(), role, clusters, steps, nll, tokens, counts)
     return found
 
 
-def cells(of: dict[str, Grid]) -> list[str]:
+def cells(of: dict[str, AnswerGrid]) -> list[str]:
     """Cells of the group axis: every group, all of them, and what was seen and what was not."""
     names = sorted({str(g) for grid in of.values() for g in grid.group})
     said = {r for grid in of.values() for r in grid.role if r is not None}
@@ -133,7 +133,7 @@ def cells(of: dict[str, Grid]) -> list[str]:
     return [*names, *([EVERYTHING] if len(names) > 1 else []), *pooled]
 
 
-def is_in(grid: Grid, cell: str) -> Array:
+def is_in(grid: AnswerGrid, cell: str) -> Array:
     """Which items belong to a cell."""
     if cell in (SEEN, UNSEEN):
         return grid.role == (roles_of.SEEN if cell == SEEN else roles_of.UNSEEN)

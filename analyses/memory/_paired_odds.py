@@ -18,7 +18,7 @@ Z = 1.959964
 
 
 @dataclass(frozen=True)
-class Scale:
+class OddsScale:
     """A difference of log odds ratios with a 95 % interval, and the one-sided p of "not larger in the first group"."""
 
     value: float
@@ -27,7 +27,7 @@ class Scale:
     p: float
 
 
-def marginal_odds(first: Array, second: Array, units: Sequence[Labels | None]) -> Scale:
+def marginal_odds(first: Array, second: Array, units: Sequence[Labels | None]) -> OddsScale:
     """Rise of the log odds of the group's share, first minus second; [item, before and after] each.
 
     Shares get half an item of either outcome (Haldane), errors are by linearisation, so items keep their pairing.
@@ -36,7 +36,7 @@ def marginal_odds(first: Array, second: Array, units: Sequence[Labels | None]) -
     return _scale(sides)
 
 
-def changed_odds(first: Array, second: Array, units: Sequence[Labels | None]) -> Scale:
+def changed_odds(first: Array, second: Array, units: Sequence[Labels | None]) -> OddsScale:
     """Log odds of gaining to losing among what changed, first minus second: immune to difficulty and its spread.
 
     For 0/1 items standing alone p is exact (Fisher's, mid-p): of the items that changed, did as many gain in both?
@@ -47,7 +47,7 @@ def changed_odds(first: Array, second: Array, units: Sequence[Labels | None]) ->
     if not whole:
         return scale
     (b, c), (d, e) = (counts for _, _, counts in sides)
-    return Scale(scale.value, scale.low, scale.high, _mid_p(round(b), round(c), round(d), round(e)))
+    return OddsScale(scale.value, scale.low, scale.high, _mid_p(round(b), round(c), round(d), round(e)))
 
 
 def _marginal(x: Array, units: Labels | None) -> tuple[float, float]:
@@ -82,10 +82,10 @@ def _variance(influence: Array, units: Labels | None) -> float:
     return float(np.var(sums, ddof=1) * k / n**2) if k > 1 else float("inf")
 
 
-def _scale(sides: Sequence[tuple[float, float]]) -> Scale:
+def _scale(sides: Sequence[tuple[float, float]]) -> OddsScale:
     (a, a_error), (b, b_error) = sides
     error = float(np.hypot(a_error, b_error))
-    return Scale(a - b, a - b - Z * error, a - b + Z * error, float(scipy.stats.norm.sf((a - b) / error)))
+    return OddsScale(a - b, a - b - Z * error, a - b + Z * error, float(scipy.stats.norm.sf((a - b) / error)))
 
 
 def _mid_p(b: int, c: int, d: int, e: int) -> float:

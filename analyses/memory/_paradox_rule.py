@@ -9,7 +9,7 @@ import numpy as np
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.reading.roles import NEEDS_FRESH, NEEDS_ROLES
 from analyses.core.stats.max_t import MaxT, group_max_t, mean_max_t
-from analyses.memory._answer_grids import SEEN, UNSEEN, Array, Grid, is_in
+from analyses.memory._answer_grids import SEEN, UNSEEN, AnswerGrid, Array, is_in
 
 FEWEST = 8  # items of each kind
 ESTIMAND = "change of the answer's mean NLL since the first step, seen minus unseen items"
@@ -19,7 +19,7 @@ FELL = "answers of seen items fell beyond those of unseen ones"
 WHETHER = "answers of seen items fell beyond others while prompts rose"
 
 
-def judged(kind: str, grid: Grid, prompt_mask: str, floor: float, is_selected: bool, seed: int) -> Claim:
+def judged(kind: str, grid: AnswerGrid, prompt_mask: str, floor: float, is_selected: bool, seed: int) -> Claim:
     """The claim about one kind of answer at the last step.
 
     Args:
@@ -52,12 +52,12 @@ def _moved(values: Array) -> Array:
     return values[:, 1:] - values[:, :1]
 
 
-def _sizes(grid: Grid) -> int:
+def _sizes(grid: AnswerGrid) -> int:
     counts = [is_in(grid, cell) for cell in (SEEN, UNSEEN)]
     return min(len(set(grid.items[c] if grid.clusters is None else np.asarray(grid.clusters)[c])) for c in counts)
 
 
-def _cannot(kind: str, grid: Grid, is_selected: bool) -> tuple[str, str] | None:
+def _cannot(kind: str, grid: AnswerGrid, is_selected: bool) -> tuple[str, str] | None:
     """Why this kind cannot be judged, and what would let it be."""
     counts = [int((is_in(grid, cell) & ~np.isnan(grid.nll["answer"]).any(1)).sum()) for cell in (SEEN, UNSEEN)]
     if kind.startswith("gen"):

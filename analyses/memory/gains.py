@@ -39,7 +39,7 @@ from analyses.core.figures import curve
 from analyses.core.reading.roles import NEEDS_FRESH, NEEDS_ROLES, SEEN, UNSEEN, from_outcomes, roles
 from analyses.core.result import Result
 from analyses.core.stats import Labels
-from analyses.memory._paired_odds import Scale, changed_odds, marginal_odds
+from analyses.memory._paired_odds import OddsScale, changed_odds, marginal_odds
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _since(steps: np.ndarray, up: np.ndarray) -> float | None:
     return float(steps[-held]) if held else None
 
 
-def _data(steps: np.ndarray, test: stats.MaxT, odds: list[Scale], changed: list[Scale], n: int) -> xr.Dataset:
+def _data(steps: np.ndarray, test: stats.MaxT, odds: list[OddsScale], changed: list[OddsScale], n: int) -> xr.Dataset:
     data = xr.Dataset(coords={"step": steps})
     columns: dict[str, list[np.ndarray]] = {"difference": [test.value, test.low, test.high]}
     for name, found in (("log_odds_difference", odds), ("changed_log_odds_difference", changed)):

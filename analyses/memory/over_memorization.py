@@ -43,7 +43,7 @@ from analyses.core.result import NOT_ASSESSABLE, STAGES, Result
 from analyses.memory import _stage_claims as stage_claims
 from analyses.memory._curves import Curves, banded, comparisons, from_items, from_table
 from analyses.memory._stage_rule import Staged, stage_rule
-from analyses.memory._style import answer_grids, style_control
+from analyses.memory._style_control import answer_grids, style_control
 from probe.errors import InputError
 
 if TYPE_CHECKING:

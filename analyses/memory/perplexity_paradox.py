@@ -34,7 +34,7 @@ from analyses.core.figures import curve
 from analyses.core.reading.roles import from_outcomes
 from analyses.core.result import Result
 from analyses.memory import _answer_grids as answer_grids
-from analyses.memory._answer_grids import SEEN, UNSEEN, Array, Grid, is_in
+from analyses.memory._answer_grids import SEEN, UNSEEN, AnswerGrid, Array, is_in
 from analyses.memory._curves import banded
 from analyses.memory._paradox_rule import judged
 from probe.errors import InputError
@@ -90,7 +90,7 @@ def perplexity_paradox(
     return Result.of(table, data, claims=claims, warnings=warnings)
 
 
-def _unpaired(kind: str, grid: Grid, prompt_mask: str) -> list[str]:
+def _unpaired(kind: str, grid: AnswerGrid, prompt_mask: str) -> list[str]:
     """Items that some later step lacks: they are left out of that step's change."""
     short = np.zeros(len(grid.items), bool)
     for mask in ("answer", prompt_mask):
@@ -104,7 +104,7 @@ def _unpaired(kind: str, grid: Grid, prompt_mask: str) -> list[str]:
     ]
 
 
-def _kind(grid: Grid, cells: list[str], prompt_mask: str, aggregate: str) -> xr.Dataset:
+def _kind(grid: AnswerGrid, cells: list[str], prompt_mask: str, aggregate: str) -> xr.Dataset:
     """All curves of one kind of answer, with intervals."""
     masks = [m for m in grid.nll if m != "template"]
     each = {cell: is_in(grid, cell) for cell in cells}
@@ -171,8 +171,8 @@ def _beyond(at: xr.Dataset, sign: int, floor: float) -> bool:
 
 
 def _against(
-    grids: dict[str, Grid],
-    others: dict[str, Grid],
+    grids: dict[str, AnswerGrid],
+    others: dict[str, AnswerGrid],
     cells: list[str],
     prompt_mask: str,
     aggregate: str,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from probe import patch
-from probe.backends.hf import logits_of
+from probe.backends.in_process import logits_of
 from probe.errors import InputError, ProbeError
 from probe.replay import attention, clean_metric, replay
 from probe.replay.decoder import nothing

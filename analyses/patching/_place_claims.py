@@ -42,7 +42,7 @@ CAVEAT = "a causal effect, no proof of storage"
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlaceQuestion:
     """What was patched and measured: positions in words, unit and name of the metric, the bootstrap.
 
     `unchanged` are the (site, layer) whose own weights are the same in both checkpoints.
@@ -56,13 +56,13 @@ class Asked:
     unchanged: frozenset[tuple[str, int]] = frozenset()
 
 
-def claims(table: pd.DataFrame, groups: tuple[str, str] | None, asked: Asked, selected: bool) -> list[Claim]:
+def claims(table: pd.DataFrame, groups: tuple[str, str] | None, asked: PlaceQuestion, selected: bool) -> list[Claim]:
     """What may be said of every group's largest effect, and of the difference between two groups.
 
     Args:
         table: rows item, group, answer_kind, direction, site, layer, head, effect, gap.
         groups: the two that are told apart, if any.
-        asked: see `Asked`.
+        asked: see `PlaceQuestion`.
         selected: the groups were made from outcomes.
     """
     rows = table.assign(layer=table["layer"].fillna(-1).astype(int), head=table["head"].fillna(-1).astype(int))
@@ -93,7 +93,7 @@ def _changed(rows: pd.DataFrame, unchanged: frozenset[tuple[str, int]]) -> tuple
 
 
 def _largest(
-    rows: pd.DataFrame, grid: pd.DataFrame, group: str, n_groups: int, asked: Asked
+    rows: pd.DataFrame, grid: pd.DataFrame, group: str, n_groups: int, asked: PlaceQuestion
 ) -> tuple[Claim, tuple[Hashable, ...] | None]:
     labels, n = _units(grid)
     what = "a single patch moves the metric"
@@ -155,7 +155,7 @@ def _contrast(
     grids: Sequence[pd.DataFrame],
     groups: tuple[str, str],
     place: tuple[Hashable, ...] | None,
-    asked: Asked,
+    asked: PlaceQuestion,
     selected: bool,
 ) -> Claim:
     what = f"patching acts more on {groups[0]} than on {groups[1]}"

@@ -37,7 +37,7 @@ from analyses.core.stats import estimate
 from analyses.core.work import Case, Work, replayed
 from analyses.patching import _own_weights
 from analyses.patching._group_contrast import contrast
-from analyses.patching._place_claims import METRICS, POSITIONS, Asked, claims
+from analyses.patching._place_claims import METRICS, POSITIONS, PlaceQuestion, claims
 from probe.errors import InputError
 from probe.items import OUTCOMES
 
@@ -145,7 +145,7 @@ def cross_patching(
     data = _aggregate(table, two_groups, draws, seed, unit)
     data.attrs |= {f"gate_{k}": max(getattr(g, k) for g in gates) for k in ("self_patch", "fast_vs_full", "floor")}
     same = _own_weights.unchanged(base, tuned, places)
-    asked = Asked(POSITIONS.get(where, where), unit, METRICS[metric], draws, seed, same)
+    asked = PlaceQuestion(POSITIONS.get(where, where), unit, METRICS[metric], draws, seed, same)
     is_selected = any(i.meta.get("group_from") == OUTCOMES for i in prompts.items)
     return Result.of(table, data, claims=claims(table, two_groups, asked, is_selected), warnings=warnings)
 

@@ -36,7 +36,7 @@ from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, Fields
 from analyses.core.figures import curve, shade
 from analyses.core.result import Result
 from analyses.core.stats import change_points, group_difference, widened
-from analyses.states._evidence import (
+from analyses.states._anchor_evidence import (
     aligned,
     compared_groups,
     drawn_curves,

@@ -45,8 +45,8 @@ from analyses.core.stats import (
 from analyses.core.work import every_state
 from analyses.states import _integrated, _part_claims
 from analyses.states._bifurcation import bifurcation
+from analyses.states._energy_distance import layer_statistics, variance_of_means
 from analyses.states._field_arrays import NAMES, collected, tested
-from analyses.states._separation import layer_statistics, variance_of_means
 from probe.errors import InputError
 from probe.lazily import sklearn
 

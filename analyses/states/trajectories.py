@@ -34,7 +34,7 @@ from analyses.core.stats import clusters_of, permuted_labels, resample_counts, s
 from analyses.core.work import Case, Work
 from analyses.states import _part_claims
 from analyses.states._bifurcation import bifurcation
-from analyses.states._separation import layer_statistics, mean_weights, norm, split_half, variance_of_means
+from analyses.states._energy_distance import layer_statistics, mean_weights, norm, split_half, variance_of_means
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

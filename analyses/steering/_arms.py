@@ -30,7 +30,7 @@ PLACEBOS = ("random_neurons", "matched_neurons", "random_direction")
 
 
 @dataclass(frozen=True)
-class Run:
+class EditedRun:
     """The edits of one run and the columns that name it."""
 
     columns: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Run:
 def responses(
     model: Model,
     batches: Sequence[TokenBatch],
-    runs_of: Callable[[Clean], Iterable[Run]],
+    runs_of: Callable[[Clean], Iterable[EditedRun]],
     *,
     what: str,
     metric: Callable[[TokenBatch], Metric] = answer_logprob,
@@ -75,7 +75,7 @@ def top1_share(batch: TokenBatch) -> Metric:
     return Metric("top1", "fraction of answer tokens", rows, top)
 
 
-def _guarded(edit: Edit, run: Run) -> Edit:
+def _guarded(edit: Edit, run: EditedRun) -> Edit:
     """The edit, refusing values whose squares leave float32: a norm would turn them into finite nonsense."""
 
     def checked(x: Tensor) -> Tensor:
@@ -90,11 +90,11 @@ def _guarded(edit: Edit, run: Run) -> Edit:
 LARGEST = 1e15  # its square, times weights and summed over a layer, is still far from float32's 3e38
 
 
-def _named(run: Run) -> str:
+def _named(run: EditedRun) -> str:
     return ", ".join(f"{name}={value}" for name, value in run.columns.items())
 
 
-def _rows(batch: TokenBatch, run: Run, values: Float[np.ndarray, " item"]) -> pd.DataFrame:
+def _rows(batch: TokenBatch, run: EditedRun, values: Float[np.ndarray, " item"]) -> pd.DataFrame:
     items = {"item": [i.id for i in batch.items], "group": [i.group for i in batch.items]}
     items["answer_kind"] = [i.answer_kind for i in batch.items]
     return pd.DataFrame({**run.columns, **items, "metric": values.astype(float)})
@@ -126,20 +126,20 @@ def key_arms(
     treatment: str,
     chosen: Bool[Tensor, "item neuron"],
     placebos: Placebos,
-) -> Iterable[Run]:
+) -> Iterable[EditedRun]:
     """The runs of one layer on one batch: the treatment, then each placebo's draws, at every dose."""
     base = {"layer": layer}
     written = {a: _written(clean, layer, scale_keys(layer, a, chosen)) for a in alphas if placebos.directions}
     drawn = {arm: masks(clean.batch) for arm, masks in placebos.neurons.items()}
     for alpha in alphas:
-        yield Run({**base, "arm": treatment, "draw": 0, "alpha": alpha}, [scale_keys(layer, alpha, chosen)])
+        yield EditedRun({**base, "arm": treatment, "draw": 0, "alpha": alpha}, [scale_keys(layer, alpha, chosen)])
         for arm, masks in drawn.items():
             for draw, mask in enumerate(masks):
-                yield Run({**base, "arm": arm, "draw": draw, "alpha": alpha}, [scale_keys(layer, alpha, mask)])
+                yield EditedRun({**base, "arm": arm, "draw": draw, "alpha": alpha}, [scale_keys(layer, alpha, mask)])
         for draw in range(placebos.directions):
             unit = direction(clean.model.shape.d_model, placebos.seed, layer, draw).to(clean.batch.ids.device)
             push = add_sized(Site("mlp_out", layer), unit, written[alpha] * np.sign(alpha - 1))
-            yield Run({**base, "arm": "random_direction", "draw": draw, "alpha": alpha}, [push])
+            yield EditedRun({**base, "arm": "random_direction", "draw": draw, "alpha": alpha}, [push])
 
 
 def completions(

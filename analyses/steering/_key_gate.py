@@ -22,7 +22,7 @@ RIDGE = 1.0  # per fitted item, on standardised keys: shrinks enough where there
 
 
 @dataclass(frozen=True)
-class Gate:
+class KeyGate:
     """A linear score of keys, standardised on the items it was fitted on."""
 
     mean: np.ndarray
@@ -66,18 +66,18 @@ def labelled(
     return np.stack([keys[name] for name in names]), np.array([group[name] in groups for name in names])
 
 
-def fitted(x: np.ndarray, is_target: np.ndarray) -> Gate:
+def fitted(x: np.ndarray, is_target: np.ndarray) -> KeyGate:
     """The ridge probe; both classes weigh the same."""
     scale = x.std(0)
     scale[scale == 0] = 1.0
     weight = np.where(is_target, 1 / is_target.sum(), 1 / (~is_target).sum())
     ridge = sklearn.linear_model.Ridge(alpha=RIDGE * len(x), solver="cholesky")
     ridge.fit((x - x.mean(0)) / scale, np.where(is_target, 1.0, -1.0), sample_weight=weight / weight.mean())
-    return Gate(x.mean(0), scale, np.asarray(ridge.coef_, float))
+    return KeyGate(x.mean(0), scale, np.asarray(ridge.coef_, float))
 
 
 def threshold_of(
-    gate: Gate, keys: dict[str, np.ndarray], part: dict[str, str], quantile: float, given: float | None
+    gate: KeyGate, keys: dict[str, np.ndarray], part: dict[str, str], quantile: float, given: float | None
 ) -> tuple[float, list[str]]:
     if given is not None:
         return given, []
@@ -95,12 +95,12 @@ def tau_of(scores: np.ndarray, quantile: float) -> float:
     return float(np.quantile(scores, quantile, method="higher"))
 
 
-def ranked(gate: Gate, x: np.ndarray, is_target: np.ndarray, top_n: int) -> Tensor:
+def ranked(gate: KeyGate, x: np.ndarray, is_target: np.ndarray, top_n: int) -> Tensor:
     """Mask of the neurons that carry most of the probe's difference between the groups it was fitted on."""
     carried = gate.weights * (x[is_target].mean(0) - x[~is_target].mean(0)) / gate.scale
     return highest(torch.from_numpy(carried), top_n)
 
 
-def random_gate(gate: Gate, seed: int, draw: int) -> Gate:
+def random_gate(gate: KeyGate, seed: int, draw: int) -> KeyGate:
     drawn = direction(len(gate.weights), seed, "gate", draw).double().numpy()
-    return Gate(gate.mean, gate.scale, drawn * np.linalg.norm(gate.weights))
+    return KeyGate(gate.mean, gate.scale, drawn * np.linalg.norm(gate.weights))

@@ -19,7 +19,7 @@ NEEDS_MATCHED = "items of another group that are as likely, unaltered, as the ta
 
 
 @dataclass(frozen=True)
-class Cell:
+class SteeredCell:
     """One layer, side and kind of answer: which of the conditions it meets."""
 
     name: str
@@ -67,7 +67,7 @@ def claims(data: xr.Dataset, treatment: str, targets: Sequence[str], kinds: Sequ
     return [Claim("selective", NONE, "an effect on targets alone at any layer steered", p=p, family=family, n=best.n)]
 
 
-def _claim(cell: Cell, targets: Sequence[str], p: float, looks: int) -> Claim:
+def _claim(cell: SteeredCell, targets: Sequence[str], p: float, looks: int) -> Claim:
     value, low, high = stats.widened(*cell.slope, n=cell.n, looks=looks)
     return Claim(
         "selective", FOUND, f"{cell.name} changes the answers of {', '.join(targets)} and spares the others",
@@ -78,7 +78,7 @@ def _claim(cell: Cell, targets: Sequence[str], p: float, looks: int) -> Claim:
     )  # fmt: skip
 
 
-def _cells(data: xr.Dataset, treatment: str, targets: Sequence[str], kinds: Sequence[str]) -> Iterator[Cell]:
+def _cells(data: xr.Dataset, treatment: str, targets: Sequence[str], kinds: Sequence[str]) -> Iterator[SteeredCell]:
     several = len(kinds) > 1
     for layer in data["layer"].values:
         for side in [s for s in VERBS if s in data["variant"].values]:
@@ -89,7 +89,7 @@ def _cells(data: xr.Dataset, treatment: str, targets: Sequence[str], kinds: Sequ
                     yield cell
 
 
-def _cell(cell: xr.Dataset, side: str, treatment: str, targets: Sequence[str], name: str) -> Cell:
+def _cell(cell: xr.Dataset, side: str, treatment: str, targets: Sequence[str], name: str) -> SteeredCell:
     at = cell.sel(variant=side)
     on_targets: Any = at.sel(group=list(targets))
     treated = at.sel(arm=treatment)
@@ -101,7 +101,7 @@ def _cell(cell: xr.Dataset, side: str, treatment: str, targets: Sequence[str], n
     p_max_t = cell["p_max_t"].sel(group=list(targets)).where(doses).min("alpha")
     is_effect = _beyond(slopes, "slope", sign) and bool((p_max_t <= 0.05).all()) and bool((ranks <= 0.05).all())
     has_matched = "matched_specificity" in treated and bool(treated["matched_specificity"].notnull().any())
-    return Cell(
+    return SteeredCell(
         name, (first[0], first[1], first[2]), int(np.nan_to_num(slopes["slope_n"].min())), is_effect and ranks.size > 0,
         float(p_max_t.max()), float(on_targets["placebo_t_p"].max()), _beyond(treated, "specificity", sign, half),
         _beyond(treated, "matched_specificity", sign, half) if has_matched else None,

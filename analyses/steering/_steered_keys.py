@@ -14,7 +14,7 @@ from probe.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analyses.steering._arms import Run
+    from analyses.steering._arms import EditedRun
     from analyses.steering._neurons import Selection
     from probe import Model, Prompts
     from probe.replay import Clean
@@ -33,7 +33,7 @@ class Steering:
     doses: Sequence[float]
     against: Mapping[int, Placebos]
 
-    def runs(self, clean: Clean) -> Iterator[Run]:
+    def runs(self, clean: Clean) -> Iterator[EditedRun]:
         """All runs of one batch: treatment and placebos of every layer at every dose."""
         for layer, placebos in self.against.items():
             mask = self.chosen.mask(layer, clean.batch)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class States:
+class UncertainStates:
     """What was read at the last token of each prompt.
 
     Attributes:
@@ -40,7 +40,7 @@ class States:
     episode: tuple[str, ...]
 
 
-def east(states: States, *, is_centred: bool, by_episode: bool = False) -> Float[Tensor, " d_model"]:
+def east(states: UncertainStates, *, is_centred: bool, by_episode: bool = False) -> Float[Tensor, " d_model"]:
     """Entropy-weighted mean of activations, sum h z / sum h, centred within each episode or not.
 
     Centred, an episode of constant h adds nothing. Multiplying h by a constant changes nothing.
@@ -55,7 +55,7 @@ def east(states: States, *, is_centred: bool, by_episode: bool = False) -> Float
     return ((h[:, None] * z).sum(0) / total if total > 0 else z[0] * 0).to(states.z)
 
 
-def difference(states: States, targets: Sequence[str]) -> Float[Tensor, " d_model"]:
+def difference(states: UncertainStates, targets: Sequence[str]) -> Float[Tensor, " d_model"]:
     """Mean activation of the states of the target groups minus that of all others (plain activation addition)."""
     is_target = torch.tensor([e in targets for e in states.episode], device=states.z.device)
     if not bool(is_target.any()) or bool(is_target.all()):
@@ -66,7 +66,7 @@ def difference(states: States, targets: Sequence[str]) -> Float[Tensor, " d_mode
     return states.z[is_target].mean(0) - states.z[~is_target].mean(0)
 
 
-def states_of_prompts(model: Model, batches: Sequence[TokenBatch], site: Site) -> States:
+def states_of_prompts(model: Model, batches: Sequence[TokenBatch], site: Site) -> UncertainStates:
     """The prompts' last tokens with the model's own next-token entropy; one state per id, episodes are groups."""
     found: dict[str, tuple[Tensor, Tensor, str]] = {}
     for batch in progress(batches, "reading states", total=len(batches)):
@@ -77,10 +77,14 @@ def states_of_prompts(model: Model, batches: Sequence[TokenBatch], site: Site) -
         for row, item in enumerate(batch.items):
             found[item.id] = (z[row].float(), h[row], item.group)
     rows = [found[name] for name in sorted(found)]
-    return States(torch.stack([r[0] for r in rows]), torch.stack([r[1] for r in rows]), tuple(r[2] for r in rows))
+    return UncertainStates(
+        torch.stack([r[0] for r in rows]), torch.stack([r[1] for r in rows]), tuple(r[2] for r in rows)
+    )
 
 
-def states_of_log(model: Model, rollouts: Rollouts, site: Site, pattern: str | None, batch_size: int) -> States:
+def states_of_log(
+    model: Model, rollouts: Rollouts, site: Site, pattern: str | None, batch_size: int
+) -> UncertainStates:
     """The sampling groups of a log: the prompt's last token, the entropy over the answers sampled there.
 
     An answer is the group of the pattern's last match in a response (the whole text without a pattern); responses
@@ -103,7 +107,7 @@ def states_of_log(model: Model, rollouts: Rollouts, site: Site, pattern: str | N
     keys = sorted(prompts)
     z = _last_tokens(model, [prompts[k] for k in keys], site, batch_size)
     h = torch.tensor([plugin_entropy(answers[k]) for k in keys], device=z.device)
-    return States(z, h, tuple(f"step {step}" for step, _ in keys))
+    return UncertainStates(z, h, tuple(f"step {step}" for step, _ in keys))
 
 
 def _answer(tokenizer: Any, ids: Sequence[int], pattern: str | None) -> str | None:

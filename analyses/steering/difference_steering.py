@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
     from torch import Tensor
 
-    from analyses.steering._arms import Run
+    from analyses.steering._arms import EditedRun
     from probe import Model, Prompts
     from probe.replay import Clean
     from probe.sites import Site
@@ -95,7 +95,7 @@ def difference_steering(
     vector = mean_difference(base, tuned, read, where, plan)
     doses = sorted({*map(float, betas), 0.0})
 
-    def runs(clean: Clean) -> Iterator[Run]:
+    def runs(clean: Clean) -> Iterator[EditedRun]:
         yield from _runs(clean, where, vector, doses, draws, seed)
 
     table = responses(base, base.batches(asked, **plan), runs, what="difference steering")
@@ -126,8 +126,8 @@ def mean_difference(
 
 def _runs(
     clean: Clean, where: Site, vector: Float[Tensor, " d_model"], doses: list[float], draws: int, seed: int
-) -> Iterator[Run]:
-    from analyses.steering._arms import Run, direction
+) -> Iterator[EditedRun]:
+    from analyses.steering._arms import EditedRun, direction
 
     size, layer = float(vector.norm()), int(where.layer or 0)
     arms = [("difference", 0, vector)]
@@ -135,13 +135,13 @@ def _runs(
     for arm, draw, push in arms:
         for beta in doses:
             columns = {"layer": layer, "arm": arm, "draw": draw, "beta": beta}
-            yield Run(columns, [add(where, push.to(clean.inputs[0]) * beta, "all")] if beta and size else [])
+            yield EditedRun(columns, [add(where, push.to(clean.inputs[0]) * beta, "all")] if beta and size else [])
 
 
-def _plain(where: Site) -> Run:
-    from analyses.steering._arms import Run
+def _plain(where: Site) -> EditedRun:
+    from analyses.steering._arms import EditedRun
 
-    return Run({"layer": where.layer, "arm": "tuned", "draw": 0, "beta": 0.0}, [])
+    return EditedRun({"layer": where.layer, "arm": "tuned", "draw": 0, "beta": 0.0}, [])
 
 
 def _with_gap(table: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
     from torch import Tensor
 
-    from analyses.steering._arms import Run
-    from analyses.steering._uncertain_states import States
+    from analyses.steering._arms import EditedRun
+    from analyses.steering._uncertain_states import UncertainStates
     from probe import Direction, Model, Prompts, Rollouts
     from probe.replay import Clean
 
@@ -105,7 +105,7 @@ def entropy_steering(
     push = unit * float(states.z.norm(dim=-1).mean())
     arms = _arms(push, vector, draws, seed, int(where.layer or 0))
 
-    def runs(clean: Clean) -> Iterator[Run]:
+    def runs(clean: Clean) -> Iterator[EditedRun]:
         yield from _runs(clean, where, arms, doses, positions)
 
     batches = model.batches(measures, **tokenized)
@@ -160,7 +160,7 @@ def _doses(betas: Sequence[float], draws: int) -> list[float]:
     return sorted({*map(float, betas), 0.0})
 
 
-def _unit(states: States, vector: str, episode: str, targets: Sequence[str]) -> tuple[Tensor, list[str]]:
+def _unit(states: UncertainStates, vector: str, episode: str, targets: Sequence[str]) -> tuple[Tensor, list[str]]:
     """The direction as a unit vector; zeros, with a warning, where it is undefined."""
     from analyses.steering._uncertain_states import difference, east
 
@@ -185,13 +185,13 @@ def _arms(push: Tensor, vector: str, draws: int, seed: int, layer: int) -> list[
 
 def _runs(
     clean: Clean, where: Any, arms: Sequence[tuple[str, int, Tensor]], doses: Sequence[float], positions: Any
-) -> Iterator[Run]:
-    from analyses.steering._arms import Run
+) -> Iterator[EditedRun]:
+    from analyses.steering._arms import EditedRun
 
     for arm, draw, push in arms:
         for beta in doses:
             columns = {"layer": where.layer, "arm": arm, "draw": draw, "beta": beta}
-            yield Run(columns, [add(where, push.to(clean.inputs[0]) * beta, positions)] if beta else [])
+            yield EditedRun(columns, [add(where, push.to(clean.inputs[0]) * beta, positions)] if beta else [])
 
 
 def _result(table: pd.DataFrame, vector: str, seed: int, warnings: list[str]) -> Result:

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
     from torch import Tensor
 
-    from analyses.steering._arms import Run
-    from analyses.steering._key_gate import Gate
+    from analyses.steering._arms import EditedRun
+    from analyses.steering._key_gate import KeyGate
     from probe import Model, Prompts, TokenBatch
     from probe.replay import Clean
 
@@ -134,18 +134,18 @@ def _measured(
     model: Model, batches: Sequence[TokenBatch], layer: int, factor: float, neurons: Tensor, draws: int, seed: int
 ) -> pd.DataFrame:
     """Every measured item untouched, steered, and with other neurons steered: both metrics."""
-    from analyses.steering._arms import Run, random_neurons, responses, scale_keys, stream, top1_share
+    from analyses.steering._arms import EditedRun, random_neurons, responses, scale_keys, stream, top1_share
 
     masks = [("on", 0, neurons)]
     masks += [("other", d, random_neurons(neurons, stream(seed, "audit neurons", d))) for d in range(draws)]
 
-    def runs(clean: Clean) -> list[Run]:
+    def runs(clean: Clean) -> list[EditedRun]:
         device = clean.batch.ids.device
         steered = [
-            Run({"run": name, "draw": d, "alpha": factor}, [scale_keys(layer, factor, mask[None].to(device))])
+            EditedRun({"run": name, "draw": d, "alpha": factor}, [scale_keys(layer, factor, mask[None].to(device))])
             for name, d, mask in masks
         ]
-        return [Run({"run": "off", "draw": 0, "alpha": 1.0}, []), *steered]
+        return [EditedRun({"run": "off", "draw": 0, "alpha": 1.0}, []), *steered]
 
     answers = responses(model, batches, runs, what="probe-gated audit", metric=probe.replay.answer_logprob)
     exact = responses(model, batches, runs, what="probe-gated audit (exact)", metric=top1_share)
@@ -154,7 +154,7 @@ def _measured(
 
 
 def _arms(
-    runs: pd.DataFrame, gate: Gate, keys: dict[str, np.ndarray], tau: float, draws: int, seed: int
+    runs: pd.DataFrame, gate: KeyGate, keys: dict[str, np.ndarray], tau: float, draws: int, seed: int
 ) -> pd.DataFrame:
     """Rows of every arm: an item's steered row where the arm fires on it, else its untouched one.
 

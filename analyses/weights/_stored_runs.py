@@ -9,17 +9,17 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     from probe import Checkpoint
-    from probe.checkpoints.stored import Stored
+    from probe.checkpoints.stored import StoredWeights
 
 
-class Run:
+class StoredRun:
     """Later checkpoints of one base, with their steps and the names each gives the base's weights.
 
     `like`: the input they come from, which knows how this run reads pickles.
     """
 
     def __init__(
-        self, base: Stored, checkpoints: Sequence[Checkpoint], like: Sequence[Checkpoint] | None = None
+        self, base: StoredWeights, checkpoints: Sequence[Checkpoint], like: Sequence[Checkpoint] | None = None
     ) -> None:
         from probe.checkpoints.stored import aligned
 
@@ -32,35 +32,35 @@ class Run:
         return self.members[number][self.names[number][name]]
 
 
-def one_run(base: Stored, checkpoints: Sequence[Checkpoint]) -> Run:
+def one_run(base: StoredWeights, checkpoints: Sequence[Checkpoint]) -> StoredRun:
     """Later checkpoints of one run, each at a step of its own.
 
     Raises:
         InputError: a step twice, or several checkpoints of which one has no step.
     """
-    run = Run(base, checkpoints)
+    run = StoredRun(base, checkpoints)
     if len(run.steps) > 1 and (None in run.steps or len(set(run.steps)) < len(run.steps)):
         raise InputError(f"checkpoints at steps {run.steps}: several of a run need a step each (STEP=FOLDER)")
     return run
 
 
-def by_step(base: Stored, checkpoints: Sequence[Checkpoint]) -> dict[int | None, Run]:
+def by_step(base: StoredWeights, checkpoints: Sequence[Checkpoint]) -> dict[int | None, StoredRun]:
     """Checkpoints that share a step, as the runs of one thing (seeds, batches), by step."""
     steps = sorted({c.step for c in checkpoints}, key=lambda s: -1 if s is None else s)
     if len(steps) > 1 and None in steps:
         raise InputError(f"checkpoints at steps {steps}: either all have a step or none (STEP=FOLDER)")
-    return {step: Run(base, [c for c in checkpoints if c.step == step], like=checkpoints) for step in steps}
+    return {step: StoredRun(base, [c for c in checkpoints if c.step == step], like=checkpoints) for step in steps}
 
 
-def opened(source: Sequence[Checkpoint], checkpoint: Checkpoint) -> Stored:
+def opened(source: Sequence[Checkpoint], checkpoint: Checkpoint) -> StoredWeights:
     """A checkpoint of an input, read as this run reads pickles."""
-    from probe.checkpoints.stored import Stored
+    from probe.checkpoints.stored import StoredWeights
 
     loading = getattr(source, "loading", None)
-    return Stored(checkpoint, allow_pickle=bool(getattr(loading, "allow_pickle", False)))
+    return StoredWeights(checkpoint, allow_pickle=bool(getattr(loading, "allow_pickle", False)))
 
 
-def base_of(checkpoints: Sequence[Checkpoint]) -> Stored:
+def base_of(checkpoints: Sequence[Checkpoint]) -> StoredWeights:
     """The one base.
 
     Raises:

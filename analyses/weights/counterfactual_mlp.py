@@ -52,7 +52,7 @@ BY = ["layer", "part", "ablation", "readout", "group", "answer_kind"]
 
 
 @dataclass(frozen=True)
-class Condition:
+class Ablated:
     """One part of one block ablated in one way."""
 
     layer: int
@@ -130,15 +130,15 @@ def _check(
         raise InputError(f"parts {missing} do not exist in this {model.shape.family} model (its MLP has no gate)")
 
 
-def _conditions(n_layers: int, parts: tuple[str, ...], ablations: tuple[str, ...], draws: int) -> Iterator[Condition]:
+def _conditions(n_layers: int, parts: tuple[str, ...], ablations: tuple[str, ...], draws: int) -> Iterator[Ablated]:
     for layer in range(n_layers):
         for part in parts:
             for ablation in ablations:
                 for draw in range(draws if ablation in RANDOM else 1):
-                    yield Condition(layer, part, ablation, draw)
+                    yield Ablated(layer, part, ablation, draw)
 
 
-def _weights(model: Model, condition: Condition, seed: int) -> AbstractContextManager[Any]:
+def _weights(model: Model, condition: Ablated, seed: int) -> AbstractContextManager[Any]:
     """Within the block, the ablated matrix in place of the part's own; activations are ablated by edits instead."""
 
     changes: dict[str, Callable[[], Any]] = {
@@ -151,7 +151,7 @@ def _weights(model: Model, condition: Condition, seed: int) -> AbstractContextMa
     return probe.weights.replaced(model, probe.weights.revised(model, places, changes[condition.ablation]()))
 
 
-def _edits(batch: TokenBatch, condition: Condition, seed: int) -> list[probe.Edit]:
+def _edits(batch: TokenBatch, condition: Ablated, seed: int) -> list[probe.Edit]:
     """The edit that ablates an activation, none where a matrix is ablated."""
 
     change: dict[str, Callable[[Tensor], Tensor]] = {
@@ -171,7 +171,7 @@ def _sequence_mean(x: Tensor, batch: TokenBatch) -> Tensor:
     return mean.expand_as(x)
 
 
-def _permuted(x: Tensor, batch: TokenBatch, condition: Condition, seed: int) -> Tensor:
+def _permuted(x: Tensor, batch: TokenBatch, condition: Ablated, seed: int) -> Tensor:
     """Each token gets the activation of another token of its item: a random cycle, seeded by item, part and draw."""
     out = x.clone()
     for row, item in enumerate(batch.items):
@@ -201,7 +201,7 @@ class _Clean:
         trace = model.run(self.batch, read=sites, edits=edits, logits="none")
         return [trace[s][self.item.to(trace[s].device), self.column.to(trace[s].device)] for s in sites]
 
-    def compared(self, model: Model, condition: Condition, readouts: tuple[str, ...], seed: int) -> pd.DataFrame:
+    def compared(self, model: Model, condition: Ablated, readouts: tuple[str, ...], seed: int) -> pd.DataFrame:
         """Rows of this batch under one condition."""
         sites = [f"mlp_out.{condition.layer}", f"resid_post.{model.shape.n_layers - 1}"]
         output, final = self._read(model, sites, _edits(self.batch, condition, seed))

@@ -38,7 +38,7 @@ from analyses.core.result import Result
 from analyses.core.work import Case, Work
 from analyses.weights import _landing_claims, _names, _spectra
 from analyses.weights._no_sample import without_interval
-from analyses.weights._stored_runs import Run, base_of, finite_pair, one_run
+from analyses.weights._stored_runs import StoredRun, base_of, finite_pair, one_run
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -114,7 +114,7 @@ def update_landing(
     return Result.of(table, _arrays(table), claims=claims, warnings=warnings)
 
 
-def _rows(stored: Any, run: Run, second: Run | None, how: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
+def _rows(stored: Any, run: StoredRun, second: StoredRun | None, how: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
     for name in progress(sorted(stored), "update landing", total=len(stored)):
         if name not in run.names[0]:
             continue  # a head tied to the embedding on the other side

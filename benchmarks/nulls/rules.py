@@ -61,7 +61,7 @@ def stages(of_run: pd.DataFrame) -> list[Claim]:
 
 def places(table: pd.DataFrame) -> list[Claim]:
     groups = ("first", "second") if table["group"].nunique() > 1 else None
-    asked = _place_claims.Asked("at every token", "nats/token", "log-probability", DRAWS, 0)
+    asked = _place_claims.PlaceQuestion("at every token", "nats/token", "log-probability", DRAWS, 0)
     return _place_claims.claims(table, groups, asked, False)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from probe.backends.hf import HuggingFaceBackend
+from probe.backends.in_process import HuggingFaceBackend
 from probe.backends.place import INSIDE_ATTENTION, Place
 from probe.backends.protocol import Tokens, Visit
 from probe.backends.softmax import Door, opened

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from probe.backends.hf import HuggingFaceBackend
 from probe.backends.hooks import Port, attached
+from probe.backends.in_process import HuggingFaceBackend
 from probe.backends.place import INSIDE_ATTENTION, Place
 from probe.backends.protocol import Tokens, Visit
 from probe.backends.softmax import opened

@@ -29,7 +29,7 @@ _ORDER: tuple[Kind, ...] = ("model", "adapter", "shards", "unreadable", "unfinis
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundLayout:
     """A checkpoint's folder, what lies in it, and the folder of the step it was found in."""
 
     path: Path
@@ -103,22 +103,22 @@ def is_scratch(folder: Path) -> bool:
     return bool(_SCRATCH.search(folder.name))
 
 
-def among(folders: Iterable[Path], stage: str | None) -> list[Found]:
+def among(folders: Iterable[Path], stage: str | None) -> list[FoundLayout]:
     """The checkpoints among folders (and files, of formats that are files), unfinished and hidden ones included."""
     held = [(child, *place) for child in sorted(folders) if (place := inside(child))]
     numbers = all(child.name.isdigit() for child, _, _ in held if not is_scratch(child))
-    found: list[Found] = []
+    found: list[FoundLayout] = []
     for child, path, kind in held:
         steps = (
             step_of_folder(path),
             step_of_folder(child),
             int(child.name) if numbers and child.name.isdigit() else None,
         )
-        found.append(Found(path, kind, child, next((s for s in steps if s is not None), None), stage))
+        found.append(FoundLayout(path, kind, child, next((s for s in steps if s is not None), None), stage))
     return found
 
 
-def same_bytes(one: Found, two: Found) -> bool:
+def same_bytes(one: FoundLayout, two: FoundLayout) -> bool:
     """True if the same files of weights lie in both; bytes are read only where all sizes agree."""
     if one.kind != two.kind or one.kind not in ("model", "adapter"):
         return False

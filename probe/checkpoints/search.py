@@ -12,7 +12,7 @@ from pathlib import Path
 from probe.checkpoints import layouts
 from probe.checkpoints.formats import unreadable
 from probe.checkpoints.hub import revisions
-from probe.checkpoints.layouts import INNER, Found, among, inside, is_scratch, kind_of, same_bytes, snapshots
+from probe.checkpoints.layouts import INNER, FoundLayout, among, inside, is_scratch, kind_of, same_bytes, snapshots
 from probe.checkpoints.names import counts_epochs, step_of
 from probe.checkpoints.series import Checkpoint, is_repo, refuse_address
 from probe.errors import InputError
@@ -159,13 +159,13 @@ def _holds_some(folder: Path) -> bool:
 def _in_folder(folder: Path, search: _Search) -> list[Checkpoint]:
     own, found = kind_of(folder), among(folder.glob(search.pattern or "*"), folder.name)
     if any(_is_step(f) for f in found):
-        return _tidy(found, None if own in (None, "unfinished") else Found(folder, own, folder), search)
+        return _tidy(found, None if own in (None, "unfinished") else FoundLayout(folder, own, folder), search)
     if own == "unreadable":
         raise InputError(str(unreadable(folder)))
     held, usable = inside(folder), [f for f in found if not is_scratch(f.child) and f.kind != "unfinished"]
     alone = held is not None and (held[0] == folder or step_of(folder.name) is not None or len(usable) < 2)
     if held is not None and alone and held[1] != "unfinished":
-        return [_checkpoint(Found(*held, folder, layouts.step_of_folder(folder)), search)]
+        return [_checkpoint(FoundLayout(*held, folder, layouts.step_of_folder(folder)), search)]
     groups = _groups(folder)
     if groups:
         search.notes.extend(_left(f, "no step in its name; give it as STEP=FOLDER") for f in found)
@@ -177,13 +177,13 @@ def _in_folder(folder: Path, search: _Search) -> list[Checkpoint]:
     return _tidy(found, None, search)
 
 
-def _is_step(found: Found) -> bool:
+def _is_step(found: FoundLayout) -> bool:
     return found.step is not None and found.kind != "unfinished" and not is_scratch(found.child)
 
 
-def _groups(folder: Path, depth: int = 2) -> list[list[Found]]:
+def _groups(folder: Path, depth: int = 2) -> list[list[FoundLayout]]:
     """Series one or two folders further down: stages side by side, or a trainer's `weights/`, `exports/`, `ckpt/`."""
-    groups: list[list[Found]] = []
+    groups: list[list[FoundLayout]] = []
     for child in sorted(f for f in folder.iterdir() if f.is_dir() and not is_scratch(f) and not f.is_symlink()):
         found = among(child.iterdir(), child.name)
         if any(_is_step(f) for f in found):
@@ -195,7 +195,7 @@ def _groups(folder: Path, depth: int = 2) -> list[list[Found]]:
     return chosen if len(chosen) != 1 else [[replace(f, stage=folder.name) for f in chosen[0]]]
 
 
-def _nothing(folder: Path, found: Sequence[Found]) -> str:
+def _nothing(folder: Path, found: Sequence[FoundLayout]) -> str:
     if found:
         return f"no whole checkpoint in {folder}: {'; '.join(_left(f, _why(f)) for f in found[:4])}"
     names = sorted(f.name for f in folder.iterdir() if f.is_dir())
@@ -206,15 +206,15 @@ def _nothing(folder: Path, found: Sequence[Found]) -> str:
     )
 
 
-def _left(found: Found, why: str) -> str:
+def _left(found: FoundLayout, why: str) -> str:
     return f"{found.child} is left out: {why}"
 
 
-def _why(found: Found) -> str:
+def _why(found: FoundLayout) -> str:
     return "a hidden or temporary folder" if is_scratch(found.child) else "half-written, it holds no weights"
 
 
-def _tidy(found: Sequence[Found], root: Found | None, search: _Search) -> list[Checkpoint]:
+def _tidy(found: Sequence[FoundLayout], root: FoundLayout | None, search: _Search) -> list[Checkpoint]:
     """The checkpoints of one stage: scratch and half-written ones left out, links and equal copies collapsed."""
     kept = [f for f in found if not is_scratch(f.child) and f.kind != "unfinished"]
     search.notes.extend(_left(f, _why(f)) for f in found if f not in kept)
@@ -242,9 +242,9 @@ def _tidy(found: Sequence[Found], root: Found | None, search: _Search) -> list[C
     return [_checkpoint(f, search) for f in flat]
 
 
-def _one_of(same: list[Found], search: _Search) -> list[Found]:
+def _one_of(same: list[FoundLayout], search: _Search) -> list[FoundLayout]:
     """Of folders of one step the one that counts: whole before shards, not a link, not a copy, not kept as best."""
-    chosen: list[Found] = []
+    chosen: list[FoundLayout] = []
     for one in sorted(same, key=lambda f: (layouts.rank(f.kind), f.is_best, f.child.is_symlink(), len(f.child.name))):
         other = chosen[0] if chosen else None
         if other is None:
@@ -264,7 +264,7 @@ def _one_of(same: list[Found], search: _Search) -> list[Found]:
     return chosen
 
 
-def _collapse(extra: Found, series: Sequence[Found], search: _Search) -> None:
+def _collapse(extra: FoundLayout, series: Sequence[FoundLayout], search: _Search) -> None:
     """Say what becomes of a folder without a step beside numbered ones."""
     if any(extra.path.resolve() == f.path.resolve() for f in series):
         return
@@ -275,11 +275,11 @@ def _collapse(extra: Found, series: Sequence[Found], search: _Search) -> None:
         search.notes.append(_left(extra, f"no step in its name; give it as STEP={extra.child} if it belongs here"))
 
 
-def _twin(one: Found, series: Sequence[Found]) -> Found | None:
+def _twin(one: FoundLayout, series: Sequence[FoundLayout]) -> FoundLayout | None:
     return next((f for f in reversed(series) if same_bytes(one, f)), None)
 
 
-def _last(root: Found, series: Sequence[Found], search: _Search) -> list[Found]:
+def _last(root: FoundLayout, series: Sequence[FoundLayout], search: _Search) -> list[FoundLayout]:
     """The model in the run's own folder as the last step, unless it is one of the series saved again."""
     if root.kind == "unreadable":
         search.notes.append(_left(root, "a format that is not read, beside checkpoints that are"))
@@ -306,7 +306,7 @@ def _last(root: Found, series: Sequence[Found], search: _Search) -> list[Found]:
     return [replace(root, step=step, stage=last.stage)]
 
 
-def _checkpoint(found: Found, search: _Search) -> Checkpoint:
+def _checkpoint(found: FoundLayout, search: _Search) -> Checkpoint:
     made = Checkpoint.of(found.path, base=search.base, config=search.config)
     step = found.step if found.step is not None else made.step
     return replace(made, step=step, stage=found.stage)

@@ -24,7 +24,7 @@ TABLES = re.compile(r"(?:^|\.)(?:inv_freq|masked_bias|rotary_emb\.\w+|attn\.bias
 PREFIXES = ("model.", "transformer.", "module.", "_orig_mod.")
 
 
-class Stored(Mapping[str, "Tensor"]):
+class StoredWeights(Mapping[str, "Tensor"]):
     """The weights of a checkpoint by the names in its files, each read when it is asked for, in its stored type."""
 
     def __init__(self, checkpoint: Checkpoint, *, allow_pickle: bool = False) -> None:
@@ -85,7 +85,7 @@ def _from_file(file: Path, name: str) -> Tensor:
         return handle.get_tensor(name)
 
 
-def aligned(base: Stored, tuned: Stored) -> dict[str, str]:
+def aligned(base: StoredWeights, tuned: StoredWeights) -> dict[str, str]:
     """Names of the weights of `base` and what `tuned` calls them (with or without a wrapper's prefix).
 
     A head that is stored on one side alone is left out where it is tied to the embedding on the other.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from probe.readers.run_values import Entry
+from probe.readers.run_values import LogEntry
 
 STRETCH = 2.5  # entries between two returns, on average, below which a file is in no order rather than resumed
 
 
-def without_abandoned(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+def without_abandoned(entries: Sequence[LogEntry]) -> tuple[list[LogEntry], list[str]]:
     """The entries of the branch that went on, in the order of writing, and notes about what was cut.
 
     A log is written in the order of training, so an entry that takes a scalar back to an earlier step begins the
@@ -31,8 +31,8 @@ def without_abandoned(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]
     return _cut(entries)
 
 
-def _cut(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    kept: list[Entry] = []
+def _cut(entries: Sequence[LogEntry]) -> tuple[list[LogEntry], list[str]]:
+    kept: list[LogEntry] = []
     notes: list[str] = []
     last: dict[str, int] = {}
     for entry in entries:
@@ -50,7 +50,7 @@ def _cut(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
     return kept, notes
 
 
-def _lasts(entries: Sequence[Entry]) -> dict[str, int]:
+def _lasts(entries: Sequence[LogEntry]) -> dict[str, int]:
     last: dict[str, int] = {}
     for entry in entries:
         for name in entry.values:
@@ -58,7 +58,7 @@ def _lasts(entries: Sequence[Entry]) -> dict[str, int]:
     return last
 
 
-def _returns(entries: Sequence[Entry]) -> int:
+def _returns(entries: Sequence[LogEntry]) -> int:
     """How often an entry goes back behind the one before it with a scalar that had been further."""
     found, before, last = 0, -1, dict[str, int]()
     for entry in entries:
@@ -69,7 +69,7 @@ def _returns(entries: Sequence[Entry]) -> int:
     return found
 
 
-def _repeats(entries: Sequence[Entry]) -> bool:
+def _repeats(entries: Sequence[LogEntry]) -> bool:
     """True if a scalar was logged twice at one step: only a run that went back does that."""
     seen: set[tuple[int, str]] = set()
     for entry in entries:

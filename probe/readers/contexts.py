@@ -17,7 +17,7 @@ import jinja2
 import pyarrow as pa
 
 from probe.errors import InputError
-from probe.readers.messages import Trace, is_trace, traced
+from probe.readers.messages import MessageTrace, is_trace, traced
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,14 +72,14 @@ def _named(table: pa.Table, rows: Sequence[int]) -> str:
     return ", ".join(f"row {i} ({str(names[i])[:40]})" for i in rows[:MORE])
 
 
-def _traces(table: pa.Table, tokenizer: PreTrainedTokenizerBase, source: str) -> list[Trace | None]:
+def _traces(table: pa.Table, tokenizer: PreTrainedTokenizerBase, source: str) -> list[MessageTrace | None]:
     """Responses of several turns as tokens; None for the rest."""
     if "response_messages" not in table.column_names:
         return [None] * table.num_rows
     prompts = (
         table["prompt_messages"].to_pylist() if "prompt_messages" in table.column_names else [None] * table.num_rows
     )
-    out: list[Trace | None] = []
+    out: list[MessageTrace | None] = []
     for row, (before, after) in enumerate(zip(prompts, table["response_messages"].to_pylist(), strict=True)):
         turns = json.loads(after) if after else []
         if not turns or not is_trace(turns):
@@ -89,9 +89,12 @@ def _traces(table: pa.Table, tokenizer: PreTrainedTokenizerBase, source: str) ->
     return out
 
 
-def _with_turns(table: pa.Table, traces: Sequence[Trace | None], counts: Sequence[int]) -> pa.Table:
+def _with_turns(table: pa.Table, traces: Sequence[MessageTrace | None], counts: Sequence[int]) -> pa.Table:
     """Masks and segments of the traces; a response of one turn is one segment, all of it the policy's."""
-    whole = [t or Trace([], [True] * n, [0] * (n > 0), ["turn"] * (n > 0)) for t, n in zip(traces, counts, strict=True)]
+    whole = [
+        t or MessageTrace([], [True] * n, [0] * (n > 0), ["turn"] * (n > 0))
+        for t, n in zip(traces, counts, strict=True)
+    ]
     columns = {
         "response_mask": pa.array([t.mask for t in whole], pa.list_(pa.bool_())),
         "segment_starts": pa.array([t.starts for t in whole], pa.list_(pa.int32())),
@@ -105,7 +108,7 @@ def _with_turns(table: pa.Table, traces: Sequence[Trace | None], counts: Sequenc
 def _refuse_unmasked_turns(
     table: pa.Table,
     texts: Sequence[str],
-    traces: Sequence[Trace | None],
+    traces: Sequence[MessageTrace | None],
     tokenizer: PreTrainedTokenizerBase,
     source: str,
 ) -> None:

@@ -22,7 +22,7 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 Turn = dict[str, Any]
 
 
-class Trace(NamedTuple):
+class MessageTrace(NamedTuple):
     """A response of several turns as tokens: ids, which of them the policy sampled, where turns begin and what they
     are (`call`, `answer`, `turn` for the policy's own, `tool` or `turn` for the rest)."""
 
@@ -109,7 +109,7 @@ def _call(call: object) -> Any:
 
 def traced(
     prompt: Sequence[Turn] | None, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, where: str
-) -> Trace:
+) -> MessageTrace:
     """A response of several turns as the chat template spells it after its prompt.
 
     Each turn is encoded by itself, as it was sampled or inserted. A turn of the policy ends with its end token; what
@@ -159,9 +159,9 @@ def _pieces(turn: Turn, text: str, tokenizer: PreTrainedTokenizerBase, *, last: 
     return [(text[:at], True, kind), *([(text[at:], False, "turn")] if text[at:] and not last else [])]
 
 
-def _encoded(pieces: Sequence[tuple[str, bool, str]], tokenizer: PreTrainedTokenizerBase, where: str) -> Trace:
+def _encoded(pieces: Sequence[tuple[str, bool, str]], tokenizer: PreTrainedTokenizerBase, where: str) -> MessageTrace:
     """Neighbouring pieces that nobody sampled are one segment, named after the first of them that is a tool's."""
-    trace = Trace([], [], [], [])
+    trace = MessageTrace([], [], [], [])
     for text, sampled, kind in pieces:
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         if tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) != text:

@@ -43,7 +43,7 @@ class Row(NamedTuple):
     file: int = 0
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """Scalars of one step, in the order of writing."""
 
     step: int
@@ -51,7 +51,7 @@ class Entry(NamedTuple):
     file: int = 0
 
 
-def entries(rows: Sequence[Row], source: str) -> tuple[list[Entry], str, list[str]]:
+def entries(rows: Sequence[Row], source: str) -> tuple[list[LogEntry], str, list[str]]:
     """The rows' scalars by optimizer step in the order of writing, the name(s) of the steps, and notes.
 
     Raises:
@@ -87,8 +87,8 @@ def entries(rows: Sequence[Row], source: str) -> tuple[list[Entry], str, list[st
 
 def _placed(
     rows: Sequence[Row], used: Sequence[str], source: str, may_lose: bool
-) -> tuple[list[Entry], dict[str, int]]:
-    kept: list[Entry] = []
+) -> tuple[list[LogEntry], dict[str, int]]:
+    kept: list[LogEntry] = []
     lost: dict[str, int] = {}
     odd: dict[str, tuple[str, Any]] = {}
     for row in rows:
@@ -100,7 +100,7 @@ def _placed(
             for name in values:
                 lost[name] = lost.get(name, 0) + 1
         else:
-            kept.append(Entry(whole(step, row.where), values, row.file))
+            kept.append(LogEntry(whole(step, row.where), values, row.file))
     known = {name for entry in kept for name in entry.values}
     for name, (where, value) in odd.items():
         if name in known:

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from probe import families
-from probe.backends.hf import logits_of, unembedded
 from probe.backends.hooks import Port, attached
+from probe.backends.in_process import logits_of, unembedded
 from probe.backends.observed import accepted
 from probe.errors import InputError, ProbeError
 from probe.sites import Site

@@ -135,7 +135,7 @@ def _block(wave: Wave, layer: int, rows: list[Rows], steps: Sequence[Step], read
     entering = clean.inputs[layer]
     device = entering.device
     sizes = [len(r.positions) for r in rows]
-    stream = Stream(
+    stream = RowStream(
         run=torch.tensor([r.run for r in rows for _ in r.positions]),
         item=torch.tensor([r.item for r in rows for _ in r.positions]),
         pos=torch.tensor([p for r in rows for p in r.positions]),
@@ -172,7 +172,7 @@ def _put_first(value: Tensor, then: Change | None) -> Change:
 
 
 @dataclass(frozen=True)
-class Stream:
+class RowStream:
     """Joined rows of a block: whose they are, and the residual state they enter with."""
 
     run: Tensor
@@ -206,7 +206,7 @@ def _put(site: Site, full: Tensor, item: Tensor, pos: Tensor, rows: Tensor) -> N
     view[item, pos] = rows
 
 
-def _changes(wave: Wave, stream: Stream, steps: Sequence[Step], ready: Mapping[int, Tensor]) -> dict[str, Change]:
+def _changes(wave: Wave, stream: RowStream, steps: Sequence[Step], ready: Mapping[int, Tensor]) -> dict[str, Change]:
     """One change per port; resid_mid is reached through what attention adds to the stream."""
 
     def change(kind: str) -> Change:
@@ -230,7 +230,7 @@ def _changes(wave: Wave, stream: Stream, steps: Sequence[Step], ready: Mapping[i
 
 
 def _edited_attention(
-    wave: Wave, layer: int, shapes: Sequence[attention.Lane], stream: Stream, steps: Sequence[Step]
+    wave: Wave, layer: int, shapes: Sequence[attention.Lane], stream: RowStream, steps: Sequence[Step]
 ) -> Callable[..., Tensor]:
     """Attention of one run over all key positions, with edits of scores and pattern in between."""
     frozen = wave.clean.frozen[layer]
@@ -283,7 +283,7 @@ def tail_head(wave: Wave, tail: Sequence[Step], run: Tensor, item: Tensor, pos: 
     decoder = wave.clean.decoder
 
     def head(resid: Tensor) -> Tensor:
-        rows, stream = decoder.norm(resid), Stream(run.cpu(), item.cpu(), pos.cpu(), resid)
+        rows, stream = decoder.norm(resid), RowStream(run.cpu(), item.cpu(), pos.cpu(), resid)
         for kind in ("ln_final", "logits"):
             if kind == "logits":
                 rows = decoder.head(rows, normed=True)

@@ -83,7 +83,7 @@ def test_weight_mean_of_up_makes_all_units_equal(base, prompts):
 def test_random_down_has_the_norm_of_down_and_is_seeded(base, prompts):
     name = "model.layers.1.mlp.down_proj.weight"
     before = base.weights()[name].detach().clone()
-    condition = module.Condition(1, "down", "norm_matched_random", 0)
+    condition = module.Ablated(1, "down", "norm_matched_random", 0)
     with module._weights(base, condition, 3):
         inside = base.weights()[name].detach().clone()
     assert inside.norm() == pytest.approx(float(before.norm()), rel=1e-5) and not torch.equal(inside, before)
@@ -130,7 +130,7 @@ def test_forward_readout_is_the_models_output_under_the_edit(base, prompts):
 def test_resampling_moves_tokens_within_their_item(base, prompts):
     (batch,) = base.batches(prompts.limit(3), batch_size=3)
     x = torch.arange(batch.ids.numel() * 2.0).reshape(*batch.ids.shape, 2)
-    out = module._permuted(x, batch, module.Condition(0, "up", "resample", 0), 0)
+    out = module._permuted(x, batch, module.Ablated(0, "up", "resample", 0), 0)
     for row in range(3):
         own, new = x[row][batch.mask[row]], out[row][batch.mask[row]]
         assert sorted(own[:, 0].tolist()) == sorted(new[:, 0].tolist()) and (own != new).all()

@@ -16,7 +16,7 @@ import torch
 
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim, sentence
 from analyses.core.running.run import run
-from analyses.patching._place_claims import Asked, claims
+from analyses.patching._place_claims import PlaceQuestion, claims
 from probe import InputError, Item, Model, Prompts
 from probe.errors import ProbeError
 from tests import tiny
@@ -319,7 +319,7 @@ def told(
     selected: bool = False,
     unchanged: frozenset[tuple[str, int]] = frozenset(),
 ) -> list[Claim]:
-    asked = Asked("at every token", "nats/token", "the answer's log-probability", 400, 0, unchanged)
+    asked = PlaceQuestion("at every token", "nats/token", "the answer's log-probability", 400, 0, unchanged)
     return claims(table, groups, asked, selected)
 
 

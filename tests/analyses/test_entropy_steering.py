@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.steering._uncertain_states import States, difference, east, plugin_entropy, states_of_log
+from analyses.steering._uncertain_states import UncertainStates, difference, east, plugin_entropy, states_of_log
 from analyses.steering.entropy_steering import entropy_direction, entropy_steering
 from probe import InputError, Item, Model, Prompts, Rollouts, Site
 from tests import logs, tiny
@@ -27,8 +27,8 @@ def example(folder: Path) -> dict[str, object]:
     return {"model": Model.load(folder, check=False), "prompts": twelve_items(), "targets": ("leaked",), **QUICK}
 
 
-def states(h: list[float], z: torch.Tensor, episodes: str | None = None) -> States:
-    return States(z, torch.tensor(h), tuple(episodes or "a" * len(h)))
+def states(h: list[float], z: torch.Tensor, episodes: str | None = None) -> UncertainStates:
+    return UncertainStates(z, torch.tensor(h), tuple(episodes or "a" * len(h)))
 
 
 Z = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 1.0], [2.0, 2.0, 2.0], [-1.0, 0.5, 0.0]])

@@ -77,7 +77,7 @@ def test_the_field_at_group_means_finds_it_too_and_the_null_is_not_found():
 
 
 def test_a_linear_field_at_means_is_its_mean_over_items():
-    from analyses.states._separation import layer_statistics
+    from analyses.states._energy_distance import layer_statistics
 
     rng = np.random.default_rng(0)
     z, matrix = rng.normal(size=(12, 4, 3)), rng.normal(size=(3, 3))

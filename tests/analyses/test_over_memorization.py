@@ -12,7 +12,7 @@ from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.result import Result
 from analyses.memory._curves import from_items
 from analyses.memory._stage_rule import matched, stage_rule
-from analyses.memory._style import pool_measures, style_reading
+from analyses.memory._style_control import pool_measures, style_reading
 from probe.errors import InputError
 
 ACCURACY = [0.40, 0.55, 0.70, 0.74, 0.745, 0.742, 0.744, 0.70]

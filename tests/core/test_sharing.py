@@ -17,7 +17,7 @@ from analyses.core.analysis import get
 from analyses.core.running.together import sweep_together
 from analyses.core.work import Size
 from probe import Model, Prompts, add, look, shared
-from probe.backends.hf import HuggingFaceBackend
+from probe.backends.in_process import HuggingFaceBackend
 from tests import tiny
 
 STEPS = (0, 10, 20)

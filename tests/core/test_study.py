@@ -24,7 +24,7 @@ from analyses.core.running.sweep import Sweep, go_over, sweep
 from analyses.core.running.workers import Engine
 from analyses.core.store import Store
 from probe import Prompts
-from probe.checkpoints import loading as huggingface
+from probe.checkpoints import loading
 from probe.errors import InputError
 from tests import tiny
 from tests.core.conftest import Computed
@@ -45,13 +45,13 @@ def items() -> Prompts:
 
 def counted(patch: pytest.MonkeyPatch) -> list[str]:
     """Every time the weights of a checkpoint are read from here on, its folder's name."""
-    found, read = list[str](), huggingface.read_model
+    found, read = list[str](), loading.read_model
 
     def reading(source: Any, how: Any) -> Any:
         found.append(Path(source.path).name)
         return read(source, how)
 
-    patch.setattr(huggingface, "read_model", reading)
+    patch.setattr(loading, "read_model", reading)
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from probe import Checkpoint, InputError, Model
-from probe.checkpoints.stored import Stored, aligned
+from probe.checkpoints.stored import StoredWeights, aligned
 from tests import tiny
 
 
@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_they_are_those_of_the_loaded_model(folder: Path) -> None:
-    stored, loaded = Stored(Checkpoint.of(folder)), Model.load(folder, check=False).weights()
+    stored, loaded = StoredWeights(Checkpoint.of(folder)), Model.load(folder, check=False).weights()
     assert set(stored) == set(loaded)
     assert all(torch.equal(stored[n], loaded[n]) for n in stored)
 
@@ -31,8 +31,8 @@ def test_pickles_need_leave_and_prefixes_are_seen_through(folder: Path, tmp_path
     named = {f"module.{n}": t for n, t in held.items() if "lm_head" not in n} | {"module.x.inv_freq": torch.ones(2)}
     torch.save(named, tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError, match="pickles"):
-        Stored(Checkpoint.of(tmp_path))
-    base, other = Stored(Checkpoint.of(folder)), Stored(Checkpoint.of(tmp_path), allow_pickle=True)
+        StoredWeights(Checkpoint.of(tmp_path))
+    base, other = StoredWeights(Checkpoint.of(folder)), StoredWeights(Checkpoint.of(tmp_path), allow_pickle=True)
     names = aligned(base, other)
     assert names["model.norm.weight"] == "module.model.norm.weight" and "lm_head.weight" not in names
     assert all(torch.equal(base[n], other[m]) for n, m in names.items())
@@ -43,8 +43,8 @@ def test_packed_and_unlike_weights_are_refused(folder: Path, tmp_path: Path) -> 
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     packed = {**held, "model.norm.weight": torch.ones(4, dtype=torch.int32), "extra.weight": torch.ones(2)}
     save_file(packed, tmp_path / "model.safetensors", {"format": "pt"})
-    other = Stored(Checkpoint.of(tmp_path))
+    other = StoredWeights(Checkpoint.of(tmp_path))
     with pytest.raises(InputError, match="packed weights"):
         other["model.norm.weight"]
     with pytest.raises(InputError, match="hold different weights"):
-        aligned(Stored(Checkpoint.of(folder)), other)
+        aligned(StoredWeights(Checkpoint.of(folder)), other)

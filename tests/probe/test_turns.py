@@ -13,7 +13,7 @@ import torch
 import analyses
 from analyses.core.running.inputs import Loading
 from probe import InputError, Item, Prompts
-from probe.checkpoints import loading as huggingface
+from probe.checkpoints import loading
 from probe.checkpoints.series import Checkpoint
 from probe.tokens import Framing
 from probe.turns import Seat, Turn, spilled
@@ -31,7 +31,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Models in memory each time another has been read."""
-    read, seen, counts = huggingface.read_model, [], []
+    read, seen, counts = loading.read_model, [], []
 
     def counted(*args: Any) -> Any:
         made = read(*args)
@@ -40,7 +40,7 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(sum(r() is not None for r in seen))
         return made
 
-    monkeypatch.setattr(huggingface, "read_model", counted)
+    monkeypatch.setattr(loading, "read_model", counted)
     return counts
 
 

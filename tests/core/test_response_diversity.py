@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from analyses.answers._variety import distinct_n, frequencies, modes, self_bleu, semantic_entropy_nats
+from analyses.answers._response_diversity import distinct_n, frequencies, modes, self_bleu, semantic_entropy_nats
 
 
 def test_one_cluster_and_g_equal_clusters():

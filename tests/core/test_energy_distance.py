@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from analyses.states import _separation as separation
+from analyses.states import _energy_distance as energy_distance
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def test_split_half_is_the_mean_over_all_halves(rng):
     """Every way to halve both groups of four, averaged, equals the closed form."""
     x = rng.normal(size=(8, 5))
     first = np.arange(8) < 4
-    closed = separation.split_half(x @ x.T, first[None], ~first[None])[0]
+    closed = energy_distance.split_half(x @ x.T, first[None], ~first[None])[0]
     halves = [
         (x[list(a)].mean(0) - x[list(b)].mean(0)) @ (x[list(a2)].mean(0) - x[list(b2)].mean(0))
         for a in combinations(range(4), 2)
@@ -36,8 +36,8 @@ def test_split_half_is_unbiased_where_force_is_not(rng):
         first = np.arange(12) < 6
         x[first, 0] += 1.0
         gram = x @ x.T
-        found["squared"].append(separation.split_half(gram, first[None], ~first[None])[0])
-        stats = separation.layer_statistics(gram, first[None].astype(float), ~first[None].astype(bool))
+        found["squared"].append(energy_distance.split_half(gram, first[None], ~first[None])[0])
+        stats = energy_distance.layer_statistics(gram, first[None].astype(float), ~first[None].astype(bool))
         found["naive"].append(stats["force"][0] ** 2)
     error = np.std(found["squared"]) / 20
     assert np.mean(found["squared"]) == pytest.approx(1.0, abs=4 * error)
@@ -48,4 +48,4 @@ def test_energy_distance_by_definition(rng):
     x, first = rng.normal(size=(11, 4)), np.arange(11) < 5
     a, b = x[first], x[~first]
     expected = 2 * cdist(a, b).mean() - cdist(a, a).mean() - cdist(b, b).mean()
-    assert separation.energy(x @ x.T, first[None], ~first[None])[0] == pytest.approx(expected)
+    assert energy_distance.energy(x @ x.T, first[None], ~first[None])[0] == pytest.approx(expected)
