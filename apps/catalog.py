@@ -11,6 +11,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
+from analyses.core.homes import defaults as options_of
+from analyses.core.homes import homes
 from analyses.core.store.files import is_here
 from analyses.core.store.naming import checkpoints_of, run_names, run_of, sources_of
 from analyses.core.store.store import SCHEMA, Store, StoreError
@@ -75,13 +77,10 @@ class Entry:
     @cached_property
     def options(self) -> dict[str, Any]:
         """Options that are not the analysis's defaults."""
-        from analyses.core.analysis import get, names
-
         given = {k: v for k, v in self.record.get("options", {}).items() if k not in HIDDEN_OPTIONS}
-        if self.analysis not in names():
+        if self.analysis not in homes():
             return given
-        options = get(self.analysis).options
-        defaults = {o.name: list(o.default) if isinstance(o.default, tuple) else o.default for o in options}
+        defaults = {k: list(v) if isinstance(v, tuple) else v for k, v in options_of(self.analysis).items()}
         return {k: v for k, v in given.items() if k not in defaults or defaults[k] != v}
 
     @cached_property

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-__all__ = ["huggingface_hub", "sklearn", "torch"]
+__all__ = ["duckdb", "h5py", "huggingface_hub", "pandas", "parquet", "pyarrow", "sklearn", "torch", "xarray"]
 
 
 class _Later(ModuleType):
@@ -22,11 +22,20 @@ class _Later(ModuleType):
 
 
 if TYPE_CHECKING:
+    import duckdb
+    import h5py
     import huggingface_hub
+    import pandas
+    import pyarrow
+    import pyarrow.parquet as parquet
     import sklearn
     import torch
+    import xarray
 else:
-    huggingface_hub, sklearn, torch = map(_Later, __all__)
+    duckdb, h5py, huggingface_hub, pandas, pyarrow, sklearn, torch, xarray = map(
+        _Later, ("duckdb", "h5py", "huggingface_hub", "pandas", "pyarrow", "sklearn", "torch", "xarray")
+    )
+    parquet = _Later("pyarrow.parquet")
 
 
 def face(

@@ -6,6 +6,7 @@ import ast
 import sys
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,11 +44,34 @@ class Outline:
 
 def outline(name: str) -> Outline:
     """The analysis of this name by its file alone: the first line of the docstring, the positional parameters."""
-    group = homes()[name].split(".")[-2]
-    tree = ast.parse((FOLDER / group / f"{name}.py").read_bytes())
-    (function,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    tree, function = _parsed(name)
     title = (ast.get_docstring(tree) or "").partition("\n")[0].strip()
-    return Outline(name, group, title, tuple(a.arg for a in (*function.args.posonlyargs, *function.args.args)))
+    return Outline(
+        name,
+        homes()[name].split(".")[-2],
+        title,
+        tuple(a.arg for a in (*function.args.posonlyargs, *function.args.args)),
+    )
+
+
+@cache
+def defaults(name: str) -> dict[str, Any]:
+    """Default of every option by its file alone; of one that is a named constant, as its module has it."""
+    found = dict[str, Any]()
+    _, function = _parsed(name)
+    for option, value in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+        if isinstance(value, ast.Name):
+            found[option.arg] = getattr(import_module(homes()[name]), value.id)
+        elif value is not None:
+            found[option.arg] = ast.literal_eval(value)
+    return found
+
+
+def _parsed(name: str) -> tuple[ast.Module, ast.FunctionDef]:
+    _, group, stem = homes()[name].split(".")
+    tree = ast.parse((FOLDER / group / f"{stem}.py").read_bytes())
+    (function,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    return tree, function
 
 
 class _Group(ModuleType):

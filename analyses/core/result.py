@@ -14,14 +14,13 @@ from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-import pandas as pd
-import xarray as xr
-
 from analyses.core import claim as claimed
 from analyses.core import tabled
 from analyses.core.claim import Claim
 from analyses.core.homes import homes
 from probe.errors import InputError
+from probe.lazily import pandas as pd
+from probe.lazily import xarray as xr
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

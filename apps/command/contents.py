@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-import pandas as pd
 
 from analyses.core import claim
 from analyses.core.store.contents import claims
@@ -35,9 +34,9 @@ def show_all(store: Store, analysis: str | None, run: str | None, as_json: bool)
     names = sorted(dict.fromkeys(e.run_name for e in entries), key=lambda name: not name)  # what has none comes last
     for name in names if not as_json else ():
         click.echo(click.style(name or NO_RUN, bold=True))
-        frame = pd.DataFrame([row(e) for e in entries if e.run_name == name])
-        empty = [c for c in frame if not frame[c].astype(bool).any()]
-        click.echo(lines.printed(frame.drop(columns=empty)) + "\n")
+        rows = [row(e) for e in entries if e.run_name == name]
+        kept = [c for c in rows[0] if any(r[c] for r in rows)]
+        click.echo(lines.aligned([kept, *([r[c] for c in kept] for r in rows)]) + "\n")
     for problem in found.problems:
         click.echo(f"left out: {problem}", err=True)
 

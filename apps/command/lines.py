@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
 from analyses.core.running.usual import usual
 from analyses.core.tabled import NUMBERS, estimate
+from probe.lazily import pandas as pd
 
 MOST = 12
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -65,7 +64,11 @@ def printed(frame: pd.DataFrame) -> str:
     if frame.empty:
         return ""
     texts = frame.map(lambda v: "" if v is None or (isinstance(v, float) and pd.isna(v)) else _text(v)).astype(str)
-    table = [[str(c) for c in texts], *texts.to_numpy().tolist()]
+    return aligned([[str(c) for c in texts], *texts.to_numpy().tolist()])
+
+
+def aligned(table: Sequence[Sequence[str]]) -> str:
+    """Rows of text as lines, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
 

@@ -236,19 +236,29 @@ def test_every_analysis_is_listed_under_a_question(capsys: pytest.CaptureFixture
 def test_a_list_says_of_an_analysis_what_the_analysis_says_of_itself() -> None:
     """The list reads source files only; importing them all is slow."""
     from analyses import get, names
-    from analyses.core.homes import outline
+    from analyses.core.homes import defaults, outline
 
     for name in names():
+        assert defaults(name) == {o.name: o.default for o in get(name).options}
         assert (outline(name).title, outline(name).inputs) == (get(name).title, tuple(i.name for i in get(name).inputs))
 
 
-def test_the_list_imports_no_analysis() -> None:
-    code = """
+@pytest.mark.parametrize("command", ["list", "show"])
+def test_what_only_lists_imports_no_analysis_and_no_tables(
+    command: str, capsys: pytest.CaptureFixture[str], series: Path, prompts: Path, tmp_path: Path
+) -> None:
+    options = ["--max-new-tokens", "2", "--results", tmp_path / "results"]
+    probe(capsys, "run", "evaluate", "--model", series / "checkpoint-10", "--prompts", prompts, *options)
+    arguments = [command, "--results", str(tmp_path / "results")] if command == "show" else [command]
+    code = f"""
 import sys
 from apps.command.cli import main
 try:
-    main(["list"])
+    main({arguments})
 finally:
-    assert not {"pandas", "xarray", "torch", "plotly"} & set(sys.modules)
+    slow = "pandas xarray torch plotly scipy pyarrow duckdb h5py".split()
+    assert not set(slow) & set(sys.modules), sorted(set(slow) & set(sys.modules))
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "evaluate" in done.stdout and ("max_new_tokens=2" in done.stdout) == (command == "show")

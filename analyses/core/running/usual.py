@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from probe.lazily import pandas as pd
 
 USUAL = {"variant": "micro", "mask": "answer", "decoding": "greedy"}
 

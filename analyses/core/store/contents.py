@@ -12,16 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import duckdb
-import h5py
-import pandas as pd
-import pyarrow.parquet
-
 from analyses.core import claim
 from analyses.core.claim import Claim
 from analyses.core.store.files import ARRAYS, TABLE, StoreError, is_here, readable, unreadable
 from analyses.core.store.store import Store
 from probe.errors import InputError
+from probe.lazily import duckdb, h5py, parquet
+from probe.lazily import pandas as pd
 
 
 class Placed(Protocol):
@@ -101,7 +98,7 @@ def table_columns(root: Path, name: str, key: str) -> dict[str, str]:
         StoreError: the file is damaged or gone.
     """
     with readable(Store(root).folder(name, key) / TABLE) as file:
-        schema = pyarrow.parquet.read_schema(file)
+        schema = parquet.read_schema(file)
     return {field.name: str(field.type) for field in schema}
 
 
