@@ -31,12 +31,14 @@ said = pytest.StashKey[dict[str, Row]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Where the outcomes go."""
     parser.addoption("--outcomes", type=Path, default=TESTS, help="file for what each test said")
+    parser.addoption("--add", action="store_true", help="keep what tests that are not asked now said before")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Outcomes of an earlier session are gone before this one can be cut short."""
+    """Outcomes of an earlier session are gone before this one can be cut short, unless this one adds to them."""
     config.stash[said] = {}
-    config.getoption("outcomes").unlink(missing_ok=True)
+    if not config.getoption("add"):
+        config.getoption("outcomes").unlink(missing_ok=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -67,8 +69,17 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Any:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Written at the end, so that a session that was killed leaves no file."""
     kept = {"date": datetime.date.today().isoformat(), "machine": machine()}
-    rows = list(session.config.stash[said].values())
-    session.config.getoption("outcomes").write_text(json.dumps({**kept, "tests": rows}, indent=1) + "\n")
+    file, rows = session.config.getoption("outcomes"), list(session.config.stash[said].values())
+    if session.config.getoption("add") and file.is_file():
+        kept, rows = added(json.loads(file.read_text()), rows, f"{kept['date']}, {kept['machine']}")
+    file.write_text(json.dumps({**kept, "tests": rows}, indent=1) + "\n")
+
+
+def added(earlier: dict[str, Any], rows: list[Row], when: str) -> tuple[dict[str, str], list[Row]]:
+    """What an earlier session said, with these rows in the place of its own; each says when it was asked."""
+    now = {row["what"]: {**row, "note": "; ".join(filter(None, [row["note"], when]))} for row in rows}
+    others = [row for row in earlier["tests"] if row["what"] not in now]
+    return {name: earlier[name] for name in ("date", "machine")}, [*others, *now.values()]
 
 
 def sentence(item: pytest.Item) -> str:

@@ -68,6 +68,15 @@ def test_outcomes_are_told_in_sentences(tmp_path: Path) -> None:
     assert said["sums: that cannot begin"]["held"] == said["test_torn.py"]["held"] == verify.BROKEN
 
 
+def test_a_test_asked_again_takes_the_place_of_its_own_row_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_sums.py").write_text("def test_one(): ...\n\ndef test_two(): assert False\n")
+    assert {row["held"] for row in outcomes(tmp_path).values()} == {verify.HELD, verify.BROKEN}
+    (tmp_path / "test_sums.py").write_text("def test_one(): ...\n\ndef test_two(): ...\n")
+    said = outcomes(tmp_path, "--add", "-k", "two")
+    assert set(said) == {"sums: one", "sums: two"} and said["sums: two"]["held"] == verify.HELD
+    assert "CPUs" in said["sums: two"]["note"] and not said["sums: one"]["note"]
+
+
 def test_rows_with_a_bound_are_in_the_table_and_benchmarks_without_rows_did_not_finish(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

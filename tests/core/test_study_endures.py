@@ -1,21 +1,15 @@
-"""A study that is killed at any moment goes on where it was; reading a checkpoint once is worth it."""
+"""A study that is killed at any moment goes on where it was."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import analyses
-from analyses.core.running.inputs import ModelPool
-from analyses.core.running.study.study import study
 from analyses.core.store import Store
-from probe import Checkpoint
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -105,42 +99,3 @@ def test_killed_at_random_moments_it_loses_nothing_and_computes_nothing_again(
     assert one == other
     addresses = [sorted(Store(tmp_path / name).addresses()) for name in ("whole", "killed")]
     assert addresses[0] == addresses[1]
-
-
-@pytest.mark.verify
-def test_where_loading_is_half_the_cost_a_study_takes_at_most_six_tenths(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Processor time, of the same analyses run one by one; loading is half of that: large weights, few items."""
-    run = tiny.series(tmp_path / "run", steps=(0, 10, 20), hidden_size=384, intermediate_size=1024,
-                      num_hidden_layers=8)  # fmt: skip
-    items = tiny.twelve_items().limit(2)
-    options = {"max_new_tokens": 1, "batch_size": 2}
-    study(run, prompts=items, store=Store(tmp_path / "warm"), questions=["ship"], options=options)  # imports, hashes
-    began = time.process_time()
-    found = study(run, prompts=items, store=Store(tmp_path / "study"), questions=["ship", "where"], options=options)
-    together = time.process_time() - began
-    loading, read = list[float](), ModelPool.get
-
-    def timed(self: ModelPool, slot: str, checkpoint: Checkpoint) -> Any:
-        started = time.process_time()
-        try:
-            return read(self, slot, checkpoint)
-        finally:
-            loading.append(time.process_time() - started)
-
-    monkeypatch.setattr(ModelPool, "get", timed)
-    names = ["perplexity", "evaluate", "logit_lens", "divergence", "weight_drift"]
-    began = time.process_time()
-    for name in names:
-        own = {k: v for k, v in options.items() if k in {o.name for o in analyses.get(name).options}}
-        given = own | ({} if name == "weight_drift" else {"prompts": items})
-        analyses.sweep(name, checkpoints=run, store=Store(tmp_path / "alone"), **given)
-    models = found["run"].results["cross_patching"].record["inputs"]
-    analyses.run("cross_patching", base=models["base"]["path"], tuned=models["tuned"]["path"], prompts=items,
-                 positions="all", store=Store(tmp_path / "alone"), batch_size=2, max_new_tokens=1)  # fmt: skip
-    alone = time.process_time() - began
-    share, ratio = sum(loading) / alone, together / alone
-    print(f"study {together:.1f} s, one by one {alone:.1f} s of which loading {share:.0%}; ratio {ratio:.2f}")
-    assert share >= 0.5, "what is tried here is not what the promise is about"
-    assert ratio <= 0.6

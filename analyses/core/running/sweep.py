@@ -312,5 +312,4 @@ def _member(call: Call, store: Store | None, pool: ModelPool, failed: ProbeError
     result = computed(call, store, pool)
     if store is None:
         return result
-    store.shards.put(result)
-    return store.shards.get(call.analysis.name, call.key)  # its rows stay in their file
+    return store.shards.kept(result)

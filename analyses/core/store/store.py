@@ -117,6 +117,15 @@ class Store:
             _write(result, folder)
         return final
 
+    def kept(self, result: Result) -> Result:
+        """Write ``result`` and give it back as it would be read, its rows in their file; its arrays are not read again.
+
+        Raises:
+            StoreError: disk full or folder not writable.
+        """
+        folder = self.put(result)
+        return Result(result.data, Stored(folder / TABLE), self.record(result.analysis, result.key))
+
     def get(self, name: str, key: str) -> Result:
         """Read a result.
 
