@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 REPETITIONS, EVERY, BUDGET, WARM_UP = 3, 10, 0.05, 4
 STEPS = {"sft": 500, "grpo": 250}
-SHAPE = {"hidden_size": 128, "num_hidden_layers": 6, "intermediate_size": 512}
+SHAPE: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 6, "intermediate_size": 512}
 ROWS = [{"prompt": f"what is {i} plus 7 ?", "completion": f" ans {i}"} for i in range(16)]
 CALLS = ("on_train_begin", "on_step_end", "on_save", "on_train_end")
 

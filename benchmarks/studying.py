@@ -24,8 +24,8 @@ from analyses.core.store import Store
 from probe import Checkpoint, Prompts
 
 REPETITIONS, BOUND, HALF, ITEMS = 3, 0.6, 0.5, (1, 2)
-SHAPE = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}
-OPTIONS = {"max_new_tokens": 1, "batch_size": 2}
+SHAPE: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}
+OPTIONS: dict[str, Any] = {"max_new_tokens": 1, "batch_size": 2}
 NAMES = ("perplexity", "evaluate", "logit_lens", "divergence", "weight_drift")
 
 
@@ -73,9 +73,9 @@ def _compared(run: Path, items: Prompts, root: Path) -> tuple[float, float, floa
         began = time.process_time()
         for name in NAMES:
             own = {k: v for k, v in OPTIONS.items() if k in {o.name for o in analyses.get(name).options}}
-            given = own | ({} if name == "weight_drift" else {"prompts": items})
+            given: dict[str, Any] = own | ({} if name == "weight_drift" else {"prompts": items})
             swept[name] = analyses.sweep(name, checkpoints=run, store=Store(root / "alone"), **given)
-        curves = {name: swept[name] for name in ("perplexity", "evaluate")}
+        curves: dict[str, Any] = {name: swept[name] for name in ("perplexity", "evaluate")}
         analyses.run("over_memorization", store=Store(root / "alone"), **curves)
         models = {side: pair[side]["path"] for side in ("base", "tuned")}
         analyses.run("cross_patching", prompts=items, positions="all", store=Store(root / "alone"), **models, **OPTIONS)

@@ -22,7 +22,7 @@ import pytest
 import xarray as xr
 from safetensors.torch import load_file, save_file
 
-from analyses import Store, sweep
+from analyses import Store, study, sweep
 from analyses.core.running import workers as module
 from analyses.core.running.shards import SHARD_ITEMS
 from analyses.core.running.workers import Engine
@@ -36,7 +36,7 @@ STEPS = (0, 10, 20, 30)
 DRIVER = """
 import sys
 from pathlib import Path
-from analyses import Store, sweep
+from analyses import Store, study, sweep
 from analyses.core.running.workers import Engine
 folder = Path(sys.argv[1])
 sweep("perplexity", checkpoints=folder / "series", prompts=folder / "items.jsonl", store=Store(folder / "killed"),
@@ -106,6 +106,22 @@ def test_two_workers_give_what_one_process_gives(folder: Path, alone, tmp_path: 
     assert alone.record["engine"] == {"name": "local"}
     assert len(shards(store)) == len(STEPS)
     assert not store.running()
+
+
+def test_a_study_by_two_workers_is_that_of_one_process(tmp_path: Path, crew: Engine) -> None:
+    run, items = tiny.series(tmp_path / "run", steps=(0, 10)), tiny.twelve_items()
+    given: dict[str, object] = {"prompts": items, "questions": ["ship"],
+                             "options": {"max_new_tokens": 2, "batch_size": 4}}  # fmt: skip
+    alone = study(run, store=Store(tmp_path / "alone"), **given)
+    workers = study(run, store=Store(tmp_path / "workers"), engine=crew, **given)
+    pd.testing.assert_frame_equal(workers.claims, alone.claims, atol=1e-6)
+    mine, theirs = alone["run"].results, workers["run"].results
+    assert list(mine) == list(theirs) and "over_memorization" in mine
+    for name, result in theirs.items():
+        xr.testing.assert_allclose(result.data, mine[name].data, atol=1e-5)
+        if result.record.get("members"):
+            assert result.record["engine"]["name"] == "ray", name
+    assert not workers["run"].failed and not Store(tmp_path / "workers").running()
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.verify)])
@@ -200,7 +216,7 @@ def free_port() -> int:
 REFUSED = """
 import sys
 from pathlib import Path
-from analyses import Store, sweep
+from analyses import Store, study, sweep
 from analyses.core.running.workers import Engine
 folder, address = Path(sys.argv[1]), sys.argv[2]
 try:

@@ -1,4 +1,4 @@
-"""A study by workers of a Ray cluster: the claims and the numbers are those of one process."""
+"""A study of the lab by workers of a Ray cluster: it claims what it claims in one process."""
 
 from __future__ import annotations
 
@@ -8,34 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
-import xarray as xr
 
-from analyses import Store, study
-from analyses.core.running.workers import Engine
-from tests import tiny
+from analyses import Store
 from tests.conftest import ROOT
 
 pytest.importorskip("ray", reason="workers are Ray's")
 
 NUMBERS = ["effect", "low", "high", "p", "n"]
-
-
-def test_two_workers_answer_as_one_process_does(tmp_path: Path) -> None:
-    run, items = tiny.series(tmp_path / "run"), tiny.twelve_items()
-    given: dict[str, Any] = {"prompts": items, "questions": ["ship"],
-                             "options": {"max_new_tokens": 2, "batch_size": 4}}  # fmt: skip
-    alone = study(run, store=Store(tmp_path / "alone"), **given)
-    workers = study(run, store=Store(tmp_path / "workers"), engine=Engine("ray", 2), **given)
-    pd.testing.assert_frame_equal(workers.claims, alone.claims, atol=1e-6)
-    mine, theirs = alone["run"].results, workers["run"].results
-    assert list(mine) == list(theirs) and "over_memorization" in mine
-    for name, result in theirs.items():
-        xr.testing.assert_allclose(result.data, mine[name].data, atol=1e-5)
-        if result.record.get("members"):
-            assert result.record["engine"]["name"] == "ray", name
-    assert not workers["run"].failed and not Store(tmp_path / "workers").running()
 
 
 @pytest.mark.verify
