@@ -8,34 +8,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Collection, Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-__all__ = ["duckdb", "h5py", "huggingface_hub", "pandas", "parquet", "pyarrow", "sklearn", "torch", "xarray"]
+from probe.later import Later
 
-
-class _Later(ModuleType):
-    """A module that is imported when one of its names is asked for."""
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(importlib.import_module(self.__name__), name)
+__all__ = ["huggingface_hub", "sklearn", "torch"]
 
 
 if TYPE_CHECKING:
-    import duckdb
-    import h5py
     import huggingface_hub
-    import pandas
-    import pyarrow
-    import pyarrow.parquet as parquet
     import sklearn
     import torch
-    import xarray
 else:
-    duckdb, h5py, huggingface_hub, pandas, pyarrow, sklearn, torch, xarray = map(
-        _Later, ("duckdb", "h5py", "huggingface_hub", "pandas", "pyarrow", "sklearn", "torch", "xarray")
-    )
-    parquet = _Later("pyarrow.parquet")
+    huggingface_hub, sklearn, torch = map(Later, __all__)
 
 
 def face(

@@ -18,9 +18,9 @@ from analyses.core import claim as claimed
 from analyses.core import tabled
 from analyses.core.claim import Claim
 from analyses.core.homes import homes
+from analyses.core.lazily import pandas as pd
+from analyses.core.lazily import xarray as xr
 from probe.errors import InputError
-from probe.lazily import pandas as pd
-from probe.lazily import xarray as xr
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from analyses.core.lazily import pandas as pd
 from probe.errors import InputError
-from probe.lazily import pandas as pd
 
 NUMBERS = ("value", "ci_low", "ci_high", "n")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from analyses.core.lazily import pandas as pd
 from analyses.core.running.usual import usual
 from analyses.core.tabled import NUMBERS, estimate
-from probe.lazily import pandas as pd
 
 MOST = 12
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -36,7 +36,7 @@ STEPS = (0, 10, 20, 30)
 DRIVER = """
 import sys
 from pathlib import Path
-from analyses import Store, study, sweep
+from analyses import Store, sweep
 from analyses.core.running.workers import Engine
 folder = Path(sys.argv[1])
 sweep("perplexity", checkpoints=folder / "series", prompts=folder / "items.jsonl", store=Store(folder / "killed"),
@@ -216,7 +216,7 @@ def free_port() -> int:
 REFUSED = """
 import sys
 from pathlib import Path
-from analyses import Store, study, sweep
+from analyses import Store, sweep
 from analyses.core.running.workers import Engine
 folder, address = Path(sys.argv[1]), sys.argv[2]
 try:

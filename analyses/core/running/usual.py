@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probe.lazily import pandas as pd
+from analyses.core.lazily import pandas as pd
 
 USUAL = {"variant": "micro", "mask": "answer", "decoding": "greedy"}
 

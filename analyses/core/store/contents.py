@@ -14,11 +14,11 @@ from typing import Any, Protocol, cast
 
 from analyses.core import claim
 from analyses.core.claim import Claim
+from analyses.core.lazily import duckdb, h5py, parquet
+from analyses.core.lazily import pandas as pd
 from analyses.core.store.files import ARRAYS, TABLE, StoreError, is_here, readable, unreadable
 from analyses.core.store.store import Store
 from probe.errors import InputError
-from probe.lazily import duckdb, h5py, parquet
-from probe.lazily import pandas as pd
 
 
 class Placed(Protocol):

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from analyses.core.lazily import pandas as pd
+from analyses.core.lazily import parquet as pq
+from analyses.core.lazily import pyarrow as pa
+from analyses.core.lazily import xarray as xr
 from probe.errors import InputError, ProbeError
-from probe.lazily import pandas as pd
-from probe.lazily import parquet as pq
-from probe.lazily import pyarrow as pa
-from probe.lazily import xarray as xr
 
 TABLE, ARRAYS, RECORD = FILES = ("table.parquet", "arrays.nc", "record.json")  # the last says the others are whole
 KEY = re.compile(r"[0-9a-f]{16}")

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from analyses.core import claim
+from analyses.core.lazily import duckdb
+from analyses.core.lazily import pandas as pd
 from analyses.core.store.files import TABLE, Stored, StoreError, is_here
 from analyses.core.store.naming import checkpoint_names, prompts_of, run_names, run_of
 from probe.errors import InputError
-from probe.lazily import duckdb
-from probe.lazily import pandas as pd
 
 if TYPE_CHECKING:
     from analyses.core.store.store import Store

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from analyses.core.lazily import pandas as pd
 from analyses.core.result import Result
 from analyses.core.store.files import (
     ARRAYS,
@@ -37,7 +38,6 @@ from analyses.core.store.files import (
 )
 from analyses.core.store.naming import named, prompts_of
 from probe.errors import InputError
-from probe.lazily import pandas as pd
 
 Record: TypeAlias = dict[str, Any]
 """A stored record, as JSON gives it."""
