@@ -171,6 +171,7 @@ def test_nothing_but_the_store_spells_the_names_of_a_results_files() -> None:
         str(file.relative_to(ROOT))
         for package in CODE
         for file in (ROOT / package).rglob("*.py")
+        if ".envs" not in file.parts  # peers of the benchmarks
         if any(name in file.read_text() for name in RESULT_FILES)
     }
     assert {Path(name).parent for name in spelt} == {Path("analyses/core/store")}, spelt

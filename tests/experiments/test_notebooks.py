@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from experiments.notebooks import APPENDIX, NOTEBOOKS, executed, figures
 from tests.conftest import ROOT
 
 OVERTURNED = "## What would overturn this"
+NAMES = {"unseen": "held out"}  # the others are "mine": no name of the lab is needed
 
 
 @pytest.mark.verify
@@ -26,25 +28,38 @@ def test_the_notebook_shows_a_figure_and_a_verdict_and_its_claims_hold(
     assert any(output.get("name") == "stdout" for cell in told for output in cell.outputs)
 
 
+OWN = {  # question -> a run that it can be asked of, and the group it is about
+    "is-it-memory": ("grpo-format", "leaked_true"),
+    "where": ("planted", "planted"),
+    "why-entropy": ("grpo-format", "leaked_true"),
+    "which-checkpoint": ("grpo-format", "leaked_true"),
+    "turn-it-off": ("planted", "planted"),
+}
+
+
 @pytest.mark.verify
 @pytest.mark.lab
-@pytest.mark.parametrize(
-    ("question", "run"), [("is-it-memory", "grpo-format"), ("which-checkpoint", "grpo-format"), ("where", "planted")]
-)
+@pytest.mark.parametrize("question", OWN)
 def test_the_notebook_runs_on_a_folder_and_a_file_of_ones_own(
-    question: str, run: str, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    question: str, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of the lab's own names is needed: a run's folder, and items with a column `seen`."""
+    """A run under another name and items with a column `seen`; nothing of the lab lies beside them."""
+    run, group = OWN[question]
+    shutil.copytree(lab / run, tmp_path / "my run")
     rows = [json.loads(line) for line in (lab / "prompts.jsonl").read_text().splitlines()]
     final = [row for row in rows if row["answer_kind"] == "gold_final"]
-    chosen = [row for group in ("leaked_true", "unseen") for row in final if row["group"] == group]
-    own = [{**{key: row[key] for key in ("id", "prompt", "answer", "group")}, "seen": row["group"] == "leaked_true"}
-           for row in chosen]  # fmt: skip
+    chosen = [row for name in (group, "unseen") for row in [r for r in final if r["group"] == name][:24]]
+    own = [{**{key: row[key] for key in ("id", "prompt", "answer")}, "group": NAMES.get(row["group"], "mine"),
+            "seen": row["group"] == group} for row in chosen]  # fmt: skip
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
-    monkeypatch.setenv("PROBE_RUN", str(lab / run))
+    monkeypatch.setenv("PROBE_RUN", str(tmp_path / "my run"))
     monkeypatch.setenv("PROBE_PROMPTS", str(tmp_path / "items.jsonl"))
     monkeypatch.setenv("PROBE_READ", '{"grade": "exact", "max_new_tokens": 44}')
-    assert figures(executed(question, tmp_path / "results"))
+    monkeypatch.setenv("PROBE_TARGETS", "mine")
+    notebook = executed(question, tmp_path / "results")
+    assert figures(notebook) and not any(
+        o["output_type"] == "error" for c in notebook.cells for o in c.get("outputs", [])
+    )
 
 
 @pytest.mark.parametrize("question", NOTEBOOKS)
