@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from analyses import sweep
 from analyses.core.analysis import get
 from analyses.core.running.together import sweep_together
-from benchmarks.scale import SHAPE, checkpoints, one_thread, prompts
-from probe import Checkpoint, Model, shared
+from benchmarks.scale import SHAPE, checkpoints, one_thread
+from probe import Checkpoint, Item, Model, Prompts, shared
 from tests import tiny
 
 N_CHECKPOINTS, N_ITEMS, VOCABULARY, REPEATS = 4, 96, 2048, 3
@@ -34,6 +34,12 @@ def measure() -> list[dict[str, Any]]:
         tiny.series(Path(folder) / "large", tuple(range(N_CHECKPOINTS)), **{**SHAPE, "vocab_size": VOCABULARY})  # pyright: ignore[reportArgumentType]
         series = checkpoints(Path(folder), "large", N_CHECKPOINTS)
         return [operations(series), *times(series)]
+
+
+def prompts(n: int) -> Prompts:
+    """Items that all differ: equal batches would be passed once within one analysis too."""
+    text = "{} figs . buys 5 . loses 3 . how many ? Ann has 12 figs . buys 5 . loses 3 . how many ? "
+    return Prompts(tuple(Item(f"q{i:05d}", text.format(i + 100), "think 12 + 5 = 17 ; ans 14") for i in range(n)))
 
 
 def operations(series: Sequence[Checkpoint]) -> dict[str, Any]:

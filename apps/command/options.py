@@ -124,6 +124,7 @@ MODEL_SETTINGS: dict[str, Setting] = {
 
 PLAN_SETTINGS: dict[str, Setting] = {
     "--device-memory": {"type": float, "metavar": "GIB", "help": "Memory that may be used [default: what is free]."},
+    "--budget": {"metavar": "TIME", "help": "Say how many items and which layers fit into a time: 2h, 45m."},
     "--set": {"hidden": True, "multiple": True, "callback": _renamed, "expose_value": False},
 }
 

@@ -10,7 +10,9 @@ import click
 
 import probe
 from analyses.core.analysis import get
-from analyses.core.cost.plan import Plan, Rates, plan, weights_fit
+from analyses.core.cost.budget import Cut, fitted, seconds_of
+from analyses.core.cost.plan import Plan, plan, weights_fit
+from analyses.core.cost.rates import Rates
 from apps.command.options import read_prompts
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def execute(of: Analysis) -> Callable[..., None]:
     def command(
         as_json: bool,
         device_memory: float | None,
+        budget: str | None = None,
         columns: str | None = None,
         seen_groups: tuple[str, ...] = (),
         **given: Any,
@@ -40,9 +43,36 @@ def execute(of: Analysis) -> Callable[..., None]:
         settings = {name: given[name] for name in ("dtype", "device", "limit", "pairs") if name in given}
         memory = None if device_memory is None else device_memory * 2**30
         made = plan(of.name, checkpoints=series, prompts=prompts, memory=memory, **settings, **options)
-        click.echo(plan_text(made, as_json=as_json))
+        if budget is None:
+            click.echo(plan_text(made, as_json=as_json))
+            return
+
+        def part(items: int | None, layers: tuple[int, ...] | None) -> Plan:
+            words = {**settings, **({"limit": items} if items else {})}
+            chosen = {**options, **({"layers": _layers(of, layers)} if layers else {})}
+            return plan(
+                of.name, checkpoints=series, prompts=prompts, memory=memory, rates=made.rates, **words, **chosen
+            )
+
+        click.echo(cut_text(fitted(of, seconds_of(budget), part), budget, as_json=as_json))
 
     return command
+
+
+def _layers(of: Analysis, layers: tuple[int, ...]) -> tuple[int | str, ...]:
+    """Layers as the analysis takes them: numbers, or texts where other words are possible."""
+    return tuple(map(str, layers)) if of.option("layers").annotation == tuple[str, ...] else layers
+
+
+def cut_text(cut: Cut, budget: str, *, as_json: bool = False) -> str:
+    """The plan of what fits, how to ask for it, and what is left out."""
+    told = plan_text(cut.plan, as_json=as_json)
+    if as_json:
+        facts = {"budget": budget, "options": cut.options, "left_out": cut.left_out}
+        return json.dumps({**json.loads(told), **facts})
+    if not cut.left_out:
+        return f"{told}\nbudget   {budget}: all of it fits"
+    return f"{told}\nbudget   {budget}: {cut.options}\nleft out {'; '.join(cut.left_out)}"
 
 
 def _series(of: Analysis, given: Mapping[str, Any]) -> list[Checkpoint]:

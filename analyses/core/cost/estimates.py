@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from analyses.core.analysis import Analysis
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PROOFS = 24  # passes over a few tokens when a checkpoint is loaded (`probe.check`)
 TABLE_BYTES = 4_800  # a Parquet file's schema and footer
 
 
@@ -33,6 +34,8 @@ class Cost:
         spill_bytes: on disk, if one checkpoint at a time is held; None where both are needed.
         rows: of the table; None where they are not counted.
         store_bytes: of the table's file.
+        head_flops: those of `flops` that unembed rows.
+        proofs: passes of a block over a few tokens, when one checkpoint is loaded.
     """
 
     flops: float
@@ -44,6 +47,8 @@ class Cost:
     spill_bytes: float | None
     rows: float | None
     store_bytes: float | None
+    head_flops: float = 0.0
+    proofs: float = 0.0
 
     def peak_bytes(self, held: int | None = None) -> float:
         """Memory at the worst moment with `held` checkpoints (default: all of the run's) in memory."""
@@ -89,6 +94,8 @@ def cost(of: Analysis, case: Case, dtype: str = "float32", stored_bytes: float |
         spill_bytes=spilled if of.takes_turns else None,
         rows=None if work.rows is None else work.rows * case.n_items,
         store_bytes=None if work.rows is None else work.rows * case.n_items * work.row_bytes + TABLE_BYTES,
+        head_flops=2 * case.n_items * (work.unembedded + work.generated) * size.unembed,
+        proofs=PROOFS * case.n_layers,
     )
 
 

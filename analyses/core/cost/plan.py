@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import probe
 from analyses.core.analysis import checked_options, get
 from analyses.core.cost.estimates import Cost, cost
+from analyses.core.cost.rates import Rates, measured
 from analyses.core.work import Case, Size
 from probe import devices, families
 from probe.checkpoints.tokenizers import read_tokenizer
@@ -35,18 +34,8 @@ if TYPE_CHECKING:
     from probe import Checkpoint, Prompts
     from probe.prompts import Item
 
-SAMPLE_BYTES = 1 << 28
 SLACK = 1.25  # measured peaks were up to 1.23 of the formula: what loading maps, what the allocator keeps
 EMBEDDINGS = (*families.EMBEDDINGS, *families.UNEMBEDDINGS)
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What this machine does: matrix operations, bytes copied in memory and bytes read from a file, per second."""
-
-    flops: float
-    memory: float
-    read: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +49,7 @@ class Plan:
         n_items: items, of `tokens` tokens on average.
         rates: measured here.
         memory: bytes that may be used.
+        n_layers: blocks of the model.
     """
 
     analysis: str
@@ -69,6 +59,7 @@ class Plan:
     tokens: float
     rates: Rates
     memory: float
+    n_layers: int = 0
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -78,10 +69,16 @@ class Plan:
         if one.models > 1 and self.choice == "one":
             read = one.models * self.members
         return {
-            "read": read * one.read_bytes / max(1, one.models) / self.rates.read,
-            "compute": self.members * one.flops / self.rates.flops,
+            "read": read * (one.read_bytes / max(1, one.models) / self.rates.read + one.proofs * self.rates.proof),
+            "compute": self.members * self.compute,
             "generate": self.members * one.streamed_bytes / self.rates.memory,
         }
+
+    @property
+    def compute(self) -> float:
+        """Seconds of the operations of one member."""
+        head = self.cost.head_flops
+        return (self.cost.flops - head) / self.rates.flops + head / (self.rates.head or self.rates.flops)
 
     def peak(self, hold: Literal["both", "one"]) -> float:
         """Memory at the worst moment; a swap in a sweep holds the next checkpoint beside those in use."""
@@ -139,9 +136,9 @@ def plan(
     case = case_of(size, models, series[0], _items(of, prompts, limit), chosen)
     dtype = dtype_named(dtype)
     one = cost(of, case, dtype, stored)
-    found = rates or measured(dtype, device, series[0])
+    found = rates or measured(dtype, device, series[0], case)
     free = memory if memory is not None else _free(device)
-    return Plan(name, one, _members(len(series), models, pairs), case.n_items, case.tokens, found, free)
+    return Plan(name, one, _members(len(series), models, pairs), case.n_items, case.tokens, found, free, case.n_layers)
 
 
 def _members(checkpoints: int, models: int, pairs: str) -> int:
@@ -250,41 +247,6 @@ def _lengths(
     inside = {SPANS.index("template"), SPANS.index("prompt")}
     prompt = [sum(s in inside for s in e.span) for e in encoded]
     return prompt, [len(e.ids) - p for e, p in zip(encoded, prompt, strict=True)]
-
-
-def measured(dtype: str, device: str, checkpoint: Checkpoint) -> Rates:
-    """Rates of this machine, in about a second: a matrix product, a copy in memory, a weight file from storage."""
-    side = 1024 if devices.kind(device) == "cpu" else 8192
-    x = torch.randn(side, side, device=device).to(getattr(torch, dtype))
-    block = torch.empty(1 << 26, dtype=torch.uint8, device=device)
-    product = _per_second(lambda: x @ x, 2.0 * side**3, device)
-    copied = _per_second(lambda: block.clone(), 2.0 * block.numel(), device)
-    return Rates(product, copied, _read_rate(checkpoint))
-
-
-def _per_second(call: Any, amount: float, device: str, seconds: float = 0.4) -> float:
-    def done() -> float:
-        devices.wait(device)
-        return time.perf_counter()
-
-    call()
-    start, number = done(), 0
-    while done() - start < seconds:
-        call()
-        number += 1
-    return number * amount / (done() - start)
-
-
-def _read_rate(checkpoint: Checkpoint) -> float:
-    """Bytes per second of a weight file's beginning, its pages dropped from the cache first where the system can."""
-    file = max(checkpoint.weight_files, key=lambda f: f.stat().st_size)
-    with file.open("rb", buffering=0) as handle:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        start, n = time.perf_counter(), 0
-        while n < SAMPLE_BYTES and (part := handle.read(1 << 22)):
-            n += len(part)
-    return n / (time.perf_counter() - start)
 
 
 def _free(device: str) -> float:
