@@ -48,8 +48,8 @@ def execute(of: Analysis) -> Callable[..., None]:
             return
 
         def part(items: int | None, layers: tuple[int, ...] | None) -> Plan:
-            words = {**settings, **({"limit": items} if items else {})}
-            chosen = {**options, **({"layers": _layers(of, layers)} if layers else {})}
+            words: dict[str, Any] = {**settings, **({"limit": items} if items else {})}
+            chosen: dict[str, Any] = {**options, **({"layers": _layers(of, layers)} if layers else {})}
             return plan(
                 of.name, checkpoints=series, prompts=prompts, memory=memory, rates=made.rates, **words, **chosen
             )
