@@ -42,8 +42,6 @@ PAIRS = click.Choice(["first", "adjacent", "all"])
 HOLD_HELP = (
     "Checkpoints of a pair in memory; `one` spills the base's states to disk, `auto` only where both do not fit."
 )
-
-
 RUN_HELP = "Run whose stored results are read, by its name in `probe show`."
 CONFIG_HELP = "Folder with config.json and tokenizer, for sharded checkpoints that have none beside them."
 BASE_HELP = {
