@@ -32,8 +32,8 @@ from apps.drawn.cards import Said
 from apps.drawn.reproduction import command
 from probe.errors import InputError
 
-FIGURE_BYTES = 1_500_000  # beside plotly.js, packed (1.9 MB), this keeps the file of the demo under 4 MB
-MAX_ROWS, MAX_PANELS = 200, 6
+FIGURE_BYTES = 1_500_000  # beside plotly.js, packed (.7 MB), and tables this keeps the file of the demo under 4 MB
+MAX_ROWS, MAX_PANELS = 100, 6
 
 
 @dataclass

@@ -1,10 +1,13 @@
-"""The dashboard over 500 results with 1,000,000 rows, timed in a real browser.
+"""The dashboard in a real browser: over 500 results with 1,000,000 rows, and over three runs as wide as real ones.
 
 Times run from asking for the address in a fresh browser context (nothing cached) to the element being there: the
 heading; every row of the first table, visible; the figure's axes. The grid of all rows is timed from its click. The
-server has started, and has served nobody before the first of the repetitions. Memory is the server's peak after every
-page was shown. Beside the 500 lie three runs as wide as a real one's (20 steps, 28 layers, 6 groups): no page of theirs
+server has started, and has served nobody before the first of the repetitions. Memory is the server's peak after all
+that was shown. The wide runs (`benchmarks._large`: 20 steps, 28 layers, 6 groups) are timed alike; none of their pages
 may be taller than 4,000 pixels, on a screen and on a phone.
+
+In parts, each with a server of its own, whose rows replace those of the part's last time in RESULTS.md:
+`python -m benchmarks.dashboard FOLDER PART ...`, where the folder is filled if it is empty.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -32,12 +35,18 @@ from analyses.core.store.store import SCHEMA, Store
 from apps.dashboard import pages
 from apps.dashboard.serve import command, environment
 from apps.dashboard.widgets.tables import ALL, FIRST_ROWS
+from benchmarks import _large, _rows, _verify
+from benchmarks.__main__ import PAGE
+from benchmarks.__main__ import page as page_of
 
+Row: TypeAlias = dict[str, Any]
+Part: TypeAlias = Callable[[Any, str], list[Row]]  # takes a browser and the server's address
+
+WANTED = ("heading", "table", "figure")
 RESULTS, ROWS, BIG = 500, 1_000_000, 100_000
-STEPS = list(range(0, 200, 20))
+STEPS, LAYERS = list(range(0, 200, 20)), 12
 LIMITS = {"heading": 1.5, "table": 1.5, "figure": 2.5, "grid": 1.5, "slider step": 0.3, "memory": 600.0}
-WIDE: dict[str, Any] = {"steps": list(range(0, 500, 25)), "layers": 28, "groups": [f"group {n}" for n in range(6)]}
-RUNS, TALLEST = 3, 4000
+TALLEST = 4000
 SCREENS = {"1280 px": (1280, 800), "390 px": (390, 844)}
 TALL = "document.querySelector('[data-testid=stMain]').scrollHeight"
 REPEATS, SLIDES = 5, 8
@@ -46,34 +55,30 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     " --disable-component-update --disable-sync --disable-dev-shm-usage"
 )
-CHANGED = """b => {
- const p = document.querySelector('.js-plotly-plot');
- return p && p.data && JSON.stringify(p.data.map(t => Array.from(t.y||[]))) !== b}"""
-# A figure taken down for a moment counts as not yet redrawn.
-DRAWN = "() => JSON.stringify(document.querySelector('.js-plotly-plot').data.map(t => Array.from(t.y||[])))"
+# A figure taken down for a moment counts as not yet redrawn. Numbers come packed, as one text, or as they are.
+DRAWN = "document.querySelector('.js-plotly-plot')?.data?.map(t => JSON.stringify([t.y, t.z])).join()"
+CHANGED = f"before => {{ const now = {DRAWN}; return now !== undefined && now !== before; }}"
 
 
-def made(
-    number: int, rows: int, steps: Sequence[int] = STEPS, layers: int = 12, groups: Sequence[str] = ("leaked", "unseen")
-) -> Result:
+def made(number: int, rows: int) -> Result:
     """A sweep as the runner stores it, with random numbers: of the logit lens, or (odd numbers) of perplexity."""
     rng = np.random.default_rng(number)
-    per_step = rows // len(steps)
-    place, size = np.tile(np.arange(per_step), len(steps)), per_step * len(steps)
-    table: dict[str, Any] = {"step": np.repeat(steps, per_step), "item": (place // (4 * layers)).astype(str)}
-    table |= {"group": np.asarray(groups)[::-1][place % len(groups)], "answer_kind": "given"}
-    dims: dict[str, Any] = {"step": list(steps), "group": list(groups), "answer_kind": ["given"]}
+    per_step = rows // len(STEPS)
+    place, size = np.tile(np.arange(per_step), len(STEPS)), per_step * len(STEPS)
+    table: dict[str, Any] = {"step": np.repeat(STEPS, per_step), "item": (place // (4 * LAYERS)).astype(str)}
+    table |= {"group": np.where(place % 2, "leaked", "unseen"), "answer_kind": "given"}
+    dims: dict[str, Any] = {"step": STEPS, "group": ["leaked", "unseen"], "answer_kind": ["given"]}
     if number % 2:
         table |= {"mask": np.where(place % 3, "answer", "prompt"), "nll_nats": rng.random(size), "n_tokens": 9}
         dims |= {"mask": ["prompt", "answer", "full"], "variant": ["micro", "macro"]}
         quantities = (("ppl", "1"), ("nll_nats", "nats/token"))
     else:
-        table |= {"layer": place % layers, "pos": place // layers % 4, "target": rng.integers(0, 1000, size)}
+        table |= {"layer": place % LAYERS, "pos": place // LAYERS % 4, "target": rng.integers(0, 1000, size)}
         table |= {"logprob_nats": rng.normal(-3, 1, size), "rank": rng.integers(0, 100, size)}
-        dims |= {"layer": list(range(layers))}
+        dims |= {"layer": list(range(LAYERS))}
         quantities = (("logprob_nats", "nats"), ("top1", "fraction"), ("entropy_nats", "nats"))
     data = xr.merge([estimate(name, unit, dims, rng) for name, unit in quantities])
-    return Result.of(pd.DataFrame(table), data).with_record(**record(number, steps))
+    return Result.of(pd.DataFrame(table), data).with_record(**record(number))
 
 
 def estimate(name: str, unit: str, dims: dict[str, Any], rng: np.random.Generator) -> xr.Dataset:
@@ -84,10 +89,10 @@ def estimate(name: str, unit: str, dims: dict[str, Any], rng: np.random.Generato
     return xr.Dataset(parts | {f"{name}_n": (tuple(dims), np.full(values.shape, 96))}, dims)
 
 
-def record(number: int, steps: Sequence[int] = STEPS) -> dict[str, Any]:
-    """Provenance of result ``number``: fifty runs with ten sweeps each, then runs with two."""
-    run = f"runs/run-{number // 10:02d}" if number < RESULTS else f"runs/wide-{(number - RESULTS) // 2}"
-    members = [{"step": s, "key": "0" * 16, "model": {"path": f"{run}/checkpoint-{s}", "step": s}} for s in steps]
+def record(number: int) -> dict[str, Any]:
+    """Provenance of result ``number``: fifty runs with ten sweeps each."""
+    run = f"runs/run-{number // 10:02d}"
+    members = [{"step": s, "key": "0" * 16, "model": {"path": f"{run}/checkpoint-{s}", "step": s}} for s in STEPS]
     return {
         "schema": SCHEMA, "key": hashlib.sha256(str(number).encode()).hexdigest()[:16],
         "analysis": "perplexity" if number % 2 else "logit_lens",
@@ -98,13 +103,11 @@ def record(number: int, steps: Sequence[int] = STEPS) -> dict[str, Any]:
 
 
 def fill(root: Path) -> Store:
-    """500 results with 1,000,000 rows, one of them with 100,000; three wide runs."""
+    """500 results with 1,000,000 rows, one of them with 100,000."""
     store = Store(root)
     rest = (ROWS - BIG) // (RESULTS - 1)
     for number in range(RESULTS):
         store.put(made(number, BIG if number == RESULTS - 2 else rest))
-    for number in range(RESULTS, RESULTS + 2 * RUNS):
-        store.put(made(number, 20_000, **WIDE))
     return store
 
 
@@ -141,9 +144,7 @@ def peak_mib(pid: int) -> float:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def opened(
-    browser: Any, url: str, wanted: tuple[str, ...] = ("heading", "table", "figure")
-) -> tuple[dict[str, float], Any]:
+def opened(browser: Any, url: str, wanted: tuple[str, ...] = WANTED) -> tuple[dict[str, float], Any]:
     """Seconds until what is wanted is there, and the page."""
     page = browser.new_context(viewport={"width": 1280, "height": 1400}).new_page()
     start = time.perf_counter()
@@ -187,75 +188,104 @@ def slides(page: Any) -> list[float]:
     return found
 
 
-def heights(browser: Any, url: str) -> dict[str, tuple[int, str]]:
-    """Screen -> (pixels of the tallest page of the wide runs, its name)."""
-    found: dict[str, tuple[int, str]] = {}
-    chosen = "".join(f"&run=wide-{n}" for n in range(RUNS))
+def visits(browser: Any, url: str, wanted: tuple[str, ...]) -> dict[str, list[float]]:
+    """Quantity -> seconds: of the first visitor, who comes alone, and of `REPEATS` later ones."""
+    first, page = opened(browser, url, wanted)
+    times = {f"{name}, first visitor": [seconds] for name, seconds in first.items()}
+    for _ in range(REPEATS):
+        page.context.close()
+        found, page = opened(browser, url, wanted)
+        for name, seconds in found.items():
+            times.setdefault(name, []).append(seconds)
+    if "table" in wanted:
+        times["slider step"] = slides(page)
+        times["grid"] = [grid(page)]
+    page.context.close()
+    return times
+
+
+def heights(browser: Any, url: str) -> list[Row]:
+    """The tallest page of the wide runs on each screen."""
+    rows: list[Row] = []
     for screen, (width, height) in SCREENS.items():
-        for title in pages.titles():
+        found: list[tuple[int, str]] = []
+        for title in [*pages.titles(), *(f"Results&analysis={name}" for name in _large.OF)]:
             page = browser.new_context(viewport={"width": width, "height": height}).new_page()
-            page.goto(f"{url}/?page={title}{chosen}&of=wide-0&analysis=logit_lens&key={record(RESULTS)['key']}")
+            page.goto(f"{url}/?page={title}")
             page.wait_for_selector("h3, h2")
             page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=60_000)
             page.wait_for_timeout(1000)
-            found[screen] = max(found.get(screen, (0, "")), (int(page.evaluate(TALL)), title))
+            found.append((int(page.evaluate(TALL)), title.replace("&analysis=", " of ")))
             page.context.close()
-    return found
+        pixels, title = max(found)
+        rows.append(_bounded(f"tallest page, {screen}", pixels, TALLEST, f"{title}, {pixels} px of {TALLEST}"))
+    return rows
 
 
-def measure(root: Path | None = None) -> list[dict[str, Any]]:
-    """Rows: measured / allowed, with seconds in the note.
+def timed(wanted: tuple[str, ...], address: str = "") -> Part:
+    """A part that times one address."""
+    return lambda browser, url: [_row(n, seconds) for n, seconds in visits(browser, url + address, wanted).items()]
 
-    Args:
-        root: a folder that ``fill`` filled; by default one is made for the while.
-    """
+
+LENS = "/?page=Results&analysis=logit_lens"
+PARTS: dict[str, tuple[str, Part]] = {
+    "500 results": ("many", timed(WANTED, f"{LENS}&key={record(RESULTS - 2)['key']}")),
+    "500 results on page Run": ("many", timed(WANTED[::2])),
+    "wide runs": ("wide", timed(WANTED, LENS)),
+    "wide runs on page Run": ("wide", timed(WANTED[::2])),
+    "pages of wide runs": ("wide", heights),
+}
+
+
+def filled(root: Path, of: str) -> Store:
+    """One of the two stores in ``root``, made where it is not there."""
+    folder, made = root / of, root / f"{of}.part"
+    if not folder.exists():
+        shutil.rmtree(made, ignore_errors=True)
+        {"many": fill, "wide": _large.fill}[of](made)
+        made.rename(folder)
+    return Store(folder)
+
+
+def measured(root: Path, name: str) -> list[Row]:
+    """Rows of one part: measured / allowed, with seconds in the note."""
     from playwright.sync_api import sync_playwright
 
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        return [{"name": "dashboard", "note": "no chromium on this machine"}]
-    times: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        store = Store(root) if root else fill(Path(folder))
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS.split())
-        with served(store) as (url, pid):
-            view = f"{url}/?page=Results&analysis=logit_lens&key={record(RESULTS - 2)['key']}"
-            first, page = opened(browser, view)
-            for name, seconds in first.items():
-                times[f"{name}, first visitor"] = [seconds]
-            for _ in range(REPEATS):
-                page.context.close()
-                found, page = opened(browser, view)
-                for name, seconds in found.items():
-                    times.setdefault(name, []).append(seconds)
-                if len(times["heading"]) < REPEATS:
-                    times.setdefault("grid", []).append(grid(page))
-            times["slider step"] = slides(page)
-            page.context.close()
-            for _ in range(REPEATS):
-                found, page = opened(browser, url, ("heading", "figure"))
-                for name, seconds in found.items():
-                    times.setdefault(f"{name}, page Run", []).append(seconds)
-                page.context.close()
-            tall = heights(browser, url)
-            memory = peak_mib(pid)
+    of, part = PARTS[name]
+    store = filled(root, of)
+    with sync_playwright() as playwright, served(store) as (url, pid):
+        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS.split())
+        rows = part(browser, url)
         browser.close()
-    return [*[_row(name, seconds) for name, seconds in times.items()], *map(_tall, tall.items()), _memory(memory)]
+        peak = peak_mib(pid)
+    told = f"{peak:.0f} MiB; allowed {LIMITS['memory']:.0f} MiB"
+    rows.append(_bounded("server memory, peak", peak, LIMITS["memory"], told))
+    return [{**row, "name": f"{row['name']}, {name}"} for row in rows]
 
 
-def _tall(found: tuple[str, tuple[int, str]]) -> dict[str, Any]:
-    screen, (pixels, title) = found
-    return {"name": f"dashboard: tallest page, {screen}", "ratio": round(pixels / TALLEST, 3), "spread": None,
-            "bound": 1.0, "holds": pixels <= TALLEST, "note": f"{title}, {pixels} px of {TALLEST}"}  # fmt: skip
+def chromium() -> str | None:
+    """Path of the browser; None where there is none."""
+    return shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def _row(name: str, seconds: list[float]) -> dict[str, Any]:
+def measure() -> list[Row]:
+    """Rows of all parts."""
+    if chromium() is None:
+        return [{"name": "dashboard", "note": "no chromium on this machine"}]
+    with tempfile.TemporaryDirectory() as folder:
+        return [row for name in PARTS for row in measured(Path(folder), name)]
+
+
+def _row(name: str, seconds: list[float]) -> Row:
     limit = LIMITS[name.partition(",")[0]]
-    low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75])
+    low, middle, high = map(float, np.quantile(seconds, [0.25, 0.5, 0.75]))
     note = f"median {middle:.2f} s of {len(seconds)}, worst {max(seconds):.2f} s; allowed {limit:g} s; {_load()}"
-    spread = round(float(high - low) / limit, 3)
-    return {"name": f"dashboard: {name}", "ratio": round(float(middle) / limit, 3), "spread": spread, "bound": 1.0,
-            "holds": bool(middle <= limit), "note": note}  # fmt: skip
+    return {**_bounded(name, middle, limit, note), "spread": round((high - low) / limit, 3)}
+
+
+def _bounded(name: str, value: float, limit: float, note: str) -> Row:
+    ratio = {"ratio": round(value / limit, 3), "spread": None, "bound": 1.0, "holds": value <= limit}
+    return {"name": f"dashboard: {name}", **ratio, "note": note}
 
 
 def _load() -> str:
@@ -263,12 +293,19 @@ def _load() -> str:
     return f"load {os.getloadavg()[0]:.0f} on {len(os.sched_getaffinity(0))} CPUs"
 
 
-def _memory(peak: float) -> dict[str, Any]:
-    limit = LIMITS["memory"]
-    return {"name": "dashboard: server memory, peak", "ratio": round(peak / limit, 3), "spread": None, "bound": 1.0,
-            "holds": peak < limit, "note": f"{peak:.0f} MiB; allowed {limit:.0f} MiB"}  # fmt: skip
+def main(folder: str, names: Sequence[str]) -> None:
+    """Measure some parts and keep the rows of the others."""
+    of = {name: measured(Path(folder), name) for name in names}
+    kept = _rows.read().get("dashboard", {"rows": []})["rows"]
+    for name in PARTS:
+        of.setdefault(name, [row for row in kept if row["name"].endswith(f", {name}")])
+    rows = [row for name in PARTS for row in of[name]]
+    _rows.keep("dashboard", {"machine": _rows.machine(), "rows": rows})
+    PAGE.write_text(page_of(_rows.read()))
+    _verify.write()
+    for row in (row for name in names for row in of[name]):
+        print(row["name"], row["holds"], row["note"])
 
 
 if __name__ == "__main__":
-    for row in measure(Path(sys.argv[1]) if len(sys.argv) > 1 else None):
-        print(row)
+    main(sys.argv[1], sys.argv[2:] or [*PARTS])

@@ -12,7 +12,7 @@ import streamlit as st
 from analyses.core.store.store import Store
 from apps.catalog import Listing, listing
 from apps.dashboard import pages
-from apps.dashboard.widgets import address, parts, rail
+from apps.dashboard.widgets import address, chart, parts, rail
 
 # A slim sidebar, no empty band on top, small figures in rows of as many as there is room for; in a narrow window a wide
 # table or figure is moved inside its own frame, not cut off.
@@ -29,6 +29,7 @@ LOOK = """<style>
 [data-testid=stMainBlockContainer] {padding: 1rem 1.5rem 4rem}
 [data-testid=stMain] h3 {font-size: 1.15rem; line-height: 1.3; padding: 0 2.5rem 1.1rem 0}
 [data-testid=stMain] [data-testid=stVerticalBlock] {gap: .6rem}
+[data-testid=stLayoutWrapper]:has(> .st-key-ahead), .st-key-ahead {display: none}
 .st-key-pictures-grid {display: grid !important; gap: .6rem 1.2rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr))}
 .st-key-pictures-grid > * {width: 100% !important; min-width: 0}
@@ -57,6 +58,7 @@ def main() -> None:
     first = st.session_state.get("page") or (asked if asked in titles else next(iter(titles)))
     st.set_page_config(page_title=f"{first} · posttrain-probe", layout="wide")
     st.html(LOOK)
+    chart.ahead()
     store = Store.at(_arguments().results)
     address.begin()
     found = listing(store)

@@ -20,6 +20,7 @@ ORDER = {BAD: 0, GOOD: 1, PLACE: 2, UNKNOWN: 3}
 PLACES = {"place", "contrast"}
 SHORT = {
     ("memory", FOUND): "Answers from memory",
+    ("memory", NONE): "No memory found in its answers",
     ("worse", FOUND): "Got worse",
     ("worse", NONE): "Did not get worse",
     ("over-memorized", FOUND): "Over-memorized",
@@ -31,13 +32,17 @@ SHORT = {
     ("ship", FOUND): "Ship",
 }
 FIRST = 6  # cards at first sight
+LONGEST = 36  # characters of a title that a card has room for
 MOST = 5  # runs a card names
 NUMBER = re.compile(r"\d+")
 DIRECTION = " from "
+# The questions of the tool: of which analysis and kind of claim their answer is; each has a card at first sight.
 EXPECTED = {
-    "gains": "whether gains are memory",
-    "over_memorization": "what to ship",
-    "cross_patching": "where it sits",
+    "memory or not": ("gains", "memory"),
+    "what to ship": ("over_memorization", "ship"),
+    "where it sits": ("cross_patching", "place"),
+    "why entropy fell": ("entropy_change", "place"),
+    "turning it off": ("mlp_key_steering", "selective"),
 }
 
 
@@ -50,12 +55,14 @@ class Card:
         title: the answer, one line.
         quiet: of whom, since when, how much: one line.
         said: the claims behind it.
+        question: of `EXPECTED`, that it answers; "" for none of them.
     """
 
     tone: str
     title: str
     quiet: str
     said: tuple[Said, ...]
+    question: str = ""
 
 
 def tone(one: Claim) -> str:
@@ -95,7 +102,9 @@ def _card(said: tuple[Said, ...]) -> Card:
     facts = [*_some([_of_run(run, own) for run, own in of.items()]), size, strongest[2].why]
     if len(of) > 1 and size:
         facts[-2] = f"most in {strongest[0]}: {size}"
-    return Card(tone(strongest[2]), _title(said, strongest[2]), " · ".join(f for f in facts if f), said)
+    asked = (strongest[1], strongest[2].kind)
+    question = next((q for q, of in EXPECTED.items() if of == asked), "")
+    return Card(tone(strongest[2]), _title(said, strongest[2]), " · ".join(f for f in facts if f), said, question)
 
 
 def _ordered(said: tuple[Said, ...]) -> tuple[Said, ...]:
@@ -137,8 +146,10 @@ def _title(said: Sequence[Said], one: Claim) -> str:
         steps = [_of_run(run, [c for r, _, c in said if r == run]) for run in runs]
         return f"{short} {steps[0]}" if len(steps) == 1 else f"{short}: a step for each run"
     clause = one.what.partition(",")[0]
-    if one.kind == "place" and one.is_found and one.place:
-        clause = f"In {one.place.partition(DIRECTION)[0]}"
+    if one.kind == "place" and one.is_found and one.place and (one.place not in clause or len(clause) > LONGEST):
+        of_runs = {run: _place(c) for run, _, c in reversed(said) if c.is_found and c.place}
+        alike = len(set(of_runs.values())) == 1
+        clause = f"In {one.place.partition(DIRECTION)[0]}" if alike else "Where: a place for each run"
     if one.answer == FOUND:
         return short or f"{clause[:1].upper()}{clause[1:]}"
     return short or f"{'None found' if one.answer == NONE else 'Not judged'}: {clause}"
@@ -156,10 +167,13 @@ def _size(one: Claim) -> str:
 
 
 def first(made: Sequence[Card]) -> list[Card]:
-    """The cards for the first screen: of every tone the first, then the next in order."""
-    leading = [next(c for c in made if c.tone == tone) for tone in dict.fromkeys(c.tone for c in made)]
-    rest = [c for c in made if c not in leading]
-    chosen = [*leading, *rest][:FIRST]
+    """The cards for the first screen: the first of every question and tone, then the next in order."""
+    leading = [next((c for c in made if c.question == question), None) for question in EXPECTED]
+    toned = [next(c for c in made if c.tone == tone) for tone in dict.fromkeys(c.tone for c in made)]
+    chosen: list[Card] = []
+    for card in [*leading, *toned, *made]:
+        if card is not None and card not in chosen and len(chosen) < FIRST:
+            chosen.append(card)
     return [c for c in made if c in chosen]
 
 
@@ -167,8 +181,8 @@ def missing(analyses: Iterable[str]) -> list[Card]:
     """What no result here answers, as cards."""
     there = set(analyses)
     return [
-        Card(UNKNOWN, f"Not assessed: {question}", f"no result of {name} is here", ())
-        for name, question in EXPECTED.items()
+        Card(UNKNOWN, f"Not assessed: {question}", f"no result of {name} is here", (), question)
+        for question, (name, _) in EXPECTED.items()
         if name not in there
     ]
 
@@ -188,7 +202,8 @@ def _markup(card: Card) -> str:
             f'<div class="quiet">{text(card.quiet)}</div></div>'
         )
     told = "".join(_told(*one) for one in card.said)
-    return f'<div class="card {card.tone}">{title}<details><summary>{text(card.quiet)}</summary>{told}</details></div>'
+    quiet = f"<summary><span>{text(card.quiet)}</span></summary>"
+    return f'<div class="card {card.tone}">{title}<details>{quiet}{told}</details></div>'
 
 
 def _told(run: str, analysis: str, one: Claim) -> str:

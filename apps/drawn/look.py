@@ -29,9 +29,11 @@ CSS = """
  background:color-mix(in srgb,var(--tone) 9%,var(--page))}
 .card .title{display:block;width:100%;font-size:20px;line-height:26px;font-weight:650;white-space:nowrap;
  overflow:hidden;text-overflow:ellipsis}
-.card summary{color:var(--quiet);font-size:13px;line-height:18px;max-height:36px;overflow:hidden;
- cursor:pointer;list-style-position:inside}
-.card [open] summary{max-height:none}
+.card summary{display:flex;gap:5px;color:var(--quiet);font-size:13px;line-height:18px;cursor:pointer;list-style:none}
+.card summary::-webkit-details-marker{display:none}
+.card summary::before{content:"▸"}.card [open] summary::before{content:"▾"}
+.card summary span{display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:2;overflow:hidden;min-width:0}
+.card [open] summary span{-webkit-line-clamp:none}
 .card .said{margin:4px 0 6px;font-size:13px}
 .card dl{display:grid;grid-template-columns:max-content 1fr;gap:1px 8px;margin:2px 0 6px;font-size:12px}
 .card dt{color:var(--quiet)}.card dd{margin:0}

@@ -48,7 +48,8 @@ def test_a_card_says_of_each_run_what_is_its_own():
     early, late = (f"the MLP output of layer {n} from tuned into base" for n in (1, 5))
     places = [said("late", "place", place=late, effect=4.8), said("early", "place", place=early, effect=4.9)]
     (card,) = cards.cards(places)
-    assert card.title == "In the MLP output of layer 1"
+    assert card.title == "Where: a place for each run"
+    assert cards.cards(places[:1])[0].title == "In the MLP output of layer 5"
     assert card.quiet.startswith("early: MLP output of layer 1 · late: MLP output of layer 5 · most in early: +4.9")
 
     def ship(run: str, step: int, group: str | None) -> cards.Said:
@@ -58,6 +59,17 @@ def test_a_card_says_of_each_run_what_is_its_own():
     assert (card.title, card.quiet) == ("Ship: a step for each run", "b @ 6 · a @ 20/140 by group")
     assert cards.cards([ship("b", 6, None)])[0].title == "Ship b @ 6"
     assert cards.cards([said(f"r{n}", "worse") for n in range(9)])[0].quiet == "r0 · r1 · r2 · r3 · and 5 more"
+
+
+def test_every_question_has_a_card_at_first_sight_whatever_else_was_found():
+    steered = "entropy falls most at position 0, where 'ans' is sampled"
+    entropy = ("a", "entropy_change", Claim("place", FOUND, steered, place="position 0"))
+    loud = [said("a", kind) for kind in ("worse", "over-fit", "over-memorized", "memory", "agreement", "law")]
+    made = [*cards.cards([*loud, entropy]), *cards.missing(["gains", "entropy_change"])]
+    titles = [c.title for c in cards.first(made)]
+    assert titles[:2] == ["Got worse", "Answers from memory"] and len(titles) == cards.FIRST
+    assert "Entropy falls most at position 0" in titles
+    assert {f"Not assessed: {q}" for q in ("what to ship", "where it sits", "turning it off")} < set(titles)
 
 
 def test_a_panel_of_one_group_has_its_own_checkpoint_starred_and_stages_shaded():

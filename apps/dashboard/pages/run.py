@@ -117,7 +117,7 @@ def _curves(
         parts.side_by_side(views, alt="over optimizer steps", on_point=partial(_opened, x))
     linked.show("panels")
     with below:
-        st.caption(_legend(staged, pattern, list(dict.fromkeys(together["run"]))))
+        st.caption(_legend(staged, pattern, is_shaded=any(figure.layout.shapes for figure, _ in views.values())))
     _logs(logs)
     box = address.folded("Numbers of these curves", key="numbers")
     if box.open:
@@ -141,12 +141,14 @@ def _opened(x: str, figure: Figure, rows: pd.DataFrame, point: Any) -> None:
         address.go(page="Read", of=at["run"], step=int(at["step"]), **group)
 
 
-def _legend(staged: dict[str, Entry], pattern: str, runs: list[str]) -> str:
+def _legend(staged: dict[str, Entry], pattern: str, *, is_shaded: bool) -> str:
     """What bands, stars and shades are."""
     band = "smallest to largest of the runs read together" if pattern else "95 % over items"
     told = f"A point opens what was written there. Bands: {band}."
     if staged:
-        told += " Star: the checkpoint to ship." + (" Shades: stages of training." if len(runs) == 1 else "")
+        told += " Star: the checkpoint to ship."
+    if is_shaded:
+        told += " Shades: good fit green, over-memorized orange, over-fit pink, any other stage grey."
     return told
 
 

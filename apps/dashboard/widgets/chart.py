@@ -21,7 +21,7 @@ BUNDLE = "plotly-cartesian.min.js"  # of plotly.js 4.1.1 (MIT), in the folder `s
 Point: TypeAlias = Mapping[str, Any]
 """A point that was clicked: curve_number, x, y; {} where a choice was taken back by a double click."""
 
-SCRIPT = """
+LOADED = """
 const plotly = () => window.probePlotly ??= new Promise((done, failed) => {
   const script = document.createElement('script');
   script.src = new URL('app/static/BUNDLE', document.baseURI).href;
@@ -29,6 +29,11 @@ const plotly = () => window.probePlotly ??= new Promise((done, failed) => {
   script.onerror = failed;
   document.head.appendChild(script);
 });
+""".replace("BUNDLE", BUNDLE)
+AHEAD = f"<script>{{{LOADED} plotly();}}</script>"
+SCRIPT = (
+    LOADED
+    + """
 const colours = box => {
   const of = getComputedStyle(box), ink = of.getPropertyValue('--st-text-color') || '#222';
   const quiet = `color-mix(in srgb, ${ink} 72%, transparent)`, line = `color-mix(in srgb, ${ink} 30%, transparent)`;
@@ -98,7 +103,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }, 1000);
   return () => { gone = true; clearInterval(again); };
 }
-""".replace("BUNDLE", BUNDLE)
+"""
+)
 
 
 def show(
@@ -121,6 +127,12 @@ def show(
 
     data = {"figure": figure.to_json(), "alt": alt, "config": dict(config), "picks": on_point is not None}
     _registered()(data=data, key=key, on_point_change=picked)
+
+
+def ahead() -> None:
+    """Let the browser load what charts need while the page is still being made; nothing is seen of it."""
+    with st.container(key="ahead"):
+        st.html(AHEAD, unsafe_allow_javascript=True)
 
 
 @st.cache_resource(show_spinner=False)
