@@ -39,6 +39,7 @@ CSS = """
 .card dt{color:var(--quiet)}.card dd{margin:0}
 .runs{font-size:13px}
 .run{display:flex;align-items:center;gap:6px;height:24px}
+.runs .together{margin:6px 0 0 4px;font-size:12px;overflow-wrap:anywhere}
 .run .eye{flex:none;width:20px;height:22px;display:flex;align-items:center;justify-content:center}
 .run .eye i{display:block;width:12px;height:12px;border-radius:3px;border:2px solid}
 .run .name{flex:1;min-width:0;direction:rtl;text-align:left;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}

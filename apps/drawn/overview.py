@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from analyses.core.store.contents import claims
 from analyses.core.store.store import StoreError
@@ -11,6 +12,7 @@ from apps.drawn.cards import Said
 
 STAGED = "over_memorization"
 MAX_RUNS = 4  # shown where nothing was chosen
+FIELDS = ("inputs", "options", "loading", "environment")  # of a record: what may tell runs apart
 
 
 def newest(found: Listing, run: str) -> list[Entry]:
@@ -47,3 +49,34 @@ def alike(found: Listing, runs: Mapping[str, str]) -> list[str]:
     staged = {e.run for e in found.of(STAGED)}
     best = max(by_data.values(), key=lambda names: (sum(runs[n] in staged for n in names), len(names)), default=[*runs])
     return best[:MAX_RUNS]
+
+
+def fields(entries: Mapping[str, Sequence[Entry]]) -> dict[str, dict[str, str]]:
+    """Fields of the records that put runs into groups -> (run -> its value).
+
+    A field groups where it has several values, one of them in several runs. A run whose results differ in a field has
+    no value of it.
+
+    Args:
+        entries: run -> the results about it.
+    """
+    told: dict[str, dict[str, str]] = {}
+    for run, own in entries.items():
+        values: dict[str, set[str]] = {}
+        for name, value in (pair for entry in own for pair in _flat(entry)):
+            values.setdefault(name, set()).add(value)
+        for name, found in values.items():
+            if len(found) == 1:
+                told.setdefault(name, {})[run] = next(iter(found))
+    counts = {name: Counter(of.values()) for name, of in told.items()}
+    return {name: of for name, of in sorted(told.items()) if 1 < len(counts[name]) < len(of)}
+
+
+def _flat(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Fields of a result's record with their values as texts; of the checkpoint, what stage it is of."""
+    for part in FIELDS:
+        for name, value in dict(entry.record.get(part, {})).items():
+            if isinstance(value, Mapping):
+                yield from ((f"{name} {k}", str(v)) for k, v in value.items() if k in ("source", "stage", "n"))
+            else:
+                yield name.replace("_", " "), str(value)

@@ -147,12 +147,16 @@ def stem(run: str, pattern: str) -> str:
     return re.sub(r"^[-_.\s/]+|[-_.\s/]+$", "", re.sub(r"([-_.\s])[-_.\s]+", r"\1", left)) or run
 
 
-def together(rows: pd.DataFrame, pattern: str) -> pd.DataFrame:
-    """Rows of runs with one ``stem`` as one run: mean over them, and from the smallest to the largest as its band.
+def together(rows: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Rows of runs with one name as one run: mean over them, and from the smallest to the largest as its band.
 
-    Only steps that all of a stem's runs have are kept, since a mean over other runs at every step is no curve.
+    Only steps that all runs of a name have are kept, since a mean over other runs at every step is no curve.
+
+    Args:
+        rows: estimates, as `panels` takes them.
+        names: run -> what it is read as; one that is not there stands for itself.
     """
-    stems = rows["run"].map(lambda run: stem(str(run), pattern))
+    stems = rows["run"].map(lambda run: names.get(str(run), str(run)))
     counts = rows.assign(stem=stems).groupby(["stem", "panel", "group"], dropna=False)["run"].transform("nunique")
     alone, several = rows[counts == 1], rows[counts > 1].assign(stem=stems[counts > 1], most=counts[counts > 1])
     if several.empty:

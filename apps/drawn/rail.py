@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from apps.drawn.look import SIGNS, markup, text
 
@@ -24,6 +25,7 @@ class Row:
         values: of its small curve, in order; NaN where nothing was measured.
         tone: of its verdict.
         told: what the small curve is, and its last value.
+        group: what it is read as with others; "" where it stands for itself.
     """
 
     name: str
@@ -32,11 +34,19 @@ class Row:
     values: tuple[float, ...]
     tone: str
     told: str
+    group: str = ""
 
 
 def runs(rows: Sequence[Row]) -> str:
-    """All rows as markup; a click on a name shows that run alone, one on its eye adds or removes it."""
-    return markup(f'<div class="runs">{"".join(map(_row, rows))}</div>', "Training runs")
+    """All rows as markup; a click on a name shows that run alone, one on its eye adds or removes it.
+
+    Rows of one group follow each other under its name.
+    """
+    found: list[str] = []
+    for group, own in groupby(rows, key=lambda row: row.group):
+        found += [f'<div class="quiet together">{text(group)}</div>'] if group else []
+        found += map(_row, own)
+    return markup(f'<div class="runs">{"".join(found)}</div>', "Training runs")
 
 
 def _row(row: Row) -> str:

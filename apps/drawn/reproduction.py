@@ -48,7 +48,7 @@ def of_run(
     panels: Sequence[str],
     groups: Sequence[str],
     colors: Mapping[str, str],
-    look: tuple[str, float, str] = ("", 0.0, "step"),
+    look: tuple[Mapping[str, str], float, str] = ({}, 0.0, "step"),
 ) -> str:
     """Python that draws the curves of page Run.
 
@@ -60,9 +60,9 @@ def of_run(
         panels: curves shown.
         groups: groups of items shown; all if empty.
         colors: name of the run -> colour.
-        look: (pattern of what runs read together differ in, smoothing, horizontal axis).
+        look: (run -> what it is read as with others, smoothing, horizontal axis).
     """
-    pattern, smoothing, x = look
+    names, smoothing, x = look
     stored = [(run, e.analysis, e.key) for run, e in results]
     lines = [
         *_head(root, "from apps.drawn import curves, panels as draw", *(["from probe import RunLog"] if logs else [])),
@@ -84,8 +84,8 @@ def of_run(
     if x != "step":
         lines.append("counts = {run: curves.axes(RunLog.read(folder)) for run, folder in logs.items()}")
         lines.append(f"rows = draw.along(rows, counts, {x!r})")
-    elif pattern:
-        lines.append(f"rows = draw.together(rows, {pattern!r})")
+    elif names:
+        lines.append(f"rows = draw.together(rows, {_literal(dict(names))})")
     how = "".join(f", {n}={v!r}" for n, v, default in (("x", x, "step"), ("smoothing", smoothing, 0)) if v != default)
     lines.append(f"views = draw.panels(rows, colors{how})")
     for run, entry in staged.items() if x == "step" else ():

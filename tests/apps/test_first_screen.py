@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,7 +12,8 @@ import pytest
 
 from analyses.core.claim import FOUND, NONE, UNJUDGED, Claim
 from analyses.core.figures.labels import apart, shortened
-from apps.drawn import cards, curves, look, panels, rail
+from apps.catalog import Entry
+from apps.drawn import cards, curves, look, overview, panels, rail
 from probe import RunLog
 from tests.apps.conftest import HOSTILE
 from tests.apps.test_browser import ready
@@ -118,13 +121,26 @@ def rows(runs: tuple[str, ...], steps: tuple[int, ...] = (0, 10, 20)) -> pd.Data
 
 
 def test_seeds_are_a_mean_and_a_band_at_steps_all_of_them_have():
-    found = panels.together(
-        pd.concat([rows(("x-seed0", "y")), rows(("x-seed1",), (0, 20)).assign(value=4.0)]), r"seed\d+"
-    )
+    two = pd.concat([rows(("x-seed0", "y")), rows(("x-seed1",), (0, 20)).assign(value=4.0)])
+    found = panels.together(two, {run: panels.stem(run, r"seed\d+") for run in ("x-seed0", "x-seed1", "y")})
     seeds = found[found["run"] == "x × 2"].sort_values("step")
     assert seeds[["step", "value", "ci_low", "ci_high"]].values.tolist() == [[0, 2, 0, 4], [20, 3, 2, 4]]
     assert len(found[found["run"] == "y"]) == 3
     assert panels.stem("seed3", r"seed\d+") == "seed3" and panels.stem("a", "(") == "a"
+
+
+def recorded(**record: Any) -> Entry:
+    return Entry(Path(), {"analysis": "evaluate", "key": "0", **record})
+
+
+def test_runs_are_grouped_by_what_their_records_agree_in():
+    low, high = ({"options": {"kl_weight": w, "seed": 0}} for w in (0.1, 0.2))
+    of = {"a": [recorded(**low)], "b": [recorded(**low)], "c": [recorded(**high)]}
+    assert overview.fields(of) == {"kl weight": {"a": "0.1", "b": "0.1", "c": "0.2"}}  # one seed groups nothing
+    assert overview.fields({**of, "b": [recorded(**low), recorded(**high)]}) == {}  # b has no value of its own
+    row = rail.Row("a", "#000000", True, (), "good", "", "kl weight 0.1")
+    shown = rail.runs([row, replace(row, name="b"), replace(row, name="c", group="<b>")])
+    assert shown.count("kl weight 0.1") == 1 and "&lt;b&gt;" in shown and "<b>" not in shown
 
 
 def test_no_panel_has_more_than_six_lines_and_smoothing_drops_what_it_does_not_know():

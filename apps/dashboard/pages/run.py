@@ -51,7 +51,7 @@ def _chosen(found: Listing, by_name: dict[str, str]) -> None:
         return
     if left := [n for n in chosen if n not in set(rows["run"])]:
         st.caption(f"No curve over steps: {address.escaped(', '.join(left))} (see Circuit and Results).")
-    _curves(rows, entries, runs, logs, rail.colors(found))
+    _curves(found, rows, entries, runs, logs)
 
 
 def _rows(entries: list[Entry], names: dict[str, str], logs: dict[str, str]) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def _chosen_curves(rows: pd.DataFrame, axes: list[str]) -> Shown:
 
 
 def _curves(
-    rows: pd.DataFrame, entries: list[Entry], runs: dict[str, str], logs: dict[str, str], colors: dict[str, str]
+    found: Listing, rows: pd.DataFrame, entries: list[Entry], runs: dict[str, str], logs: dict[str, str]
 ) -> None:
     """The curves side by side, their numbers, and what a reader takes from both."""
     above = st.container()
@@ -105,9 +105,9 @@ def _curves(
         st.info("Choose at least one curve.")
         return
     names = {path: name for name, path in runs.items()}
-    pattern = rail.pattern()
-    together = panels.together(rows, pattern) if x == "step" else rows
-    hues = curves.colors(list(dict.fromkeys(together["run"]))) | colors
+    alike = {run: name for run, name in rail.together(found).items() if run in runs}
+    together = panels.together(rows, alike) if x == "step" else rows
+    hues = curves.colors(list(dict.fromkeys(together["run"]))) | rail.colors(found)
     views = panels.panels(together, hues, x=x, smoothing=smoothing)
     staged = {names[e.run]: e for e in entries if e.analysis == overview.STAGED and names[e.run] in set(rows["run"])}
     for name, entry in staged.items() if x == "step" else ():
@@ -117,7 +117,7 @@ def _curves(
         parts.side_by_side(views, alt="over optimizer steps", on_point=partial(_opened, x))
     linked.show("panels")
     with below:
-        st.caption(_legend(staged, pattern, is_shaded=any(figure.layout.shapes for figure, _ in views.values())))
+        st.caption(_legend(staged, alike, is_shaded=any(figure.layout.shapes for figure, _ in views.values())))
     _logs(logs)
     box = address.folded("Numbers of these curves", key="numbers")
     if box.open:
@@ -129,7 +129,7 @@ def _curves(
     exports.show(
         "run",
         views,
-        lambda: of_run(entries[0].root, drawn, logged, staged, shown, picked, own, (pattern, smoothing, x)),
+        lambda: of_run(entries[0].root, drawn, logged, staged, shown, picked, own, (alike, smoothing, x)),
         [*(e for _, e in drawn), *staged.values()],
     )
 
@@ -141,9 +141,9 @@ def _opened(x: str, figure: Figure, rows: pd.DataFrame, point: Any) -> None:
         address.go(page="Read", of=at["run"], step=int(at["step"]), **group)
 
 
-def _legend(staged: dict[str, Entry], pattern: str, *, is_shaded: bool) -> str:
+def _legend(staged: dict[str, Entry], alike: dict[str, str], *, is_shaded: bool) -> str:
     """What bands, stars and shades are."""
-    band = "smallest to largest of the runs read together" if pattern else "95 % over items"
+    band = "smallest to largest of the runs read together" if alike else "95 % over items"
     told = f"A point opens what was written there. Bands: {band}."
     if staged:
         told += " Star: the checkpoint to ship."

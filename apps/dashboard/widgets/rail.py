@@ -13,7 +13,7 @@ from analyses.core.store import contents
 from analyses.core.store.store import StoreError
 from apps.catalog import Entry, Listing, run_names
 from apps.dashboard.widgets import address, live, parts
-from apps.drawn import cards, curves, overview, rail
+from apps.drawn import cards, curves, overview, panels, rail
 from apps.drawn.rail import BREAK, TOGGLE, Row
 from probe.errors import InputError
 
@@ -27,9 +27,11 @@ def show(found: Listing) -> None:
     if not by_name:
         return
     chosen = selected(found)
-    shown = _filtered(list(by_name))
-    hues = curves.colors(list(by_name))
-    rows = [_row(n, hues[n], n in chosen, overview.newest(found, by_name[n])) for n in shown[:MOST]]
+    newest = {name: overview.newest(found, path) for name, path in by_name.items()}
+    shown = _filtered(list(by_name), list(overview.fields(newest)))
+    names, hues = together(found), curves.colors(list(by_name))
+    shown = sorted(shown, key=lambda n: names.get(n, "")) if names else shown
+    rows = [_row(n, hues[n], n in chosen, newest[n], names.get(n, "")) for n in shown[:MOST]]
     live.show(rail.runs(rows), key="rail", on_pick=lambda word: _picked(word, chosen, list(by_name)))
     if len(shown) > MOST:
         st.caption(f"{MOST} of {len(shown)} runs: filter them")
@@ -46,9 +48,23 @@ def colors(found: Listing) -> dict[str, str]:
     return curves.colors(list(run_names(found.runs())))
 
 
-def pattern() -> str:
-    """What the names of runs read together differ in; "" where every run stands for itself."""
-    return str(st.session_state.get("seeds", st.query_params.get("seeds", "")) or "")
+def together(found: Listing) -> dict[str, str]:
+    """Run -> what it is read as with others: its name without what a pattern finds, or its value of a field.
+
+    Empty where every run stands for itself; the pattern goes before the field.
+    """
+    by_name = run_names(found.runs())
+    if pattern := _set("seeds"):
+        return {name: panels.stem(name, pattern) for name in by_name}
+    if not (field := _set("by")):
+        return {}
+    newest = {name: overview.newest(found, path) for name, path in by_name.items()}
+    return {name: f"{field} {value}" for name, value in overview.fields(newest).get(field, {}).items()}
+
+
+def _set(key: str) -> str:
+    """What a box of the filter is set to, here or by the link; they are drawn after the page."""
+    return str(st.session_state.get(key, st.query_params.get(key, "")) or "")
 
 
 def _picked(word: str, chosen: Sequence[str], names: Sequence[str]) -> None:
@@ -59,7 +75,7 @@ def _picked(word: str, chosen: Sequence[str], names: Sequence[str]) -> None:
     st.session_state["run"] = toggled if what == TOGGLE and toggled else [name]
 
 
-def _filtered(names: list[str]) -> list[str]:
+def _filtered(names: list[str], fields: list[str]) -> list[str]:
     if len(names) < 2:
         return names
     with st.popover("Filter, group", icon=":material/filter_list:", use_container_width=True):
@@ -67,6 +83,10 @@ def _filtered(names: list[str]) -> list[str]:
         address.text(
             "Read runs together that differ in this alone", key="seeds", placeholder=r"for example  seed\d+", limit=100
         )
+        if fields:
+            address.select(
+                "or that agree in a field of their records", ["", *fields], key="by", name=lambda f: f or "-"
+            )
     try:
         return [n for n in names if re.search(wanted, n)]
     except re.error as error:
@@ -74,9 +94,9 @@ def _filtered(names: list[str]) -> list[str]:
         return names
 
 
-def _row(name: str, color: str, is_shown: bool, entries: Sequence[Entry]) -> Row:
+def _row(name: str, color: str, is_shown: bool, entries: Sequence[Entry], group: str) -> Row:
     values, told = _small_curve(entries)
-    return Row(name, color, is_shown, values, cards.verdict(_claims(entries)), told)
+    return Row(name, color, is_shown, values, cards.verdict(_claims(entries)), told, group)
 
 
 def _claims(entries: Sequence[Entry]) -> list[Claim]:
