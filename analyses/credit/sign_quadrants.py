@@ -110,7 +110,7 @@ def _aggregate(
 
 def figures(result: Result) -> dict[str, Figure]:
     """The four quadrants: change of entropy, share of all change, share of tokens."""
-    rows = result.summary()
+    rows = result.summary().replace({"variant": {SIDES[2]: "neither"}})
     titles = {
         "change": "First-order change of mean entropy by quadrant",
         "share_of_change": "Share of all |change| by quadrant",

@@ -99,7 +99,7 @@ def test_a_link_brings_back_the_token_chosen(store, monkeypatch):
 
 
 def test_a_link_brings_back_the_cell_and_the_point_chosen(store, monkeypatch):
-    titles = {"map": "logit_lens: top1 · unseen (layer × step)", "cell": "layer 1, step 30"}
+    titles = {"map": "logit_lens: share of tokens ranked first · unseen (layer × step)", "cell": "layer 1, step 30"}
     app = opened(store, monkeypatch, page="Circuit", of="high", point="logprob_nats, leaked, layer 2", **titles)
     (at_point, at_cell) = [d.value for d in app.dataframe]
     assert set(zip(at_point["layer"], at_point["group"], at_point["step"], strict=True)) == {(2, "leaked", 90)}

@@ -36,7 +36,7 @@ from analyses.core.figures.layout import (
     unit_of,
     y_title_of,
 )
-from analyses.core.figures.traces import as_text, axis_name
+from analyses.core.figures.traces import as_text, axis_name, title_name
 from analyses.core.result import DIMS
 
 
@@ -106,7 +106,7 @@ def curve(
         figure.update_layout(shapes=across(len(panels), reference))
     last = panels[-1][1]
     last_row = {"row": last["row"]} if columns == 1 and last else {}
-    figure.update_xaxes(title_text=axis_name(x), **last_row)
+    figure.update_xaxes(title_text=title_name(x), **last_row)
     if traces.are_integers(rows[x]):
         few = float(np.ptp(rows[x])) <= 14
         figure.update_xaxes(tickformat="d", dtick=1 if few else None)
@@ -157,9 +157,9 @@ def heatmap(
     figure, panels = panels_of(rows, facet)
     for part, place in panels:
         figure.add_traces([traces.cells(part, x, y, z, fixed)], **everywhere(place, 1))
-    figure.update_xaxes(title_text=axis_name(x), showgrid=False, type=traces.cell_axis(rows[x]))
+    figure.update_xaxes(title_text=title_name(x), showgrid=False, type=traces.cell_axis(rows[x]))
     figure.update_yaxes(showgrid=False, type=traces.cell_axis(rows[y]))
-    figure.update_yaxes(title_text=axis_name(y), **first_column(panels))
+    figure.update_yaxes(title_text=title_name(y), **first_column(panels))
     for column, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
         many = {part[column].nunique() for part, _ in panels}
         if traces.cell_axis(rows[column]) == "category" and len(many) == 1:  # no frame around the cells
@@ -219,7 +219,7 @@ def forest(
             figure.update_xaxes(range=around(rows, reference), **place)
     span = [len(labels) - 0.4, -0.6]
     figure.update_yaxes(tickvals=list(range(len(labels))), ticktext=labels, range=span, showgrid=False)
-    figure.update_yaxes(title_text=axis_name(named), **first_column(panels))
+    figure.update_yaxes(title_text=title_name(named), **first_column(panels))
     figure.update_layout(height=max(200, 130 + 14 * len(labels) * (1 + hues)))
     return finished(figure, title, legend=legend_title(color, None))
 

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analyses.core.figures import scales, traces
-from analyses.core.figures.traces import PALETTE, as_text, axis_name, plain
+from analyses.core.figures.traces import PALETTE, as_text, axis_name, plain, title_name
 from analyses.core.result import DIMS
 
 MISSING = "rgba(128,128,128,0.18)"
@@ -293,7 +293,7 @@ def unit_of(rows: pd.DataFrame) -> str:
 
 
 def legend_title(color: str | None, dash: str | None) -> str:
-    return ", ".join(axis_name(c) for c in (color, dash) if c)
+    return ", ".join(filter(None, (title_name(c) for c in (color, dash) if c)))
 
 
 def finished(figure: Any, title: str, *, legend: str = "", note: str = "") -> go.Figure:

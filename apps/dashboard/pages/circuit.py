@@ -119,7 +119,7 @@ def _map(read: Read) -> tuple[Map | None, exports.Views]:
         for x in curves.LAYERS:
             for y in maps.PARTNERS:
                 for name, cells in _cells(entry, x, y, {} if y == "step" else at).items():
-                    title = f"{entry.analysis}: {name} ({x} × {y})"
+                    title = f"{entry.analysis}: {curves.title(name)} ({x} × {y})"
                     found[title] = (Map(title, name, x, y, entry, {} if y == "step" else at or {}), cells)
     if not found:
         return None, {}

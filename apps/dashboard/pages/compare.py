@@ -45,7 +45,7 @@ def show(found: Listing) -> None:
         return
     sides = ((first, first_at), (second, second_at))
     quantity, chosen, views = _estimates(sides)
-    value, lines = _paired(sides, chosen)
+    value, lines = _paired(sides, chosen, quantity)
     made = partial(of_compare, sides, quantity, chosen, value)
     exports.show("compare", {**views, **lines}, made, dict.fromkeys((first, second)))
 
@@ -90,7 +90,9 @@ def _estimates(sides: tuple[Side, Side]) -> tuple[str | None, dict[str, list[Any
     return quantity, chosen, views
 
 
-def _paired(sides: tuple[Side, Side], chosen: dict[str, list[Any]]) -> tuple[Value | None, exports.Views]:
+def _paired(
+    sides: tuple[Side, Side], chosen: dict[str, list[Any]], quantity: str | None
+) -> tuple[Value | None, exports.Views]:
     """(number, figure): A - B per item, mean with a bootstrap interval over items, and a sign-flip test."""
     kinds = [table_columns(e.root, e.analysis, e.key) for e, _ in sides]
     numbers = [c for c, k in kinds[0].items() if c in kinds[1] and k.startswith(NUMBERS) and c not in SECONDARY]
@@ -104,7 +106,8 @@ def _paired(sides: tuple[Side, Side], chosen: dict[str, list[Any]]) -> tuple[Val
         for c in numbers
         for per_token in ((True, False) if whole and c.endswith("_nats") else (False,))
     ]
-    value = address.select("Value per item", choices, key="column", name=lambda c: c.name)
+    first = next((c for c in choices if c.column == quantity), choices[0])
+    value = address.select("Value per item", choices, key="column", default=first, name=lambda c: c.name)
     of = [{**chosen, **{name: [step] for name, step in at.items()}} for _, at in sides]
     a, b = ((str(e.root), e.analysis, e.key, parts.frozen(w)) for (e, _), w in zip(sides, of, strict=True))
     count, views = _by_item(a, b, value)
@@ -117,7 +120,7 @@ def _paired(sides: tuple[Side, Side], chosen: dict[str, list[Any]]) -> tuple[Val
     figure, lines = views["paired-by-item"]
     alt = f"{value.name}: mean over items of A − B with its interval"
     parts.figure(figure, "paired", key="paired_figure", alt=alt)
-    st.dataframe(lines, hide_index=True, key="paired", column_config=tables.ROUND)
+    st.dataframe(lines.dropna(axis="columns", how="all"), hide_index=True, key="paired", column_config=tables.ROUND)
     st.caption(
         "Mean over items of A − B, 95 % bootstrap interval over items; p: signs of "
         "the differences flipped; p_holm: corrected for the number of lines. Every item counts the same here, "

@@ -198,7 +198,7 @@ def _look(entry: Entry) -> dict[str, Any]:
     """Which checkpoints are shown, and how, as ``strips`` takes it."""
     steps = entry.steps if entry.is_sweep else []
     modes = [ONE, SIDE, DIFFERENCE] if len(steps) > 1 else [ONE]
-    left, middle, right = st.columns([2, 2, 2], vertical_alignment="bottom")
+    left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
     with left:
         mode = address.select("Show", modes, key="show", radio=True, horizontal=True) if len(modes) > 1 else ONE
     with middle:
