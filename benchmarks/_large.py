@@ -43,11 +43,12 @@ def fill(root: Path) -> Store:
     store = Store(root)
     for run in RUNS:
         for analysis in OF:
-            store.put(_made(run, analysis))
+            store.put(made(run, analysis))
     return store
 
 
-def _made(run: str, analysis: str) -> Result:
+def made(run: str, analysis: str) -> Result:
+    """One of its results."""
     rng = np.random.default_rng(int(hashlib.sha256(f"{run} {analysis}".encode()).hexdigest()[:8], 16))
     own, quantities = OF[analysis]
     steps = {} if analysis == "cross_patching" else {"step": STEPS}

@@ -168,12 +168,11 @@ def _size(one: Claim) -> str:
 
 def first(made: Sequence[Card]) -> list[Card]:
     """The cards for the first screen: the first of every question and tone, then the next in order."""
-    leading = [next((c for c in made if c.question == question), None) for question in EXPECTED]
-    toned = [next(c for c in made if c.tone == tone) for tone in dict.fromkeys(c.tone for c in made)]
-    chosen: list[Card] = []
-    for card in [*leading, *toned, *made]:
-        if card is not None and card not in chosen and len(chosen) < FIRST:
-            chosen.append(card)
+    chosen = [c for q in EXPECTED if (c := next((c for c in made if c.question == q), None))]
+    there = {c.tone for c in chosen}
+    chosen += [next(c for c in made if c.tone == tone) for tone in ORDER if tone in {c.tone for c in made} - there]
+    rest = [c for c in made if c not in chosen]
+    chosen = [*chosen, *rest][:FIRST]
     return [c for c in made if c in chosen]
 
 

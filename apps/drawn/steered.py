@@ -20,7 +20,7 @@ def grids(of: Mapping[str, Doses], picked: tuple[int, float] | None = None) -> s
     """
     most = max((v for doses in of.values() for v in doses.values()), default=0.0) or 1.0
     shown = "".join(f"<section><h4>{text(n)}</h4>{_grid(doses, most, picked)}</section>" for n, doses in of.items())
-    legend = f"colour: how far the next token's distribution moves (KL, 0 to {most:.3g} nats); rows: layers"
+    legend = f"colour: how far the next token's distribution moves (KL, 0 to {most:.3g} nats); layers by strengths"
     return markup(f'<div class="sides">{shown}</div><p class="legend quiet">{legend}</p>', "Strength by layer")
 
 
@@ -43,8 +43,13 @@ def _cell(layer: int, strength: float, value: float | None, most: float, is_pick
     word = f"{layer}{BREAK}{strength:g}"
     return (
         f'<td class="pos{" now" if is_picked else ""}" style="--p:{value / most:.3f}" data-pick="{text(word)}" '
-        f'data-tip="layer {layer}, strength {strength:g}{BREAK}KL {value:.4g} nats">{value:.2g}</td>'
+        f'data-tip="layer {layer}, strength {strength:g}{BREAK}KL {value:.4g} nats">{_short(value)}</td>'
     )
+
+
+def _short(value: float) -> str:
+    """A KL in as many characters as a cell has room for."""
+    return text("<.01") if 0 < value < 0.01 else f"{value:.2g}"
 
 
 def completions(of: Sequence[tuple[str, str]]) -> str:

@@ -138,8 +138,16 @@ def _no_components(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[..., str]]:
-    """Start a dashboard over a store; its address. All are stopped at the end."""
+    """A dashboard over a store, started when first asked for; its address. All are stopped at the end."""
     from apps.dashboard.serve import command, environment
+
+    there: dict[str, str] = {}
+
+    def address(store: Store, **variables: str) -> str:
+        name = f"{store.place} {sorted(variables.items())}"
+        if name not in there:
+            there[name] = start(store, **variables)
+        return there[name]
 
     def start(store: Store, **variables: str) -> str:
         with socket.socket() as free:
@@ -152,7 +160,7 @@ def serve() -> Iterator[Callable[..., str]]:
         return f"http://127.0.0.1:{port}"
 
     with ExitStack() as ended:
-        yield start
+        yield address
 
 
 def _answers(url: str) -> bool:

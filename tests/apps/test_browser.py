@@ -181,7 +181,25 @@ def test_page_opens_on_results_of_the_lab(lab_address, watched, name):
     if name == "Steer" and TAKES_PICTURES:
         page.get_by_role("button", name="Steer", exact=True).click()
         page.locator(".reader mark, .reader pre").first.wait_for(timeout=120_000)
+    if name == "Pictures":
+        page.locator(".probe-chart .main-svg").nth(3).wait_for()  # at least four pictures
     shot(page, name.lower())
+
+
+@pytest.mark.lab
+def test_a_dose_of_steer_is_written_beside_its_placebo(lab_address, watched):
+    page = watched(f"{lab_address}/?page=Steer").page
+    ready(page)
+    page.get_by_role("button", name="Steer", exact=True).click()
+    page.locator(".reader pre").nth(2).wait_for(timeout=120_000)
+    assert page.locator(".doses").count() == 2  # the direction's doses, and the placebo's
+    assert page.locator(".doses").first.locator("td").count() == page.locator(".doses").last.locator("td").count()
+    page.locator(".doses td[data-pick]").nth(4).click()
+    page.wait_for_function("location.search.includes('dose=')")
+    ready(page)
+    page.locator(".reader mark").first.wait_for(timeout=120_000)
+    assert page.locator(".reader h4").all_inner_texts() == ["as it is", "steered", "placebo"]
+    assert not page.locator(".reader pre").first.locator("mark").count()
 
 
 @pytest.mark.lab
@@ -321,3 +339,4 @@ def test_report_opens_from_a_file_and_asks_no_other_host(store, watched, tmp_pat
     page.wait_for_selector(".js-plotly-plot .main-svg")
     assert page.evaluate("window.hacked") is None
     assert page.locator(".js-plotly-plot").count() >= 4
+    assert page.locator(".card").first.bounding_box()["y"] < page.locator(".figure").first.bounding_box()["y"] < 900

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from analyses.core.store.store import Store
 from apps.dashboard.widgets import chart
+from benchmarks import _large
 from tests.apps.test_browser import ready
 
 BUNDLE = Path(chart.__file__).parents[1] / "static" / chart.BUNDLE
+FIGURE = "document.querySelector('.js-plotly-plot')"
 DARK = "() => getComputedStyle(document.querySelector('.js-plotly-plot .xtick text')).fill"
 
 
@@ -32,6 +35,46 @@ def test_all_that_figures_draw_is_in_the_bundle():
     assert {d for d in drawn if hasattr(__import__("plotly").graph_objects.Figure, f"add_{d}")} <= known
     script = BUNDLE.read_text(encoding="utf-8")
     assert all(f'"{kind}"' in script for kind in kinds)
+
+
+@pytest.mark.browser
+def test_the_script_of_charts_is_asked_for_before_there_is_one(store, serve, watched):
+    page = watched(f"{serve(store)}/?page=Steer").page
+    page.wait_for_function("window.probePlotly && window.Plotly")
+    assert not page.locator(".st-key-ahead").is_visible()
+
+
+@pytest.mark.browser
+def test_many_maps_are_one_set_with_a_slider_on_every_screen(tmp_path, serve, watched):
+    store = Store(tmp_path / "results")
+    store.put(_large.made(_large.RUNS[0], "attention_entropy"))
+    page = watched(f"{serve(store)}/?page=Results&analysis=attention_entropy").page
+    ready(page)
+    assert page.evaluate(f"{FIGURE}.data.length") == len(_large.GROUPS)
+    frames = page.evaluate(f"{FIGURE}._transitionData._frames.length")
+    before = page.evaluate(f"JSON.stringify({FIGURE}.data[0].z)")
+    assert frames == len(_large.STEPS)
+    page.locator(".slider-rail-touch-rect").click(position={"x": 20, "y": 10})
+    page.wait_for_function(f"before => JSON.stringify({FIGURE}.data[0].z) !== before", arg=before)
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight") < 4000
+
+
+@pytest.mark.browser
+def test_a_zoom_outlives_smoothing_and_smoothing_a_link(store, serve, watched):
+    page = watched(f"{serve(store)}/?page=Run").page
+    ready(page)
+    page.evaluate(f"Plotly.relayout({FIGURE}, {{'xaxis.range[0]': 20, 'xaxis.range[1]': 70}})")
+    before = page.evaluate(f"JSON.stringify({FIGURE}.data.map(t => [t.y, t.name]))")
+    page.get_by_test_id("stPopoverButton").filter(has_text="Curves").click()
+    slider = page.get_by_test_id("stPopoverBody").get_by_role("slider")
+    slider.focus()
+    slider.press("ArrowRight")
+    page.wait_for_function("location.search.includes('smooth=0.3')")
+    page.wait_for_function(f"before => JSON.stringify({FIGURE}.data.map(t => [t.y, t.name])) !== before", arg=before)
+    assert page.evaluate(f"{FIGURE}.layout.xaxis.range.map(Math.round)") == [20, 70]
 
 
 @pytest.mark.browser

@@ -110,7 +110,7 @@ def test_page_writes_and_saves(page, tmp_path):
 def test_texts_name_the_settings_that_made_them_once_others_are_chosen(page, tmp_path):
     page.select_slider(key="alpha").set_value(8.0).run()
     (said,) = page.warning
-    assert "times 0" in said.value and "press Write" in said.value and "mlp\\_post of layer 0" in said.value
+    assert "times 0" in said.value and "press Write" in said.value and "z of layer 2" in said.value
     pressed(page, "Save as experiment")
     (saved,) = (tmp_path / "experiments").glob("steer-*.py")
     assert saved.read_text().strip() in {c.value for c in page.code} and "0.0" in saved.read_text()

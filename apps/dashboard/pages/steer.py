@@ -185,11 +185,13 @@ def _asked(found: Listing) -> tuple[Recipe | None, Recipe | None]:
     left, right = st.columns(2)
     with left:
         name = address.select("Checkpoint", list(places), key="checkpoint", default=list(places)[-1])
-        kind = address.select("What to scale", list(SITES), key="site", name=lambda k: f"{k}: {SITES[k]}")
-        layer = address.slide("Layer", range(_n_layers(places[name])), key="layer", default=0)
+        of = {"key": "site", "default": "z", "name": lambda k: f"{k}: {SITES[k]}"}
+        kind = address.select("What to scale", list(SITES), **of)
+        count = _n_layers(places[name])
+        layer = address.slide("Layer", range(count), key="layer", default=2 * count // 3)
     with right:
         alpha = address.slide("Strength (1 changes nothing, 0 removes)", STRENGTHS, key="alpha", default=0.0)
-        units = address.text("Neurons or heads, for example 3, 17 (empty: all)", key="units")
+        units = address.text("Neurons or heads, for example 3, 17 (empty: all)", key="units", default="0")
         tokens = address.slide("New tokens", range(1, MAX_TOKENS + 1), key="tokens", default=40)
     prompt = address.text("Prompt", key="prompt", default=_example(found), limit=MAX_PROMPT, area=True)
     seed = address.slide("Seed of the placebo", range(20), key="seed", default=0)
