@@ -167,12 +167,9 @@ def _size(one: Claim) -> str:
 
 
 def first(made: Sequence[Card]) -> list[Card]:
-    """The cards for the first screen: the first of every question and tone, then the next in order."""
+    """The cards for the first screen: the first of every question, then the next in order."""
     chosen = [c for q in EXPECTED if (c := next((c for c in made if c.question == q), None))]
-    there = {c.tone for c in chosen}
-    chosen += [next(c for c in made if c.tone == tone) for tone in ORDER if tone in {c.tone for c in made} - there]
-    rest = [c for c in made if c not in chosen]
-    chosen = [*chosen, *rest][:FIRST]
+    chosen = [*chosen, *(c for c in made if c not in chosen)][:FIRST]
     return [c for c in made if c in chosen]
 
 
