@@ -67,6 +67,7 @@ def _panel(rows: pd.DataFrame, of: Mapping[str, str], x: str, smoothing: float) 
     figure: Any = figures.curve(shown.assign(quantity=quantity), x=x, color=by)
     for trace in figure.data:
         _coloured(trace, of if by == "run" else {}, str(rows["run"].iloc[0]), of)
+    figure.update_layout(uirevision=f"{rows['panel'].iloc[0]} {x}")  # a zoom outlives a redraw
     return _arranged(figure, rows, quantity, by), rows
 
 
@@ -94,7 +95,6 @@ def _arranged(figure: Any, rows: pd.DataFrame, quantity: str, by: str) -> Any:
         height=HEIGHT,
         margin={"l": 44, "t": TOP, "b": BOTTOM},
         hovermode="x",
-        uirevision="panels",  # a zoom outlives a redraw
         xaxis={"title": {"standoff": 4}},
         yaxis={"title": {"text": ""}, "automargin": False},
     )

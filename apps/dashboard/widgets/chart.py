@@ -81,14 +81,29 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const figure = JSON.parse(data.figure);
   box.style.minHeight = `${figure.layout.height ?? 380}px`;
   let gone = false, seen = '';
+  // A reader's zoom outlives the chart: Streamlit may set it up anew. `uirevision` says for how long it means the same.
+  const zooms = (window.probeZooms ??= {}), view = `${data.name} ${figure.layout.uirevision}`;
+  const keep = event => {
+    const kept = (zooms[view] ??= {});
+    for (const [name, value] of Object.entries(event)) {
+      const [, axis, what, end] = name.match(/^([xy]axis\\d*)\\.(range|autorange)(?:\\[(\\d)\\])?$/) ?? [];
+      if (axis && end === undefined) delete kept[axis];
+      else if (what === 'range') (kept[axis] ??= [])[end] = value;
+    }
+  };
   const draw = async Plotly => {
     if (gone) return;
     const look = colours(box), layout = dressed(figure, look);
+    for (const [axis, range] of Object.entries(zooms[view] ?? {})) layout[axis] = { ...layout[axis], range };
     seen = JSON.stringify(look);
     const full = { name: 'Full screen', icon: Plotly.Icons.zoombox, click: plot => plot.requestFullscreen?.() };
     const config = { ...data.config, displaylogo: false, responsive: true, modeBarButtonsToAdd: [full] };
     if (figure.frames?.length) await Plotly.newPlot(box, { data: figure.data, layout, config, frames: figure.frames });
     else await Plotly.react(box, figure.data, layout, config);
+    if (layout.uirevision !== undefined) {
+      box.removeAllListeners('plotly_relayout');
+      box.on('plotly_relayout', keep);
+    }
     if (!data.picks) return;
     box.removeAllListeners('plotly_click');
     box.removeAllListeners('plotly_doubleclick');
@@ -125,7 +140,7 @@ def show(
         if on_point and isinstance(point, Mapping):
             on_point(point)
 
-    data = {"figure": figure.to_json(), "alt": alt, "config": dict(config), "picks": on_point is not None}
+    data = {"figure": figure.to_json(), "alt": alt, "config": dict(config), "picks": on_point is not None, "name": key}
     _registered()(data=data, key=key, on_point_change=picked)
 
 
