@@ -167,20 +167,21 @@ def _size(one: Claim) -> str:
 
 
 def first(made: Sequence[Card]) -> list[Card]:
-    """The cards for the first screen: the first of every question, then the next in order."""
+    """The cards for the first screen: the first of every question, what was not assessed, then the next in order."""
     chosen = [c for q in EXPECTED if (c := next((c for c in made if c.question == q), None))]
+    chosen += [c for c in made if not c.said]
     chosen = [*chosen, *(c for c in made if c not in chosen)][:FIRST]
     return [c for c in made if c in chosen]
 
 
 def missing(analyses: Iterable[str]) -> list[Card]:
-    """What no result here answers, as cards."""
+    """What no result here answers, as one card; none where nothing is missing."""
     there = set(analyses)
-    return [
-        Card(UNKNOWN, f"Not assessed: {question}", f"no result of {name} is here", (), question)
-        for question, (name, _) in EXPECTED.items()
-        if name not in there
-    ]
+    left = {question: name for question, (name, _) in EXPECTED.items() if name not in there}
+    if len(left) < 2:
+        return [Card(UNKNOWN, f"Not assessed: {q}", f"no result of {name} is here", ()) for q, name in left.items()]
+    told = " · ".join(f"{question} ({name})" for question, name in left.items())
+    return [Card(UNKNOWN, f"{len(left)} questions not assessed", told, ())]
 
 
 def row(found: Sequence[Card]) -> str:

@@ -166,8 +166,8 @@ def together(rows: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     spread = {"value": "mean", "ci_low": "min", "ci_high": "max", "n": "size"}
     made = grouped.agg(most=("most", "max"), **{k: ("value", how) for k, how in spread.items()}).reset_index()
     made = made[made["n"] == made["most"]].drop(columns="most")
-    names = made["stem"] + " × " + made["n"].astype(str)
-    return pd.concat([alone, made.assign(run=names).drop(columns="stem")], ignore_index=True)
+    labels = made["stem"] + " × " + made["n"].astype(str)
+    return pd.concat([alone, made.assign(run=labels).drop(columns="stem")], ignore_index=True)
 
 
 def staged(views: Views, run: str, table: pd.DataFrame, color: str) -> None:

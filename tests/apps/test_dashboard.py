@@ -232,7 +232,7 @@ def test_run_page_says_every_claim_what_was_found_first_and_what_was_not_assesse
     order = [said.index(word) for word in ("Over-memorized", "Ship high @ 30", "Not over-fit", "Not judged")]
     assert order == sorted(order)
     assert re.findall(r'class="card (\w+)"', said)[:4] == ["bad", "good", "good", "unknown"]
-    assert "Not assessed: whether gains are memory" in said and "Not assessed: where it sits" in said
+    assert "4 questions not assessed" in said and "memory or not (gains) · where it sits (cross_patching)" in said
     app = opened(store, monkeypatch, page="Run", answers="true")
     table = next(m.value for m in app.markdown if m.value.startswith("| training run")).replace("\\", "")
     assert "what would let it be judged: 8 items" in table and "cannot be judged" in table

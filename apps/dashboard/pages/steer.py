@@ -185,8 +185,7 @@ def _asked(found: Listing) -> tuple[Recipe | None, Recipe | None]:
     left, right = st.columns(2)
     with left:
         name = address.select("Checkpoint", list(places), key="checkpoint", default=list(places)[-1])
-        of = {"key": "site", "default": "z", "name": lambda k: f"{k}: {SITES[k]}"}
-        kind = address.select("What to scale", list(SITES), **of)
+        kind = address.select("What to scale", list(SITES), key="site", default="z", name=_site_name)
         count = _n_layers(places[name])
         layer = address.slide("Layer", range(count), key="layer", default=2 * count // 3)
     with right:
@@ -206,6 +205,10 @@ def _asked(found: Listing) -> tuple[Recipe | None, Recipe | None]:
     if pressed:
         st.session_state["recipe"] = last = recipe
     return recipe, last
+
+
+def _site_name(kind: str) -> str:
+    return f"{kind}: {SITES[kind]}"
 
 
 def completions(recipe: Recipe, tell: running.Tell | None = None) -> tuple[dict[str, str], tuple[int, ...]]:
