@@ -33,10 +33,11 @@ from analyses.core.figures.layout import (
     legend_title,
     panels_of,
     several,
+    title_name,
     unit_of,
     y_title_of,
 )
-from analyses.core.figures.traces import as_text, axis_name, title_name
+from analyses.core.figures.traces import as_text
 from analyses.core.result import DIMS
 
 

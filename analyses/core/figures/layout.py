@@ -17,9 +17,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analyses.core.figures import scales, traces
-from analyses.core.figures.traces import PALETTE, as_text, axis_name, plain, title_name
+from analyses.core.figures.traces import PALETTE, as_text, axis_name, plain
 from analyses.core.result import DIMS
 
+UNTITLED = {"variant", "quantity", "series", "sign", "what", "error", "side"}  # their values are words
 MISSING = "rgba(128,128,128,0.18)"
 NEUTRAL = "#888888"
 HEIGHT = 380
@@ -290,6 +291,11 @@ def y_title_of(rows: pd.DataFrame, y: str, unit: str | None) -> str:
 def unit_of(rows: pd.DataFrame) -> str:
     units = [traces.unit_name(u) for u in dict.fromkeys(rows["unit"])] if "unit" in rows else []
     return units[0] if len(units) == 1 else ""
+
+
+def title_name(column: str) -> str:
+    """Name of a column as the title of an axis or a legend; "" where its values say what they are."""
+    return "" if column in UNTITLED else axis_name(column)
 
 
 def legend_title(color: str | None, dash: str | None) -> str:

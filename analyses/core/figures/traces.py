@@ -24,7 +24,6 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 RAMP = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39")  # viridis without its ends
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
-UNTITLED = {"variant", "quantity", "series", "sign", "what", "error", "side"}  # their values are words
 NAMES = {"step": "optimizer step", "pos": "token position", "k": "k (samples or top tokens)"}
 QUANTITIES = {
     "ppl": "perplexity",
@@ -266,11 +265,6 @@ def unit_name(unit: Any) -> str:
 def axis_name(column: str) -> str:
     """Name of a column as it stands on an axis."""
     return NAMES.get(column, column.replace("_", " "))
-
-
-def title_name(column: str) -> str:
-    """Name of a column as the title of an axis or a legend; "" where its values say what they are."""
-    return "" if column in UNTITLED else axis_name(column)
 
 
 def quantity_name(quantity: str) -> str:
