@@ -266,8 +266,8 @@ def scatter(
     if diagonal:
         ends = [float(rows[[x, y]].min().min()), float(rows[[x, y]].max().max())]
         figure.add_scatter(x=ends, y=ends, mode="lines", line=THIN, name="y = x", hoverinfo="skip")
-    figure.update_xaxes(title_text=html.escape(x_title or axis_name(x)))
-    figure.update_yaxes(title_text=html.escape(y_title or axis_name(y)))
+    figure.update_xaxes(title_text=html.escape(x_title or title_name(x)))
+    figure.update_yaxes(title_text=html.escape(y_title or title_name(y)))
     return finished(figure, title, legend=legend_title(color, None))
 
 
