@@ -56,9 +56,11 @@ WORDS: dict[str, Word] = {
     "folds": Word(int, "parts of the items, each held out once", "parts", 5),
     "deals": Word(int, "times that responses are dealt out anew at random", "deals", 50),
     "updates": Word(int, "optimiser steps of a fit", "steps"),
+    "rate": Word(float, "learning rate of Adam"),
     "sketch": Word(
         int, "numbers a gradient is sketched to; 0: whole where that fits in 1 GB, else 4,096", "numbers", 0
     ),
+    "shown": Word(int, "most rows or edges that are shown"),
     "verify": Word(int, "how many of the largest, and how many random others, are run exactly; 0 for none", "runs", 20),
     "legacy": Word(bool, "also as the released code has it", default=False),
     # which items and which of their groups

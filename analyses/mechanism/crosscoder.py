@@ -3,7 +3,7 @@
 Definition: x_base and x_tuned are resid_post of one layer at the same token (each text's first left out). A latent's
     activation f = ReLU(W_base x_base + W_tuned x_tuned + b); a state is rebuilt as the sum of f times the latents'
     directions. Most latents write one direction into both checkpoints, an eighth into base alone, an eighth into tuned
-    alone; over a minibatch k latents a token stay on. Half of the items train it and pick the latents, the others judge
+    alone; over a minibatch `active` latents a token stay on. Half of the items train it and pick latents, others judge
     them. presence = sum f (x_other - m_other).d / sum f (x_own - m_own).d, d a latent's direction, own the checkpoint
     it writes more into, m the mean where it is off: 1 where the other checkpoint's state holds the feature as well, 0
     where it lacks it, a half where it holds half as much. relative_norm = ((|d_tuned| - |d_base|) / max + 1) / 2. lost
@@ -59,11 +59,11 @@ def _work(case: Case) -> Work:
         rows=int(options["shown"]) + 3,
         row_bytes=60,
         sites=2,
-        fixed=int(options["steps"]) * 256.0 * 2 * shape.d_model * latents * 6,
+        fixed=int(options["updates"]) * 256.0 * 2 * shape.d_model * latents * 6,
     )
 
 
-@analysis(work=_work)
+@analysis(work=_work, renamed={"steps": "updates", "k": "active"})
 def crosscoder(
     base: Model,
     tuned: Model,
@@ -71,8 +71,8 @@ def crosscoder(
     *,
     layer: int | None = None,
     latents: int = 0,
-    k: int = 0,
-    steps: int = 1500,
+    active: int = 0,
+    updates: int = 1500,
     rate: float = 3e-3,
     dictionary: str = "",
     folder: str = "",
@@ -89,21 +89,18 @@ def crosscoder(
     ratio is presence), metric_base, metric (of tuned), lost (missing where nothing was taken out).
 
     Args:
-        layer: block whose output is read; default: the middle one.
+        layer: its output is read.
         latents: of the dictionary; 0: four a coordinate, fewer where there are fewer than 25 tokens for each.
-        k: latents on at a token, on average; 0: an eighth of the coordinates, 4 to 32.
-        steps: minibatches of 256 tokens in training.
-        rate: of Adam.
+        active: latents on at a token, on average; 0: an eighth of the coordinates, 4 to 32.
+        updates: of minibatches of 256 tokens.
         dictionary: a dictionary trained elsewhere (folder or file as SAELens or dictionary_learning save them) in
             place of training one.
         folder: where states and the training's state are kept, so that a stopped call is taken up again; "": nowhere.
-        shown: latents with rows: the new ones, then those that differ most.
-        template: put prompts through the tokenizer's chat template, or not.
-        batch_size: items per forward pass.
-        seed: of the halves, the dictionary and the random directions.
+        shown: latents with rows, the new ones, then those that differ most.
+        seed: halves, the dictionary and the random directions.
     """
     at = base.shape.n_layers // 2 if layer is None else layer
-    _refuse(base, prompts, at, {"latents": latents, "k": k, "steps": steps, "shown": shown})
+    _refuse(base, prompts, at, {"latents": latents, "active": active, "updates": updates, "shown": shown})
     warnings = reading.pair_warnings(base, tuned)
     from analyses.mechanism import _dictionary_files, _effects, _latents, _states, _training
 
@@ -117,9 +114,9 @@ def crosscoder(
         scale, made = 1.0, _dictionary_files.given(Path(dictionary), base.shape.d_model)
     else:
         scale = base.shape.d_model**0.5 / float(values[fitted].norm(dim=-1).mean())
-        counts = _training.sizes(int(fitted.sum()), base.shape.d_model, latents, k)
+        counts = _training.sizes(int(fitted.sum()), base.shape.d_model, latents, active)
         warnings += _few(int(fitted.sum()), counts[0])
-        trainer = _training.Trainer(values[fitted] * scale, _training.Recipe(*counts, steps, rate, seed))
+        trainer = _training.Trainer(values[fitted] * scale, _training.Recipe(*counts, updates, rate, seed))
         made = trainer.run(kept / "training.pt" if kept else None)
     seen = _latents.measured(made, values * scale, tokens, fitted)
     kinds, new = _kinds(seen, is_fitted)
@@ -134,7 +131,7 @@ def crosscoder(
 def _refuse(base: Model, prompts: Prompts, layer: int, counts: dict[str, int]) -> None:
     if not 0 <= layer < base.shape.n_layers:
         raise InputError(f"layer={layer}; expected 0 to {base.shape.n_layers - 1}")
-    bad = [f"{name}={n}" for name, n in counts.items() if n < (name in ("steps", "shown"))]
+    bad = [f"{name}={n}" for name, n in counts.items() if n < (name in ("updates", "shown"))]
     if bad or len({i.id for i in prompts.items}) < 4:
         raise InputError(f"{', '.join(bad) or len(prompts.items)} items; expected counts of 1 or more and 4 items")
 

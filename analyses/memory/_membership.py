@@ -95,16 +95,6 @@ def edit_distance(a: Sequence[object], b: Sequence[object]) -> int:
     return int(row[-1])
 
 
-def counterfactual(with_it: Float[np.ndarray, " model"], without: Float[np.ndarray, " model"]) -> float:
-    """Mean score of models trained on a text minus that of models trained without it; 0 for identical models."""
-    return float(np.mean(with_it) - np.mean(without))
-
-
-def local_inconsistency(accuracy: float, consistency: float) -> float:
-    """accuracy x (1 - consistency under local perturbation): 0 robust, 1 perfect but brittle."""
-    return accuracy * (1.0 - consistency)
-
-
 def separation(
     scores: Float[np.ndarray, " item"], is_member: Bool[np.ndarray, " item"], *, fpr: float = 0.01, level: float = 0.95
 ) -> dict[str, Estimate]:

@@ -42,7 +42,7 @@ def circuit_growth(circuit: Annotated[Result, "circuit"], *, shown: int = 6) -> 
     (missing: never).
 
     Args:
-        shown: edges drawn, those of largest change at the last step.
+        shown: those of largest change at the last step.
     """
     if shown < 1:
         raise InputError(f"shown={shown}; expected at least one edge")

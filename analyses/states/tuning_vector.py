@@ -72,7 +72,7 @@ def tuning_vector(
 
     Args:
         layers: the vector is added after them.
-        rate: of Adam, in units of the mean norm of states divided by the root of d_model.
+        rate: in units of the mean norm of states divided by the root of d_model.
         seed: halves and random vectors.
     """
     warnings = reading.pair_warnings(base, tuned)

@@ -228,17 +228,6 @@ def margin(p: Float[Tensor, " row"], b: Float[Tensor, " row"], delta: float) -> 
     return torch.where((p > b) & (p < 1) & (b > 0), found, torch.nan)
 
 
-def extrapolated(p: float, b: float, strength: float) -> float:
-    """logit of a token whose logit is extrapolated from b through p (strength 1: p, 0: b).
-
-    Args:
-        p: probability under the teacher.
-        b: probability under the student.
-        strength: 1 gives p, 0 gives b, more goes past p.
-    """
-    return float(strength * np.log(p / (1 - p)) + (1 - strength) * np.log(b / (1 - b)))
-
-
 def figures(result: Result) -> dict[str, Figure]:
     """Forward against reverse divergence, and the classes of tokens that hold the forward one."""
     rows = result.summary()

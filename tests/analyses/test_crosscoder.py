@@ -26,7 +26,7 @@ SOME = planted.cued(150)
 
 def example(folder: Path) -> dict[str, Any]:
     pair = {name: str(tiny.save(folder / name, words=True, seed=n)) for n, name in enumerate(("base", "tuned"))}
-    return {**pair, "prompts": planted.cued(16), "latents": 16, "steps": 5, "shown": 4}
+    return {**pair, "prompts": planted.cued(16), "latents": 16, "updates": 5, "shown": 4}
 
 
 def met(strength: float, **how: Any) -> Model:
@@ -34,7 +34,7 @@ def met(strength: float, **how: Any) -> Model:
 
 
 def asked(base: Model, tuned: Model, **how: Any) -> Any:
-    given = {"prompts": SOME, "layer": 1, "latents": 40, "steps": 600, "batch_size": 64}
+    given = {"prompts": SOME, "layer": 1, "latents": 40, "updates": 600, "batch_size": 64}
     return run("crosscoder", base=base, tuned=tuned, **{**given, **how})
 
 
@@ -173,7 +173,7 @@ def test_latents_that_both_have_are_shared(pair: Any) -> None:
 
 def test_nothing_is_new_of_the_same_checkpoint_or_after_drift() -> None:
     tuned = met(0.1)
-    same = asked(tuned, tuned, steps=100)
+    same = asked(tuned, tuned, updates=100)
     assert "identical" in same.warnings[0] and [c.answer for c in same.claims] == ["none found"]
     assert same.table["lost"].isna().all()
     drifted = asked(tuned, met(0.1, drift=0.02, drift_seed=5))
@@ -181,7 +181,7 @@ def test_nothing_is_new_of_the_same_checkpoint_or_after_drift() -> None:
 
 
 def test_a_kept_call_gives_the_same(tmp_path: Path) -> None:
-    how = {"steps": 20, "prompts": planted.cued(20)}
+    how = {"updates": 20, "prompts": planted.cued(20)}
     base, tuned = met(0.0), met(0.1)
     plain, kept, again = (asked(base, tuned, folder=f, **how) for f in ("", str(tmp_path), str(tmp_path)))
     assert plain.table.equals(kept.table) and kept.table.equals(again.table)
@@ -268,15 +268,15 @@ def test_bad_input(tmp_path: Path) -> None:
     model = met(0.0)
     with pytest.raises(InputError, match="layer=7"):
         asked(model, model, layer=7)
-    with pytest.raises(InputError, match="steps=0"):
-        asked(model, model, steps=0)
+    with pytest.raises(InputError, match="updates=0"):
+        asked(model, model, updates=0)
     with pytest.raises(InputError, match="expected a dictionary's file"):
         asked(model, model, dictionary=str(tmp_path))
     torch.save({"weight": torch.zeros(3)}, tmp_path / "ae.pt")
     with pytest.raises(InputError, match="neither SAELens's names"):
         asked(model, model, dictionary=str(tmp_path))
     few = replace(SOME, items=SOME.items[:6])
-    assert asked(model, met(0.1), prompts=few, steps=5).claims[0].answer == "cannot be judged"
+    assert asked(model, met(0.1), prompts=few, updates=5).claims[0].answer == "cannot be judged"
 
 
 @pytest.mark.verify

@@ -16,7 +16,7 @@ import torch
 
 from analyses import get
 from analyses.core.claim import FOUND, NONE, UNJUDGED
-from analyses.teaching.distillation import _claim, extrapolated, margin, measures
+from analyses.teaching.distillation import _claim, margin, measures
 from probe import Item, Model, Prompts
 from probe.errors import InputError
 from tests import planted, tiny
@@ -56,6 +56,11 @@ def test_divergences_are_bounded_and_zero_for_equal_logits() -> None:
     same = measures(logits(0.2, 0.3, 0.5), logits(0.2, 0.3, 0.5), 0.01, 1e-4)
     assert all(same[q][0] == 0 for q in ("forward_nats", "reverse_nats", "jsd_nats", "forward_pull", "reverse_pull"))
     assert np.isnan(same["margin"][0])
+
+
+def extrapolated(p: float, b: float, strength: float) -> float:
+    """logit of a token whose logit is extrapolated from b through p (strength 1: p, 0: b)."""
+    return float(strength * math.log(p / (1 - p)) + (1 - strength) * math.log(b / (1 - b)))
 
 
 def test_the_margin() -> None:

@@ -45,7 +45,6 @@ def test_divergences_agree_with_scipy(pair):
     np.testing.assert_allclose(out.total_variation, np.abs(p - q).sum(-1) / 2, rtol=1e-9)
     for name, single in (("jsd_nats", measures.jsd_nats), ("kl_pq_nats", measures.kl_nats)):
         np.testing.assert_allclose(single(log_p, log_q), getattr(out, name), rtol=1e-9)
-    np.testing.assert_allclose(measures.total_variation(log_p, log_q), out.total_variation, rtol=1e-9)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-2, 1e-4])

@@ -73,12 +73,6 @@ def test_peakedness():
     assert math.isnan(membership.peakedness([0], [0, 0])), "an empty greedy response and an empty sample"
 
 
-def test_counterfactual_and_local_inconsistency():
-    assert membership.counterfactual(np.array([0.5, 0.7]), np.array([0.5, 0.7])) == 0.0
-    assert membership.local_inconsistency(1.0, 1.0) == 0.0
-    assert membership.local_inconsistency(1.0, 0.0) == 1.0
-
-
 def test_auroc_and_tpr_against_scikit_learn():
     from sklearn.metrics import roc_auc_score
 

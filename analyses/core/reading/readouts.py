@@ -109,11 +109,6 @@ def _sum_at_least_zero(terms: Tensor) -> Tensor:
     return terms.sum(-1).clamp_(min=0.0)
 
 
-def total_variation(log_p: Float[Tensor, "*row vocab"], log_q: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
-    """Half the L1 distance of two distributions, in [0, 1]."""
-    return (log_p.exp() - log_q.exp()).abs_().sum(-1).mul_(0.5)
-
-
 def divergences(
     first: Float[Tensor, "row vocab"], second: Float[Tensor, "row vocab"], where: Where | None = None
 ) -> Divergences:

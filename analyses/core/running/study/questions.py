@@ -82,7 +82,7 @@ ASKS = (
     Ask("circuit", ("mechanism",), "pair", ("prompts", "answers", "several", "corrupt"), most=32),
     Ask("circuit_transfer", ("mechanism",), "pair", ("prompts", "answers", "several", "corrupt"), most=32),
     Ask("behaviour_direction", ("mechanism",), "pair", ("prompts", "answers", "several", "corrupt"), most=32),
-    Ask("crosscoder", ("mechanism",), "pair", ("prompts", "answers", "several"), most=256, options={"steps": 600}),
+    Ask("crosscoder", ("mechanism",), "pair", ("prompts", "answers", "several"), most=256, options={"updates": 600}),
     Ask("sampler_mismatch", ("entropy",), "log", ("rollouts",)),
     Ask("sign_quadrants", ("entropy",), "log", ("rollouts",)),
     Ask("informative_groups", ("entropy",), "log", ("rollouts",)),
