@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from analyses.core.claim import UNJUDGED
-from benchmarks.nulls.rules import RULES, Rule
+from benchmarks.nulls.rule import Rule
+from benchmarks.nulls.rules import RULES
 
 TABLE = Path(__file__).with_name("rules.json")
 LIMITS = ((1000, 0.07), (100, 0.10), (30, 4 / 30))  # of at least so many sets, the share in which a null may be claimed
@@ -20,7 +22,10 @@ STREAM = 7  # the random generator of set k is default_rng((k, STREAM))
 
 
 class Cell(TypedDict):
-    """One row of the table: `found` of `sets` data sets (seeds 0 to sets - 1), and any answer in `answered` of them."""
+    """One row of the table: `found` of `sets` data sets (seeds 0 to sets - 1), and any answer in `answered` of them.
+
+    `ms` is the processor's time of a set in milliseconds, making it included, wherever it was measured.
+    """
 
     rule: str
     kind: str
@@ -28,12 +33,13 @@ class Cell(TypedDict):
     found: float
     answered: float
     sets: int
+    ms: NotRequired[float]
 
 
 def measured(name: str, rule: Rule[Any], kind: str, data: str, sets: int) -> list[Cell]:
     """One cell for everything this rule may claim."""
     make = (rule.nulls if kind == "null" else rule.plants)[data]
-    found, answered = dict.fromkeys(rule.counts, 0), 0
+    found, answered, began = dict.fromkeys(rule.counts, 0), 0, time.process_time()
     for seed in range(sets):
         if seed == 1:
             gc.freeze()  # all that is loaded by now: a library's Holm collects garbage at every call
@@ -41,10 +47,8 @@ def measured(name: str, rule: Rule[Any], kind: str, data: str, sets: int) -> lis
         answered += any(c.answer != UNJUDGED for c in said)
         for what, kinds in rule.counts.items():
             found[what] += any(c.is_found and c.kind in kinds for c in said)
-    return [
-        Cell(rule=f"{name}: {what}", kind=kind, data=data, found=n / sets, answered=answered / sets, sets=sets)
-        for what, n in found.items()
-    ]
+    shown = {"answered": answered / sets, "sets": sets, "ms": round(1000 * (time.process_time() - began) / sets, 1)}
+    return [Cell(rule=f"{name}: {what}", kind=kind, data=data, found=n / sets, **shown) for what, n in found.items()]
 
 
 def asked() -> Iterator[tuple[str, Rule[Any], str, str]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,27 +22,14 @@ from analyses.states.trajectories import curves
 from analyses.steering import _audit_claims, _direction_claims, _selective
 from analyses.steering._dose_response import dose_response
 from analyses.steering.probe_gated_audit import aggregate as audit_arrays
-from benchmarks.nulls import zoo, zoo_arms, zoo_models
+from benchmarks.nulls import rules_answers, rules_effects, rules_states, zoo, zoo_arms, zoo_models
+from benchmarks.nulls.rule import DEAR, TRAINED, Makers, Rule
 from probe import RunLog
 
 if TYPE_CHECKING:
     from analyses.core.reading.pooled import States
 
-Data = TypeVar("Data")
-Makers = dict[str, Callable[[zoo.Rng], Data]]
-CHEAP, DEAR, TRAINED = 1000, 100, 30  # data sets: under a tenth of a second each, longer, and where models are trained
 DRAWS = 400
-
-
-@dataclass(frozen=True)
-class Rule(Generic[Data]):
-    """What may be claimed (name -> kinds of claims that count), who says it, and of what data."""
-
-    counts: dict[str, tuple[str, ...]]
-    ask: Callable[[Data], list[Claim]]
-    nulls: Makers[Data]
-    plants: Makers[Data]
-    sets: int = CHEAP
 
 
 def gains(table: pd.DataFrame) -> list[Claim]:
@@ -162,4 +147,7 @@ RULES: dict[str, Rule[Any]] = {
     "trajectories": Rule({"force": ("force",)}, forces, zoo_models.STATES, zoo_models.STATES_PLANTS),
     "neural_ode": Rule({"force": ("force",)}, fields, zoo_models.FLOWS, zoo_models.FLOWS_PLANTS, DEAR),
     "linear_probe": Rule({"told apart": ("told apart",)}, probes, zoo_models.PROBED, zoo_models.PROBED_PLANTS, TRAINED),
+    **rules_answers.RULES,
+    **rules_effects.RULES,
+    **rules_states.RULES,
 }  # fmt: skip
