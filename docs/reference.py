@@ -81,7 +81,7 @@ def _nulls() -> str:
     found = json.loads(Path("benchmarks/nulls/rules.json").read_text())
     shown = [
         (r["rule"], r["data"], *(f"{r['found']:.3f}" if r["kind"] == k else "" for k in ("null", "plant")),
-         f"{r['answered']:.2f}", r["sets"])
+         f"{r['answered']:.2f}", r["sets"], f"{r['ms']:.0f}" if "ms" in r else "")
         for r in found
     ]  # fmt: skip
     covered = json.loads(Path("benchmarks/nulls/coverage.json").read_text())
@@ -90,7 +90,7 @@ def _nulls() -> str:
         for r in covered
     ]
     tables = (
-        _table(("rule: claim", "data", "false claims", "power", "answered", "sets"), shown),
+        _table(("rule: claim", "data", "false claims", "power", "answered", "sets", "ms"), shown),
         "And of 95 % intervals: the share that holds the truth, the share of data sets that had one, and the width "
         "beside that of Student's (n counts items, or templates):",
         _table(("statistic and data", "n", "covers", "told", "width"), rows),
