@@ -102,7 +102,7 @@ KEYS: Tables = {
     "12 (more variable) + 84 items, 6 layers": lambda r: keys(r, 12, 84, 6, firm=(7.0, 60.0)),
 }
 KEYS_PLANTS: Tables = {
-    f"32 + 32 items, one of 6 layers x {1 + s}": lambda r, s=s: keys(r, 32, 32, 6, s) for s in (0.05, 0.1)
+    f"32 + 32 items, one of 6 layers x {1 + s}": lambda r, s=s: keys(r, 32, 32, 6, s) for s in (0.1, 0.2)
 }
 
 
