@@ -17,6 +17,7 @@ differ from those: such data say how often something happens, not how large it i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -53,14 +54,16 @@ def of_ratio(
     few = _too_few(own, n)
     shares = few if outcomes == "share" else np.zeros_like(few)
     whole = np.full(len(few), outcomes != "any") & (y == measured).all(0)  # a mean, not a ratio
-    for cells, (below, above) in (
-        (shares, proportion(_divide(x.sum(0), y.sum(0)) * n, n, level)),
-        (whole & _only(own, 0.0, 1.0) & (outcomes == "share"), proportion(x.sum(0), n, level)),
+    exact: tuple[tuple[Array, Callable[[Array], tuple[Array, Array]]], ...] = (
+        (shares, lambda at: proportion(_divide(x.sum(0), y.sum(0))[at] * n[at], n[at], level)),
+        (whole & _only(own, 0.0, 1.0) & (outcomes == "share"), lambda at: proportion(x.sum(0)[at], n[at], level)),
         (whole & _only(own, -1.0, 0.0, 1.0) & (outcomes == "change"),
-         trinomial((own == 1).sum(0), (own == -1).sum(0), n, level)),
-    ):  # fmt: skip
-        low, high = np.where(cells, below, low), np.where(cells, above, high)
-        few = few & ~cells
+         lambda at: trinomial((own == 1).sum(0)[at], (own == -1).sum(0)[at], n[at], level)),
+    )  # fmt: skip
+    for cells, bounds in exact:
+        if cells.any():
+            low[cells], high[cells] = bounds(cells)
+            few = few & ~cells
     gone = few | (n < LEAST)
     return np.where(gone, np.nan, low), np.where(gone, np.nan, high), n
 
