@@ -15,7 +15,7 @@ from analyses.core.result import Result
 from analyses.core.stats import estimate
 from analyses.credit import difficulty_entropy
 from analyses.entropy import _places, sequence_ratios
-from analyses.mechanism import behaviour_direction
+from analyses.mechanism import _latent_claims, behaviour_direction
 from analyses.memory import loss_choice
 from analyses.memory._curves import from_items
 from analyses.patching import _edge_claims, circuit_transfer
@@ -86,6 +86,10 @@ def acts(table: pd.DataFrame) -> list[Claim]:
     return behaviour_direction._claims(table, table["layer"].nunique())
 
 
+def made(given: zoo_effects.Features) -> list[Claim]:
+    return _latent_claims.claims(*given)
+
+
 def recovers(table: pd.DataFrame) -> list[Claim]:
     return [tuning_vector._claim(tuning_vector._shares(table), table["layer"].nunique())]
 
@@ -149,6 +153,8 @@ RULES: dict[str, Rule[Any]] = {
     "circuit_growth": _rule("edge", grown, zoo_effects.GROWN, zoo_effects.GROWN_PLANTS),
     "circuit_transfer": _rule("transfer, same circuit", carried, zoo_effects.CARRIED, zoo_effects.CARRIED_PLANTS),
     "behaviour_direction": _rule("made, reused, acts", acts, zoo_effects.DIRECTED, zoo_effects.DIRECTED_PLANTS),
+    "crosscoder": _rule("new", made, zoo_effects.FEATURES, zoo_effects.FEATURES_PLANTS),
+    "crosscoder, worth": _rule("worth", made, zoo_effects.WORTHLESS, zoo_effects.WORTHY),
     "difference_steering": _rule("direction", directions, PUSHED, PUSHED_PLANTS, sets=DEAR),
     "key_size": _rule("keys", sized, zoo_states.KEYS, zoo_states.KEYS_PLANTS),
     "tuning_vector": _rule("vector", recovers, zoo_states.RECOVERED, zoo_states.RECOVERED_PLANTS),

@@ -40,17 +40,22 @@ def arms(
         size: slope planted into the first group at layer `at`.
         at: that layer.
     """
-    rows: list[pd.DataFrame] = []
     each = [(treatment, 0), *product(placebos, range(draws))]
-    for layer, (arm, draw), (group, n, fragile) in product(range(layers), each, groups):
-        own = fragile * (0.3 + rng.normal() + 0.5 * rng.normal(size=n))
-        planted = arm == treatment and layer == at and group == groups[0][0]
-        for dose in (none, *doses):
-            push = (dose - none) * (own + size * planted)
-            named: dict[str, Any] = {"item": [f"{group}{i}" for i in range(n)], "group": group, "answer_kind": "g"}
-            noise = 0.1 * rng.normal(size=n) * (dose != none)
-            named |= {"layer": layer, "arm": arm, "draw": draw, "alpha": dose, "metric": -0.5 + push + noise}
-            rows.append(pd.DataFrame(named))
+    names = np.repeat([g for g, *_ in groups], [n for _, n, _ in groups])
+    fragile = np.repeat([f for *_, f in groups], [n for _, n, _ in groups])
+    shape = (layers, len(each), len(names))
+    common = np.concatenate([np.repeat(rng.normal(size=(*shape[:2], 1)), n, 2) for _, n, _ in groups], 2)
+    own = fragile * (0.3 + common + 0.5 * rng.normal(size=shape))
+    own[at, 0] += size * (names == groups[0][0])
+    places = np.indices(shape).reshape(3, -1)
+    arm, draw = (np.asarray([x[k] for x in each], object) for k in (0, 1))
+    named = {"item": [f"{g}{k}" for k, g in enumerate(names)], "group": names}
+    fixed = {c: np.asarray(v, object)[places[2]] for c, v in named.items()}
+    fixed |= {"layer": places[0], "arm": arm[places[1]], "draw": draw[places[1]].astype(int), "answer_kind": "g"}
+    rows: list[pd.DataFrame] = []
+    for dose in (none, *doses):
+        push = (dose - none) * own.ravel() + 0.1 * rng.normal(size=own.size) * (dose != none)
+        rows.append(pd.DataFrame({**fixed, "alpha": dose, "metric": -0.5 + push}))
     return pd.concat(rows, ignore_index=True)
 
 

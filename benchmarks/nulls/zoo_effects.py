@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
+from analyses.core.stats import ratio_of_sums
 from benchmarks.nulls.zoo import Rng, ar1, skewed
 
 Tables = dict[str, Callable[[Rng], pd.DataFrame]]
@@ -218,6 +220,43 @@ CARRIED_PLANTS: Tables = {
     "24 items, tuned .8, base .5, random .1": lambda r: carried(r, 24, 0.8, 0.5, 0.1),
     "24 items, both .5, random .3": lambda r: carried(r, 24, 0.5, 0.5, 0.3),
 }
+
+# ---- features (crosscoder)
+
+Features = tuple[pd.DataFrame, xr.Dataset, list[int]]
+
+
+def features(rng: Rng, n: int, held: Sequence[float], worth: float = 0.0, noise: float = 0.3) -> Features:
+    """Latents of which base's states hold these shares; without them answers lose `worth` more than without others."""
+    own = rng.gamma(2.0, 1.0, (n, len(held)))
+    found = ratio_of_sums(own * np.asarray(held) + noise * rng.normal(size=own.shape), own)
+    parts = {"": found.value, "_ci_low": found.ci_low, "_ci_high": found.ci_high, "_n": found.n}
+    data = xr.Dataset({f"presence{k}": ("latent", v) for k, v in parts.items()}, {"latent": np.arange(len(held))})
+    gain = 1.0 + 0.3 * rng.normal(size=n)
+    rows: list[pd.DataFrame] = []
+    for arm in ("new", "shared", "random"):
+        lost = 0.3 + worth * (arm == "new") + 0.2 * rng.normal(size=n)
+        own_rows = {"item": range(n), "arm": arm, "metric": gain - 3, "metric_base": -3.0, "lost": lost}
+        rows.append(pd.DataFrame(own_rows))
+    return pd.concat(rows, ignore_index=True).assign(fitted=False), data, list(range(len(held)))
+
+
+FEATURES: dict[str, Callable[[Rng], Features]] = {
+    "24 items, base holds all of 6 latents": lambda r: features(r, 24, [1.0] * 6),
+    "24 items, base holds .3 of 6 latents": lambda r: features(r, 24, [0.3] * 6),
+    "12 items, base holds .5 of 20 latents, noise": lambda r: features(r, 12, [0.5] * 20, noise=2.0),
+}
+FEATURES_PLANTS: dict[str, Callable[[Rng], Features]] = {
+    f"24 items, base holds {h} of one of 6": lambda r, h=h: features(r, 24, [h, *[0.8] * 5]) for h in (0.15, 0.0)
+}
+WORTHLESS: dict[str, Callable[[Rng], Features]] = {
+    "24 items, new latents are worth what others are": lambda r: features(r, 24, [0.0] * 4),
+    "12 items, new latents are worth what others are": lambda r: features(r, 12, [0.0] * 4),
+}
+WORTHY: dict[str, Callable[[Rng], Features]] = {
+    f"24 items, {w} of the gain more than others": lambda r, w=w: features(r, 24, [0.0] * 4, w) for w in (0.2, 0.4)
+}
+
 
 # ---- directions (behaviour_direction)
 
