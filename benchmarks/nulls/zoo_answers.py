@@ -184,9 +184,9 @@ def cued(rng: Rng, n: int, follow: float, flip: float, tell: float, idle: float 
     plain, cues = np.array([rng.permutation(OPTIONS)[:2] for _ in range(n)]).T
     flips = np.array([rng.choice([x for x in OPTIONS if x != p]) for p in plain])
     follows = rng.random(n) < follow
-    cued_ = np.where(follows, cues, np.where(rng.random(n) < flip, flips, plain))
+    moved = np.where(follows, cues, np.where(rng.random(n) < flip, flips, plain))
     names = [(rng.random(n) < np.where(follows, tell, idle)), rng.random(n) < idle]
-    for variant, answers, told, cue in (("cued", cued_, names[0], cues), ("plain", plain, names[1], None)):
+    for variant, answers, told, cue in (("cued", moved, names[0], cues), ("plain", plain, names[1], None)):
         own = graded.answered([[str(a)] for a in answers], decoding="greedy", variant=variant)
         text = np.where(told, "the hint says so", "so")
         rows.append(own.assign(problem=own["item"], item=own["item"] + "/" + variant, text=text, cue=cue))

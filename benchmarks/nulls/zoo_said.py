@@ -93,7 +93,7 @@ HEATED: Evaluated = {
     "40 items x 4, five temperatures": lambda r: _one_rate(r, 40, FIVE, 4, 0.3, 1.0),
     "32 items x 8, two temperatures": lambda r: _one_rate(r, 32, TWO, 8),
 }
-HEATED_PLANTS: Evaluated = {f"{k} of {40 + 2 * k} items at one alone": lambda r, k=k: _apart(r, k) for k in (4, 8)}
+HEATED_PLANTS: Evaluated = {f"{2 * k} of {40 + 2 * k} items at one alone": lambda r, k=k: _apart(r, k) for k in (4, 8)}
 
 
 def _humped(rng: Rng, items: int, shape: Sequence[float]) -> Result:
