@@ -25,6 +25,7 @@ import xarray as xr
 
 import probe
 from analyses.answers import _response_diversity
+from analyses.answers._answer_nll import answer_nll
 from analyses.answers._checkpoint_average import merge_checkpoints
 from analyses.core import reading, stats
 from analyses.core.analysis import analysis
@@ -93,7 +94,7 @@ def merge(
     with tempfile.TemporaryDirectory() as scratch:
         for weight in weights:
             model = _at(base, tuned, weight, Path(scratch))
-            scored = _nll(model, prompts, template, batch_size)
+            scored = answer_nll(model, prompts, template, batch_size)
             drawn = _responses(model, prompts, graded_by, how) if generate else {}
             rows += [{**row, "alpha": weight, **drawn.get((row["item"], row["answer_kind"]), {})} for row in scored]
     if out is not None:
@@ -120,26 +121,6 @@ def _folders(base: Model, tuned: Model) -> tuple[str, str]:
     if not all(Path(f).is_dir() for f in folders):
         raise InputError(f"merge needs two checkpoint folders on disk; got {folders}")
     return folders[0], folders[1]
-
-
-def _nll(model: Model, prompts: Prompts, template: object, batch_size: int) -> list[dict[str, Any]]:
-    """Summed NLL of each item's answer and its number of tokens."""
-
-    last = str(model.last_state)
-    frames: list[pd.DataFrame] = []
-    for batch in reading.batches(model, prompts, "merge", batch_size=batch_size, template=template):
-        tokens = reading.scored(batch)
-        tokens = tokens.where(tokens.in_span("rationale", "answer"))
-        rows = tokens.rows(model.run(batch, read=[last], logits="none")[last])
-        where = tokens.named(batch.items, last)
-        nll = -reading.streamed(rows, model.logits_of, tokens.target, k=0, where=where).logprob_nats
-        frames.append(
-            pd.DataFrame({**reading.columns(batch.items, tokens.item), "nll_nats": nll.cpu().double().numpy()})
-        )
-    keys = ["item", "group", "answer_kind"]
-    summed = pd.concat(frames).groupby(keys, sort=True)["nll_nats"].agg(["sum", "count"]).reset_index()
-    named = summed.rename(columns={"sum": "nll_nats", "count": "n_tokens"})
-    return [{str(k): v for k, v in row.items()} for row in named.to_dict("records")]
 
 
 def _responses(
