@@ -12,7 +12,7 @@ import click
 from mkdocs.structure.files import File, Files
 
 from analyses.core import analysis as registry
-from analyses.core import published
+from analyses.core import legacy, published
 from analyses.core.cost import fleet
 from analyses.core.cost.estimates import flops, work_of
 from analyses.core.result import DIMS
@@ -57,7 +57,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         "reference/cli.md": _cli,
         "scale.md": _scale,
     }
-    marked = {"published": _published, "nulls": _nulls, "operating-points": _operating_points}
+    marked = {"legacy": _legacy, "published": _published, "nulls": _nulls, "operating-points": _operating_points}
     markdown = re.sub(r"<!-- made: ([\w-]+) -->", lambda mark: marked[mark[1]](), markdown)
     made = tables.get(page.file.src_uri)
     return f"{markdown}\n\n{made()}" if made else markdown
@@ -74,6 +74,17 @@ def _published() -> str:
     rows = [(source, quantity, model, f"{100 * value:g}") for source, quantity, model, value in gains]
     tables = _table(head, wide.values.tolist()), _table(("source", "MATH-500", "model", "value"), rows)
     return "\n\n".join(tables)
+
+
+def _legacy() -> str:
+    """Every published definition that differs from ours, and how to have it beside ours."""
+    head = ("analysis", "ask with", "stands in", "published", "here", "source")
+    rows = [
+        (f"[{f.analysis}](analyses/{f.analysis}.md)", f"`{f.asked}`" if f.asked else "always there", f"`{f.shown}`",
+         f.published, f.ours, f.source)
+        for f in legacy.FORMS
+    ]  # fmt: skip
+    return _table(head, rows)
 
 
 def _nulls() -> str:

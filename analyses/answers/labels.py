@@ -53,6 +53,7 @@ def labels(
     *,
     rule: Literal["interval", "fdr", "any_of_k"] = "interval",
     alpha: float = 0.05,
+    legacy: bool = False,
     seed: int = 0,
 ) -> Result:
     """A label per item with its counts, covariates and matched control; shares per design group with intervals.
@@ -63,6 +64,7 @@ def labels(
         other_template: evaluate result of the base under another template, for the validity check.
         rule: see the definition; `any_of_k` on one greedy response is the published rule.
         alpha: of the per-item interval, or the false discovery rate.
+        legacy: as `legacy_label` and its shares, whatever `rule` is.
     """
     first, last, warnings = _pair(tuned, base)
     counts = _counts(first, "base").join(_counts(last, "tuned"), how="inner").reset_index()
@@ -76,6 +78,9 @@ def labels(
     table = table.merge(_covariates(first, last), on=["item", "answer_kind"], how="left")
     table["match"] = _matches(table)
     data = _shares(table, seed)
+    if legacy:
+        table["legacy_label"] = _labels(counts, "any_of_k", alpha)
+        data = data.merge(_published_shares(table, seed), join="outer")
     if other_template is not None:
         table, part = _under_other_template(table, other_template.table, seed)
         data = data.merge(part, join="outer")
@@ -182,6 +187,20 @@ def _shares(table: pd.DataFrame, seed: int) -> xr.Dataset:
     named = {**{n: f"share labelled {n}" for n in LABELS}, "p_base": "accuracy of base", "p_tuned": "accuracy of tuned",
              "one_character": "gold answers of one character"}  # fmt: skip
     return xr.merge([stats.estimate(rows, n, by, seed=seed, units="1", long_name=v) for n, v in named.items()])
+
+
+def _published_shares(table: pd.DataFrame, seed: int) -> xr.Dataset:
+    """Shares of the published labels, beside those of the rule asked for."""
+    parts: list[xr.Dataset] = []
+    for name in ("leak", "stable"):
+        rows = table.assign(share=(table["legacy_label"] == name).astype(float))
+        how: dict[str, Any] = {
+            "name": f"legacy_{name}",
+            "units": "1",
+            "long_name": f"share labelled {name} by any of k",
+        }
+        parts.append(stats.estimate(rows, "share", ["group", "answer_kind"], seed=seed, **how))
+    return xr.merge(parts)
 
 
 def _under_other_template(table: pd.DataFrame, other: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, xr.Dataset]:

@@ -18,6 +18,8 @@ Control: RandomCalculation items (`controls`), which cannot have been seen; unse
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,6 +67,7 @@ def partial_prompt(
     grade: str = "auto",
     pattern: str | None = None,
     controls: int = 0,
+    legacy: bool = False,
     batch_size: int = 8,
     seed: int = 0,
 ) -> Result:
@@ -76,6 +79,7 @@ def partial_prompt(
         max_new_tokens: longer remainders are marked `truncated`; by default 256, or what the context leaves behind the
             longest question.
         controls: RandomCalculation items per number of steps (5 and 10) added as groups of their own.
+        legacy: ROUGE-L of stemmed words as `legacy_rouge_l` (needs the package rouge-score).
         batch_size: of generation.
         seed: controls and the bootstrap.
     """
@@ -88,7 +92,26 @@ def partial_prompt(
     graded_by = grader(grade, pattern)
     readable(prompts, graded_by)
     table = _completed(model, items, shown, unit, max_new_tokens, batch_size, graded_by)
-    return Result.of(table, _aggregates(table, seed), warnings=_warnings(table))
+    data = _aggregates(table, seed)
+    if legacy:
+        table["legacy_rouge_l"] = _published_rouge(table)
+        label = "ROUGE-L of stemmed words, cut to 1.1 times the remainder"
+        again = stats.estimate(table, "legacy_rouge_l", BY, seed=seed, units="1", long_name=label)
+        data = xr.merge([data, again], join="outer")
+    return Result.of(table, data, warnings=_warnings(table))
+
+
+def _published_rouge(table: pd.DataFrame) -> list[float]:
+    """ROUGE-L F1 of stemmed words, as the code of arXiv 2601.11061 has it.
+
+    Raises:
+        InputError: the package that computes it is not installed.
+    """
+    if importlib.util.find_spec("rouge_score") is None:
+        raise InputError("legacy=True computes ROUGE with the package of the published code: pip install rouge-score")
+    scorer = importlib.import_module("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
+    cut = (text[: int(1.1 * len(rest))] for text, rest in zip(table["text"], table["rest"], strict=True))
+    return [float(scorer.score(rest, text)["rougeL"].fmeasure) for rest, text in zip(table["rest"], cut, strict=True)]
 
 
 def _completed(

@@ -37,6 +37,7 @@ from analyses.memory import _answer_grids as answer_grids
 from analyses.memory._answer_grids import SEEN, UNSEEN, AnswerGrid, Array, is_in
 from analyses.memory._curves import banded
 from analyses.memory._paradox_rule import judged
+from analyses.memory._published_paradox import published_pattern, published_ppl
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def perplexity_paradox(
     prompt_mask: Literal["prompt", "prompt_content"] = "prompt",
     aggregate: Literal["micro", "macro"] = "micro",
     least_change: float = 0.02,
+    legacy: bool = False,
     seed: int = 0,
 ) -> Result:
     """Index, contrast and contributions over a run, with paired intervals over items, and a verdict in words.
@@ -67,6 +69,7 @@ def perplexity_paradox(
         prompt_mask: whole prompt with its template, or the user's text alone.
         aggregate: ln PPL over all tokens (micro), or the mean over items of their own (macro).
         least_change: smallest change that counts, in nats per token.
+        legacy: mean perplexities of answer and full text, as `legacy_ppl`.
     """
     warnings: list[str] = []
     grids = answer_grids.grids(perplexity.table, prompt_mask, seed, seen, unseen)
@@ -77,8 +80,12 @@ def perplexity_paradox(
     is_selected = from_outcomes(perplexity.table)
     for kind, grid in grids.items():
         one = _kind(grid, cells, prompt_mask, aggregate)
+        drawn = _patterns(kind, one, prompt_mask, least_change)
+        if legacy:
+            published = published_ppl(grid, cells)
+            one, drawn = one.merge(published, join="outer"), [{**r, **published_pattern(published, r)} for r in drawn]
         parts.append(one.expand_dims(answer_kind=[kind]))
-        rows += _patterns(kind, one, prompt_mask, least_change)
+        rows += drawn
         warnings += _unpaired(kind, grid, prompt_mask)
         claims.append(judged(kind, grid, prompt_mask, least_change, is_selected, seed))
     table = pd.DataFrame(rows)

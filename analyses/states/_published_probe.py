@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from analyses.core import legacy
 from probe.lazily import sklearn
 
 if TYPE_CHECKING:
@@ -29,9 +30,4 @@ def published(states: States, is_first: np.ndarray) -> xr.Dataset:
         fit.fit(scaler.transform(x[train]), is_first[train])
         odds = fit.decision_function(scaler.transform(x[test]))
         found.append(float(sklearn.metrics.roc_auc_score(is_first[test], odds)))
-    none = np.full(len(found), np.nan)
-    label = {"units": "fraction", "long_name": "AUC of the published probe: one split, C = 1"}
-    data = xr.Dataset({"legacy_auc": ("state", found, label)})
-    data["legacy_auc_ci_low"], data["legacy_auc_ci_high"] = ("state", none), ("state", none)
-    data["legacy_auc_n"] = ("state", np.full(len(found), len(test)))
-    return data
+    return legacy.beside("auc", found, ["state"], len(test), "fraction", "AUC of the published probe: one split, C = 1")

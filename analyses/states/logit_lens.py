@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from probe import Edit, Model, Prompts, TokenBatch
 
 BY = ["layer", "group", "answer_kind"]
+LEGACY = "legacy_logprob_nats"
 SCALED = re.compile(r"([\w.]+?)(?:\[(\d+(?:,\d+)*)\])?=([-+.\deE]+)")
 CURVES = {
     "logprob_nats": ("nats", "log-probability of the answer's tokens"),
@@ -75,6 +77,7 @@ def logit_lens(
     site: Literal["resid_post", "resid_pre", "resid_mid", "mlp_out", "attn_out", "head"] = "resid_post",
     scaled: tuple[str, ...] = (),
     top_k: int = 5,
+    legacy: bool = False,
     template: Literal["none", "chat"] = "none",
     boundary: Literal["joint", "concat", "offsets"] = "joint",
     batch_size: int = 8,
@@ -90,11 +93,12 @@ def logit_lens(
         site: a residual stream, or one component alone.
         scaled: sites multiplied at every position, SITE=FACTOR or SITE[NEURON,...]=FACTOR: mlp_post.3[17,40]=0.5.
         top_k: per row; 0 for none.
+        legacy: read at the answer's own token, as `legacy_logprob_nats`.
     """
 
     planned = reading.batches(model, prompts, "logit lens", batch_size=batch_size, template=template, boundary=boundary)
     edits = scalings(scaled)
-    table = pd.concat([_lens(model, batch, site, edits, top_k) for batch in planned], ignore_index=True)
+    table = pd.concat([_lens(model, batch, site, edits, top_k, legacy) for batch in planned], ignore_index=True)
     return _finished(table, {"seed": seed})
 
 
@@ -127,7 +131,7 @@ def _whole(texts: Sequence[str]) -> list[str]:
     return out
 
 
-def _lens(model: Model, batch: TokenBatch, site: str, edits: Sequence[Edit], top_k: int) -> pd.DataFrame:
+def _lens(model: Model, batch: TokenBatch, site: str, edits: Sequence[Edit], top_k: int, legacy: bool) -> pd.DataFrame:
     tokens = reading.scored(batch)
     tokens = tokens.where(tokens.in_span("answer", "rationale"))
     kind = "z" if site == "head" else site
@@ -135,10 +139,7 @@ def _lens(model: Model, batch: TokenBatch, site: str, edits: Sequence[Edit], top
     if not sites:
         model.site(f"{kind}.0")  # says why there is none
     trace = model.run(batch, read=sites, edits=edits, logits="none")
-    states = [_alone(model, int(s.layer or 0), tokens.rows(trace[s])) if site == "head" else tokens.rows(trace[s])[None]
-              for s in sites]  # fmt: skip
-    heads = len(states[0])
-    rows = torch.cat([x.flatten(0, 1) for x in states])
+    rows, heads = _stacked(model, trace, sites, tokens, site == "head")
     several = len(sites) * heads
     named = tokens.named(batch.items, *(f"{s}" for s in sites for _ in range(heads)))
     found = reading.streamed(rows, model.unembed, tokens.target.repeat(several), k=top_k, where=named)
@@ -151,10 +152,21 @@ def _lens(model: Model, batch: TokenBatch, site: str, edits: Sequence[Edit], top
     table["target"] = np.tile(tokens.target.cpu().numpy(), several)
     for name in ("logprob_nats", "rank", "entropy_nats"):
         table[name] = getattr(found, name).cpu().numpy()
+    if legacy:
+        at_it, _ = _stacked(model, trace, sites, replace(tokens, column=tokens.column + 1), site == "head")
+        again_read = reading.streamed(at_it, model.unembed, tokens.target.repeat(several), k=0, where=named)
+        table[LEGACY] = again_read.logprob_nats.cpu().numpy()
     if top_k:
         table["top_ids"] = list(found.top_ids.cpu().numpy())
         table["top_logprob_nats"] = list(found.top_logprob_nats.cpu().numpy())
     return table
+
+
+def _stacked(model: Model, trace: Any, sites: Sequence[Any], tokens: Any, by_head: bool) -> tuple[Tensor, int]:
+    """Rows read at the tokens' columns, site by site (head by head), and how many there are a site and token."""
+    states = [_alone(model, int(s.layer or 0), tokens.rows(trace[s])) if by_head else tokens.rows(trace[s])[None]
+              for s in sites]  # fmt: skip
+    return torch.cat([x.flatten(0, 1) for x in states]), len(states[0])
 
 
 def _alone(model: Model, layer: int, z: Tensor) -> Tensor:
@@ -180,7 +192,8 @@ def _aggregate(table: pd.DataFrame, seed: int) -> xr.Dataset:
 
     top = table.assign(top1=(table["rank"] == 0).astype(float), rank_log10=np.log10(1 + table["rank"]))
     by = [*BY, "head"] if "head" in table else BY
-    return xr.merge([estimate(top, q, by, seed=seed, units=u, long_name=n) for q, (u, n) in CURVES.items()])
+    curves = CURVES | ({LEGACY: ("nats", "log-probability read at the token itself")} if LEGACY in table else {})
+    return xr.merge([estimate(top, q, by, seed=seed, units=u, long_name=n) for q, (u, n) in curves.items()])
 
 
 def figures(result: Result) -> dict[str, Figure]:

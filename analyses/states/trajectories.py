@@ -25,6 +25,7 @@ import pandas as pd
 import scipy
 import xarray as xr
 
+from analyses.core import legacy as published
 from analyses.core import reading
 from analyses.core.analysis import analysis
 from analyses.core.figures import curve
@@ -68,6 +69,7 @@ def trajectories(
     strata: tuple[str, ...] = (),
     draws: int = 1000,
     permutations: int = 1000,
+    legacy: bool = False,
     template: Literal["none", "chat"] = "none",
     batch_size: int = 8,
     seed: int = 0,
@@ -83,6 +85,7 @@ def trajectories(
     Args:
         at: the mean over them.
         draws: bootstrap draws, and subsamples of the items for the intervals.
+        legacy: velocity difference plus force, as `legacy_importance`.
         seed: the bootstrap and permutations.
     """
 
@@ -93,6 +96,11 @@ def trajectories(
     labels = reading.strata_of(states, strata)
     table, found = curves(states, states.groups == first, labels, draws, permutations, seed)
     found = xr.merge([found, _paths(states, first, second)]).assign_attrs(groups=[first, second])
+    if legacy:
+        sums = found["velocity_difference"].values + found["force"].values
+        least = int(found["force_n"].values.min())
+        what = "published importance: velocity difference plus force"
+        found = found.merge(published.beside("importance", sums, ["layer"], least, "activation units", what))
     claim = _part_claims.parted(found, (first, second), _part_claims.read_at(pooling, at), "blocks")
     return Result.of(table, found, claims=[claim])
 

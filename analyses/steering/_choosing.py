@@ -27,7 +27,7 @@ class Choosing:
 
     `targets`: groups for whose answers, all where none is named. `score`, `bonus`, `read_at`, `top_n`: of
     `_neurons.choose`. `is_own`: for each item by itself, else once on `share` of the target items, drawn by `seed`,
-    and measured on the rest.
+    and measured on the rest. `is_first`: on the first target item, as published, and measured on all.
     """
 
     layers: Sequence[int]
@@ -39,11 +39,14 @@ class Choosing:
     is_own: bool
     share: float
     seed: int
+    is_first: bool = False
 
     def split(self, prompts: Prompts) -> tuple[Prompts, Prompts]:
         """Items to choose on and items to measure; of a whole layer nothing is chosen, so all are measured."""
         if self.is_own:
             return prompts, prompts
+        if self.is_first:
+            return prompts.where(group=target_groups(prompts, self.targets)).limit(1), prompts
         if not self.top_n:
             return prompts.where(group=target_groups(prompts, self.targets)), prompts
         return halves(prompts, self.targets, self.share, self.seed)

@@ -71,7 +71,7 @@ def mlp_key_steering(
     alphas: tuple[float, ...] = (0.0, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0),
     targets: tuple[str, ...] = (),
     score: Literal["key_overlap", "direct_effect", "gradient"] = "key_overlap",
-    selection: Literal["split", "item"] = "split",
+    selection: Literal["split", "item", "first"] = "split",
     read_at: Literal["answer", "last_prompt"] = "answer",
     top_n: int = 10,
     bonus: float = 10.0,
@@ -99,7 +99,8 @@ def mlp_key_steering(
         alphas: factors of the keys; 1 (nothing changed) is always added.
         targets: neurons are chosen for their answers. Empty: all groups.
         score: how neurons are ranked; also the name of the treatment arm.
-        selection: choose on a held-out split of the target items, or for each item on itself.
+        selection: choose on a held-out split of the target items, for each item on itself, or, as published, on the
+            first target item for all (which is measured too).
         read_at: where keys are read: at the positions that predict answer tokens, or at the last prompt token.
         top_n: per layer; 0 for all of the layer: nothing is chosen, so all items are measured.
         bonus: lambda of key_overlap (0 ranks by |k|).
@@ -122,7 +123,9 @@ def mlp_key_steering(
     groups = target_groups(prompts, targets)
     tokenized: Cells = {"batch_size": batch_size, "template": template, "boundary": boundary}
     if neurons is None:
-        choosing = Choosing(wanted, targets, score, bonus, read_at, top_n, is_own, selection_share, seed)
+        choosing = Choosing(
+            wanted, targets, score, bonus, read_at, top_n, is_own, selection_share, seed, selection == "first"
+        )
         chosen, measures = choosing.chosen(model, prompts, tokenized)
     else:
         chosen, measures = given(model, model.batches(prompts, **tokenized), wanted, neurons), prompts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from analyses.core.reading.teacher_forced import Scored
     from probe import Model, Rollouts, TokenBatch
+
+    Read = Callable[[TokenBatch, Scored], tuple[Tensor, ...]]
 
 
 def of_policy(policy: Model, log: Rollouts, leaves: Leaves, dims: int, seed: int) -> tuple[Gradients, np.ndarray]:
@@ -38,7 +41,7 @@ def of_policy(policy: Model, log: Rollouts, leaves: Leaves, dims: int, seed: int
         logp = logits.float().log_softmax(-1).gather(-1, targets[:, None])
         return advantages[row] * logp.mean()
 
-    return _of_log(policy, log, leaves, dims, seed, objective, None)
+    return of_log(policy, log, leaves, dims, seed, objective, lambda batch, tokens: _read(policy, batch, tokens))
 
 
 def of_nearness(
@@ -60,14 +63,18 @@ def of_nearness(
         p, q = logits.float().log_softmax(-1), other.float().log_softmax(-1)
         return -(p.exp() * (p - q)).sum(-1).mean()
 
-    return _of_log(policy, log, leaves, dims, seed, objective, reference)
+    def read(batch: TokenBatch, tokens: Scored) -> tuple[Tensor, ...]:
+        return *_read(policy, batch, tokens), tokens.rows(_logits(reference, batch))
+
+    return of_log(policy, log, leaves, dims, seed, objective, read)
 
 
-def _of_log(
-    policy: Model, log: Rollouts, leaves: Leaves, dims: int, seed: int, objective: Any, reference: Model | None
+def of_log(
+    policy: Model, log: Rollouts, leaves: Leaves, dims: int, seed: int, objective: Any, read: Read
 ) -> tuple[Gradients, np.ndarray]:
+    """The gradient of `objective(row, *read(batch, tokens))` of every response, and the item of each."""
     items: list[str] = []
-    rows = progress(_responses(policy, log, reference), "gradients of responses", total=len(log))
+    rows = progress(responses(policy, log, read), "gradients of responses", total=len(log))
 
     def values() -> Iterator[Tensor]:
         for item, given in rows:
@@ -88,8 +95,13 @@ def _logits(model: Model, batch: TokenBatch, *, grad: bool = False) -> Tensor:
     return found
 
 
-def _responses(policy: Model, log: Rollouts, reference: Model | None) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Item, and row, logits at its masked-in tokens (with graph), their ids and the reference's logits, of each."""
+def _read(policy: Model, batch: TokenBatch, tokens: Scored) -> tuple[Tensor, ...]:
+    """Logits that predict the tokens, with their graph, and the tokens' ids."""
+    return tokens.rows(_logits(policy, batch, grad=True)), tokens.target.to(policy.device)
+
+
+def responses(policy: Model, log: Rollouts, read: Read) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Item of every response, and its row with what is read at its masked-in tokens."""
     from probe import recompute
     from probe.finite import as_named
 
@@ -106,10 +118,7 @@ def _responses(policy: Model, log: Rollouts, reference: Model | None) -> Iterato
             if not len(tokens.target):
                 continue
             with as_named(recompute.named_as_logged(index)):
-                own = tokens.rows(_logits(policy, batch, grad=True))
-                other = () if reference is None else (tokens.rows(_logits(reference, batch)),)
-            given = (first + row, own, tokens.target.to(policy.device), *other)
-            yield str(index["item"].iloc[row]), given
+                yield str(index["item"].iloc[row]), (first + row, *read(batch, tokens))
         first += len(index)
 
 

@@ -2,17 +2,19 @@
 
 Definition: g the gradient of the reinforcement objective, mean A log pi over a log's responses; a that of the
     auxiliary one, both as ascents and as means over items: `sft`, the mean log-likelihood of given answers; `kl`,
-    -KL(policy, reference) at the log's states. inner = <g, a> over pairs of different items (the same item would count
-    its own noise as agreement); perturbation = |a|^2; cosine = inner / (|g| |a|); ratio = inner / |a|^2. Of an update
-    theta + step (g + weight a) on an objective of smoothness L the part due to a is, at first and second order,
-    predicted = step weight (1 - L step) inner - L step^2 weight^2 |a|^2 / 2; it is largest at best_weight =
-    (1 - L step) / (L step) ratio and changes its sign at twice that.
+    -KL(policy, reference) at the log's states; `ahead`, that of the log's tokens `ahead` beyond the next, by a head
+    fitted to the policy's states on other items (W_U N(h M)); `ahead_policy`, the same times A. inner = <g, a> over
+    pairs of different items (the same item would count its own noise as agreement); perturbation = |a|^2; cosine =
+    inner / (|g| |a|); ratio = inner / |a|^2. Of an update theta + step (g + weight a) on an objective of smoothness L
+    the part due to a is, at first and second order, predicted = step weight (1 - L step) inner - L step^2 weight^2
+    |a|^2 / 2; it is largest at best_weight = (1 - L step) / (L step) ratio and changes its sign at twice that.
 Units: inner and perturbation in squared gradient units; cosine and ratio have none; predicted in the objective's.
-Source: arXiv 2605.28184 (its multi-token heads are no part of the checkpoints read here, so that auxiliary loss is
-    not among them).
+Source: arXiv 2605.28184 (cross-entropy and policy loss of multi-token heads). Heads that checkpoints store (`mtp.`) are
+    not loaded by transformers, so one matrix M a distance is fitted in their place, final norm and unembedding shared.
 Does not show: what an adaptive optimizer makes of the two, nor later steps, on which an auxiliary loss may help where
     it harms the first. `smoothness` is not measured: read `predicted` for its sign and as a function of weight.
-Control: an auxiliary loss of unrelated text (inner 0); the same objective twice (cosine 1).
+Control: an auxiliary loss of unrelated text (inner 0); the same objective twice (cosine 1); of fitted heads
+    ahead_nll_nats beside ahead_frequency_nats, what token frequencies alone give.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from analyses.core.reading import rollout_tokens
 from analyses.core.result import Result
 from analyses.core.stats import subsample_interval, subsamples
 from analyses.core.work import Case, Work, passes
-from analyses.weights import _item_gradients, _log_gradients
+from analyses.weights import _ahead_gradients, _item_gradients, _log_gradients
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +65,9 @@ def auxiliary_gradient(
     rollouts: Rollouts,
     prompts: Prompts | None = None,
     *,
-    auxiliary: Literal["kl", "sft"] = "kl",
+    auxiliary: Literal["kl", "sft", "ahead", "ahead_policy"] = "kl",
+    ahead: int = 1,
+    head_steps: int = 100,
     rollout_step: int | None = None,
     step: float = 0.1,
     weight: float = 1.0,
@@ -83,7 +87,10 @@ def auxiliary_gradient(
     inner, perturbation, cosine, ratio, predicted with intervals; scalars best_weight, cosine_error.
 
     Args:
-        auxiliary: which loss is added: nearness to the reference, or given answers.
+        auxiliary: which loss is added: nearness to the reference, given answers, or tokens further ahead (their
+            likelihood, or that times the advantage).
+        ahead: how far beyond the next token a fitted head predicts.
+        head_steps: steps of its fit.
         rollout_step: step of the log whose responses are used; default: the last one up to tuned's own step.
         step: size of the update in `predicted`.
         weight: of the auxiliary gradient in `predicted`.
@@ -95,6 +102,8 @@ def auxiliary_gradient(
         seed: sketch and subsamples.
     """
     del batch_size
+    if ahead < 1 or head_steps < 0:
+        raise InputError(f"ahead={ahead}, head_steps={head_steps}: at least 1 token beyond the next, no negative count")
     if auxiliary == "sft" and prompts is None:
         raise InputError("auxiliary='sft' needs prompts, whose answers are its text")
     warnings = reading.pair_warnings(base, tuned)
@@ -104,7 +113,17 @@ def auxiliary_gradient(
     sketch = sketch or (0 if 2 * len(log) * leaves.size <= _item_gradients.WHOLE else 4096)
     main, items = _log_gradients.per_item(*_log_gradients.of_policy(tuned, log, leaves, sketch, seed))
     groups = _log_gradients.groups_of(log.index, items)
-    if auxiliary == "kl" or prompts is None:
+    known: dict[str, float] = {}
+    if auxiliary.startswith("ahead"):
+        heads = _ahead_gradients.fitted(tuned, log, ahead, head_steps, seed)
+        found = _ahead_gradients.of_heads(
+            tuned, log, leaves, sketch, seed, heads, ahead, is_policy=auxiliary == "ahead_policy"
+        )
+        other, names = _log_gradients.per_item(*found)
+        of = _log_gradients.groups_of(log.index, names)
+        known = {"ahead_nll_nats": heads.nll_nats, "ahead_frequency_nats": heads.frequency_nats}
+        warnings = [*_ahead_gradients.notes(heads, ahead)]
+    elif auxiliary == "kl" or prompts is None:
         near, of_item = _log_gradients.of_nearness(tuned, base, log, leaves, sketch, seed)
         other, names = _log_gradients.per_item(near, of_item)
         of = _log_gradients.groups_of(log.index, names)
@@ -119,6 +138,7 @@ def auxiliary_gradient(
     how = (step, weight, smoothness)
     data = _aggregates(products, how, draws, seed)
     data["cosine_error"] = main.cosine_error
+    data = data.assign(known)
     claim = _claim(data, min(len(items), len(names)), auxiliary)
     return Result.of(table, data, claims=[claim], warnings=[*rollouts.notes, *warnings])
 

@@ -57,6 +57,7 @@ QUANTITIES = {
     "agreement": "cosine",
 }
 
+LEGACY = "legacy_snr"
 DRAWN = {
     "erank": (("erank", "erank_chance"), "Effective rank of the update", "directions"),
     "maps": (("erank", "erank_promoted", "erank_kept"), "Effective rank after Newton-Schulz maps", "directions"),
@@ -71,7 +72,13 @@ def _work(case: Case) -> Work:
 
 @analysis(work=_work)
 def update_spectrum(
-    base: Checkpoints, tuned: Checkpoints, *, promotions: int = 3, suppressions: int = 2, by_head: bool = True
+    base: Checkpoints,
+    tuned: Checkpoints,
+    *,
+    promotions: int = 3,
+    suppressions: int = 2,
+    by_head: bool = True,
+    legacy: bool = False,
 ) -> Result:
     """Effective and stable rank, spectrum after Newton-Schulz maps, signal to noise over runs; by weight and head.
 
@@ -83,6 +90,7 @@ def update_spectrum(
         promotions: maps that lift singular values towards 1.
         suppressions: maps after them that send small ones to 0.
         by_head: also each attention head alone.
+        legacy: also the published signal to noise of several runs, as `legacy_snr`.
     """
     from analyses.core.reading.comparable import IDENTICAL
 
@@ -94,6 +102,8 @@ def update_spectrum(
     maps = (promotions, suppressions)
     names = progress(sorted(stored), "update spectrum")
     rows = [row for name in names for row in _rows(name, stored, runs, config, maps)]
+    if not legacy:
+        rows = [{k: v for k, v in row.items() if k != LEGACY} for row in rows]
     if not rows:
         raise InputError(f"{stored.checkpoint.label}: no weight is a matrix")
     table = pd.DataFrame(rows).astype({"layer": "Int64", "head": "Int64"})
@@ -162,7 +172,7 @@ def spectrum(before: Tensor, after: Sequence[Tensor], maps: tuple[int, int]) -> 
 def signal_to_noise(updates: Sequence[Tensor]) -> dict[str, float]:
     """snr and agreement of several runs' updates; NaN of one run."""
     if len(updates) < 2:
-        return {"snr": np.nan, "agreement": np.nan}
+        return {"snr": np.nan, "agreement": np.nan, LEGACY: np.nan}
     flat = [u.double().flatten() for u in updates]
     pairs = list(combinations(range(len(flat)), 2))
     inner = {(i, j): float(flat[i] @ flat[j]) for i, j in [*pairs, *((i, i) for i in range(len(flat)))]}
@@ -170,7 +180,10 @@ def signal_to_noise(updates: Sequence[Tensor]) -> dict[str, float]:
     noise = float(np.mean([inner[i, i] for i in range(len(flat))])) - signal
     sizes = {(i, j): (inner[i, i] * inner[j, j]) ** 0.5 for i, j in pairs}
     cosines = [inner[p] / sizes[p] for p in pairs if sizes[p] > 0]
+    mean = torch.stack(flat).mean(0)
+    spread = float(torch.stack([(u - mean).square().sum() for u in flat]).mean())
     return {
+        LEGACY: float(mean.square().sum()) / spread if spread > 0 else np.nan,
         "snr": signal / noise if noise > 0 else float("inf") if signal > 0 else np.nan,
         "agreement": float(np.mean(cosines)) if cosines else np.nan,
     }
@@ -198,17 +211,24 @@ def chance_rank(rows: int, columns: int, points: int = 4001) -> float:
     return float(small * mean * np.exp(-float((weight * s * np.log(s)).sum()) / mean))
 
 
+def _measured(table: pd.DataFrame) -> list[str]:
+    return [*QUANTITIES, *([LEGACY] if LEGACY in table else [])]
+
+
 def _arrays(table: pd.DataFrame) -> xr.Dataset:
     """Each quantity by weight (and step), and the effective rank of heads; no interval (n = 1)."""
     step = ["step"] if "step" in table else []
-    whole = table[table["head"].isna()].set_index([*step, "matrix"])[list(QUANTITIES)].astype(float).to_xarray()
+    whole = table[table["head"].isna()].set_index([*step, "matrix"])[_measured(table)].astype(float).to_xarray()
     heads = table.dropna(subset=["head"]).astype({"head": int})
     if len(heads):
         heads = heads.assign(matrix=heads["matrix"] + " " + heads["part"])
         by_head = heads.set_index([*step, "matrix", "head"])[["erank"]].astype(float).to_xarray()
         whole = xr.merge([whole, by_head.rename(erank="erank_head")], join="outer")
     for name in list(whole.data_vars):
-        whole[name].attrs = {"units": QUANTITIES.get(str(name), "directions"), "long_name": str(name)}
+        whole[name].attrs = {
+            "units": QUANTITIES.get(str(name), "1" if name == LEGACY else "directions"),
+            "long_name": str(name),
+        }
     return without_interval(whole)
 
 
