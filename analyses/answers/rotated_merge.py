@@ -79,12 +79,10 @@ def rotated_merge(
 
     Args:
         weight: share of every checkpoint (the learning rate of the stream); 0 leaves the base as it is.
-        components: principal components in which the stream is turned; 0: all, at most a third of the states seen.
-        tokens: tokens whose states the rotation is fitted to, spread over the items.
-        template: put prompts through the tokenizer's chat template, or not.
+        components: in which the stream is turned; 0: all, at most a third of the states seen.
+        tokens: whose states the rotation is fitted to, spread over the items.
         out: folder to which the aligned merge of all is written as an ordinary checkpoint; nothing is kept without it.
-        batch_size: items per forward pass.
-        seed: of the random rotation.
+        seed: the random rotation.
     """
     if not 0 <= weight <= 1 or components < 0 or components == 1 or tokens < 2:
         raise InputError(

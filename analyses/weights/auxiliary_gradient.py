@@ -67,7 +67,7 @@ def auxiliary_gradient(
     *,
     auxiliary: Literal["kl", "sft", "ahead", "ahead_policy"] = "kl",
     ahead: int = 1,
-    head_steps: int = 100,
+    updates: int = 100,
     rollout_step: int | None = None,
     step: float = 0.1,
     weight: float = 1.0,
@@ -90,7 +90,7 @@ def auxiliary_gradient(
         auxiliary: which loss is added: nearness to the reference, given answers, or tokens further ahead (their
             likelihood, or that times the advantage).
         ahead: how far beyond the next token a fitted head predicts.
-        head_steps: steps of its fit.
+        updates: of its fit.
         rollout_step: step of the log whose responses are used; default: the last one up to tuned's own step.
         step: size of the update in `predicted`.
         weight: of the auxiliary gradient in `predicted`.
@@ -102,8 +102,8 @@ def auxiliary_gradient(
         seed: sketch and subsamples.
     """
     del batch_size
-    if ahead < 1 or head_steps < 0:
-        raise InputError(f"ahead={ahead}, head_steps={head_steps}: at least 1 token beyond the next, no negative count")
+    if ahead < 1 or updates < 0:
+        raise InputError(f"ahead={ahead}, updates={updates}: at least 1 token beyond the next, no negative count")
     if auxiliary == "sft" and prompts is None:
         raise InputError("auxiliary='sft' needs prompts, whose answers are its text")
     warnings = reading.pair_warnings(base, tuned)
@@ -115,7 +115,7 @@ def auxiliary_gradient(
     groups = _log_gradients.groups_of(log.index, items)
     known: dict[str, float] = {}
     if auxiliary.startswith("ahead"):
-        heads = _ahead_gradients.fitted(tuned, log, ahead, head_steps, seed)
+        heads = _ahead_gradients.fitted(tuned, log, ahead, updates, seed)
         found = _ahead_gradients.of_heads(
             tuned, log, leaves, sketch, seed, heads, ahead, is_policy=auxiliary == "ahead_policy"
         )

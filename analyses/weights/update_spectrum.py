@@ -90,7 +90,7 @@ def update_spectrum(
         promotions: maps that lift singular values towards 1.
         suppressions: maps after them that send small ones to 0.
         by_head: also each attention head alone.
-        legacy: also the published signal to noise of several runs, as `legacy_snr`.
+        legacy: the signal to noise of several runs, as `legacy_snr`.
     """
     from analyses.core.reading.comparable import IDENTICAL
 

@@ -188,7 +188,7 @@ def objective(policy: Model, log: Rollouts) -> float:
 @pytest.mark.parametrize("kind", ["ahead", "ahead_policy"])
 def test_the_analysis_with_heads_ahead(kind: str, tmp_path: Path) -> None:
     given = {**example(tmp_path), "rollouts": sampled(vocab=60)}
-    result = run("auxiliary_gradient", **given, auxiliary=kind, head_steps=20)
+    result = run("auxiliary_gradient", **given, auxiliary=kind, updates=20)
     assert {"ahead_nll_nats", "ahead_frequency_nats", "predicted"} <= set(result.data)
     assert result.claims and len(result.table) == 12
     with pytest.raises(InputError, match="ahead=0"):

@@ -166,7 +166,7 @@ class Plant:
         pair = {w: self.folder / w for w in ("base", "tuned")}
         seen = items(24, 0, self.answers)
         claims = run("update_landing", **pair, precision="float32").claims
-        claims += run("tuning_vector", **pair, prompts=seen, layers=(LAST,), batch_size=48, steps=10).claims
+        claims += run("tuning_vector", **pair, prompts=seen, layers=(LAST,), batch_size=48, updates=10).claims
         claims += run("activation_rotation", **pair, prompts=seen, draws=5, batch_size=48).claims
         claims += run("trajectories", model=pair["tuned"], prompts=seen, pooling="answer_first", draws=20,
                       permutations=199, batch_size=48).claims  # fmt: skip
