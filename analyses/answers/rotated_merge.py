@@ -1,6 +1,6 @@
 """Checkpoints merged one after the other into a base, each first said in the basis of what is merged so far.
 
-Definition: m = base; for each checkpoint c of the stream m <- m + weight (c~ - m). `linear`: c~ = c. `aligned`: c's
+Definition: m = base; for each checkpoint c of the stream m <- m + mix (c~ - m). `linear`: c~ = c. `aligned`: c's
     residual stream turned onto m's, h_c = h_m R with R the best rotation of the states of the same tokens (centred,
     each state scaled to one size; within `components` principal components), all that reads the stream turned back
     (W diag(g_c) R' diag(1 / g_m), g the gains of the norm before it) and all that writes it (R W). `rotated`: the
@@ -8,7 +8,7 @@ Definition: m = base; for each checkpoint c of the stream m <- m + weight (c~ - 
     the same angles about random planes. nll_nats: of the given answers, micro, after each checkpoint of the stream;
     variant `checkpoint` is c itself. angle: |log R|_F / sqrt 2; angle_chance: that of two unrelated bases.
 Units: nats per token; angles in radians.
-Source: arXiv 2602.03237 (rotation from activations, weight as a learning rate, iterated). Ours: one rotation for all
+Source: arXiv 2602.03237 (rotation from activations, a learning rate, iterated). Ours: one rotation for all
     blocks, since skip connections carry the stream past every weight; `aligned` beside the published `rotated`, which
     does not give the base back where the checkpoint is the base turned.
 Does not show: that a rotation took place: any two streams have a best one. Its gain over `linear` and `random` is what
@@ -62,7 +62,7 @@ def rotated_merge(
     checkpoints: Checkpoints,
     prompts: Prompts,
     *,
-    weight: float = 0.5,
+    mix: float = 0.5,
     components: int = 0,
     tokens: int = 512,
     template: Literal["none", "chat"] = "none",
@@ -78,22 +78,22 @@ def rotated_merge(
     fit (share of the checkpoint's states that rotated ones explain) by source_step.
 
     Args:
-        weight: share of every checkpoint (the learning rate of the stream); 0 leaves the base as it is.
+        mix: share of every checkpoint (the learning rate of the stream); 0 leaves the base as it is.
         components: in which the stream is turned; 0: all, at most a third of the states seen.
         tokens: whose states the rotation is fitted to, spread over the items.
-        out: folder to which the aligned merge of all is written as an ordinary checkpoint; nothing is kept without it.
+        out: the aligned merge of all.
         seed: the random rotation.
     """
-    if not 0 <= weight <= 1 or components < 0 or components == 1 or tokens < 2:
+    if not 0 <= mix <= 1 or components < 0 or components == 1 or tokens < 2:
         raise InputError(
-            f"weight={weight}, components={components}, tokens={tokens}: a share in 0..1, 0 or at least 2 components, "
+            f"mix={mix}, components={components}, tokens={tokens}: a share in 0..1, 0 or at least 2 components, "
             "at least 2 tokens"
         )
     read = _Reading(model, prompts, template, batch_size, tokens)
     stream = _Stream(model, checkpoints, read, components, seed)
     rows = [*stream.of_checkpoints()]
     for variant in ("linear", "aligned", "rotated", "random"):
-        rows += stream.merged(variant, weight, out if variant == "aligned" else None)
+        rows += stream.merged(variant, mix, out if variant == "aligned" else None)
     table = pd.DataFrame(rows)
     nll = estimate(table, "nll_nats", BY, per="n_tokens", units="nats/token", long_name="NLL of the answers")
     data = xr.merge([nll, stream.angles()], join="outer")

@@ -79,6 +79,7 @@ WORDS: dict[str, Word] = {
         "tokens of the joint text, of both apart (concat), or joint without straddling ones (offsets)",
         default="joint",
     ),
+    "out": Word(str, "folder for what is kept as an ordinary checkpoint; nothing is kept without it"),
     "separator": Word(str, "what stands between two texts", default=" "),
     "tokenizer": Word(str, "folder of the tokenizer that a log's ids are of", default=""),
     "evidence": Word(

@@ -62,7 +62,7 @@ def turned_copy(base: Path, out: Path, angle: float = 0.15, seed: int = 3) -> Pa
 
 def test_no_weight_is_the_base_and_full_weight_the_checkpoint(made: Path) -> None:
     base, ten = made / "checkpoint-0", made / "checkpoint-10"
-    none, all_ = merged(base, ten, weight=0.0), merged(base, ten, weight=1.0)
+    none, all_ = merged(base, ten, mix=0.0), merged(base, ten, mix=1.0)
     start = run("merge", base=base, tuned=ten, prompts=ITEMS, weights=(0.0, 1.0), generate=False)
     own, other = (float(start.data["nll_nats"].sel(alpha=w).item()) for w in (0.0, 1.0))
     for variant in ("linear", "aligned", "rotated", "random"):
@@ -76,7 +76,7 @@ def test_the_linear_stream_is_merge_twice(made: Path, tmp_path: Path) -> None:
     get("merge")(Model.load(steps[0]), Model.load(steps[1]), ITEMS, weights=(0.0,), generate=False, keep=0.3,
                  out=str(tmp_path / "one"))  # fmt: skip
     second = run("merge", base=tmp_path / "one", tuned=steps[2], prompts=ITEMS, weights=(0.3,), generate=False)
-    found = merged(*steps, weight=0.3)
+    found = merged(*steps, mix=0.3)
     assert nll(found, "linear", 20) == pytest.approx(float(second.data["nll_nats"].item()), abs=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_a_base_turned_as_a_whole_is_given_back_by_alignment_alone(made: Path, t
     base = made / "checkpoint-0"
     found = merged(base, turned_copy(base, tmp_path / "step-5"))
     start = nll(found, "checkpoint", 5)
-    assert nll(merged(base, base, weight=0.0), "linear", 0) == pytest.approx(start, abs=1e-4)  # one function
+    assert nll(merged(base, base, mix=0.0), "linear", 0) == pytest.approx(start, abs=1e-4)  # one function
     assert nll(found, "aligned", 5) == pytest.approx(start, abs=1e-3)
     others = {v: abs(nll(found, v, 5) - start) for v in ("linear", "rotated", "random")}
     assert min(others.values()) > 0.02, others
@@ -125,12 +125,12 @@ def test_families_in_which_a_turn_is_no_symmetry_are_refused(family: str, tmp_pa
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral"])
 def test_other_families_pass_the_proof(family: str, tmp_path: Path) -> None:
     base = tiny.save(tmp_path / "a", family)
-    assert len(merged(base, base, weight=0.0).table)
+    assert len(merged(base, base, mix=0.0).table)
 
 
 def test_bad_options_are_refused(made: Path) -> None:
     base = made / "checkpoint-0"
-    for wrong in ({"weight": 1.5}, {"components": 1}, {"tokens": 1}):
+    for wrong in ({"mix": 1.5}, {"components": 1}, {"tokens": 1}):
         with pytest.raises(InputError, match="a share in 0"):
             merged(base, base, **wrong)
     with pytest.raises(InputError, match="one of each step"):

@@ -41,6 +41,30 @@ def test_paths_part_at_that_block_and_not_before_the_plant(planted: dict[str, An
     assert first in (early, early + 1) and float(p[first]) <= 0.05
 
 
+def test_read_where_the_answer_begins_every_state_finds_that_block(planted: dict[str, Any]) -> None:
+    """Pooled over the prompt the memory is missed; where the answer is predicted it acts, behind its block."""
+    block = planted["block"]
+    how = {"prompts": planted["prompts"], "pooling": "answer_first"}
+    two = {**how, "groups": ("planted", "unseen")}
+    (parted,) = run("trajectories", model=planted["tuned"], draws=50, permutations=300, **two).claims
+    assert parted.is_found and parted.place == f"layer {block}"
+    pair = {name: planted[name] for name in ("base", "tuned")}
+    unlike = 1 - run("similarity", **pair, **how, draws=20).data["cka_unbiased"]
+    assert float(unlike.sel(state=slice(0, block)).max()) < 1e-6 < 1e-3 < float(unlike.sel(state=block + 1))
+    fit = {"components": 8, "hidden": 16, "updates": 60, "seeds": 2, "permutations": 40, "draws": 20}
+    field = run("neural_ode", model=planted["tuned"], **two, **fit).data["force"]
+    assert int(field.argmax("layer")) == block
+
+
+def test_a_probe_tells_planted_items_after_the_plant_better_than_before(planted: dict[str, Any]) -> None:
+    how = {"prompts": planted["prompts"], "pooling": "answer_first", "groups": ("planted", "unseen"),
+           "permutations": 20, "draws": 100}  # fmt: skip
+    auc = {name: run("linear_probe", model=planted[name], **how).data["auc"] for name in ("base", "tuned")}
+    before = slice(0, planted["block"])
+    assert float(abs(auc["tuned"] - auc["base"]).sel(state=before).max()) < 1e-6
+    assert float((auc["tuned"] - auc["base"]).isel(state=planted["block"] + 1)) > 0.05
+
+
 def test_without_that_mlp_the_model_says_something_else(planted: dict[str, Any]) -> None:
     how = {
         "prompts": planted["prompts"],
