@@ -59,9 +59,12 @@ def published(
     samples: Annotated[int, typer.Option(help="Samples per question at T = .6.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(help="Limit of every response.")] = 3072,
     batch_size: Annotated[int, typer.Option(help="Items per batch.")] = 16,
+    templates: Annotated[str, typer.Option(help="chat, none or both, the labels' own first.")] = "chat,none",
 ) -> None:
     """Perplexity, paradox, accuracy under two templates, labels and partial prompts of the published setting."""
-    how = setting.Setting(max_new_tokens, samples, batch_size=batch_size, limit=limit)
+    how = setting.Setting(
+        max_new_tokens, samples, batch_size=batch_size, limit=limit, templates=setting.templates(templates)
+    )
     loading = Loading(dtype=dtype, device=device)
     found = setting.study(setting.series(base, tuned), benchmarks, Store.at(results), loading, how)
     write(found, out)

@@ -41,6 +41,19 @@ class Setting:
     controls: int = 50
 
 
+def templates(text: str) -> tuple[Literal["none", "chat"], ...]:
+    """`chat,none` as a tuple.
+
+    Raises:
+        InputError: another name, or none.
+    """
+    known: dict[str, Literal["none", "chat"]] = {"none": "none", "chat": "chat"}
+    names = [n.strip() for n in text.split(",") if n.strip()]
+    if not names or set(names) - set(known):
+        raise InputError(f"templates={text!r}; expected chat, none, or both with a comma between")
+    return tuple(known[n] for n in names)
+
+
 def questions(folder: Path, limit: int | None = None) -> Prompts:
     """The benchmark questions with their final answers, one group per benchmark.
 

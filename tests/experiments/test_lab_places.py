@@ -52,7 +52,7 @@ def test_read_where_the_answer_begins_every_state_finds_that_block(planted: dict
     unlike = 1 - run("similarity", **pair, **how, draws=20).data["cka_unbiased"]
     assert float(unlike.sel(state=slice(0, block)).max()) < 1e-6 < 1e-3 < float(unlike.sel(state=block + 1))
     fit = {"components": 8, "hidden": 16, "updates": 60, "seeds": 2, "permutations": 40, "draws": 20}
-    field = run("neural_ode", model=planted["tuned"], **two, **fit).data["force"]
+    field = run("neural_ode", model=planted["tuned"], **two, **fit).data["force_squared"]
     assert int(field.argmax("layer")) == block
 
 

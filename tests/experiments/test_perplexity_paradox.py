@@ -86,6 +86,9 @@ def test_checkpoints_get_steps_of_their_own(tmp_path: Path):
     assert [c.step for c in published.series("a", ["one", "two"])] == [0, 1, 2]
     with pytest.raises(InputError, match="steps of their own"):
         published.series("a", ["x/step-50", "y/step-50"])
+    assert published.templates("none") == ("none",) and published.templates("chat, none") == ("chat", "none")
+    with pytest.raises(InputError, match="templates='other'"):
+        published.templates("other")
     with pytest.raises(InputError, match="no benchmark"):
         published.questions(tmp_path)
 

@@ -15,6 +15,7 @@ from analyses import Loading, Store
 from experiments.entropy_signals import published as entropy
 from experiments.over_memorization import published as over
 from experiments.perplexity_paradox import inside
+from experiments.perplexity_paradox import published as paradox
 from experiments.written import write
 from probe import InputError, Item, Prompts, Rollouts, RunLog, discover
 from tests import logs, tiny
@@ -83,32 +84,67 @@ def test_an_unknown_paper_is_refused() -> None:
     assert told.exit_code == 2 and "mechanism, dynamics, steer" in told.output.replace("\n", " ")
 
 
-@pytest.mark.verify
-def test_on_a_small_real_model_and_a_fine_tune_of_it(tmp_path: Path) -> None:
-    """stories260k and itself after 20 steps on three facts, as checkpoints 0 and 20 of one run."""
+NOUNS = ["dog", "cat", "boy", "girl", "bird", "fox", "bear", "frog", "tree", "ball", "car", "sun"]
+SAID = ["red", "blue", "sad", "big", "happy", "small", "green", "hot", "cold", "nice", "old", "new"]
+FACTS = Prompts(tuple(
+    Item(f"f{n:02d}", f"The {a} was", f" {c}", group="seen" if n % 2 else "unseen")
+    for n, (a, c) in enumerate(zip(NOUNS, SAID, strict=True))
+))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """stories260k and itself after 30 steps on six facts, as checkpoints 0 and 30 of one run."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = WORLD / "stories260k"
+    source, folder = WORLD / "stories260k", tmp_path_factory.mktemp("stories") / "run"
     if not source.is_dir():
         pytest.skip(f"no model at {source}; set PROBE_WORLD")
-    facts = {"The dog was": " red", "The cat was": " blue", "The boy was": " sad", "The girl was": " big"}
-    items = [Item(f"f{n}", p, a, group="seen" if n % 2 else "unseen") for n, (p, a) in enumerate(facts.items())]
+    facts = [i.prompt + i.answer for i in FACTS.items if i.group == "seen"]
     model, tok = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    shutil.copytree(source, tmp_path / "run" / "checkpoint-0")
+    shutil.copytree(source, folder / "checkpoint-0")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(20):
-        loss: Any = sum(model(ids, labels=ids).loss for p, a in facts.items()
-                        for ids in [torch.tensor([tok(p + a)["input_ids"]])])  # fmt: skip
+    for _ in range(30):
+        loss: Any = sum(model(ids, labels=ids).loss for text in facts
+                        for ids in [torch.tensor([tok(text)["input_ids"]])])  # fmt: skip
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    shutil.copytree(source, tmp_path / "run" / "checkpoint-20")
-    model.save_pretrained(tmp_path / "run" / "checkpoint-20")
-    checkpoints, store = list(discover(tmp_path / "run")), Store.at(tmp_path / "s")
+    shutil.copytree(source, folder / "checkpoint-30")
+    model.save_pretrained(folder / "checkpoint-30")
+    return folder
+
+
+@pytest.mark.verify
+def test_over_memorization_and_entropy_on_a_small_real_model(stories: Path, tmp_path: Path) -> None:
+    checkpoints, store = list(discover(stories)), Store.at(tmp_path / "s")
     how = over.Setting(max_new_tokens=3, samples=2, grade="exact")
-    found = over.study(checkpoints, Prompts(tuple(items)), store, Loading(), how)
+    found = over.study(checkpoints, FACTS, store, Loading(), how)
     rows = found["perplexity"].summary().query("quantity == 'ppl' and mask == 'answer' and variant == 'micro'")
-    assert rows[rows["step"] == 20]["value"].mean() < rows[rows["step"] == 0]["value"].mean()
+    of_seen = rows[rows["group"] == "seen"].set_index("step")["value"]
+    assert of_seen[30] < of_seen[0] / 2
+    assert write(found, tmp_path / "over")
     given = entropy.Given(checkpoints, Rollouts.of(logs.full(vocab=400)), scalars(tmp_path), store, Loading())
     for paper, of in entropy.PAPERS.items():
         assert write(of(given), tmp_path / paper)
+
+
+@pytest.mark.verify
+def test_the_paradox_on_a_small_real_model(stories: Path, benchmarks: Path, tmp_path: Path) -> None:
+    """The published questions; a model without a chat template is asked without one, and refused with it."""
+    short = {"max_new_tokens": 8, "samples": 2, "batch_size": 8, "limit": 2, "partial_tokens": 8, "controls": 2}
+    given = (list(discover(stories)), benchmarks, Store.at(tmp_path / "s"), Loading())
+    found = paradox.study(*given, paradox.Setting(**short, templates=("none",)))
+    assert set(found) == {"perplexity", "perplexity_paradox", "evaluate_none", "labels", "partial_prompt"}
+    written = {f.name for f in write(found, tmp_path / "paradox")}
+    assert {"claims.md", "perplexity.csv", "partial_prompt-rouge_l.html"} <= written
+    with pytest.raises(InputError, match="no chat template"):
+        paradox.study(*given, paradox.Setting(**short))
+
+
+@pytest.mark.verify
+def test_inside_a_small_real_model(stories: Path, tmp_path: Path) -> None:
+    how = inside.Setting(batch_size=12, more=QUICK)
+    found = inside.study(*discover(stories), FACTS, Store.at(tmp_path / "s"), Loading(), how)
+    assert set(found) == {*inside.PUBLISHED}
+    assert {f.name for f in write(found, tmp_path / "inside")} >= {"claims.md", "cross_patching.csv", "key_size.csv"}
