@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
     from torch import Tensor
 
-    from probe import Checkpoint, Model, Prompts
+    from probe import Checkpoint, Model, Prompts, TokenBatch
 
     Checkpoints = list[Checkpoint]
 else:
@@ -130,7 +130,7 @@ class _Stream:
     def __init__(self, base: Model, checkpoints: Checkpoints, read: _Reading, components: int, seed: int) -> None:
         from probe.checkpoints.stored import Stored
 
-        if base.checkpoint is None or not len(checkpoints):
+        if not base.checkpoint or not len(checkpoints):
             raise InputError("rotated_merge needs a base with a folder on disk, and at least one checkpoint")
         self.base, self.read, self.components, self.seed = base, read, components, seed
         self.checkpoints = sorted(checkpoints, key=lambda c: (c.step is None, c.step or 0))
@@ -153,15 +153,20 @@ class _Stream:
         axis = np.random.default_rng(self.seed).normal(size=(d, d)) / d**0.5
         r, _ = np.linalg.qr(np.eye(d) + axis - axis.T)
         batch = self.base.batches(self.read.prompts.limit(1), batch_size=1)[0]
-        want = self.work.run(batch, logits="all").logits
+        want = self._logits(batch)
         self._write(lambda n: turns.turned(n, self.now, self.now, self.sides[n], _t(r)))
-        off = float((self.work.run(batch, logits="all").logits - want).abs().max() / want.abs().max())
+        off = float((self._logits(batch) - want).abs().max() / want.abs().max())
         self._write(self.start)
         if not off < TOLERANCE:
             raise InputError(
                 f"turning the stream of this {self.base.shape.family} model with its weights changes logits by "
                 f"{off:.2g} of the largest: a rotated merge is not defined for it; `merge` interpolates without"
             )
+
+    def _logits(self, batch: TokenBatch) -> Tensor:
+        found = self.work.run(batch, logits="all").logits
+        assert found is not None
+        return found
 
     def _write(self, value: turns.Weights) -> None:
         """Every weight anew, one after the other; gains, on which others rest, keep their value or come last."""

@@ -1,5 +1,6 @@
 """An auxiliary gradient: the quadratic's exact change, torch's own gradients, planted help and harm, nulls."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 from pathlib import Path
@@ -187,7 +188,7 @@ def objective(policy: Model, log: Rollouts) -> float:
 
 @pytest.mark.parametrize("kind", ["ahead", "ahead_policy"])
 def test_the_analysis_with_heads_ahead(kind: str, tmp_path: Path) -> None:
-    given = {**example(tmp_path), "rollouts": sampled(vocab=60)}
+    given: dict[str, Any] = {**example(tmp_path), "rollouts": sampled(vocab=60)}
     result = run("auxiliary_gradient", **given, auxiliary=kind, updates=20)
     assert {"ahead_nll_nats", "ahead_frequency_nats", "predicted"} <= set(result.data)
     assert result.claims and len(result.table) == 12

@@ -75,7 +75,7 @@ def test_the_published_paradox_is_that_of_mean_perplexities(swept: Result) -> No
     result = run("perplexity_paradox", perplexity=swept, legacy=True)
     rows = swept.table
     full = rows[(rows["mask"] == "full") & (rows["step"] == 10)]
-    want = np.exp(full["nll_nats"] / full["n_tokens"]).groupby(full["answer_kind"]).mean()
+    want = full.assign(ppl=np.exp(full["nll_nats"] / full["n_tokens"])).groupby("answer_kind")["ppl"].mean()
     found = result.data["legacy_ppl"].sel(group="all", mask="full", step=10)
     for kind, value in want.items():
         assert float(found.sel(answer_kind=kind)) == pytest.approx(value)
@@ -157,5 +157,8 @@ def test_published_neurons_are_those_of_the_first_item(base: Model) -> None:
 def test_forms_that_are_always_there_are_there(base: Model, swept: Result, tmp_path: Path) -> None:
     assert has(swept, "legacy_arith")
     series = tiny.series(tmp_path, steps=(0, 10))
-    given = {"model": Model.load(series / "checkpoint-0"), "checkpoints": [Checkpoint.of(series / "checkpoint-10")]}
+    given: dict[str, Any] = {
+        "model": Model.load(series / "checkpoint-0"),
+        "checkpoints": [Checkpoint.of(series / "checkpoint-10")],
+    }
     assert has(run("rotated_merge", **given, prompts=tiny.twelve_items(), components=4), "rotated")

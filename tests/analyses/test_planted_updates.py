@@ -163,7 +163,7 @@ class Plant:
 
     def said(self) -> dict[str, tuple[str, str]]:
         """Answer and sentence of each claim."""
-        pair = {w: self.folder / w for w in ("base", "tuned")}
+        pair: dict[str, Any] = {w: self.folder / w for w in ("base", "tuned")}
         seen = items(24, 0, self.answers)
         claims = run("update_landing", **pair, precision="float32").claims
         claims += run("tuning_vector", **pair, prompts=seen, layers=(LAST,), batch_size=48, updates=10).claims
@@ -253,6 +253,11 @@ def parting(plant: Plant) -> list[float]:
     return found
 
 
+def moved(weights: list[Any], direction: Any, step: float) -> None:
+    for weight, part in zip(weights, direction, strict=True):
+        weight.add_(step * part)
+
+
 def harm(plant: Plant) -> float:
     """The larger loss that a small step on one group makes on the other, nats a step; below 0 where steps help both."""
     model = plant.models[1]
@@ -265,17 +270,13 @@ def harm(plant: Plant) -> float:
 
     worst = -np.inf
     for one, other in (("cued", "other"), ("other", "cued")):
-        g = torch.autograd.grad(loss(one), weights, allow_unused=True)
-        size = float(sum(x.square().sum() for x in g if x is not None) ** 0.5)
+        g = torch.autograd.grad(loss(one), weights)
+        size = float(sum(float(x.square().sum()) for x in g) ** 0.5)
         with torch.no_grad():
             before = float(loss(other))
-            for sign, step in ((-1, 1e-2), (0, 0.0)):
-                for w, x in zip(weights, g, strict=True):
-                    w.add_((sign * step / size) * x if x is not None else torch.zeros_like(w))
-                if sign:
-                    worst = max(worst, (float(loss(other)) - before) / step)
-            for w, x in zip(weights, g, strict=True):
-                w.add_((1e-2 / size) * x if x is not None else torch.zeros_like(w))
+            moved(weights, g, -1e-2 / size)
+            worst = max(worst, (float(loss(other)) - before) / 1e-2)
+            moved(weights, g, 1e-2 / size)
     return worst
 
 
