@@ -157,8 +157,7 @@ def test_published_neurons_are_those_of_the_first_item(base: Model) -> None:
 def test_forms_that_are_always_there_are_there(base: Model, swept: Result, tmp_path: Path) -> None:
     assert has(swept, "legacy_arith")
     series = tiny.series(tmp_path, steps=(0, 10))
-    given: dict[str, Any] = {
-        "model": Model.load(series / "checkpoint-0"),
-        "checkpoints": [Checkpoint.of(series / "checkpoint-10")],
-    }
-    assert has(run("rotated_merge", **given, prompts=tiny.twelve_items(), components=4), "rotated")
+    start, later = Model.load(series / "checkpoint-0"), [Checkpoint.of(series / "checkpoint-10")]
+    assert has(
+        run("rotated_merge", model=start, checkpoints=later, prompts=tiny.twelve_items(), components=4), "rotated"
+    )
