@@ -80,7 +80,7 @@ def merge(
         weights: shares of the tuned checkpoint.
         generate: also answer the prompts greedily (and `samples` times).
         samples: for diversity.
-        out: one average, of the share `keep`.
+        out: one average, of the share `kept_weight`.
         kept_weight: share of the tuned checkpoint in the one that is kept.
         seed: samples and the bootstrap.
     """

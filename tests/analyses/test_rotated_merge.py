@@ -73,7 +73,7 @@ def test_no_weight_is_the_base_and_full_weight_the_checkpoint(made: Path) -> Non
 
 def test_the_linear_stream_is_merge_twice(made: Path, tmp_path: Path) -> None:
     steps = [made / f"checkpoint-{s}" for s in (0, 10, 20)]
-    get("merge")(Model.load(steps[0]), Model.load(steps[1]), ITEMS, weights=(0.0,), generate=False, keep=0.3,
+    get("merge")(Model.load(steps[0]), Model.load(steps[1]), ITEMS, weights=(0.0,), generate=False, kept_weight=0.3,
                  out=str(tmp_path / "one"))  # fmt: skip
     second = run("merge", base=tmp_path / "one", tuned=steps[2], prompts=ITEMS, weights=(0.3,), generate=False)
     found = merged(*steps, mix=0.3)
