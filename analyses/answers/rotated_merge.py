@@ -36,6 +36,7 @@ from analyses.core.figures import curve
 from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import estimate, mean_of_items
+from analyses.core.work import Case, Work, passes
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -56,7 +57,12 @@ FEWEST = 8  # items
 TOLERANCE = 1e-3  # largest relative change of logits under a turn that should change nothing
 
 
-@analysis
+def _work(case: Case) -> Work:
+    """Of each checkpoint, as of each of the four merges after it, a pass for its states and one for its answers."""
+    return passes(case, "answer", times=10, models=1)
+
+
+@analysis(work=_work)
 def rotated_merge(
     model: Model,
     checkpoints: Checkpoints,
