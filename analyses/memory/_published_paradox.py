@@ -9,12 +9,12 @@ import xarray as xr
 
 from analyses.core import legacy
 from analyses.core.stats.resampling import divide
-from analyses.memory._answer_grids import Array, Grid, is_in
+from analyses.memory._answer_grids import AnswerGrid, Array, is_in
 
 MASKS = ("answer", "full")
 
 
-def published_ppl(grid: Grid, cells: list[str]) -> xr.Dataset:
+def published_ppl(grid: AnswerGrid, cells: list[str]) -> xr.Dataset:
     """`legacy_ppl` [group, mask, step]: the mean of the items' perplexities; the full text holds the answer.
 
     Over the items measured at every step, so that no step has others.
@@ -28,7 +28,7 @@ def published_ppl(grid: Grid, cells: list[str]) -> xr.Dataset:
     return data
 
 
-def _mean(grid: Grid, mask: str, members: Array) -> Array:
+def _mean(grid: AnswerGrid, mask: str, members: Array) -> Array:
     if mask not in grid.nll:
         return np.full(len(grid.step), np.nan)
     each = np.exp(divide(grid.nll[mask][members], grid.tokens[mask][members]))
