@@ -16,6 +16,7 @@ import numpy as np
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import ortho_group
 
+import probe
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -47,11 +48,9 @@ def sides(model: Model) -> dict[str, Side]:
         InputError: a part that neither plainly reads nor plainly writes the stream, or other norms than one before
             attention, one before the MLP and a final one, without biases.
     """
-    from probe.weights import places
-
     gains = _gains(model)
     found: dict[str, Side] = {}
-    for place, slots in places(model).items():
+    for place, slots in probe.weights.places(model).items():
         behind = gains.get((place.layer, place.part.partition(".")[0]), "")
         for slot in slots:
             found[slot.name] = _side(model, place.part, slot.name, slot.kind, behind, list(gains.values()))
@@ -75,11 +74,9 @@ def _side(model: Model, part: str, name: str, kind: str, norm: str, gains: list[
 
 def _gains(model: Model) -> dict[tuple[int | None, str], str]:
     """Names of the gains before attention and MLP of each block, and before the head."""
-    from probe.weights import places
-
     wide = model.shape.d_model
     found: dict[tuple[int | None, str], str] = {}
-    for place, slots in places(model).items():
+    for place, slots in probe.weights.places(model).items():
         if place.part != "norms":
             continue
         names = [s.name for s in slots if model.weights()[s.name].numel() == wide and "q_" not in s.name]

@@ -37,6 +37,8 @@ from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import estimate, mean_of_items
 from analyses.core.work import Case, Work, passes
+from probe import checkpoints as stored
+from probe import families
 from probe.errors import InputError
 from probe.lazily import torch
 
@@ -103,7 +105,7 @@ def rotated_merge(
     table = pd.DataFrame(rows)
     nll = estimate(table, "nll_nats", BY, per="n_tokens", units="nats/token", long_name="NLL of the answers")
     data = xr.merge([nll, stream.angles()], join="outer")
-    return Result.of(table, data, claims=_claims(table), warnings=stream.warnings())
+    return Result.of(table, data, claims=_claims(table), warnings=stream.warnings)
 
 
 class _Reading:
@@ -134,8 +136,6 @@ class _Stream:
     """The base, what is merged into it, and what was measured on the way."""
 
     def __init__(self, base: Model, checkpoints: Checkpoints, read: _Reading, components: int, seed: int) -> None:
-        from probe.checkpoints.stored import Stored
-
         if not base.checkpoint or not len(checkpoints):
             raise InputError("rotated_merge needs a base with a folder on disk, and at least one checkpoint")
         self.base, self.read, self.components, self.seed = base, read, components, seed
@@ -144,14 +144,18 @@ class _Stream:
         if len(set(self.steps)) < len(self.steps):
             raise InputError(f"checkpoints at steps {self.steps}: a stream has one of each step (STEP=FOLDER)")
         self._load: Any = getattr(checkpoints, "load", probe.Model.load)
-        self.work = _own(base)
+        self.work = _own(base, self._load(base.checkpoint))
         self.sides = turns.sides(self.work)
         self.now: turns.Weights = lambda name: self.work.weights()[name].detach()
-        read_from = [Stored(c, allow_pickle=base.reading.allow_pickle) for c in (base.checkpoint, *self.checkpoints)]
+        read_from = [
+            stored.StoredWeights(c, allow_pickle=base.reading.allow_pickle)
+            for c in (base.checkpoint, *self.checkpoints)
+        ]
         self.start, *self.stored = (_named(s, self.work.weights()) for s in read_from)
         self._prove()
         self.states: list[np.ndarray[Any, Any]] = []
         self.turned: list[tuple[float, float, int]] = []
+        self.warnings: list[str] = []
 
     def _prove(self) -> None:
         """A turn of the whole stream must change no logit."""
@@ -183,10 +187,13 @@ class _Stream:
     def of_checkpoints(self) -> list[dict[str, Any]]:
         """NLL of every checkpoint itself; its states are kept."""
         rows: list[dict[str, Any]] = []
+        known: list[list[str]] = []
         for checkpoint, step in zip(self.checkpoints, self.steps, strict=True):
             model: Model = self._load(checkpoint)
+            known.append(reading.pair_warnings(self.base, model))
             self.states.append(self.read.states(model))
             rows += [{**r, "variant": "checkpoint", "source_step": step} for r in self.read.nll(model)]
+        self.warnings = known[0] if all(known) else []  # a stream of the base alone
         return rows
 
     def merged(self, variant: str, weight: float, out: str | None) -> list[dict[str, Any]]:
@@ -238,17 +245,9 @@ class _Stream:
             data[f"{name}_n"] = ("source_step", np.full(len(values), len(self.states[0])))
         return data
 
-    def warnings(self) -> list[str]:
-        """A stream that is the base itself."""
-        from analyses.core.reading.comparable import IDENTICAL
-
-        same = all(torch.equal(c(n), self.start(n)) for c in self.stored for n in self.sides)
-        return [IDENTICAL] if same else []
-
 
 def _named(stored: Any, own: Mapping[str, Tensor]) -> turns.Weights:
     """Stored weights under the names of the model they are merged into; a tied head is the embedding."""
-    from probe import families
 
     def of(name: str) -> Tensor:
         known = next((n for n in (name, f"model.{name}", name.removeprefix("model.")) if n in stored), None)
@@ -262,13 +261,9 @@ def _named(stored: Any, own: Mapping[str, Tensor]) -> turns.Weights:
     return of
 
 
-def _own(base: Model) -> Model:
+def _own(base: Model, loaded: Model) -> Model:
     """A model of the base's weights to write into, its head apart from the embedding."""
-    from probe.checkpoints.loading import read_model
-
-    assert base.checkpoint is not None
-    plain = turns.untied(read_model(base.checkpoint, base.reading))
-    made = probe.Model.wrap(plain, base.tokenizer, backend=base.backend_name, check=False)
+    made = probe.Model.wrap(turns.untied(loaded.backend.plain), base.tokenizer, backend=base.backend_name, check=False)
     made.framing = base.framing
     return made
 
