@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from analyses import sweep
-from analyses.core.analysis import get
+from analyses.core.analysis import checked_options, get
 from analyses.core.cost.budget import total
-from analyses.core.cost.plan import plan
+from analyses.core.cost.plan import case_of, plan, sizes
+from analyses.core.cost.rates import measured
 from benchmarks.scale import checkpoints, one_thread
 from benchmarks.sharing import SHAPE, VOCABULARY, prompts
 from probe import Checkpoint
@@ -44,9 +45,12 @@ def took(series: Sequence[Checkpoint], name: str, options: dict[str, Any]) -> tu
     """Seconds predicted and taken."""
     known = {o.name for o in get(name).options}
     given = {n: v for n, v in options.items() if n in known}
-    predicted = total(plan(name, checkpoints=series, prompts=prompts(N_ITEMS), **given))
+    asked: dict[str, Any] = {"checkpoints": series, "prompts": prompts(N_ITEMS), **given}
+    size, _ = sizes(series[0])
+    case = case_of(size, 1, series[0], prompts(N_ITEMS), checked_options(get(name), given))
+    predicted = total(plan(name, rates=measured("float32", "cpu", series[0], case, time.process_time), **asked))
     start = time.process_time()
-    sweep(name, checkpoints=series, prompts=prompts(N_ITEMS), **given)
+    sweep(name, **asked)
     return predicted, time.process_time() - start
 
 

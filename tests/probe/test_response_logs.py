@@ -283,3 +283,10 @@ def test_the_response_of_a_conversation_is_what_follows_the_last_question(tmp_pa
     rows = [{"id": str(n), "gold": "42", **way} for n, way in enumerate(ways)]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     assert read_responses(tmp_path / "log.jsonl")["text"].tolist() == ["42"] * 3
+
+
+def test_a_text_in_the_place_of_a_list_of_responses_is_refused(tmp_path: Path) -> None:
+    row = {"doc_id": 0, "doc": {"question": "2+2?"}, "target": "4", "resps": '[["is 4"]]', "filter": "none"}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match="expected a list of the model's responses"):
+        read_responses(tmp_path / "samples.jsonl")

@@ -50,6 +50,7 @@ class Plan:
         rates: measured here.
         memory: bytes that may be used.
         n_layers: blocks of the model.
+        shares: members of a sweep share passes (see `analyses.core.running.sharing`).
     """
 
     analysis: str
@@ -60,6 +61,7 @@ class Plan:
     rates: Rates
     memory: float
     n_layers: int = 0
+    shares: bool = False
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -76,9 +78,10 @@ class Plan:
 
     @property
     def compute(self) -> float:
-        """Seconds of the operations of one member."""
-        head = self.cost.head_flops
-        return (self.cost.flops - head) / self.rates.flops + head / (self.rates.head or self.rates.flops)
+        """Seconds of the operations of one member; passes over a checkpoint of two members are made once."""
+        head, models = self.cost.head_flops, self.cost.models
+        passed = (self.members + models - 1) / (models * self.members) if self.shares else 1.0
+        return passed * (self.cost.flops - head) / self.rates.flops + head / (self.rates.head or self.rates.flops)
 
     def peak(self, hold: Literal["both", "one"]) -> float:
         """Memory at the worst moment; a swap in a sweep holds the next checkpoint beside those in use."""
@@ -138,7 +141,10 @@ def plan(
     one = cost(of, case, dtype, stored)
     found = rates or measured(dtype, device, series[0], case)
     free = memory if memory is not None else _free(device)
-    return Plan(name, one, _members(len(series), models, pairs), case.n_items, case.tokens, found, free, case.n_layers)
+    shares = models == 2 and pairs != "all" and bool(of.reads and of.reads(chosen))
+    return Plan(
+        name, one, _members(len(series), models, pairs), case.n_items, case.tokens, found, free, case.n_layers, shares
+    )
 
 
 def _members(checkpoints: int, models: int, pairs: str) -> int:

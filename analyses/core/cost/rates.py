@@ -43,15 +43,26 @@ class Rates:
     proof: float = 0.0
 
 
-def measured(dtype: str, device: str, checkpoint: Checkpoint, case: Case) -> Rates:
-    """Rates of this machine for batches of the case, on a block of the checkpoint's configuration."""
+Clock = Callable[[], float]
+
+
+def measured(dtype: str, device: str, checkpoint: Checkpoint, case: Case, clock: Clock = time.perf_counter) -> Rates:
+    """Rates of this machine for batches of the case, on a block of the checkpoint's configuration.
+
+    Args:
+        dtype: of the weights in memory.
+        device: where they are measured.
+        checkpoint: whose configuration and files are taken.
+        case: batch size and tokens of an item.
+        clock: seconds; of the wall, or of the processor where the machine is shared.
+    """
     copied = torch.empty(1 << 26, dtype=torch.uint8, device=device)
-    memory = per_second(copied.clone, 2.0 * copied.numel(), device)
-    block, proof = _block(dtype, device, checkpoint, case)
-    return Rates(block, memory, _read_rate(checkpoint), _head(dtype, device, case), proof)
+    memory = per_second(copied.clone, 2.0 * copied.numel(), device, clock)
+    block, proof = _block(dtype, device, checkpoint, case, clock)
+    return Rates(block, memory, _read_rate(checkpoint, clock), _head(dtype, device, case, clock), proof)
 
 
-def _block(dtype: str, device: str, checkpoint: Checkpoint, case: Case) -> tuple[float, float]:
+def _block(dtype: str, device: str, checkpoint: Checkpoint, case: Case, clock: Clock) -> tuple[float, float]:
     """Operations a second of one block over a batch, and seconds of one over a few tokens."""
     from transformers import AutoConfig, AutoModel
 
@@ -70,24 +81,28 @@ def _block(dtype: str, device: str, checkpoint: Checkpoint, case: Case) -> tuple
         return lambda: model(input_ids=ids, use_cache=False)
 
     with torch.no_grad():
-        return per_second(over(rows, width), one, device), 1 / per_second(over(2, 8), 1.0, device, 0.1)
+        return per_second(over(rows, width), one, device, clock), 1 / per_second(over(2, 8), 1.0, device, clock, 0.1)
 
 
-def _head(dtype: str, device: str, case: Case) -> float:
+def _head(dtype: str, device: str, case: Case, clock: Clock) -> float:
     """Operations a second of rows unembedded and put through a softmax."""
     shape, kind = case.size.shape, getattr(torch, dtype)
     words = min(shape.d_vocab, MOST_WORDS)
     weight = torch.randn(words, shape.d_model, device=device).to(kind)
     x = torch.randn(LOGIT_ROWS, shape.d_model, device=device).to(kind)
-    return per_second(lambda: (x @ weight.T).float().log_softmax(-1), 2.0 * LOGIT_ROWS * words * shape.d_model, device)
+    return per_second(
+        lambda: (x @ weight.T).float().log_softmax(-1), 2.0 * LOGIT_ROWS * words * shape.d_model, device, clock
+    )
 
 
-def per_second(call: Callable[[], object], amount: float, device: str, seconds: float = 0.4) -> float:
+def per_second(
+    call: Callable[[], object], amount: float, device: str, clock: Clock = time.perf_counter, seconds: float = 0.4
+) -> float:
     """How much of `amount`, which one call does, is done in a second."""
 
     def done() -> float:
         devices.wait(device)
-        return time.perf_counter()
+        return clock()
 
     call()
     start, number = done(), 0
@@ -97,13 +112,13 @@ def per_second(call: Callable[[], object], amount: float, device: str, seconds: 
     return number * amount / (done() - start)
 
 
-def _read_rate(checkpoint: Checkpoint) -> float:
+def _read_rate(checkpoint: Checkpoint, clock: Clock) -> float:
     """Bytes per second of a weight file's beginning, its pages dropped from the cache first where the system can."""
     file = max(checkpoint.weight_files, key=lambda f: f.stat().st_size)
     with file.open("rb", buffering=0) as handle:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        start, n = time.perf_counter(), 0
+        start, n = clock(), 0
         while n < SAMPLE_BYTES and (part := handle.read(1 << 22)):
             n += len(part)
-    return n / (time.perf_counter() - start)
+    return n / max(clock() - start, 1e-6)
