@@ -39,7 +39,7 @@ def keep(name: str, entry: dict[str, Any] | None) -> None:
 
 def cell(value: Any) -> str:
     """A value as a table shows it."""
-    shown = (
-        {None: "", True: "yes", False: "**no**"}.get(value, value) if not isinstance(value, float) else f"{value:.3g}"
-    )
+    if isinstance(value, bool):  # before numbers: a ratio of 0 is no "no"
+        return "yes" if value else "**no**"
+    shown = "" if value is None else f"{value:.3g}" if isinstance(value, float) else value
     return str(shown).replace("|", "\\|")

@@ -30,7 +30,7 @@ LIBRARIES: dict[str, tuple[str, tuple[str, ...]]] = {  # script, packages of an 
     OURS: ("ours", ()),
     "TransformerLens": ("with_transformer_lens", ()),
     "nnsight": ("with_nnsight", ()),
-    "nnterp": ("with_nnterp", ("nnterp==1.3.0",)),
+    "nnterp": ("with_nnterp", ("nnterp==1.3.0", "nnsight==0.7.0")),  # it imports what 0.8 has no more
     "steering-vectors": ("with_steering_vectors", ("steering-vectors==0.12.2",)),
 }
 CHOOSES = ("nnterp", "steering-vectors")  # their own versions of nnsight and transformers, not ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -25,6 +26,8 @@ from apps.command.terminal import merged
 WIDTH = 100
 # Two lines of a warning; the rest is in the report.
 NOTE = textwrap.TextWrapper(WIDTH, initial_indent="  note: ", subsequent_indent="    ", max_lines=2, placeholder=" ...")
+# Of an optional input, such as a control run, for which a study has no word.
+NOT_GIVEN = re.compile(r"without \w+: no \w+ result was given")
 MARKS = {"error": ("✗", "red"), "warning": ("!", "yellow"), "info": ("•", "green")}
 OTHER = {NONE: ("–", None), "cannot be judged": ("?", None)}
 TABLED = ("evaluate", "perplexity")
@@ -63,7 +66,8 @@ def answers(found: Answers) -> Iterator[str]:
     if text := lines.printed(table(found)):
         yield ""
         yield textwrap.indent(text, "  ")
-    for warning in dict.fromkeys(w for result in found.results.values() for w in merged(result.warnings)):
+    warnings = dict.fromkeys(w for result in found.results.values() for w in merged(result.warnings))
+    for warning in (w for w in warnings if not NOT_GIVEN.fullmatch(w)):
         yield from NOTE.wrap(warning)
     for name, why in found.refused.items():
         yield f"  ? {name} was not answered: {why}"

@@ -49,6 +49,17 @@ def test_folders_give_cards_a_report_and_a_file_that_gives_the_same(
     assert code == 0 and all({"run", "analysis", "answer", "sentence"} <= set(claim) for claim in json.loads(said))
 
 
+def test_notes_are_about_what_somebody_could_change(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Not that the first checkpoint equals itself, nor that a control run is missing for which a study has no word."""
+    asked = ["study", run / "my run", "--prompts", run / "items.jsonl", "--seen", "a", "--max-new-tokens", "2"]
+    where = ["--questions", "memory,where", "--results", tmp_path / "r", "--report", tmp_path / "report.html"]
+    code, out, err = probe(capsys, *asked, *where)
+    assert code == 0, err
+    assert "perplexity_paradox" in out and "identical" not in out and "without control" not in out
+
+
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -130,3 +130,9 @@ def test_the_committed_table_is_that_of_the_committed_outcomes() -> None:
     rows = [row for row in verify.page(tests, []).splitlines() if row.startswith("| ")][2:]
     assert rows
     assert set(rows) <= set(verify.PAGE.read_text().splitlines())
+
+
+def test_a_ratio_of_nothing_is_a_number() -> None:
+    assert [_rows.cell(v) for v in (0, 1, True, False, None, 0.5, "a | b")] == [
+        "0", "1", "yes", "**no**", "", "0.5", "a \\| b",
+    ]  # fmt: skip

@@ -125,6 +125,14 @@ def test_a_series_without_steps_of_its_own_is_refused(series: Path, prompts: Pat
     assert (repository.step, repository.label) == (0, "tiny@main")
 
 
+def test_a_checkpoint_beside_itself_is_no_warning_and_its_copy_at_another_step_is(series: Path, tmp_path: Path) -> None:
+    assert not any("identical" in w for w in sweep("weight_drift", checkpoints=series).warnings)
+    for step in (0, 5, 10):
+        shutil.copytree(series / f"checkpoint-{step // 10 * 10}", tmp_path / "run" / f"checkpoint-{step}")
+    told = [w for w in sweep("weight_drift", checkpoints=tmp_path / "run").warnings if "identical" in w]
+    assert len(told) == 1 and told[0].startswith("step 5: base and tuned have identical weights")
+
+
 def test_stages_with_the_same_steps_are_swept_one_by_one(series: Path, prompts: Path, tmp_path: Path) -> None:
     for stage in ("rl", "sft"):
         (tmp_path / stage).mkdir()

@@ -13,6 +13,7 @@ import xarray as xr
 
 from analyses.core.analysis import Analysis, unknown
 from analyses.core.claim import Json, as_json
+from analyses.core.reading.comparable import IDENTICAL
 from analyses.core.result import Result
 from analyses.core.running.failures import Member
 from analyses.core.running.inputs import Loading
@@ -135,7 +136,14 @@ def record_of(
     slots = {i.name for i in of.inputs if i.kind == "Model"}
     placed = list(zip(steps, done, strict=True))
     shared_by_all = [w for w in done[0].warnings if len(done) > 1 and all(w in r.warnings for r in done)]
-    own = [f"step {at['step']}: {w}" for at, r in placed for w in r.warnings if w not in shared_by_all]
+    # The first checkpoint beside itself differs in nothing, which nobody has to be told.
+    itself = [bool(m.get("base")) and m.get("base") == m.get("tuned") for m in models]
+    own = [
+        f"step {at['step']}: {w}"
+        for (at, r), same in zip(placed, itself, strict=True)
+        for w in r.warnings
+        if w not in shared_by_all and not (same and w == IDENTICAL)
+    ]
     warnings = list(dict.fromkeys([*(f"every step: {w}" for w in shared_by_all), *own]))
     shared = {n: d for n, d in first["inputs"].items() if n not in slots}
     series = [
