@@ -129,7 +129,7 @@ WORDS: dict[str, Word] = {
     "parts": Word(Texts, "kinds of weights, by name"),
     "width": Word(int, "blocks in a window", "blocks"),
     "size": Word(int, "edges of a circuit", "edges", 50),
-    "steps": Word(int, "1 for the gradient at one run; more for integrated gradients over that many runs", "runs", 1),
+    "steps": Word(int, "1 for the gradient at one run; more for integrated gradients over that many runs", "runs"),
     "components": Word(int, "principal components", "components"),
     "rank": Word(int, "directions in a subspace, at most half the smaller side", "directions", 8),
     "top_k": Word(int, "most likely tokens that are kept", "tokens"),

@@ -102,10 +102,18 @@ def measured(
             top[row] = torch.where(better, most, top[row])
             where[row] = torch.where(better, first + (own == row).nonzero()[at, 0], where[row])
         lost, whole, rest = lost + seen.lost, whole + seen.whole, rest + seen.rest.square().sum((0, 2))
-    explained = (lost / whole[side].clamp_min(1e-30)).numpy()
-    density = sums["on"].sum(0).numpy() / max(len(states), 1)
-    sizes = (top.numpy(), where.numpy(), explained, energy, (rest / whole.clamp_min(1e-30)).numpy(), density)
-    return Latents(dictionary, *(sums[n].numpy() for n in ("here", "elsewhere")), sums["on"].int().numpy(), *sizes)
+    return Latents(
+        dictionary,
+        here=sums["here"].numpy(),
+        elsewhere=sums["elsewhere"].numpy(),
+        on=sums["on"].int().numpy(),
+        top=top.numpy(),
+        where=where.numpy(),
+        explained=(lost / whole[side].clamp_min(1e-30)).numpy(),
+        energy=energy,
+        unexplained=(rest / whole.clamp_min(1e-30)).numpy(),
+        density=sums["on"].sum(0).numpy() / max(len(states), 1),
+    )
 
 
 def _parts(states: Tensor) -> Iterator[tuple[int, Tensor]]:

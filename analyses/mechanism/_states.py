@@ -79,9 +79,12 @@ def states(
     Raises:
         InputError: the folder holds other states.
     """
-    made_of = {"weights": [m.fingerprint() for m in models] if folder else [], "site": site}
-    made_of["items"] = [f"{i.id}/{i.answer_kind}" for i in tokens.items]
-    made_of["tokens"] = [b.ids[read(b)].sum().item() for b in tokens.batches]
+    made_of = {
+        "weights": [m.fingerprint() for m in models] if folder else [],
+        "site": site,
+        "items": [f"{i.id}/{i.answer_kind}" for i in tokens.items],
+        "tokens": [int(b.ids[read(b)].sum()) for b in tokens.batches],
+    }
     if folder is not None and (folder / "states.json").is_file():
         if json.loads((folder / "states.json").read_text()) != made_of:
             raise InputError(

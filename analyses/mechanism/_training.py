@@ -102,12 +102,13 @@ class Trainer:
             self._load(kept)
         with torch.enable_grad():
             for _ in progress(range(self.step, self.recipe.steps), "dictionary", total=self.recipe.steps - self.step):
-                self._advance()
+                self.advance()
                 if kept is not None and (self.step % SAVED_EVERY == 0 or self.step == self.recipe.steps):
                     self._save(kept)
         return self.dictionary()
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """One minibatch."""
         picked = torch.randint(len(self.states), (min(TOKENS, len(self.states)),), generator=self.rng)
         batch = self.states[picked.to(self.states.device)]
         left = 1 - self.step / self.recipe.steps

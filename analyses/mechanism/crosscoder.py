@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 ARMS = ("new", "shared", "random")
 NEW, SHARED, GONE, CHANGED, OFF = "new", "shared", "gone", "changed", "off"
 MOST_NEW = 10  # latents that are picked and judged
+X, Y = "relative norm (1: tuned alone)", "presence elsewhere"
 TOKENS_OF_A_LATENT = 10  # fewer in the data for each latent are too few to say much
 
 
@@ -193,17 +194,15 @@ def _rows(
         "item": [i.id for i in items], "group": [i.group for i in items],
         "answer_kind": [i.answer_kind for i in items], "fitted": fitted,
     })  # fmt: skip
-    metrics = ["metric_base", "metric"]
-    frames = [named.assign(arm=arm, latent=-1, kind=arm, lost=lost.get(arm, np.nan), **lost[metrics]) for arm in ARMS]
+    metrics = {name: lost[name] for name in ("metric_base", "metric")}
+    frames = [named.assign(arm=arm, latent=-1, kind=arm, lost=lost.get(arm, np.nan), **metrics) for arm in ARMS]
     for j in chosen:
         own = seen.on[:, j] > 0
         told = [tokens.context(model, int(at)) if at >= 0 else "" for at in np.where(own, seen.where[:, j], -1)]
         values = {"on": seen.on[:, j], "top": seen.top[:, j] / scale, "context": told}
         sums = {"here": seen.here[:, j], "elsewhere": seen.elsewhere[:, j]}
         effect = lost.get(str(j), np.nan)
-        frames.append(
-            named.assign(arm="latent", latent=j, kind=kinds[j], **values, **sums, **lost[metrics], lost=effect)
-        )
+        frames.append(named.assign(arm="latent", latent=j, kind=kinds[j], **values, **sums, **metrics, lost=effect))
     columns = [*named, "arm", "latent", "kind", "on", "top", "context", "here", "elsewhere", *metrics, "lost"]
     table = pd.concat(frames, ignore_index=True).reindex(columns=columns)
     table["context"] = table["context"].fillna("")
@@ -258,9 +257,10 @@ def figures(result: Result) -> dict[str, Figure]:
     wide = wide.pivot_table(index="latent", columns="quantity", values="value").reset_index()
     title = "Latents: whose they are, and how much of them the other checkpoint holds"
     if {"relative_norm", "presence"} <= set(wide):
-        look = {"x_title": "relative norm (1: tuned alone)", "y_title": "presence elsewhere"}
         wide = wide[wide["presence"].between(-1, 2)]
-        drawn["latents"] = scatter(wide, x="relative_norm", y="presence", hover=["latent"], title=title, **look)
+        drawn["latents"] = scatter(
+            wide, x="relative_norm", y="presence", hover=("latent",), title=title, x_title=X, y_title=Y
+        )
     effects = last[last["quantity"] == "lost"]
     facet = [d for d in ("group", "answer_kind") if d in effects and effects[d].nunique() > 1]
     title = "What the answer loses without the features that base lacks"

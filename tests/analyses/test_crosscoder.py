@@ -126,17 +126,17 @@ def test_a_stopped_training_is_taken_up_again(tmp_path: Path, monkeypatch: pytes
     recipe = _training.Recipe(latents=16, own=2, k=3, steps=60, rate=3e-3, seed=3)
     whole = _training.Trainer(values, recipe).run()
     monkeypatch.setattr(_training, "SAVED_EVERY", 20)
-    advance = _training.Trainer._advance
+    advance = _training.Trainer.advance
 
     def stopped(self: _training.Trainer) -> None:
         if self.step == 47:
             raise KeyboardInterrupt
         advance(self)
 
-    monkeypatch.setattr(_training.Trainer, "_advance", stopped)
+    monkeypatch.setattr(_training.Trainer, "advance", stopped)
     with pytest.raises(KeyboardInterrupt):
         _training.Trainer(values, recipe).run(tmp_path / "training.pt")
-    monkeypatch.setattr(_training.Trainer, "_advance", advance)
+    monkeypatch.setattr(_training.Trainer, "advance", advance)
     again = _training.Trainer(values, recipe)
     made = again.run(tmp_path / "training.pt")
     assert torch.equal(made.decoder, whole.decoder) and torch.equal(made.threshold, whole.threshold)
