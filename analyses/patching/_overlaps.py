@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Scores = Float[np.ndarray, "item sender receiver"]
 
 SPLITS = 20
+ADD_UP = (0.5, 2.0)
 VARIANTS = ("base_tuned", "base_tuned_other_items", "base_other_items")
 
 
@@ -24,6 +25,24 @@ def circuit_of(mean: Float[np.ndarray, "sender receiver"], size: int) -> Bool[np
     kept = np.zeros(flat.shape, bool)
     kept[np.argsort(-flat, kind="stable")[: min(size, int((flat >= 0).sum()))]] = True
     return kept.reshape(mean.shape)
+
+
+def added(scores: Scores, worth: float) -> float:
+    """What the estimates of the embedding's edges add up to, as a share of M(clean) - M(corrupt); NaN of no effect.
+
+    All that tells the two prompts apart passes these edges, so exact integrals give 1.
+    """
+    return float(np.nansum(scores[:, 0], axis=-1).mean()) / worth if abs(worth) > 1e-3 else np.nan
+
+
+def short(shares: Mapping[str, float]) -> list[str]:
+    """A warning for every checkpoint whose estimates do not add up: the largest edges may be the wrong ones."""
+    return [
+        f"{name}: the edges' estimates add up to {share:.2f} of what the clean prompts are worth (1 if exact), so the "
+        "largest may be the wrong ones: integrate over more steps"
+        for name, share in shares.items()
+        if not np.isnan(share) and not ADD_UP[0] < share < ADD_UP[1]
+    ]
 
 
 def jaccard(a: Bool[np.ndarray, ...], b: Bool[np.ndarray, ...]) -> float:

@@ -28,7 +28,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.figures import curve, heatmap, scatter
+from analyses.core.figures import curve, heatmap, scatter, wiring
 from analyses.core.figures.crowds import sliding
 from analyses.core.progress import progress
 from analyses.core.result import Result
@@ -74,7 +74,7 @@ def circuit(
     tuned: Model,
     prompts: Prompts,
     *,
-    steps: int = 1,
+    steps: int = 5,
     size: int = 50,
     verify: int = 20,
     keep: int = 2000,
@@ -90,7 +90,7 @@ def circuit(
     where not replayed), chosen (changed, large, random, node or no), worth (M(clean) - M(corrupt) of that checkpoint).
 
     Args:
-        steps: the one run is the clean one.
+        steps: 1: the clean run alone, whose gradients vanish where it is sure of its answer.
         verify: edges; also so many of those that changed most.
         keep: most edges with rows (those of largest mean score in either checkpoint, and the replayed ones).
         seed: random edges, the splits of items and the bootstrap over items.
@@ -115,6 +115,14 @@ def circuit(
     )
     data = _aggregate(table, seed).merge(_overlaps.arrays(scores, graph.exists, size, seed))
     data = data.merge(_profile(scores, pairs, graph, seed))
+    worth = table.groupby(["checkpoint", "item", "answer_kind"])["worth"].first().groupby("checkpoint").mean()
+    added = {name: _overlaps.added(scores[name], float(worth[name])) for name in CHECKPOINTS}
+    data["added"] = (
+        "checkpoint",
+        list(added.values()),
+        {"units": "1", "long_name": "sum of estimates over the effect"},
+    )
+    warnings += _overlaps.short(added)
     return Result.of(table, data, claims=claims(table, graph.n_edges), warnings=[*warnings, *notes])
 
 
@@ -245,6 +253,8 @@ def figures(result: Result) -> dict[str, Figure]:
     if len(table):
         cell = [c for c in ("step", "checkpoint", "sender", "receiver", "chosen") if c in table]
         mean = table.groupby(cell)[["score", "exact"]].mean().reset_index()
+        edges = mean.rename(columns={"exact": "value"}).drop(columns="score")
+        drawn["graph"] = wiring(edges, facet="checkpoint", title="Edges replayed exactly", unit="nats/token")
         look = {"x_title": "estimate (nats/token)", "y_title": "exact (nats/token)"}
         title = "Estimate against exact contribution of the replayed edges"
         drawn["agreement"] = scatter(mean, x="score", y="exact", color="chosen", title=title, diagonal=True, **look)

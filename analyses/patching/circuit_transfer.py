@@ -29,8 +29,8 @@ from analyses.core.progress import progress
 from analyses.core.result import Result
 from analyses.core.stats import clusters_of, estimate, mean_of_items
 from analyses.core.work import Case, Work, passes
+from analyses.patching import _overlaps
 from analyses.patching._clean_and_corrupt import paired_batches
-from analyses.patching._overlaps import circuit_of
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def circuit_transfer(
     tuned: Model,
     prompts: Prompts,
     *,
-    steps: int = 1,
+    steps: int = 5,
     size: int = 50,
     draws: int = 5,
     corrupt: Literal["column", "rotate"] = "column",
@@ -77,7 +77,7 @@ def circuit_transfer(
     metric_clean, metric_corrupt, metric_circuit, restored (circuit - corrupt), worth (clean - corrupt).
 
     Args:
-        steps: the one run is the clean one.
+        steps: 1: the clean run alone, whose gradients vanish where it is sure of its answer.
         draws: random circuits.
         seed: random circuits and the bootstrap over items.
     """
@@ -94,9 +94,10 @@ def circuit_transfer(
         name: [Runs(model, graph, *pair) for pair in progress(pairs, "edges", total=len(pairs))]
         for name, model in zip(CHECKPOINTS, (base, tuned), strict=True)
     }
-    circuits: Circuits = {
-        name: [circuit_of(np.concatenate([r.scores(steps) for r in of]).mean(0), size)] for name, of in runs.items()
-    }
+    scores = {name: np.concatenate([r.scores(steps) for r in of]) for name, of in runs.items()}
+    circuits: Circuits = {name: [_overlaps.circuit_of(found.mean(0), size)] for name, found in scores.items()}
+    worth = {name: np.concatenate([r.values[0] - r.values[1] for r in of]).mean() for name, of in runs.items()}
+    warnings += _overlaps.short({name: _overlaps.added(scores[name], float(worth[name])) for name in CHECKPOINTS})
     circuits["random"] = _random(graph.exists, size, draws, seed)
     table = pd.concat([_rows(name, of, circuits) for name, of in runs.items()], ignore_index=True)
     table = table.sort_values(["checkpoint", "variant", "item", "answer_kind"], kind="stable", ignore_index=True)

@@ -160,7 +160,7 @@ def asked(base: Model, tuned: Model, prompts: Prompts) -> tuple[Any, ...]:
 
 def test_intensity_and_diversity_are_of_the_scores(runs: Runs) -> None:
     model = runs.clean.model
-    result = run("circuit", base=model, tuned=model, prompts=two_prompts(), verify=0)
+    result = run("circuit", base=model, tuned=model, prompts=two_prompts(), verify=0, steps=1)
     sizes = np.abs(runs.scores(1)[:, runs.graph.exists])
     shares = sizes / sizes.sum(1, keepdims=True)
     own = result.data.sel(checkpoint="base", group="a")
