@@ -4,9 +4,9 @@ Definition: every item has a prompt after which the behaviour comes, a twin with
     answer, the behaviour's own words. In base, d = mean over half of the items of h(prompt) - h(twin), resid_post of
     one layer at the last prompt token. On the other half (both halves in turn) d is added to the twins from the last
     prompt token on, in either checkpoint: effect = M(twin with d) - M(twin), M the mean log-probability of the
-    answer's tokens. Arms: direction; style = the same mean with random signs by item, stretched to d's length: what
-    the prompts' style gives; random = vectors of d's length. beyond = effect - mean effect of the style and random
-    arms, per item.
+    answer's tokens. Arms: direction; style = the differences less their mean, with random signs by item, stretched to
+    d's length: what else sets these prompts apart; random = vectors of d's length; both of these each way. beyond =
+    effect - mean effect of the style and random arms, per item. A checkpoint acts on d if both are above 0.
 Units: nats per token.
 Source: arXiv 2507.12638 (backtracking: base's direction works in tuned alone), 2510.07364.
 Does not show: that the model uses the direction by itself (see probe-gated steering), or that the words are the
@@ -145,15 +145,19 @@ def _last(model: Model, prompts: Prompts, layers: list[int], plan: dict[str, obj
 
 
 def _arms(apart: Tensor, draws: int, seed: int) -> list[tuple[str, Tensor]]:
-    """The mean difference, and as long vectors of the differences with random signs and of nothing."""
+    """The mean difference; as long vectors of what else the differences hold, and of nothing, each of them both ways.
+
+    Differences with random signs would hold the mean itself, plus or minus, where all are alike.
+    """
     rng, mean = torch.Generator().manual_seed(seed), apart.mean(0)
     found = [("direction", mean)]
     for _ in range(draws):
         signs = (torch.randint(0, 2, (len(apart), 1), generator=rng) * 2 - 1).to(apart)
         noise = torch.randn(len(mean), generator=rng).to(mean)
-        for name, vector in (("style", (apart * signs).mean(0)), ("random", noise)):
+        for name, vector in (("style", ((apart - mean) * signs).mean(0)), ("random", noise)):
             size = vector.norm()
-            found.append((name, vector / size * mean.norm() if float(size) > 0 else vector))
+            long = vector / size * mean.norm() if float(size) > 0 else vector
+            found += [(name, long), (name, -long)]
     return found
 
 
@@ -203,12 +207,18 @@ def _claims(table: pd.DataFrame, looks: int) -> list[Claim]:
         return [Claim("direction", UNJUDGED, WHAT, why=f"{n} items are too few", needs=f"at least {FEWEST} items", n=n)]
     grid = own.pivot_table(index="item", columns=["checkpoint", "layer"], values="beyond")
     found = mean_of_items(grid.to_numpy(float), clusters=clusters_of(grid.index))
-    sure = {}
+    plain = own.pivot_table(index="item", columns=["checkpoint", "layer"], values="effect")[grid.columns]
+    whole = mean_of_items(plain.to_numpy(float), clusters=clusters_of(plain.index))
+    sure, raised = {}, {}
     for k, cell in enumerate(grid.columns):
-        bounds = (float(x[k]) for x in (found.value, found.ci_low, found.ci_high))
-        sure[cell] = widened(*bounds, n=n, looks=2 * looks)
-    checkpoint, layer = max(sure, key=lambda cell: sure[cell][0])
-    works = {name: sure[name, layer][1] > 0 and sure[name, layer][0] >= LEAST for name in CHECKPOINTS}
+        for into, told in ((sure, found), (raised, whole)):
+            bounds = (float(x[k]) for x in (told.value, told.ci_low, told.ci_high))
+            into[cell] = widened(*bounds, n=n, looks=2 * looks)
+    checkpoint, layer = max(sure, key=lambda cell: min(sure[cell][0], raised[cell][0]))
+    works = {
+        name: all(told[name, layer][1] > 0 and told[name, layer][0] >= LEAST for told in (sure, raised))
+        for name in CHECKPOINTS
+    }
     value, low, high = sure[checkpoint, layer]
     said: Fields = {
         "effect": value, "low": low, "high": high, "n": n, "unit": "nats/token",

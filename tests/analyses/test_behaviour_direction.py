@@ -81,8 +81,13 @@ def test_twins_alike_but_for_style_give_none() -> None:
 
 
 def without_cue(prompts: Prompts) -> Prompts:
-    cues = [(i, [i.prompt.replace(planted.CUES[0], word) for word in ("dog", "fox")]) for i in prompts.items]
-    return Prompts(tuple(replace(i, prompt=one, meta={"corrupt": other}) for i, (one, other) in cues))
+    """Two neutral words in place of the cues, by turns in the prompt and in its twin: the twins differ by nothing."""
+    items = []
+    for n, item in enumerate(prompts.items):
+        words = ("dog", "fox") if n % 4 < 2 else ("fox", "dog")
+        one, other = (item.prompt.replace(planted.CUES[0], word) for word in words)
+        items.append(replace(item, prompt=one, meta={"corrupt": other}))
+    return Prompts(tuple(items))
 
 
 @pytest.mark.verify
