@@ -13,6 +13,7 @@ import scipy
 import torch
 
 from analyses.core.running.run import run
+from analyses.patching import _overlaps
 from analyses.patching._clean_and_corrupt import paired_batches
 from analyses.patching._edges import Graph, Runs
 from probe import Edit, InputError, Model, Prompts, Site, add, patch
@@ -116,6 +117,7 @@ def test_the_planted_chain_is_found_whole_with_its_size() -> None:
     gap = result.table.query("checkpoint == 'tuned'").groupby("item")["worth"].first().mean()
     assert gap > 0.5
     assert [c.effect for c in found] == pytest.approx([gap] * 3, rel=0.1)
+    assert 0.8 < float(result.data["added"].sel(checkpoint="tuned")) < 1.2
 
 
 @pytest.mark.parametrize("how", [{}, {"steps": 3}])
@@ -129,6 +131,16 @@ def test_the_same_checkpoint_twice(how: dict[str, Any]) -> None:
     sides = (result.table[result.table["checkpoint"] == name] for name in ("base", "tuned"))
     one, other = (side.drop(columns="checkpoint").reset_index(drop=True) for side in sides)
     pd.testing.assert_frame_equal(one, other)
+
+
+def test_estimates_that_do_not_add_up_are_told() -> None:
+    """The gradient at the clean run alone vanishes where the model is sure; what it ranks first means nothing then."""
+    scores = np.full((2, 3, 4), np.nan)
+    scores[:, 0] = [[0.1, 0.2, 0.1, 0.0], [0.3, 0.2, 0.1, 0.0]]
+    assert _overlaps.added(scores, 0.5) == pytest.approx(1.0)
+    assert np.isnan(_overlaps.added(scores, 0.0))
+    (said,) = _overlaps.short({"base": 1.0, "tuned": _overlaps.added(scores, 5.0), "other": np.nan})
+    assert said.startswith("tuned: the edges' estimates add up to 0.10")
 
 
 def test_drift_makes_no_edge() -> None:
