@@ -4,9 +4,9 @@ Definition: every item has a prompt after which the behaviour comes, a twin with
     answer, the behaviour's own words. In base, d = mean over half of the items of h(prompt) - h(twin), resid_post of
     one layer at the last prompt token. On the other half (both halves in turn) d is added to the twins from the last
     prompt token on, in either checkpoint: effect = M(twin with d) - M(twin), M the mean log-probability of the
-    answer's tokens. Arms: direction; style = the differences less their mean, with random signs by item, stretched to
-    d's length: what else sets these prompts apart; random = vectors of d's length; both of these each way. beyond =
-    effect - mean effect of the style and random arms, per item. A checkpoint acts on d if both are above 0.
+    answer's tokens. Arms: direction; style = the twins' states less their mean, with random signs by item, stretched
+    to d's length: what sets these prompts apart among themselves; random = vectors of d's length; these two both ways.
+    beyond = effect - mean effect of the style and random arms, per item. A checkpoint acts on d if both are above 0.
 Units: nats per token.
 Source: arXiv 2507.12638 (backtracking: base's direction works in tuned alone), 2510.07364.
 Does not show: that the model uses the direction by itself (see probe-gated steering), or that the words are the
@@ -91,14 +91,16 @@ def behaviour_direction(
         raise InputError(f"{given}; expected layers 0 to {base.shape.n_layers - 1}, 1 draw and 4 items or more")
     warnings = reading.pair_warnings(base, tuned)
     plan: dict[str, object] = {"batch_size": batch_size, "template": template}
-    apart = _differences(base, prompts, twins, chosen, plan)
+    ours, plain = (_last(base, p, chosen, plan) for p in (prompts, twins))
+    apart = {key: {at: state[at] - plain[key][at] for at in chosen} for key, state in ours.items()}
     half = _halves(prompts, seed)
     models = dict(zip(CHECKPOINTS, (base, tuned), strict=True))
     rows: list[dict[str, object]] = []
     for layer in progress(chosen, "directions", total=len(chosen)):
         for side in (True, False):
-            own = [apart[key][layer] for key in sorted(apart) if half[key[0]] == side]
-            arms = _arms(torch.stack(own), draws, seed * 1000 + 2 * layer + side)
+            own = [key for key in sorted(apart) if half[key[0]] == side]
+            both = (torch.stack([of[key][layer] for key in own]) for of in (apart, plain))
+            arms = _arms(*both, draws, seed * 1000 + 2 * layer + side)
             held = replace(twins, items=tuple(i for i in twins.items if half[i.id] != side))
             rows += [
                 {"checkpoint": name, "layer": layer, **row}
@@ -125,14 +127,6 @@ def _halves(prompts: Prompts, seed: int) -> dict[str, bool]:
     return {str(name): n % 2 == 0 for n, name in enumerate(ids)}
 
 
-def _differences(
-    base: Model, prompts: Prompts, twins: Prompts, layers: list[int], plan: dict[str, object]
-) -> dict[Key, dict[int, Tensor]]:
-    """h(prompt) - h(twin) of every item at every layer, at the last prompt token."""
-    ours, theirs = (_last(base, p, layers, plan) for p in (prompts, twins))
-    return {key: {layer: state[layer] - theirs[key][layer] for layer in layers} for key, state in ours.items()}
-
-
 def _last(model: Model, prompts: Prompts, layers: list[int], plan: dict[str, object]) -> dict[Key, dict[int, Tensor]]:
     sites, found = [f"resid_post.{layer}" for layer in layers], dict["Key", "dict[int, Tensor]"]()
     for batch in reading.batches(model, prompts, "states", **plan):
@@ -144,17 +138,17 @@ def _last(model: Model, prompts: Prompts, layers: list[int], plan: dict[str, obj
     return found
 
 
-def _arms(apart: Tensor, draws: int, seed: int) -> list[tuple[str, Tensor]]:
-    """The mean difference; as long vectors of what else the differences hold, and of nothing, each of them both ways.
+def _arms(apart: Tensor, twins: Tensor, draws: int, seed: int) -> list[tuple[str, Tensor]]:
+    """The mean difference; as long vectors of how the twins differ among themselves, and of nothing, each both ways.
 
-    Differences with random signs would hold the mean itself, plus or minus, where all are alike.
+    The differences with random signs would hold their mean, plus or minus, where all are alike.
     """
     rng, mean = torch.Generator().manual_seed(seed), apart.mean(0)
     found = [("direction", mean)]
     for _ in range(draws):
         signs = (torch.randint(0, 2, (len(apart), 1), generator=rng) * 2 - 1).to(apart)
         noise = torch.randn(len(mean), generator=rng).to(mean)
-        for name, vector in (("style", ((apart - mean) * signs).mean(0)), ("random", noise)):
+        for name, vector in (("style", ((twins - twins.mean(0)) * signs).mean(0)), ("random", noise)):
             size = vector.norm()
             long = vector / size * mean.norm() if float(size) > 0 else vector
             found += [(name, long), (name, -long)]

@@ -167,7 +167,7 @@ def test_edges_over_30_seeds() -> None:
 
 
 def asked(base: Model, tuned: Model, prompts: Prompts) -> tuple[Any, ...]:
-    return run("circuit", base=base, tuned=tuned, prompts=prompts, size=3, verify=6).claims
+    return run("circuit", base=base, tuned=tuned, prompts=prompts, size=3, verify=6, steps=1).claims
 
 
 def test_intensity_and_diversity_are_of_the_scores(runs: Runs) -> None:
