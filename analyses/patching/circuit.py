@@ -5,7 +5,8 @@ Definition: nodes write to the residual stream (embedding, heads, MLPs), receive
     run whose receiver reads the corrupt run's write of that node): score = (u(clean) - u(corrupt)) x dM/d(what the
     receiver reads), at the clean run (EAP) or, with steps > 1, the mean gradient over runs whose embeddings go from
     corrupt to clean (integrated gradients). A node's score is the sum over its edges. The edges that changed most, the
-    largest, and random others are replayed exactly. A circuit is the `size` edges of largest mean |score|; jaccard is
+    largest, and random others are replayed exactly. A circuit is the `size` edges of largest mean |score|;
+    added is the sum of the embedding's edges over M(clean) - M(corrupt), 1 if the integrals are exact; jaccard is
     the overlap of base's with tuned's, rank_correlation Spearman's over all edges. intensity is the mean |score| of an
     item's edges, diversity the entropy of their shares of its sum.
 Units: nats per token (M is the mean teacher-forced log-probability of the answer's tokens); diversity in nats; overlaps

@@ -4,7 +4,8 @@ Definition: a checkpoint is run with a circuit alone: every receiver reads the c
     edges, which bring what their senders write in this very run. faithfulness = (M(circuit) - M(corrupt)) / (M(clean)
     - M(corrupt)), sums over items: 1 with all edges, 0 with none (both are proved on the first batch). Circuits: base
     and tuned (each checkpoint's `size` edges of largest mean |score|, as in the analysis circuit) and random (as
-    many, drawn from all edges; mean over draws), each in base and in tuned.
+    many, drawn from all edges; mean over draws), each in base and in tuned. A gradient of the clean run alone
+    (steps 1) vanishes where the model is sure and ranks the wrong edges: a warning tells if estimates do not add up.
 Units: shares; metrics in nats per token (mean teacher-forced log-probability of the answer's tokens).
 Source: arXiv 2403.17806 (faithfulness), 2502.11812, 2402.14811 (base's circuit in the tuned model).
 Does not show: that a circuit is the smallest, or the only one: edges are taken by estimate, not searched for, some

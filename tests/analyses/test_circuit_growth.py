@@ -29,7 +29,7 @@ def example(folder: Path) -> dict[str, Any]:
 
 def swept(folder: Path, **how: Any) -> Result:
     series = planted.chain_series(folder, **how)
-    return analyses.sweep("circuit", checkpoints=series, prompts=planted.cued(), size=3, verify=8)
+    return analyses.sweep("circuit", checkpoints=series, prompts=planted.cued(), size=3, verify=4, steps=1)
 
 
 def test_the_planted_chain_appears_at_its_step(tmp_path: Path) -> None:
