@@ -99,8 +99,8 @@ def behaviour_direction(
     for layer in progress(chosen, "directions", total=len(chosen)):
         for side in (True, False):
             own = [key for key in sorted(apart) if half[key[0]] == side]
-            both = (torch.stack([of[key][layer] for key in own]) for of in (apart, plain))
-            arms = _arms(*both, draws, seed * 1000 + 2 * layer + side)
+            differences, among = (torch.stack([of[key][layer] for key in own]) for of in (apart, plain))
+            arms = _arms(differences, among, draws, seed * 1000 + 2 * layer + side)
             held = replace(twins, items=tuple(i for i in twins.items if half[i.id] != side))
             rows += [
                 {"checkpoint": name, "layer": layer, **row}

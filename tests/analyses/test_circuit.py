@@ -166,7 +166,7 @@ def test_edges_over_30_seeds() -> None:
     assert right >= 24 and wrong <= 4 and same == 0
 
 
-def asked(base: Model, tuned: Model, prompts: Prompts) -> tuple[Any, ...]:
+def asked(base: Model, tuned: Model, prompts: Prompts) -> list[Any]:
     return run("circuit", base=base, tuned=tuned, prompts=prompts, size=3, verify=6, steps=1).claims
 
 
