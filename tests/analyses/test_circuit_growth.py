@@ -46,6 +46,7 @@ def test_an_edge_that_was_there_before_does_not_appear(tmp_path: Path) -> None:
 
 
 @pytest.mark.verify
+@pytest.mark.timeout(3600)
 def test_steps_over_30_seeds(tmp_path: Path) -> None:
     """30 runs: the chain since the step at which it was made; none in runs that had it from the start."""
     right, wrong = 0, 0

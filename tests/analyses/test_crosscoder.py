@@ -280,6 +280,7 @@ def test_bad_input(tmp_path: Path) -> None:
 
 
 @pytest.mark.verify
+@pytest.mark.timeout(3600)
 def test_features_over_30_seeds() -> None:
     """30 models and dictionaries: the planted feature; drift; and the same feature made twice, drifting apart."""
     found, worth, drift, same = 0, 0, 0, 0
