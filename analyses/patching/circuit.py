@@ -29,7 +29,7 @@ import xarray as xr
 
 from analyses.core import reading
 from analyses.core.analysis import analysis
-from analyses.core.figures import curve, heatmap, scatter, wiring
+from analyses.core.figures import curve, heatmap, scatter
 from analyses.core.figures.crowds import sliding
 from analyses.core.progress import progress
 from analyses.core.result import Result
@@ -38,6 +38,7 @@ from analyses.core.work import Case, Work
 from analyses.patching import _overlaps
 from analyses.patching._clean_and_corrupt import paired_batches
 from analyses.patching._edge_claims import CHECKPOINTS, claims
+from analyses.patching._wiring import wiring
 from probe.errors import InputError
 
 if TYPE_CHECKING:

@@ -34,7 +34,6 @@ from analyses.core.figures.traces import (
     unit_name,
     value_name,
 )
-from analyses.core.figures.wiring import wiring
 from probe.token_text import visible
 
 __all__ = [
@@ -69,5 +68,4 @@ __all__ = [
     "unit_name",
     "value_name",
     "visible",
-    "wiring",
 ]

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.core.figures import wiring
-from analyses.core.figures.wiring import MOST
+from analyses.patching._wiring import MOST, wiring
 
 
 def edges(steps: tuple[int, ...]) -> pd.DataFrame:
