@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analyses.answers import rotated_merge
 from analyses.attention import evidence_attention, evidence_shift, spotlight_lens
 from analyses.core.analysis import get
 from analyses.core.claim import Claim
@@ -90,6 +91,10 @@ def made(given: zoo_effects.Features) -> list[Claim]:
     return _latent_claims.claims(*given)
 
 
+def merged(table: pd.DataFrame) -> list[Claim]:
+    return rotated_merge._claims(table)
+
+
 def recovers(table: pd.DataFrame) -> list[Claim]:
     return [tuning_vector._claim(tuning_vector._shares(table), table["layer"].nunique())]
 
@@ -155,6 +160,7 @@ RULES: dict[str, Rule[Any]] = {
     "behaviour_direction": _rule("made, reused, acts", acts, zoo_effects.DIRECTED, zoo_effects.DIRECTED_PLANTS),
     "crosscoder": _rule("new", made, zoo_effects.FEATURES, zoo_effects.FEATURES_PLANTS),
     "crosscoder, worth": _rule("worth", made, zoo_effects.WORTHLESS, zoo_effects.WORTHY),
+    "rotated_merge": _rule("basis, beyond", merged, zoo_logs.MERGED, zoo_logs.MERGED_PLANTS),
     "difference_steering": _rule("direction", directions, PUSHED, PUSHED_PLANTS, sets=DEAR),
     "key_size": _rule("keys", sized, zoo_states.KEYS, zoo_states.KEYS_PLANTS),
     "tuning_vector": _rule("vector", recovers, zoo_states.RECOVERED, zoo_states.RECOVERED_PLANTS),

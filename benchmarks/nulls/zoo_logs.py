@@ -86,6 +86,25 @@ def chosen(rng: Rng, n: int, accuracy: np.ndarray, log_ppl: np.ndarray) -> Grids
     return pd.DataFrame(nll), pd.DataFrame(tokens), pd.DataFrame(right)
 
 
+# ---- merges of checkpoints (rotated_merge)
+
+
+def merged(rng: Rng, n: int, linear: float = 0.0, checkpoint: float = 0.0, spread: float = 0.2) -> pd.DataFrame:
+    """Answers' nats under four merges, which differ from the aligned one by so many nats per token in the mean."""
+    tokens, own = rng.integers(3, 12, n), rng.gamma(4.0, 0.3, n)
+    parts: list[pd.DataFrame] = []
+    for name, more in (("aligned", 0.0), ("linear", linear), ("random", linear), ("checkpoint", checkpoint)):
+        nll = (own + more + spread * rng.normal(size=n)) * tokens
+        parts.append(pd.DataFrame({"item": range(n), "nll_nats": nll, "n_tokens": tokens, "variant": name}))
+    return pd.concat(parts, ignore_index=True).assign(source_step=10)
+
+
+MERGED: Tables = {
+    "24 items, all merges alike": lambda r: merged(r, 24),
+    "12 items, all merges alike, noise": lambda r: merged(r, 12, spread=0.6),
+}
+MERGED_PLANTS: Tables = {f"24 items, others {d} nats worse": lambda r, d=d: merged(r, 24, d, d) for d in (0.2, 0.4)}
+
 T = np.linspace(0, 1, 8)
 CHOSEN: dict[str, Callable[[Rng], Grids]] = {
     "80 items, accuracy flat at .7": lambda r: chosen(r, 80, np.full(8, 0.7), 1 - 0.5 * T),

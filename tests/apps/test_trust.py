@@ -52,6 +52,7 @@ UNMEASURED: set[str] = {
     "input_diversity: alike",
     "mlp_key_steering: selective",
     "rivals: form",
+    "rotated_merge: basis",
     "segment_entropy: calls",
     "similarity: alike",
     "temperatures: exclusive",
