@@ -1,23 +1,12 @@
-"""Tables and grids as HTML that a notebook shows as it is: no script, no file from elsewhere, light and dark."""
+"""Tables, maps and lines as HTML that a notebook shows as it is: no script, no file from elsewhere, light and dark."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 
-BLUE, RED = (31, 119, 180), (214, 39, 40)
 _CELL = "padding:1px 5px;text-align:left;white-space:pre;font-family:monospace;font-size:12px"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a grid: its text, the words shown over it, and its colour, from -1 (red) over 0 to 1 (blue)."""
-
-    text: str = ""
-    hover: str = ""
-    shade: float = 0.0
 
 
 def table(rows: Iterable[Sequence[object]], head: Sequence[str], caption: str = "") -> str:
@@ -33,37 +22,6 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str], caption: str = 
         "<tr>" + "".join(f"<td style='{_CELL}'>{escape(str(value))}</td>" for value in row) + "</tr>" for row in rows
     )
     return f"{_caption(caption)}<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def grid(rows: Sequence[tuple[str, Sequence[Cell]]], head: Sequence[str], caption: str = "") -> str:
-    """A coloured grid: one named row of cells after another, columns named by `head`; wide ones scroll.
-
-    Args:
-        rows: (name, cells) of each row.
-        head: names of the columns.
-        caption: text above it, "" for none.
-    """
-    top = "".join(f"<th style='{_CELL}'>{escape(name)}</th>" for name in ("", *head))
-    body = "".join(
-        f"<tr><th style='{_CELL}'>{escape(name)}</th>{''.join(map(_td, cells))}</tr>" for name, cells in rows
-    )
-    return (
-        f"{_caption(caption)}<div style='overflow-x:auto'><table style='border-collapse:collapse'>"
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _td(cell: Cell) -> str:
-    title = f" title='{escape(cell.hover, quote=True)}'" if cell.hover else ""
-    return f"<td style='{_CELL};background:{colour(cell.shade)}'{title}>{escape(cell.text)}</td>"
-
-
-def colour(shade: float) -> str:
-    """A colour that leaves text readable on light and dark paper; none for NaN."""
-    if shade != shade:
-        return "transparent"
-    red, green, blue = BLUE if shade >= 0 else RED
-    return f"rgba({red},{green},{blue},{min(1.0, abs(shade)) * 0.75:.2f})"
 
 
 LEAST = 0.02  # weights below are left out of a map

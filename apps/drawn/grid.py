@@ -16,22 +16,15 @@ from analyses.core.figures import plain, visible
 from analyses.core.figures.scales import fixed_scale
 from analyses.core.store.contents import rows
 from apps.catalog import Entry
-from apps.drawn.look import markup, text
+from apps.drawn.look import markup
 from apps.drawn.strips import TEXTS, decoded, named, texts_of
+from probe.grids import Cell, Row
+from probe.grids import grid as cells_of
 
 MAX_ROWS = 60_000  # layers x positions of one item, at two checkpoints
 BEST, BREAK = 5, "\n"
 WANTED = ("layer", "pos", "step", "target", *TEXTS, "top_ids", "top_logprob_nats")
 Best = list[tuple[str, float]]  # token, probability
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One layer at one position: what is written in it, its share of the scale (-1 to 1; NaN: not measured), hover."""
-
-    shown: str
-    share: float
-    told: str
 
 
 @dataclass(frozen=True)
@@ -171,26 +164,13 @@ def _told(
 
 def table(grid: Grid, picked: tuple[int, int] | None = None, label: str = "Layers by positions") -> str:
     """A grid as markup; a click on a cell sends ``layer``, a break, and ``pos``."""
-    head = "".join(f'<th scope="col"><span>{text(t)}</span></th>' for t in grid.columns)
-    body = "".join(_row(grid, layer, picked) for layer in grid.layers)
-    return markup(
-        f'<div class="grid" data-keep="grid" tabindex="0"><table><tbody>{body}</tbody>'
-        f'<tfoot><tr><th scope="row"></th>{head}</tr></tfoot></table></div>'
-        f'<p class="legend quiet">{text(grid.legend)}</p>',
-        label,
-    )
-
-
-def _row(grid: Grid, layer: int, picked: tuple[int, int] | None) -> str:
-    cells = "".join(_td(grid.cells.get((layer, pos)), layer, pos, (layer, pos) == picked) for pos in grid.places)
-    return f'<tr><th scope="row">{layer}</th>{cells}</tr>'
-
-
-def _td(cell: Cell | None, layer: int, pos: int, is_picked: bool) -> str:
-    if cell is None or np.isnan(cell.share):
-        return '<td class="gap"></td>'
-    hue = "neg" if cell.share < 0 else "pos"
-    return (
-        f'<td class="{hue}{" now" if is_picked else ""}" style="--p:{abs(cell.share):.3f}" '
-        f'data-tip="{text(cell.told)}" data-pick="{layer}{BREAK}{pos}">{text(cell.shown)}</td>'
-    )
+    rows = [
+        Row(
+            str(layer),
+            [grid.cells.get((layer, pos), Cell()) for pos in grid.places],
+            [f"{layer}{BREAK}{pos}" for pos in grid.places],
+        )
+        for layer in grid.layers
+    ]
+    now = f"{picked[0]}{BREAK}{picked[1]}" if picked else ""
+    return markup(cells_of(rows, grid.columns, grid.legend, now), label)

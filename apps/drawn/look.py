@@ -1,25 +1,19 @@
 """How markup of this package looks, on a page and in a notebook: one style sheet, four tones, light and dark.
 
-On the dashboard colours come from its theme; elsewhere from the second value of each variable. Tones mean good, bad,
-place and unknown, and nothing else; each is told by a word or a sign as well.
+Colours and grids are those of `probe.grids`. Tones mean good, bad, place and unknown, and nothing else; each is told by
+a word or a sign as well.
 """
 
 from __future__ import annotations
 
 import html
 
+from probe import grids
+
 GOOD, BAD, PLACE, UNKNOWN = "good", "bad", "place", "unknown"
 SIGNS = {GOOD: "✓", BAD: "!", PLACE: "◎", UNKNOWN: "?"}
 
-CSS = """
-.probe{--ink:var(--st-text-color,#1a1a1a);--page:var(--st-background-color,#fff);
- --quiet:color-mix(in srgb,var(--ink) 80%,var(--page));--line:color-mix(in srgb,var(--ink) 18%,var(--page));
- --wash:color-mix(in srgb,var(--ink) 5%,var(--page));--accent:var(--st-primary-color,#0072B2);
- --mono:var(--st-code-font,ui-monospace,Menlo,Consolas,monospace);
- color:var(--ink);background:var(--page);font:14px/1.4 var(--st-font,system-ui,-apple-system,"Segoe UI",sans-serif);
- box-sizing:border-box}
-.probe *{box-sizing:border-box}
-.probe .quiet{color:var(--quiet)}
+_OWN = """
 .probe [data-pick]{cursor:pointer}
 .probe button{font:inherit;color:inherit;background:none;border:0;padding:0;margin:0;text-align:left}
 .probe :focus-visible{outline:2px solid var(--accent);outline-offset:1px}
@@ -59,17 +53,6 @@ CSS = """
 .item .line{display:block;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;font-size:13px;line-height:18px}
 .item.now{background:color-mix(in srgb,var(--accent) 14%,var(--page))}
 .ticks{display:block;line-height:17px}
-.grid{overflow:auto;max-height:660px;border:1px solid var(--line);border-radius:4px}
-.grid table{border-collapse:separate;border-spacing:1px;font:11px/1.2 var(--mono)}
-.grid th{position:sticky;background:var(--page);font-weight:500;z-index:1}
-.grid th[scope=row]{left:0;padding:0 6px;text-align:right;color:var(--quiet)}
-.grid tfoot th{bottom:0;padding:2px 1px}
-.grid tfoot span{display:inline-block;max-width:64px;overflow:hidden;text-overflow:ellipsis;white-space:pre}
-.grid td{min-width:46px;max-width:64px;height:19px;padding:0 3px;overflow:hidden;white-space:pre;text-align:center;
- color:var(--ink);background:color-mix(in srgb,var(--hue) calc(var(--p)*62%),var(--page))}
-.grid .pos{--hue:#3b8fd0}.grid .neg{--hue:#d9642a}.grid .now{outline:2px solid var(--ink);outline-offset:-2px}
-.grid .gap{background:repeating-linear-gradient(45deg,var(--wash) 0 3px,var(--page) 3px 6px)}
-.probe .legend{margin:3px 0 0;font-size:12px}
 .heads{display:flex;flex-wrap:wrap;gap:6px}
 .head{display:flex;flex-direction:column;align-items:center;font-size:12px;border-radius:4px}
 .head svg{border:1px solid var(--line);fill:#3b8fd0;background:var(--page)}.head.now svg{outline:2px solid var(--ink)}
@@ -84,6 +67,7 @@ CSS = """
 .sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(260px,1fr));gap:4px 12px}
 .reader .facts{margin:4px 0;font-size:13px;line-height:18px}
 """
+CSS = grids.CSS + _OWN
 
 
 def markup(body: str, label: str = "") -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from probe.errors import InputError
-from probe.html import Cell, grid
+from probe.grids import Cell, Row, alone
 from probe.token_text import visible
 from probe.views.lens import Lens, lens_of
 
@@ -69,19 +69,16 @@ class Compared:
     def _repr_html_(self) -> str:
         most = float(self.kl_nats.max()) or 1.0
         rows = [
-            (str(self.base.sites[s]), [self._cell(s, p, most) for p, _ in enumerate(self.tokens)])
+            Row(str(self.base.sites[s]), [self._cell(s, p, most) for p, _ in enumerate(self.tokens)])
             for s in reversed(range(len(self.base.sites)))
         ]
-        return grid(
-            rows, [visible(t) for t in self.tokens], f"KL(tuned || base) by layer, in nats; full blue: {most:.3g}"
-        )
+        return alone(rows, [visible(t) for t in self.tokens], f"colour: KL(tuned || base) in nats, 0 to {most:.3g}")
 
     def _cell(self, s: int, p: int, most: float) -> Cell:
         a, b = (visible(lens.top_tokens[s][p][0]) for lens in (self.base, self.tuned))
         value = float(self.kl_nats[s, p])
-        return Cell(
-            a if a == b else f"{a} → {b}", f"{self.base.sites[s]}, position {p}: {value:.4f} nats", value / most
-        )
+        told = f"{self.base.sites[s]}, position {p}: {value:.4f} nats\n{a} → {b}"
+        return Cell(a if a == b else f"{a} → {b}", value / most, told)
 
 
 def compared(base: Handle, tuned: Handle, batch: TokenBatch, other: TokenBatch, top_k: int) -> Compared:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from probe.errors import InputError
-from probe.html import Cell, grid
+from probe.grids import Cell, Row, alone
 from probe.sites import Site
 from probe.token_text import token_texts, visible
 
@@ -73,10 +73,10 @@ class Lens:
         return "\n".join(["Lens: the most probable next token", *lines, head])
 
     def _repr_html_(self) -> str:
-        numbers = range(len(self.sites))
-        rows = [(str(self.sites[s]), [self._cell(s, p) for p, _ in enumerate(self.tokens)]) for s in reversed(numbers)]
+        places = range(len(self.tokens))
+        rows = [Row(str(site), [self._cell(s, p) for p in places]) for s, site in enumerate(self.sites)][::-1]
         head = [visible(token) for token in self.tokens]
-        return grid(rows, head, "Most probable next token at each position; blue: its probability")
+        return alone(rows, head, "most probable next token at each position; colour: its probability, 0 to 1")
 
     def _cell(self, s: int, p: int) -> Cell:
         top = zip(self.top_tokens[s][p], self.top_probs[s, p].tolist(), strict=True)
@@ -84,7 +84,7 @@ class Lens:
         hover = "\n".join(
             [f"{self.sites[s]}, position {p}", *said, f"entropy {float(self.entropy_nats[s, p]):.2f} nats"]
         )
-        return Cell(visible(self.top_tokens[s][p][0]), hover, float(self.top_probs[s, p, 0]))
+        return Cell(visible(self.top_tokens[s][p][0]), float(self.top_probs[s, p, 0]), hover)
 
 
 def lens_of(model: Handle, batch: TokenBatch, top_k: int) -> Lens:

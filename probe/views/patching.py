@@ -11,7 +11,7 @@ import torch
 
 from probe import interventions
 from probe.errors import InputError
-from probe.html import Cell, grid
+from probe.grids import Cell, Row, alone
 from probe.items import Item
 from probe.prompts import Prompts
 from probe.replay import Clean, clean_metric, logit_difference, replay
@@ -98,10 +98,10 @@ class Patched:
 
     def _grid(self, kind: str) -> str:
         rows = [
-            (f"{kind}.{layer}", [Cell(f"{v:.2f}" if v == v else "", f"{kind}.{layer}: {v:+.3f}", v) for v in row])
+            Row(f"{kind}.{layer}", [Cell(f"{v:.2f}", v, f"{kind}.{layer}: {v:+.3f}") for v in row])
             for layer, row in reversed(list(enumerate(self.effects[kind].tolist())))
         ]
-        return grid(rows, self.places(kind), f"{kind}: {self.title}; 1 = all given back")
+        return alone(rows, self.places(kind), f"{kind}: {self.title}; colour: effect, -1 to 1, where all is given back")
 
 
 def _by_head(kind: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from analyses.core.store.store import Store
 from apps.catalog import Entry, listing
 from apps.drawn import attention, grid
+from probe import Model, compare, grids
 from tests import tiny
 from tests.apps.conftest import HOSTILE, STEPS, estimate, key, lens, swept
 from tests.apps.test_browser import ready
@@ -55,6 +56,22 @@ def test_another_quantity_has_its_largest_as_its_end_and_what_was_not_measured_i
     part = grid.Grid(("a", "b"), (0, 1), (0,), {(0, 0): grid.Cell("x", np.nan, "")}, "", is_signed=False)
     assert grid.table(part).count('class="gap"') == 2
     assert grid.of_item(entry, "rank", {"item": "nobody"}, step=0) is None
+
+
+def test_a_notebook_and_a_page_draw_their_grids_by_one_function(tmp_path, monkeypatch):
+    """Every cell of either comes from it; in a notebook, where nothing listens, it is told by the browser itself."""
+    model = Model.load(tiny.save(tmp_path))
+    lens, both = model.lens("what is 3"), compare(model, model, "what is 3")
+    assert "title=" in lens._repr_html_() and "data-pick" not in lens._repr_html_()
+    page = grid.Grid(("a",), (0,), (0,), {(0, 0): grid.Cell("x", 0.5, "half")}, "", is_signed=False)
+    assert 'data-tip="half" data-pick="0\n0"' in grid.table(page)
+    monkeypatch.setattr(grids, "_td", lambda *_, **__: "<td>here</td>")
+    cells = len(lens.sites) * len(lens.tokens)
+    assert [shown.count("here") for shown in (lens._repr_html_(), both._repr_html_(), grid.table(page))] == [
+        cells,
+        cells,
+        1,
+    ]
 
 
 def test_the_page_has_the_grid_of_every_item(store, monkeypatch):
