@@ -146,7 +146,7 @@ class _Stream:
         self._load: Any = getattr(checkpoints, "load", probe.Model.load)
         self.work = _own(base, self._load(base.checkpoint))
         self.sides = turns.sides(self.work)
-        self.now: turns.Weights = lambda name: self.work.weights()[name].detach()
+        self.now: turns.Weights = lambda name: self.work.weights()[name].detach().cpu()
         read_from = [
             stored.StoredWeights(c, allow_pickle=base.reading.allow_pickle)
             for c in (base.checkpoint, *self.checkpoints)
@@ -247,7 +247,7 @@ class _Stream:
 
 
 def _named(stored: Any, own: Mapping[str, Tensor]) -> turns.Weights:
-    """Stored weights under the names of the model they are merged into; a tied head is the embedding."""
+    """Stored weights under the names of the model they are merged into, on the CPU; a tied head is the embedding."""
 
     def of(name: str) -> Tensor:
         known = next((n for n in (name, f"model.{name}", name.removeprefix("model.")) if n in stored), None)
@@ -256,7 +256,7 @@ def _named(stored: Any, own: Mapping[str, Tensor]) -> turns.Weights:
         found = None if known is None else stored[known]
         if found is None or found.shape != own[name].shape:
             raise InputError(f"{stored.checkpoint.label} has no {name} of this shape: not one architecture")
-        return found.to(own[name].device)
+        return found.cpu()
 
     return of
 
