@@ -56,7 +56,8 @@ else:
 
 BY = ["group", "answer_kind", "variant", "source_step"]
 FEWEST = 8  # items
-TOLERANCE = 1e-3  # largest relative change of logits under a turn that should change nothing
+TOLERANCE = 1e-3  # largest relative change of logits under a turn that should change nothing; in float32
+ROUNDINGS = 8  # the same in units of the last digit, where weights are kept in fewer digits
 
 
 def _work(case: Case) -> Work:
@@ -167,7 +168,8 @@ class _Stream:
         self._write(lambda n: turns.turned(n, self.now, self.now, self.sides[n], _t(r)))
         off = float((self._logits(batch) - want).abs().max() / want.abs().max())
         self._write(self.start)
-        if not off < TOLERANCE:
+        digit = max(torch.finfo(w.dtype).eps for w in self.work.weights().values())
+        if not off < max(TOLERANCE, ROUNDINGS * digit):
             raise InputError(
                 f"turning the stream of this {self.base.shape.family} model with its weights changes logits by "
                 f"{off:.2g} of the largest: a rotated merge is not defined for it; `merge` interpolates without"
