@@ -10,13 +10,12 @@ import torch
 
 from probe import families
 from probe.backends.observed import why_broken
-from probe.backends.place import INSIDE_ATTENTION
 from probe.causes import likely
 from probe.checkpoints.quantised import quantisation_of
 from probe.errors import InputError, ProbeError
 from probe.interventions import Edit
 from probe.prompts import Item
-from probe.sites import READ_ONLY, Site
+from probe.sites import INSIDE_ATTENTION, READ_ONLY, Site
 from probe.tokens import SPANS, Encoded, TokenBatch, plan
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
 
-from probe.backends.place import INSIDE_ATTENTION
-from probe.sites import GLOBAL_KINDS, KINDS, Site
+from probe.sites import GLOBAL_KINDS, INSIDE_ATTENTION, KINDS, Site
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -41,6 +41,9 @@ KINDS: dict[str, tuple[str, ...]] = {
 READ_ONLY = ("router_logits", "experts")
 """Kinds that can be read and not edited: the choice of experts is made inside the router that gives them."""
 
+INSIDE_ATTENTION = ("attn_scores", "pattern")
+"""Kinds that no module takes or gives: they exist inside the attention function."""
+
 GLOBAL_KINDS = ("embed", "ln_final", "logits")
 """Kinds that exist once per model, not once per block."""
 

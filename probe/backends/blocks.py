@@ -11,8 +11,8 @@ import torch
 
 from probe import families
 from probe.backends.observed import Call, Observed, kept_in
-from probe.backends.place import INSIDE_ATTENTION, WRITERS, Map, Place
-from probe.sites import Site
+from probe.backends.place import WRITERS, Map, Place
+from probe.sites import INSIDE_ATTENTION, Site
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from torch import nn
 from probe import families
 from probe.backends.hooks import Port
 from probe.backends.observed import accepted
-from probe.backends.place import INSIDE_ATTENTION, Map
+from probe.backends.place import Map
 from probe.backends.places import places
 from probe.backends.protocol import Rows, Tokens, Visit
 from probe.backends.roomy import roomy
@@ -21,7 +21,7 @@ from probe.backends.softmax import Door
 from probe.checkpoints.loading import offloaded
 from probe.checkpoints.quantised import held_otherwise
 from probe.errors import InputError
-from probe.sites import Site
+from probe.sites import INSIDE_ATTENTION, Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float

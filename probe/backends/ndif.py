@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 
-from probe.backends.place import INSIDE_ATTENTION, Map, Place
+from probe.backends.place import Map, Place
 from probe.backends.places import places
 from probe.backends.protocol import Rows, Tokens, Visit
 from probe.backends.visits import Visitor
 from probe.errors import InputError, ProbeError
 from probe.interventions import Edit
-from probe.sites import Site
+from probe.sites import INSIDE_ATTENTION, Site
 
 if TYPE_CHECKING:
     import torch

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from probe.backends.in_process import HuggingFaceBackend
-from probe.backends.place import INSIDE_ATTENTION, Place
+from probe.backends.place import Place
 from probe.backends.protocol import Tokens, Visit
 from probe.backends.softmax import Door, opened
 from probe.checkpoints.loading import sharing_copy
 from probe.errors import ProbeError
-from probe.sites import Site
+from probe.sites import INSIDE_ATTENTION, Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 Layout = Literal["plain", "split", "heads_first", "picked", "in_place"]
 
-INSIDE_ATTENTION = ("attn_scores", "pattern")
-"""Kinds that no module takes or gives: they exist inside the attention function."""
-
 WRITERS = ("attn_out", "mixer_out", "mlp_out")
 """Kinds that a block adds to the residual stream; with resid_pre they sum to resid_post."""
 
