@@ -131,6 +131,13 @@ FORMS = (
         "every window of that width, and `anchor_adapter` to choose with a null",
     ),
     Form(
+        "probe_gated_audit",
+        "--layer 19 --factor 0.5 --top-n 50 --quantile 0.99",
+        "mcnemar_p",
+        "the gate against nothing, on answers that were chosen for being right: such a set can only lose",
+        "that as `gated`, beside random gates, random neurons and controls of equal likelihood",
+    ),
+    Form(
         "update_spectrum",
         "--legacy",
         "legacy_snr",

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import binomtest
 
 from analyses.core.stats import mcnemar_exact, wilson
 from analyses.steering._arms import scale_keys
@@ -141,6 +142,16 @@ def test_answers_that_steering_costs_are_counted(series: Path) -> None:
     lost = int(((on.loc[targets, "is_exact"]) < 1).sum())
     assert int(result.data["n_lost"].sel(arm="ungated", group="leaked").squeeze()) == lost > 5
     assert float(result.data["mcnemar_p"].sel(arm="ungated", group="leaked").squeeze()) == mcnemar_exact(lost, 0)
+
+
+def test_the_published_audit_is_the_gate_against_nothing(series: Path) -> None:
+    """An exact sign test (scipy's) of the items that the arm `gated` loses and gains, among answers that were right."""
+    result = probe_gated_audit(holds_the_answer(series), two_kinds(), **{**QUICK, "factor": 0.0, "top_n": 24})
+    off, on = (arm(result.table, name).query("group == 'leaked'")["is_exact"] for name in ("off", "gated"))
+    lost, gained = int(((off == 1) & (on < 1)).sum()), int(((off < 1) & (on == 1)).sum())
+    assert lost > 5 and gained == 0
+    p = result.data["mcnemar_p"].sel(arm="gated", group="leaked").item()
+    assert p == pytest.approx(binomtest(lost, lost + gained, 0.5).pvalue)
 
 
 def test_targets_are_held_against_controls_that_were_exact_and_as_likely() -> None:
