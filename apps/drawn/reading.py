@@ -132,16 +132,23 @@ def index(items: Sequence[Listed], chosen: str, a: int, b: int) -> str:
 
 
 def _listed(one: Listed, is_chosen: bool, a: int, b: int) -> str:
+    now = ' data-now="1" aria-current="true"' if is_chosen else ""
+    return (
+        f'<button class="item{" now" if is_chosen else ""}" data-pick="{text(ITEM + BREAK + one.item)}"{now}>'
+        f"{entry(one, a, b)}</button>"
+    )
+
+
+def entry(one: Listed, a: int, b: int) -> str:
+    """What the list says of an item: its name, group, first words and a mark a step; steps a and b underlined."""
     ticks = "".join(
         f'<i class="tick {mark}{" at" if step in (a, b) else ""}" title="step {step}: {_told(mark, share)}">'
         f"{SIGNS[mark]}</i>"
         for step, mark, share in one.marks
     )
-    now = ' data-now="1" aria-current="true"' if is_chosen else ""
     return (
-        f'<button class="item{" now" if is_chosen else ""}" data-pick="{text(ITEM + BREAK + one.item)}"{now}>'
         f'<span class="line"><b>{text(one.item)}</b> <span class="quiet">{text(one.group)}</span></span>'
-        f'<span class="line quiet">{text(one.start)}</span><span class="ticks">{ticks}</span></button>'
+        f'<span class="line quiet">{text(one.start)}</span><span class="ticks">{ticks}</span>'
     )
 
 
