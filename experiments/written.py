@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import typer
 
 from analyses import Result
 from analyses.core import claim as claimed
+from probe import InputError
 
 
 def write(found: Mapping[str, Result], out: Path) -> list[Path]:
@@ -27,6 +31,15 @@ def write(found: Mapping[str, Result], out: Path) -> list[Path]:
     (out / "claims.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     (out / "claims.md").write_text("\n".join(_lines(found)) + "\n", encoding="utf-8")
     return [*written, out / "claims.json", out / "claims.md"]
+
+
+def command(name: str, run: Callable[[], object]) -> None:
+    """What a script does as a command: exit code 2 with one line for bad input, as `probe` has it."""
+    try:
+        run()
+    except InputError as error:
+        typer.echo(f"{name}: {error}", err=True)
+        sys.exit(2)
 
 
 def _lines(found: Mapping[str, Result]) -> list[str]:

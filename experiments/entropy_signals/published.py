@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from analyses import Loading, Result, Store, run
-from experiments.written import write
+from experiments.written import command, write
 from probe import Checkpoint, InputError, Rollouts, RunLog, discover
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -101,4 +101,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command("entropy_signals", lambda: typer.run(main))

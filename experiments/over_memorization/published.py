@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from analyses import Loading, Result, Store, run, sweep
-from experiments.written import write
+from experiments.written import command, write
 from probe import Checkpoint, Prompts, discover
 
 
@@ -81,4 +81,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command("over_memorization", lambda: typer.run(main))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +12,7 @@ from analyses import Loading, Store
 from experiments.perplexity_paradox import lab as on_lab
 from experiments.perplexity_paradox import published as setting
 from experiments.perplexity_paradox.report import FOLDER, write_readme
-from experiments.written import write
-from probe.errors import InputError
+from experiments.written import command, write
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -73,11 +71,7 @@ def published(
 
 def main() -> None:
     """Exit code 2 with one line for bad input, as `probe` has it."""
-    try:
-        app()
-    except InputError as error:
-        typer.echo(f"perplexity_paradox: {error}", err=True)
-        sys.exit(2)
+    command("perplexity_paradox", app)
 
 
 if __name__ == "__main__":

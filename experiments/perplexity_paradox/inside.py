@@ -17,7 +17,7 @@ import typer
 
 import analyses
 from analyses import Loading, Result, Store
-from experiments.written import write
+from experiments.written import command, write
 from probe import Checkpoint, InputError, Prompts
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -93,4 +93,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command("inside", lambda: typer.run(main))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from analyses import Loading, Store
@@ -16,7 +17,7 @@ from experiments.entropy_signals import published as entropy
 from experiments.over_memorization import published as over
 from experiments.perplexity_paradox import inside
 from experiments.perplexity_paradox import published as paradox
-from experiments.written import write
+from experiments.written import command, write
 from probe import InputError, Item, Prompts, Rollouts, RunLog, discover
 from tests import logs, tiny
 from tests.probe.test_real_tokenizers import WORLD
@@ -75,9 +76,19 @@ def test_inside_the_pair(series: Path, tmp_path: Path) -> None:
         inside.study(pair[0], pair[1], one, Store.at(tmp_path / "s"), Loading(), how)
 
 
-def test_an_unknown_paper_is_refused() -> None:
-    import typer
+def test_bad_input_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "items.jsonl"
+    file.write_text(json.dumps({"id": "a", "prompt": "one", "answer": " two"}) + "\n")
+    monkeypatch.setattr("sys.argv", ["over", "--checkpoints", str(tmp_path / "no"), "--prompts", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        command("over_memorization", lambda: typer.run(over.main))
+    told = capsys.readouterr().err.strip()
+    assert ended.value.code == 2 and told.startswith("over_memorization: ") and "\n" not in told
 
+
+def test_an_unknown_paper_is_refused() -> None:
     app = typer.Typer()
     app.command()(entropy.main)
     told = CliRunner().invoke(app, ["other", "--checkpoints", "x", "--rollouts", "y"])
