@@ -20,7 +20,7 @@ def edges(steps: tuple[int, ...]) -> pd.DataFrame:
 
 
 def lines(traces: Any) -> list[Any]:
-    return [t for t in traces if t.mode == "lines" and t.x is not None and len(t.x)]
+    return [t for t in traces if t.mode == "lines" and t.x is not None and len(t.x) > 1]
 
 
 def test_only_the_largest_edges_are_drawn_by_sign() -> None:
@@ -48,3 +48,24 @@ def test_layers_are_rows_and_the_ends_lie_beyond_them() -> None:
     spots = dict(zip(nodes.text, zip(nodes.x, nodes.y, strict=True), strict=True))
     assert spots["embed"][1] == -1 and spots["final"][1] == 3 and spots["2.1"] == (1.0, 2.0)
     assert np.isfinite([y for _, y in spots.values()]).all()
+
+
+def test_both_colours_are_told_once_and_parts_stay_where_they_are() -> None:
+    """Also where a step has no edge of a colour, or none of the upper layers."""
+    few = edges((0, 10))
+    few = few[(few["step"] == 10) | (few["sender"] == "head.0.0")].assign(value=1.0)
+    figure: Any = wiring(few, facet="checkpoint", title="Edges")
+    for frame in [figure, *figure.frames]:
+        told = [t.name for t in figure.data if t.showlegend is not False]
+        assert told == ["for the answer", "against the answer"]
+        ends = {y for t in lines(frame.data) for x, y in zip(t.x, t.y, strict=True) if x is not None}
+        (nodes, _) = [t for t in frame.data if t.mode == "markers+text"]
+        assert max(ends) <= max(nodes.y)
+
+
+def test_an_edge_within_a_column_leaves_it() -> None:
+    rows = pd.DataFrame({"sender": ["mlp.0", "mlp.0"], "receiver": ["mlp.3", "mlp.1"], "value": [1.0, 1.0]})
+    (drawn,) = lines(wiring(rows).data)
+    far = [x for x, y in zip(drawn.x, drawn.y, strict=True) if x is not None and y == 2.0]
+    assert far and far[0] < 1 and drawn.x.count(None) == 2
+    assert set(drawn.x[: drawn.x.index(None)]) == {1.0}  # its neighbour: nothing lies between
