@@ -6,6 +6,9 @@ syntax tree, imports and loading left out for everybody. Values are compared wit
 transformers, text by text without padding. nnterp and steering-vectors run in environments of their own. A task that is
 empty was not written for that library. What a function calls of its own script is not counted.
 TransformerLens puts BOS before a text by default, which this tokenizer does not: its values are of another text.
+Padding: directions (nnsight, nnterp) and generation under edits read texts of unequal length in one batch. The last row
+is the last state of each of two such texts, all without BOS: TransformerLens pads on the right, so that the last column
+of the shorter one is padding, and nothing says so.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._peer import Unavailable, environment
-from benchmarks.line_scripts.given import TASKS
+from benchmarks.line_scripts.given import CHECKS, TASKS
 
 SCRIPTS = Path(__file__).parent / "line_scripts"
 PAGE = Path(__file__).with_name("LINES.md")
@@ -51,10 +54,11 @@ def measure() -> list[dict[str, Any]]:
 def _row(library: str, one: Told | str, ours: Told) -> dict[str, Any]:
     if isinstance(one, str):
         return {"name": f"{library}: not measured", "note": one}
-    longer = [task for task in one if ours[task]["lines"] > one[task]["lines"]]
-    other = [t.replace("_", " ") for t in one if not agrees(one[t].get("value"), ours[t]["value"])]
+    tasks = [task for task in one if task in TASKS]
+    longer = [task for task in tasks if ours[task]["lines"] > one[task]["lines"]]
+    other = [t.replace("_", " ") for t in tasks if not agrees(one[t].get("value"), ours[t]["value"])]
     return {
-        "name": f"{library}: tasks that take more lines here, of {len(one)}",
+        "name": f"{library}: tasks that take more lines here, of {len(tasks)}",
         "ratio": len(longer),
         "bound": "<= 0",
         "holds": not longer,
@@ -107,7 +111,7 @@ def table(found: dict[str, Told | str]) -> str:
     notes = [f"- {library}: not measured: {told}" for library, told in found.items() if isinstance(told, str)]
     have = {library: told for library, told in found.items() if isinstance(told, dict)}
     rows = [f"| task | {' | '.join(have)} |", f"| --- |{' --- |' * len(have)}"]
-    for task in TASKS:
+    for task in (*TASKS, *CHECKS):
         cells: list[str] = []
         for library, told in have.items():
             one = told.get(task)

@@ -16,6 +16,7 @@ TEXTS = ["what is 3 plus 7 ?", "the fox"]
 PAIRS = [("the quick fox jumps over", "the lazy dog"), ("what is 3", "what is 7 take away 5")]
 TASKS = ("steered_completion", "lens_table", "patching_map", "attention", "head_ablation", "direction",
          "cached_residuals", "two_checkpoints", "generation_under_edits", "attribution")  # fmt: skip
+CHECKS = ("last_states_of_a_batch",)  # no task of its own: right only where padding is minded
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def targets() -> tuple[str, str]:
 
 def serve(found: dict[str, Any]) -> None:
     """Print values and lines of every task there is, as one line of JSON; an error is a task's value as text."""
-    told = {name: {"lines": lines(found[name]), **_value(found[name])} for name in TASKS if name in found}
+    told = {name: {"lines": lines(found[name]), **_value(found[name])} for name in (*TASKS, *CHECKS) if name in found}
     print(json.dumps(told))
 
 

@@ -47,6 +47,9 @@ def main(at: Folders) -> None:
         grads = torch.autograd.grad(run.logits[0, -1].max(), list(run.activations.values()))
         return torch.stack([(g * x).sum(-1)[0] for g, x in zip(grads, run.activations.values(), strict=True)])
 
+    def last_states_of_a_batch():
+        return model.run(TEXTS, read="resid_post").stack("resid_post")[:, :, -1]
+
     serve(locals())
 
 

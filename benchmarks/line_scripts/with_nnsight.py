@@ -97,6 +97,13 @@ def main(at: Folders) -> None:
         grads = torch.autograd.grad(top, states)
         return torch.stack([(g * x).sum(-1)[0] for g, x in zip(grads, states, strict=True)])
 
+    def last_states_of_a_batch():
+        with torch.no_grad(), model.trace(TEXTS):
+            states = nnsight.save([])
+            for layer in layers:
+                states.append(layer.output[:, -1])
+        return torch.stack(states)
+
     serve(locals())
 
 

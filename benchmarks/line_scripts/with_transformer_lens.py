@@ -88,6 +88,10 @@ def main(at: Folders) -> None:
         grads = torch.autograd.grad(logits[0, -1].max(), list(kept.values()))
         return torch.stack([(g * x).sum(-1)[0] for g, x in zip(grads, kept.values(), strict=True)])
 
+    def last_states_of_a_batch():
+        _, cache = model.run_with_cache(TEXTS, prepend_bos=False)
+        return torch.stack([cache[resid(n)][:, -1] for n in range(model.cfg.n_layers)])
+
     serve(locals())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from benchmarks import lines
@@ -41,3 +42,19 @@ def test_ours_takes_no_more_lines_than_any_other():
         assert ours[task]["lines"] == least, task
         if task in had["nnsight"]:
             assert lines.agrees(had["nnsight"][task]["value"], ours[task]["value"]), task
+
+
+@pytest.mark.verify
+def test_last_states_of_a_batch_are_those_of_its_texts_here_and_of_padding_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two libraries that pad on the left agree; the longer text has no padding, so all three are right about it."""
+    own = {name: lines.LIBRARIES[name] for name in (OURS, "nnsight", "TransformerLens")}
+    monkeypatch.setattr(lines, "LIBRARIES", own)
+    last: dict[str, np.ndarray] = {}
+    for name, told in lines.told().items():
+        assert isinstance(told, dict), told
+        last[name] = np.array(told["last_states_of_a_batch"]["value"])
+    assert lines.agrees(last["nnsight"], last[OURS])
+    assert lines.agrees(last["TransformerLens"][:, 0], last[OURS][:, 0])
+    assert np.abs(last["TransformerLens"] - last[OURS])[:, 1].max() > 0.1
