@@ -25,7 +25,8 @@ NOTEBOOKS = {
     "which-checkpoint": FOLDER / "over_memorization" / "which-checkpoint.ipynb",
     "turn-it-off": FOLDER / "steering" / "steering.ipynb",
 }
-APPENDIX = {name: FOLDER / "appendix" / f"{name}.ipynb" for name in ("steer", "path_patching", "live", "diff")}
+TECHNIQUES = ("steer", "path_patching", "live", "diff", "mechanism")
+APPENDIX = {name: FOLDER / "appendix" / f"{name}.ipynb" for name in TECHNIQUES}
 """Notebooks of one technique each."""
 DRAWN, WIDTH = "application/vnd.plotly.v1+json", 900
 

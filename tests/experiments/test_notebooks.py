@@ -34,6 +34,7 @@ OWN = {  # question -> a run that it can be asked of, and the group it is about
     "why-entropy": ("grpo-format", "leaked_true"),
     "which-checkpoint": ("grpo-format", "leaked_true"),
     "turn-it-off": ("planted", "planted"),
+    "mechanism": ("planted", "planted"),
 }
 
 
