@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from analyses import Result
 from analyses.core import claim as claimed
+from analyses.core.claim import Claim
 from probe import InputError
 
 
@@ -46,7 +48,14 @@ def _lines(found: Mapping[str, Result]) -> list[str]:
     lines: list[str] = []
     for name, result in found.items():
         lines.append(f"## {name}\n")
-        lines += [f"- {claimed.sentence(c)}" for c in result.claims] or [f"- {result.verdict or 'makes no claim'}"]
+        lines += [f"- {_said(c)}" for c in result.claims] or [f"- {result.verdict or 'makes no claim'}"]
         lines += [f"- (warning) {w}" for w in result.warnings]
         lines.append("")
     return lines
+
+
+def _said(claim: Claim) -> str:
+    """The sentence, behind the name of its group where it does not say it itself."""
+    told, group = claimed.sentence(claim), claim.group
+    named = group is None or re.search(rf"(?<!\w){re.escape(group)}(?!\w)", told)
+    return told if named else f"{group}: {told}"

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import typer
 from typer.testing import CliRunner
 
-from analyses import Loading, Store
+from analyses import Loading, Store, run
 from experiments.entropy_signals import published as entropy
 from experiments.over_memorization import published as over
 from experiments.perplexity_paradox import inside
@@ -86,6 +87,14 @@ def test_bad_input_is_one_line(
         command("over_memorization", lambda: typer.run(over.main))
     told = capsys.readouterr().err.strip()
     assert ended.value.code == 2 and told.startswith("over_memorization: ") and "\n" not in told
+
+
+def test_claims_say_whose_they_are(tmp_path: Path) -> None:
+    curves = {"step": [0, 1] * 2, "accuracy": [0.2, 0.5] * 2, "perplexity": [2.0, 2.1] * 2, "n": [50] * 4}
+    found = run("over_memorization", curves=pd.DataFrame({**curves, "run": ["slow"] * 2 + ["fast"] * 2}))
+    write({"one": found}, tmp_path)
+    told = (tmp_path / "claims.md").read_text()
+    assert all(f"- {name}: Ship step 1" in told for name in ("slow", "fast"))
 
 
 def test_an_unknown_paper_is_refused() -> None:
