@@ -262,13 +262,15 @@ WORTHY: dict[str, Callable[[Rng], Features]] = {
 
 
 def directed(grid: Grid, rng: Rng, n: int, layers: int, in_base: float = 0.0, in_tuned: float = 0.0) -> pd.DataFrame:
-    """Effect of one direction beyond style and chance, by checkpoint and layer."""
+    """Effect of one direction, by checkpoint and layer: that of any vector, .3 nats, and what is beyond it."""
     parts: list[pd.DataFrame] = []
     shared = 0.3 * ar1(rng, n, layers)
+    of_any = 0.3 + 0.3 * rng.standard_normal((n, layers))
     for name, size in (("base", in_base), ("tuned", in_tuned)):
         values = at_one(shared + 0.3 * grid(rng, n, layers), size, 2)
         at = {"item": np.repeat(np.arange(n), layers), "layer": np.tile(np.arange(layers), n)}
-        parts.append(pd.DataFrame({**at, "beyond": values.ravel()}).assign(checkpoint=name))
+        both = {"beyond": values.ravel(), "effect": (values + of_any).ravel()}
+        parts.append(pd.DataFrame({**at, **both}).assign(checkpoint=name))
     return pd.concat(parts, ignore_index=True).assign(arm="direction", **GROUP)
 
 
