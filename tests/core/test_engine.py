@@ -187,7 +187,7 @@ def other_code(tmp_path_factory: pytest.TempPathFactory):
 
 def standing(home: Path, environment: dict[str, str], ended: ExitStack) -> str:
     """Address of a cluster that lasts as long as `ended`."""
-    ours = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(home), **environment}
+    ours = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_TMPDIR": str(home), **environment}
     while (address := head(home, {**os.environ, **module.PATIENT, **ours}, ended)) is None:
         pass
     return address
