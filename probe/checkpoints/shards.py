@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from probe.checkpoints.descriptions import Descriptions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _RANK = re.compile(r"^model_world_size_(\d+)_rank_(\d+)\.pt$")
+_FILTERING = Lock()  # filters of warnings are of the process, and tensors are read by several threads
 _WRAPPERS = ("model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "policy.", "state_dict.", "app.")
 
 
@@ -251,7 +253,7 @@ class _Distributed:
 
         meta = self._known[name]
         out = torch.empty(meta.size, dtype=meta.properties.dtype)
-        with warnings.catch_warnings():
+        with _FILTERING, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that there is no process group is what is wanted
             dcp.load({name: out}, storage_reader=_reader(self._folder, self._metadata), no_dist=True)
         return out
