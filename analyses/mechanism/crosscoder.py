@@ -253,10 +253,12 @@ def figures(result: Result) -> dict[str, Figure]:
     rows = result.summary()
     drawn: dict[str, Figure] = {}
     last = rows[rows["step"] == rows["step"].max()] if "step" in rows else rows
-    wide = last[last["quantity"].isin(["relative_norm", "presence"])]
-    wide = wide.pivot_table(index="latent", columns="quantity", values="value").reset_index()
     title = "Latents: whose they are, and how much of them the other checkpoint holds"
-    if {"relative_norm", "presence"} <= set(wide):
+    wide = last[last["quantity"] == "presence"].set_index("latent")[["value"]].rename(columns={"value": "presence"})
+    if len(wide):
+        norms = result.data["relative_norm"]  # without an interval, so not in the summary
+        norms = norms.isel(step=-1) if "step" in norms.dims else norms
+        wide = wide.join(norms.to_series().rename("relative_norm")).reset_index()
         wide = wide[wide["presence"].between(-1, 2)]
         drawn["latents"] = scatter(
             wide, x="relative_norm", y="presence", hover=("latent",), title=title, x_title=X, y_title=Y
@@ -266,6 +268,6 @@ def figures(result: Result) -> dict[str, Figure]:
     title = "What the answer loses without the features that base lacks"
     drawn["lost"] = forest(effects, label="arm", facet=facet or None, title=title)
     if "step" in rows:
-        counts = rows[rows["quantity"] == "n_new"]
+        counts = result.data["n_new"].to_series().rename("value").reset_index().assign(quantity="n_new")
         drawn["steps"] = curve(counts, x="step", title="Latents that base lacks, over steps")
     return drawn

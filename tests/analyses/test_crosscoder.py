@@ -171,6 +171,13 @@ def test_latents_that_both_have_are_shared(pair: Any) -> None:
     assert np.median(np.abs(presence[common] - 1)) < 0.05
 
 
+def test_latents_are_drawn_by_whose_they_are_and_whether_the_other_has_them(pair: Any) -> None:
+    drawn = pair.figures()
+    assert list(drawn) == ["latents", "lost"]
+    across = [float(x) for t in drawn["latents"].data for x in t.x if x is not None]
+    assert min(across) >= 0 and max(across) <= 1 and len(across) > 10
+
+
 def test_nothing_is_new_of_the_same_checkpoint_or_after_drift() -> None:
     tuned = met(0.1)
     same = asked(tuned, tuned, updates=100)
