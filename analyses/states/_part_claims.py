@@ -25,7 +25,7 @@ def parted(data: xr.Dataset, groups: tuple[str, str], at: str, how: str) -> Clai
     """
     what = f"{how} part {groups[0]} and {groups[1]} {at}"
     n = int(data["force_squared_n"].max())
-    if few := too_few("force", what, n):
+    if n and (few := too_few("force", what, n)):  # n is 0 where nothing can be said of any layer
         return few
     p = data["p_value"].to_numpy().astype(float)
     if np.isnan(p).all():

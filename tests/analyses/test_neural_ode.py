@@ -103,6 +103,9 @@ def test_without_predictable_updates_nothing_is_localised():
     assert (
         np.isnan(data["force_squared"].to_numpy()[hidden]).all() and np.isnan(data["p_value"].to_numpy()[hidden]).all()
     )
+    nowhere = data.isel(layer=np.flatnonzero(hidden))
+    said = parted(nowhere, ("leak", "stable"), "at the last prompt token", "fitted moves")
+    assert said.answer == "cannot be judged" and said.why.startswith("the field predicts no held-out update")
 
 
 def test_permuted_labels_find_nothing():
