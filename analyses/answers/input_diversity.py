@@ -4,9 +4,9 @@ Definition: a problem has n wordings (`id` and `variant`), their text in a colum
 (cosine of TF-IDF weights of words, or 1 for the same wording alone), S_y = similarity of two answers, one a wording (1
 for the same answer, 0 else; right answers are one, each unreadable one is alone); P_x and P_y are S_x and S_y with rows
 divided by their sums. P(x | y) = P_y P_x, d = its diagonal, inverse = - sum of d ln d; bound = n / e, which it never
-exceeds. semantic = entropy of the shares of the same n answers. alignment = mean of d; alignment_null = its mean when
-the answers are dealt to the wordings anew; excess = alignment - alignment_null. With several responses a wording, every
-quantity is a mean over rounds of one response each.
+exceeds. semantic = entropy of the shares of the same n answers. alignment = mean of d; alignment_null = its mean over
+all deals of the answers to the wordings (exact); excess = alignment - alignment_null. With several responses a
+wording, every quantity is a mean over rounds of one response each.
 
 Units: nats; shares.
 
@@ -59,7 +59,6 @@ def input_diversity(
     *,
     text: str = "wording",
     inputs: Literal["words", "apart"] = "words",
-    deals: int = 50,
     seed: int = 0,
 ) -> Result:
     """Inverse entropy of every problem's wordings with its bound, beside the semantic entropy of the same answers.
@@ -71,8 +70,7 @@ def input_diversity(
         evaluate: result or sweep of `evaluate` over prompts or a log with a column `variant`; samples where there are.
         text: column with the text of the wording.
         inputs: similarity of wordings: of their words, or `apart` (each is like itself alone; needs no text).
-        deals: to the wordings.
-        seed: dealing and the bootstrap over problems.
+        seed: the bootstrap over problems.
     """
     rows = _worded(evaluate.table, text if inputs == "words" else "variant")
     keys = [*(["step"] if "step" in rows else []), "problem", *BY]
@@ -80,7 +78,7 @@ def input_diversity(
     for at, of in rows.groupby(keys, sort=True):
         if of["variant"].nunique() > 1:
             named = {"item" if k == "problem" else k: v for k, v in zip(keys, at, strict=True)}
-            made.append({**named, **_of(of, text if inputs == "words" else "", deals, seed)})
+            made.append({**named, **_of(of, text if inputs == "words" else "")})
     if not made:
         raise InputError("no problem has two wordings with responses: give several rows of one `id` a `variant` each")
     table = pd.DataFrame(made)
@@ -107,14 +105,13 @@ def _worded(table: pd.DataFrame, text: str) -> pd.DataFrame:
     return sampled if len(sampled) else table
 
 
-def _of(of: pd.DataFrame, text: str, deals: int, seed: int) -> dict[str, float]:
+def _of(of: pd.DataFrame, text: str) -> dict[str, float]:
     """Every quantity of one problem, means over rounds of one response to each wording."""
     parts = [part for _, part in of.groupby("variant", sort=True)]
     like = alike([str(p[text].iloc[0]) for p in parts]) if text else np.eye(len(parts))
     named = [_named(part) for part in parts]
     rounds = min(map(len, named))
-    rng = np.random.default_rng(seed)
-    each = [measures(like, [names[r] for names in named], deals, rng) for r in range(rounds)]
+    each = [measures(like, [names[r] for names in named]) for r in range(rounds)]
     return {"n_wordings": len(parts), "n": rounds, **{k: float(np.mean([m[k] for m in each])) for k in LABELS}}
 
 
@@ -133,13 +130,12 @@ def alike(texts: Sequence[str]) -> Square:
     return found
 
 
-def measures(like: Square, answers: Sequence[Hashable], deals: int, rng: np.random.Generator) -> dict[str, float]:
+def measures(like: Square, answers: Sequence[Hashable]) -> dict[str, float]:
     """Every quantity of one round: similarity of the wordings, and the name of the answer to each."""
     names = list(dict.fromkeys(answers))
     codes = np.array([names.index(a) for a in answers])
     d = diagonal(like, codes)
-    dealt = [diagonal(like, rng.permutation(codes)).mean() for _ in range(deals)]
-    null = float(np.mean(dealt)) if len(codes) > 2 and 1 < len(names) < len(codes) else float(d.mean())
+    null = dealt(like, len(names)) if len(codes) > 2 and 1 < len(names) < len(codes) else float(d.mean())
     return {
         "inverse_nats": inverse_nats(d), "bound_nats": len(codes) / np.e,
         "semantic_nats": semantic_entropy_nats(frequencies(answers)), "alignment": float(d.mean()),
@@ -152,6 +148,16 @@ def diagonal(like: Square, codes: np.ndarray) -> Float[np.ndarray, " wording"]:
     same = (codes[:, None] == codes).astype(float)
     of_y, of_x = (s / s.sum(1, keepdims=True) for s in (same, like))
     return (of_y * of_x.T).sum(1)
+
+
+def dealt(like: Square, n_names: int) -> float:
+    """Mean of the diagonal over all deals of answers with so many names to the wordings: their counts do not matter.
+
+    A deal gives a wording its own answer's weight n_names / n on average, and that of another one the rest, evenly.
+    """
+    n = len(like)
+    own = float((np.diag(like) / like.sum(1)).sum())
+    return (n_names * own + (n - n_names) * (n - own) / (n - 1)) / n**2
 
 
 def inverse_nats(d: Float[np.ndarray, " wording"]) -> float:

@@ -73,7 +73,7 @@ RULES: dict[str, Rule[Any]] = {
     "abstention": Rule(_only("abstains"), of("abstention"), zoo.ABSTAINED, zoo.ABSTAINED_PLANTS),
     "abstention, over steps": Rule(_only("fabricates"), of("abstention"), zoo.KEPT, zoo.LOST),
     "answer_agreement": Rule(_only("wording"), of("answer_agreement", deals=20), zoo.WORDED, zoo.WORDED_PLANTS),
-    "input_diversity": Rule(_only("alike"), of("input_diversity", deals=20), zoo.PAIRED, zoo.PAIRED_PLANTS),
+    "input_diversity": Rule(_only("alike"), of("input_diversity"), zoo.PAIRED, zoo.PAIRED_PLANTS),
     "cue_pairs": Rule(_only("follows"), of("cue_pairs"), zoo.CUED, zoo.CUED_PLANTS),
     "cue_pairs, told": Rule(_only("discloses"), of("cue_pairs"), zoo.TOLD, zoo.TOLD_PLANTS),
     "stated_confidence": Rule(TOLD, stated, zoo_said.CONFIDENT, zoo_said.CONFIDENT_PLANTS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analyses import get
-from analyses.answers.input_diversity import alike, diagonal, inverse_nats, measures
+from analyses.answers.input_diversity import alike, dealt, diagonal, inverse_nats, measures
 from analyses.core.claim import FOUND, NONE, UNJUDGED
 from analyses.core.result import Result
 from probe.errors import InputError
@@ -34,7 +35,7 @@ def asked(follows: float, n_problems: int, n: int, seed: int, n_wordings: int = 
 
 
 def example(folder: Path) -> dict[str, Any]:
-    return {"evaluate": asked(0.8, 9, 3, 0), "deals": 10}
+    return {"evaluate": asked(0.8, 9, 3, 0)}
 
 
 def answer(result: Result) -> str:
@@ -47,7 +48,7 @@ def answer(result: Result) -> str:
 )
 def test_twelve_unlike_wordings(answers: Any, want: float) -> None:
     """All answers equal 2.485, four clusters of three 4.394, all different 0: not monotone, never above n / e."""
-    found = measures(np.eye(12), list(answers), 5, np.random.default_rng(0))
+    found = measures(np.eye(12), list(answers))
     assert found["inverse_nats"] == pytest.approx(want, abs=5e-4) and found["inverse_nats"] <= found["bound_nats"]
     assert found["excess"] == pytest.approx(0, abs=1e-12), "unlike wordings have no likeness to follow"
 
@@ -62,19 +63,27 @@ def test_identical_inputs_and_answers_are_ln_n_and_nothing_exceeds_the_bound() -
         assert 0 <= inverse_nats(d) <= n / math.e and d.max() <= 1
 
 
+@pytest.mark.parametrize("answers", [[0, 0, 1, 1, 2], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0], [0, 1, 2, 3, 4]])
+def test_the_null_is_the_mean_over_all_deals(answers: list[int]) -> None:
+    like = alike([*TEXTS, "Ann has 3 red figs"])
+    every = [diagonal(like, np.array(p)).mean() for p in permutations(answers)]
+    assert dealt(like, len(set(answers))) == pytest.approx(np.mean(every), rel=1e-12)
+    assert measures(like, answers)["alignment_null"] == pytest.approx(np.mean(every), rel=1e-12)
+
+
 def test_likeness_of_texts_is_the_cosine_of_their_words() -> None:
     assert alike(["a b", "a b", "c d"]).tolist() == pytest.approx(np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]]))
 
 
 def test_answers_that_follow_the_wording_are_found_and_others_are_not() -> None:
     assert answer(get("input_diversity")(asked(0.7, 30, 6, 0))) == FOUND
-    said = [answer(get("input_diversity")(asked(0.0, 20, 4, s), deals=20)) for s in range(6)]
+    said = [answer(get("input_diversity")(asked(0.0, 20, 4, s))) for s in range(6)]
     assert said.count(FOUND) <= 1 and NONE in said
 
 
 @pytest.mark.verify
 def test_answers_that_ignore_the_wording_over_100_seeds() -> None:
-    said = [answer(get("input_diversity")(asked(0.0, 24, 4, s), deals=50)) for s in range(100)]
+    said = [answer(get("input_diversity")(asked(0.0, 24, 4, s))) for s in range(100)]
     assert said.count(FOUND) <= 10
 
 
