@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
 
 from analyses.core import reading
@@ -206,15 +207,21 @@ def _aggregates(products: _Products, how: tuple[float, float, float], draws: int
     in_main, in_other = (np.isin(everyone, x.astype(str)) for x in (products.items, products.names))
     kept = subsamples(len(everyone), draws, seed, 2 * in_main + in_other, least=2)
     where = [np.searchsorted(everyone, x.astype(str)) for x in (products.items, products.names)]
-    rows = [_means(products, keep[where[0]], keep[where[1]], how) for keep in (np.ones(len(everyone), bool), *kept)]
+    whole = [np.ones(len(at), bool) for at in where]
+    sizes = _sizes(products, *whole)
+    rows = [_means(products, keep[where[0]], keep[where[1]], how, sizes) for keep in kept]
+    rows.insert(0, _means(products, *whole, how, sizes))
+    fewest = min(map(len, where))
+    wider = scipy.stats.t.ppf(0.975, fewest - 1) / scipy.stats.norm.ppf(0.975) if fewest > 1 else np.nan
     data = xr.Dataset()
     for name, label in NAMES.items():
-        low, high = subsample_interval(np.asarray([[r[name]] for r in rows]), kept)
+        bounds = subsample_interval(np.asarray([[r[name]] for r in rows]), kept)
+        low, high = rows[0][name] + wider * (bounds - rows[0][name])
         units = "1" if name in ("cosine", "ratio") else "objective" if name == "predicted" else "squared gradient"
         data[name] = ((), rows[0][name], {"units": units, "long_name": label})
         least = 0.0 if name == "perturbation" else -np.inf
         data[f"{name}_ci_low"], data[f"{name}_ci_high"] = max(float(low[0]), least), float(high[0])
-        data[f"{name}_n"] = min(len(products.items), len(products.names))
+        data[f"{name}_n"] = fewest
     step, _, smoothness = how
     data["best_weight"] = (
         (1 - smoothness * step) / (smoothness * step) * rows[0]["ratio"] if step * smoothness else np.nan
@@ -222,19 +229,27 @@ def _aggregates(products: _Products, how: tuple[float, float, float], draws: int
     return data
 
 
+def _sizes(products: _Products, main: np.ndarray, other: np.ndarray) -> list[float]:
+    """Squared norms of the two mean gradients of these items."""
+    return [float(np.maximum(g[np.ix_(k, k)].mean(), 0)) for g, k in ((products.main, main), (products.other, other))]
+
+
 def _means(
-    products: _Products, main: np.ndarray, other: np.ndarray, how: tuple[float, float, float]
+    products: _Products, main: np.ndarray, other: np.ndarray, how: tuple[float, float, float], whole: list[float]
 ) -> dict[str, float]:
+    """Every quantity of these items; cosine and ratio over the norms of all (`whole`).
+
+    Means of half of the items are longer by chance alone. A cosine over their own norms would spread too little.
+    """
     cross = products.cross[np.ix_(main, other)]
     inner = float(np.nanmean(cross)) if (~np.isnan(cross)).any() else np.nan
-    sizes = [float(np.maximum(g[np.ix_(k, k)].mean(), 0)) for g, k in ((products.main, main), (products.other, other))]
-    scale = np.sqrt(sizes[0] * sizes[1])
+    size, scale = _sizes(products, main, other)[1], np.sqrt(whole[0] * whole[1])
     return {
         "inner": inner,
-        "perturbation": sizes[1],
+        "perturbation": size,
         "cosine": inner / scale if scale > 0 else np.nan,
-        "ratio": inner / sizes[1] if sizes[1] > 0 else np.nan,
-        "predicted": predicted_change(inner, sizes[1], *how),
+        "ratio": inner / whole[1] if whole[1] > 0 else np.nan,
+        "predicted": predicted_change(inner, size, *how),
     }
 
 
