@@ -208,9 +208,9 @@ def _aggregates(products: _Products, how: tuple[float, float, float], draws: int
     kept = subsamples(len(everyone), draws, seed, 2 * in_main + in_other, least=2)
     where = [np.searchsorted(everyone, x.astype(str)) for x in (products.items, products.names)]
     whole = [np.ones(len(at), bool) for at in where]
-    sizes = _sizes(products, *whole)
+    sizes = _sizes(products, whole[0], whole[1])
     rows = [_means(products, keep[where[0]], keep[where[1]], how, sizes) for keep in kept]
-    rows.insert(0, _means(products, *whole, how, sizes))
+    rows.insert(0, _means(products, whole[0], whole[1], how, sizes))
     fewest = min(map(len, where))
     wider = scipy.stats.t.ppf(0.975, fewest - 1) / scipy.stats.norm.ppf(0.975) if fewest > 1 else np.nan
     data = xr.Dataset()
