@@ -39,23 +39,13 @@ def test_the_named_tests_hold_the_oracle_and_the_tolerance_stated() -> None:
 
 # Data and rules are there, and no shares yet, or not of all of their data: the page says so.
 UNMEASURED: set[str] = {
-    "answer_agreement: wording",
     "behaviours: behaviour",
-    "crosscoder, worth: worth",
-    "cue_pairs, told: discloses",
-    "cue_pairs: follows",
-    "difference_steering: direction",
-    "entropy_steering: direction",
     "forgetting_law: law",
     "gradient_conflict: conflict",
     "gradient_conflict: spill",
-    "input_diversity: alike",
-    "mlp_key_steering: selective",
     "rivals: form",
-    "rotated_merge: basis",
     "segment_entropy: calls",
     "similarity: alike",
-    "temperatures: exclusive",
     "turn_gain: informs",
     "update_landing: any",
 }
