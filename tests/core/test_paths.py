@@ -28,6 +28,15 @@ def test_a_path_runs_in_its_order_and_names_its_ends():
     assert "<b>" not in figure.layout.title.text
 
 
+def test_panels_say_of_what_they_are_and_the_star_is_named_once():
+    star = "out of the block that parts them most (p ≤ 0.05)"
+    look = {"color": "group", "facet": "step", "starred": "is_it", "star": star}
+    figure = figures.paths(points(2), x="a", y="b", along="state", **look)
+    assert [a.text for a in figure.layout.annotations] == ["optimizer step 0", "optimizer step 1"]
+    (named,) = [t.name for t in figure.data if t.showlegend and t.marker.symbol == "star"]
+    assert named.replace("<br>", " ") == star and max(map(len, named.split("<br>"))) <= 28
+
+
 def test_many_steps_slide_and_rows_that_are_not_told_apart_are_refused():
     assert not unreadable(figures.paths(points(20), x="a", y="b", along="state", color="group", facet="step"))
     with pytest.raises(ValueError, match="rows share"):

@@ -203,7 +203,7 @@ def panels_of(
     groups = list(rows.groupby(facet, sort=False, dropna=False))
     if len(groups) == 1:  # a grid of one is slow to make; the panel's name joins the title
         figure: Any = go.Figure()
-        figure.update_layout(meta=as_text(groups[0][0]))
+        figure.update_layout(meta=_panel_name(facet, groups[0][0]))
         return figure, [(rows, {})]
     subplots: Any = make_subplots  # its types are narrower than what it takes
     wide = min(len(groups), columns)
@@ -212,7 +212,7 @@ def panels_of(
     figure = subplots(
         high,
         wide,
-        subplot_titles=[as_text(value) for value, _ in groups],
+        subplot_titles=[_panel_name(facet, value) for value, _ in groups],
         shared_yaxes="all" if one_scale else False,
         shared_xaxes=wide == 1,
         horizontal_spacing=0.05 if one_scale else 0.09,
@@ -223,6 +223,12 @@ def panels_of(
     figure.update_layout(height=HEIGHT if high == 1 else per_row * high + 60, margin={"t": 84})
     places = [{"row": i // wide + 1, "col": i % wide + 1} for i in range(len(groups))]
     return figure, [(part, place) for (_, part), place in zip(groups, places, strict=True)]
+
+
+def _panel_name(facet: str, value: object) -> str:
+    """A panel by its value, which as a bare number would not say of what."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return f"{html.escape(axis_name(facet))} {as_text(value)}" if is_number else as_text(value)
 
 
 def across(panels: int, y: float) -> list[dict[str, Any]]:

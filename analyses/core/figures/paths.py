@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from typing import Any
 
 import pandas as pd
@@ -26,6 +27,8 @@ from analyses.core.figures.layout import (
     panels_of,
 )
 from analyses.core.figures.traces import as_text, axis_name
+
+NAME = 28  # letters a line of a star's name in the legend, beside which the paths need room
 
 
 def paths(
@@ -82,9 +85,9 @@ def paths(
             for name, line, style in traces.lines(part, rows, color, dash)
         ]
         if starred:
-            drawn.append(_stars(part[part[starred].astype(bool)], (x, y, along), star, star not in shown))
+            drawn.append(_stars(part[part[starred].astype(bool)], (x, y, along), star, html.escape(star) not in shown))
         figure.add_traces(drawn, **everywhere(place, len(drawn)))
-        shown |= {str(t["name"]) for t in drawn}
+        shown |= {str(t["legendgroup"]) for t in drawn}
     figure.update_xaxes(title_text=html.escape(x_title or axis_name(x)))
     figure.update_yaxes(title_text=html.escape(y_title or axis_name(y)))
     return finished(figure, title, legend=legend_title(color, dash))
@@ -109,6 +112,7 @@ def _path(
         "text": ends,
         "textposition": "top center",
         "textfont": {"size": 11},
+        "cliponaxis": False,
         "legendgroup": name,
         "showlegend": legend,
         "customdata": [as_text(v) for v in line[along]],
@@ -124,7 +128,8 @@ def _stars(part: pd.DataFrame, columns: tuple[str, str, str], text: str, legend:
         "x": part[x],
         "y": part[y],
         "mode": "markers",
-        "name": html.escape(text),
+        "name": "<br>".join(html.escape(line) for line in textwrap.wrap(text, NAME)),
+        "cliponaxis": False,
         "marker": {"symbol": "star", "size": 15, "color": NEUTRAL, "line": {"color": "white", "width": 1}},
         "legendgroup": html.escape(text),
         "showlegend": legend and len(part) > 0,
