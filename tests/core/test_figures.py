@@ -234,6 +234,8 @@ def test_colour_scale_never_collapses():
     assert scales.color_scale([3.0, 3.0])["cmax"] > scales.color_scale([3.0, 3.0])["cmin"]
     assert scales.color_scale([np.nan])["cmax"] == 1.0
     assert scales.color_scale([-1.0, 0.5], limit=2.0)["cmin"] == -2.0
+    zeros = scales.color_scale([0.0, 0.0], limit=2.0)
+    assert (zeros["cmin"], zeros["cmax"]) == (0.0, 2.0)
 
 
 def test_colours_are_centred_only_where_both_signs_occur_or_it_is_asked():

@@ -88,5 +88,5 @@ def color_scale(values: object, signed: bool | None = None, limit: float | None 
         end = limit or max(abs(low), abs(high)) or 1.0
         return {"colorscale": SIGNED, "cmin": -end, "cmax": end, "cmid": 0}
     if limit is not None:
-        low, high = (-limit, 0.0) if high <= 0 else (0.0, limit)
+        low, high = (-limit, 0.0) if low < 0 >= high else (0.0, limit)
     return {"colorscale": UNSIGNED, "cmin": low, "cmax": high if high > low else low + 1}
