@@ -180,7 +180,8 @@ def test_page_opens_on_results_of_the_lab(lab_address, watched, name):
     assert page.locator("h3").first.is_visible()
     if name == "Steer" and TAKES_PICTURES:
         page.get_by_role("button", name="Steer", exact=True).click()
-        page.locator(".reader mark, .reader pre").first.wait_for(timeout=120_000)
+        page.locator(".reader pre").nth(2).wait_for(timeout=120_000)
+        ready(page)
     if name == "Pictures":
         page.locator(".probe-chart .main-svg").nth(3).wait_for()  # at least four pictures
     shot(page, name.lower())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # What tells an item's rows apart beside layer and token.
 SITES = ("site", "variant", "direction", "checkpoint", "head", "rollout_step", "sample")
+FIRST = ("logprob_nats", "nll_nats", "jsd_nats")  # signals shown before one is chosen, by what they end with
 PREVIEW = 80  # characters of a prompt in the list of items
 ONE, SIDE, DIFFERENCE = "one checkpoint", "two checkpoints", "difference"
 MISSING = (
@@ -131,7 +132,8 @@ def _per_token(entry: Entry) -> bool:
 
 
 def _first(names: list[str]) -> str:
-    wanted = [n for n in names if n.endswith(("logprob_nats", "nll_nats", "jsd_nats"))]
+    """The lens where there is one, whichever result was finished first."""
+    wanted = [n for end in FIRST for n in names if n.endswith(end)]
     return (wanted or names)[0]
 
 
