@@ -4,7 +4,7 @@ Times run from asking for the address in a fresh browser context (nothing cached
 heading; every row of the first table, visible; the figure's axes. The grid of all rows is timed from its click. The
 server has started, and has served nobody before the first of the repetitions. Memory is the server's peak after all
 that was shown. The wide runs (`benchmarks._large`: 20 steps, 28 layers, 6 groups) are timed alike; none of their pages
-may be taller than 4,000 pixels, on a screen and on a phone.
+may be taller than 4,000 pixels, on a screen and on a phone. Beside a time stands what all processes computed in it.
 
 In parts, each with a server of its own, whose rows replace those of the part's last time in RESULTS.md:
 `python -m benchmarks.dashboard FOLDER PART ...`, where the folder is filled if it is empty.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -35,7 +36,7 @@ from analyses.core.store.store import SCHEMA, Store
 from apps.dashboard import pages
 from apps.dashboard.serve import command, environment
 from apps.dashboard.widgets.tables import ALL, FIRST_ROWS
-from benchmarks import _large, _rows, _verify
+from benchmarks import _large, _rows, _spent, _verify
 from benchmarks.__main__ import PAGE
 from benchmarks.__main__ import page as page_of
 
@@ -50,6 +51,7 @@ TALLEST = 4000
 SCREENS = {"1280 px": (1280, 800), "390 px": (390, 844)}
 TALL = "document.querySelector('[data-testid=stMain]').scrollHeight"
 REPEATS, SLIDES = 5, 8
+CPU = " of processors"
 LAST_ROW = f"[data-testid=stMarkdownContainer] tbody tr:nth-child({FIRST_ROWS}) td"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -147,7 +149,7 @@ def peak_mib(pid: int) -> float:
 def opened(browser: Any, url: str, wanted: tuple[str, ...] = WANTED) -> tuple[dict[str, float], Any]:
     """Seconds until what is wanted is there, and the page."""
     page = browser.new_context(viewport={"width": 1280, "height": 1400}).new_page()
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), _spent.spent()
     page.goto(url, wait_until="commit")
     waits: dict[str, Callable[[], Any]] = {
         "heading": lambda: page.wait_for_selector("h3"),
@@ -159,7 +161,7 @@ def opened(browser: Any, url: str, wanted: tuple[str, ...] = WANTED) -> tuple[di
     found: dict[str, float] = {}
     for name in wanted:
         waits[name]()
-        found[name] = time.perf_counter() - start
+        found[name], found[f"{name}{CPU}"] = time.perf_counter() - start, _spent.since(spent)
     return found, page
 
 
@@ -172,20 +174,21 @@ def grid(page: Any) -> float:
     return time.perf_counter() - start
 
 
-def slides(page: Any) -> list[float]:
-    """Seconds from a key press on the step slider to the redrawn figure."""
+def slides(page: Any) -> tuple[list[float], list[float]]:
+    """Seconds from a key press on the step slider to the redrawn figure, and those of the processors."""
     page.wait_for_timeout(1500)
     slider = page.get_by_role("slider").first
     slider.focus()
-    found: list[float] = []
+    found, computed = list[float](), list[float]()
     for _ in range(SLIDES):
-        before = page.evaluate(DRAWN)
+        before, spent = page.evaluate(DRAWN), _spent.spent()
         start = time.perf_counter()
         slider.press("ArrowRight")
         page.wait_for_function(CHANGED, arg=before, polling="raf")
         found.append(time.perf_counter() - start)
+        computed.append(_spent.since(spent))
         page.wait_for_timeout(300)
-    return found
+    return found, computed
 
 
 def visits(browser: Any, url: str, wanted: tuple[str, ...]) -> dict[str, list[float]]:
@@ -198,7 +201,7 @@ def visits(browser: Any, url: str, wanted: tuple[str, ...]) -> dict[str, list[fl
         for name, seconds in found.items():
             times.setdefault(name, []).append(seconds)
     if "table" in wanted:
-        times["slider step"] = slides(page)
+        times["slider step"], times[f"slider step{CPU}"] = slides(page)
         times["grid"] = [grid(page)]
     page.context.close()
     return times
@@ -224,7 +227,12 @@ def heights(browser: Any, url: str) -> list[Row]:
 
 def timed(wanted: tuple[str, ...], address: str = "") -> Part:
     """A part that times one address."""
-    return lambda browser, url: [_row(n, seconds) for n, seconds in visits(browser, url + address, wanted).items()]
+    return lambda browser, url: [
+        _row(name, seconds, times.get(CPU.join(re.split("(?=,|$)", name, maxsplit=1))))
+        for times in [visits(browser, url + address, wanted)]
+        for name, seconds in times.items()
+        if CPU not in name
+    ]
 
 
 LENS = "/?page=Results&analysis=logit_lens"
@@ -276,10 +284,11 @@ def measure() -> list[Row]:
         return [row for name in PARTS for row in measured(Path(folder), name)]
 
 
-def _row(name: str, seconds: list[float]) -> Row:
+def _row(name: str, seconds: list[float], computed: list[float] | None = None) -> Row:
     limit = LIMITS[name.partition(",")[0]]
     low, middle, high = map(float, np.quantile(seconds, [0.25, 0.5, 0.75]))
     note = f"median {middle:.2f} s of {len(seconds)}, worst {max(seconds):.2f} s; allowed {limit:g} s; {_load()}"
+    note += f"; {np.median(computed):.2f} s of processors" if computed else ""
     return {**_bounded(name, middle, limit, note), "spread": round((high - low) / limit, 3)}
 
 
