@@ -16,7 +16,7 @@ Source: arXiv 2505.11711 (share changed, overlap of runs), 2511.08567 (subspace,
 Does not show: what a change does. Rounding itself makes an update sparse (small changes of large weights vanish) and
     puts it on large weights (steps grow with |W|): read `changed` against changed_even, and `both` against
     expected_by_size. One stored in bfloat16 shows its rounded D only, so changed_even is unknown there.
-    Where changed_even is small, both runs change what lies near a rounding boundary: `both` is then above chance by itself.
+    Where changed_even is small, both runs change what lies near a rounding boundary, and `both` is above chance.
 Control: changed_even = share that an even Gaussian update of the same size would change; chance of every quantity; a
     second seed; the same checkpoint twice changes nothing.
 """
