@@ -50,7 +50,7 @@ def claims(table: pd.DataFrame, precision: str, seed: int) -> list[Claim]:
         extra = (moved["both"] - moved["expected_by_size"]) / smaller.where(smaller > 0)
         asked.append(_Asked("overlap", extra, "both runs change the same entries more than chance",
                             "both runs change the same entries less than chance",
-                            "two masks of these sizes, drawn within each power of two of |W|"))  # fmt: skip
+                            "two masks of these sizes, among weights as large and as near a rounding"))  # fmt: skip
     return [_claim(one, len(asked)) for one in asked]
 
 

@@ -8,7 +8,8 @@ Definition: D = W_tuned - W_base of each stored weight of N entries. changed = s
     share of the entries. spectral_drift = |s(W_tuned) - s(W_base)| / |s(W_base)| over all singular values s, at most
     relative_norm = |D| / |W_base|. rotation_left, rotation_right = mean principal angle between the first k singular
     vectors of W_base and W_tuned. With a second run from the same base: both = entries changed in both, against
-    expected (changed x other_changed / N) and expected_by_size (the same within each power of two of |W_base|).
+    expected (changed x other_changed / N) and expected_by_size (the same among weights as large
+    and as near to a rounding: within each power of two of |W_base| and eighth of the way to the next boundary).
 Units: shares; angles in degrees. No interval of one matrix: weights are not a sample of items. Claims take matrices
     as units.
 Source: arXiv 2505.11711 (share changed, overlap of runs), 2511.08567 (subspace, largest weights, spectral drift). The
@@ -16,7 +17,6 @@ Source: arXiv 2505.11711 (share changed, overlap of runs), 2511.08567 (subspace,
 Does not show: what a change does. Rounding itself makes an update sparse (small changes of large weights vanish) and
     puts it on large weights (steps grow with |W|): read `changed` against changed_even, and `both` against
     expected_by_size. One stored in bfloat16 shows its rounded D only, so changed_even is unknown there.
-    Where changed_even is small, both runs change what lies near a rounding boundary, and `both` is above chance.
 Control: changed_even = share that an even Gaussian update of the same size would change; chance of every quantity; a
     second seed; the same checkpoint twice changes nothing.
 """
@@ -253,7 +253,8 @@ def overlap(base: Tensor, tuned: Tensor, other: Tensor, precision: str) -> dict[
     """Entries changed in both runs, as shares of all, with what chance gives and its spread.
 
     By chance: two sets of these sizes drawn from all entries, hypergeometric; `expected_by_size` draws them within
-    each power of two of |base|, since rounding keeps changes of small weights and swallows those of large ones.
+    each power of two of |base| and each eighth of the way to the next rounding: small weights keep their changes,
+    large ones swallow them, and of equal ones those near a boundary change first, in whatever run.
 
     Args:
         base: weights before.
@@ -263,14 +264,22 @@ def overlap(base: Tensor, tuned: Tensor, other: Tensor, precision: str) -> dict[
     """
     a, b = (changed_mask(base, x, precision).flatten() for x in (tuned, other))
     n, both = a.numel(), int((a & b).sum())
-    size = torch.frexp(base.flatten()).exponent.long()
-    bins = size - int(size.min())
+    bins = _strata(base.flatten().double(), precision)
     counts, ours, theirs = (torch.bincount(bins, weights=w.double()) for w in (torch.ones_like(a), a, b))
     by_size = float((ours * theirs / counts.clamp(min=1)).sum())
     na, nb = int(a.sum()), int(b.sum())
     spread = np.sqrt(na * nb / n * (n - na) / n * (n - nb) / max(n - 1, 1))
     return {"other_changed": nb / n, "both": both / n, "expected": na / n * nb / n, "spread": float(spread) / n,
             "expected_by_size": by_size / n}  # fmt: skip
+
+
+def _strata(base: Tensor, precision: str) -> Tensor:
+    """Number of the power of two of every |weight| and of the eighth of the way from a rounding's boundary, from 0."""
+    dtype: torch.dtype = getattr(torch, precision)
+    size = torch.frexp(base).exponent.long()
+    step = torch.ldexp(torch.full_like(base, torch.finfo(dtype).eps / 2), size)
+    away = 1 - 2 * (base - base.to(dtype).double()).abs() / step
+    return 8 * (size - int(size.min())) + (8 * away).long().clamp(0, 7)
 
 
 def _last(table: pd.DataFrame) -> pd.DataFrame:
