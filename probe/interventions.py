@@ -126,16 +126,17 @@ def scale(
 ) -> Edit:
     """An edit that multiplies the site by `alpha`, or only `neurons` (indices of its last dimension).
 
-    >>> import torch
-    >>> scale("mlp_post.0", 0.5, neurons=[1]).function(torch.ones(3))
-    tensor([1.0000, 0.5000, 1.0000])
-
     Args:
         site: where, a `Site` or its name.
         alpha: the factor; 1 changes nothing.
         neurons: indices of the last dimension that are multiplied; all by default.
         positions: `all`, named positions, or a mask [item pos].
         phase: every step of a generation, or the prompt alone.
+
+    Examples:
+        >>> import torch
+        >>> scale("mlp_post.0", 0.5, neurons=[1]).function(torch.ones(3))
+        tensor([1.0000, 0.5000, 1.0000])
     """
 
     def scaled(x: Tensor) -> Tensor:
@@ -168,15 +169,16 @@ def add(
 def project_out(site: Site | str, direction: Tensor, positions: Positions = "all", phase: Phase = "every_step") -> Edit:
     """An edit that removes the span of `direction` ([d] or [k d], need not be orthonormal).
 
-    >>> import torch
-    >>> project_out("resid_post.0", torch.tensor([2.0, 0.0])).function(torch.tensor([[3.0, 4.0]]))
-    tensor([[0., 4.]])
-
     Args:
         site: where, a `Site` or its name.
         direction: [d] or [k d] of any length above 0.
         positions: `all`, named positions, or a mask [item pos].
         phase: every step of a generation, or the prompt alone.
+
+    Examples:
+        >>> import torch
+        >>> project_out("resid_post.0", torch.tensor([2.0, 0.0])).function(torch.tensor([[3.0, 4.0]]))
+        tensor([[0., 4.]])
     """
     rows = torch.atleast_2d(direction).detach().double()
     if not bool((rows.norm(dim=-1) > 0).all()):

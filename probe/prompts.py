@@ -94,15 +94,16 @@ class Prompts:
 
         `rows`: a sequence of mappings, a pandas or polars frame, a pyarrow table, a `datasets` dataset.
 
-        >>> rows = [{"id": "a", "prompt": "2 plus 2 ?", "answer": "4", "group": "sums"}]
-        >>> [(item.id, item.answer, item.group) for item in Prompts.of(rows).items]
-        [('a', '4', 'sums')]
-
         Args:
             rows: a sequence of mappings, a pandas or polars frame, a pyarrow table, a `datasets` dataset.
             columns: how its columns are called, or the name of a schema.
             answer_kind: kind of its answers.
             source: what it is called in errors.
+
+        Examples:
+            >>> rows = [{"id": "a", "prompt": "2 plus 2 ?", "answer": "4", "group": "sums"}]
+            >>> [(item.id, item.answer, item.group) for item in Prompts.of(rows).items]
+            [('a', '4', 'sums')]
         """
         return cls(item_rows.items(tables.memory_rows(rows, source), columns, answer_kind, source), source)
 
