@@ -69,7 +69,7 @@ class Passes:
             make: makes the pass and reads sites.
             must: make it in any case: something looks on.
         """
-        checkpoint, kept = handle.checkpoint, dict["Site", "tuple[Tensor, int]"]()
+        checkpoint = handle.checkpoint
         if checkpoint is None:
             return make(wanted)
         of, key = self._held.setdefault(handle, {}), (checkpoint, _digest(batch))

@@ -142,22 +142,31 @@ def cued(n: int = 16, seed: int = 0) -> Prompts:
     return Prompts(tuple(items))
 
 
-def chain(strength: float, *, seed: int = 0, drift: float = 0.0, drift_seed: int = 0) -> Any:
-    """A random model in which the cue, by way of MLP 0 and MLP 2, makes it say `ans`; `strength` is that of the edge
-    from MLP 0 to MLP 2 (0: what MLP 0 writes is read by nobody). `drift`: noise on every weight."""
+def drifted(seed: int, drift: float, drift_seed: int) -> tuple[Any, dict[str, int]]:
+    """A random model with noise of relative size `drift` on every weight, its first `KEPT` coordinates of the stream
+    cleared of all that reads or writes them; and the ids of its words."""
     import torch
 
     from tests import tiny
 
     words = tiny.word_tokenizer()
-    model, ids = tiny.model("llama", seed=seed, vocab_size=len(words)), words.get_vocab()
-    rng = torch.Generator().manual_seed(1000 + drift_seed)
+    model, rng = tiny.model("llama", seed=seed, vocab_size=len(words)), torch.Generator().manual_seed(drift_seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight += drift * weight.std() * torch.randn(weight.shape, generator=rng)
             if weight.ndim == 2:
                 weight[:, :KEPT] *= name.endswith(("o_proj.weight", "down_proj.weight"))
                 weight[:KEPT] *= not name.endswith(("o_proj.weight", "down_proj.weight"))
+    return model, words.get_vocab()
+
+
+def chain(strength: float, *, seed: int = 0, drift: float = 0.0, drift_seed: int = 0) -> Any:
+    """A random model in which the cue, by way of MLP 0 and MLP 2, makes it say `ans`; `strength` is that of the edge
+    from MLP 0 to MLP 2 (0: what MLP 0 writes is read by nobody). `drift`: noise on every weight."""
+    import torch
+
+    model, ids = drifted(seed, drift, 1000 + drift_seed)
+    with torch.no_grad():
         embed, head = model.model.embed_tokens.weight, model.lm_head.weight
         embed[ids[CUES[1]]] = embed[ids[CUES[0]]]
         embed[ids[CUES[0]], 0], embed[ids[CUES[1]], 1] = 1.0, 1.0
@@ -194,17 +203,8 @@ def meeting(strength: float, *, seed: int = 0, drift: float = 0.0, drift_seed: i
     """
     import torch
 
-    from tests import tiny
-
-    words = tiny.word_tokenizer()
-    model, ids = tiny.model("llama", seed=seed, vocab_size=len(words)), words.get_vocab()
-    rng = torch.Generator().manual_seed(2000 + drift_seed)
+    model, ids = drifted(seed, drift, 2000 + drift_seed)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight += drift * weight.std() * torch.randn(weight.shape, generator=rng)
-            if weight.ndim == 2:
-                weight[:, :KEPT] *= name.endswith(("o_proj.weight", "down_proj.weight"))
-                weight[:KEPT] *= not name.endswith(("o_proj.weight", "down_proj.weight"))
         model.model.embed_tokens.weight[ids[CUES[0]], 0] = 1.0
         model.model.embed_tokens.weight[ids[SUBJECT], 1] = 1.5
         first, second = model.model.layers[:2]
