@@ -20,10 +20,6 @@ Evaluated = dict[str, Callable[[Rng], Result]]
 OPTIONS = ("1", "2", "3", "4")
 
 
-def seed_of(rng: Rng) -> int:
-    return int(rng.integers(1 << 31))
-
-
 def joined(parts: Sequence[pd.DataFrame]) -> Result:
     return Result.of(pd.concat(parts, ignore_index=True))
 
